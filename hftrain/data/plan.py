@@ -1,0 +1,178 @@
+"""Which examples each step sees, and how a step is cut into micro-batches.
+
+The plan of an epoch follows from (seed, epoch, lengths) alone: it knows nothing of processes or memory. `cut` then divides one
+step for the hardware that is there. So the hardware decides how fast a run is and never what it computes.
+
+Shapes: N examples, K sequences of each example (source and target: 2), P processes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class Plan:
+    """The order of examples: step number -> indices of its examples.
+
+    Args:
+        lengths: (N, K) tokens of each sequence of each example.
+        seed: of the order.
+        global_batch_size: examples per step; the last step of an epoch may hold fewer.
+        global_batch_tokens: if given, tokens per step instead: an epoch of S tokens is cut into ceil(S / global_batch_tokens)
+            steps of equal token share, each within one example's length of it.
+    """
+
+    def __init__(
+        self, lengths: np.ndarray, *, seed: int, global_batch_size: int = 32, global_batch_tokens: int | None = None
+    ):
+        self.tokens = lengths.sum(axis=1)
+        self.seed, self.size = seed, global_batch_size
+        if not len(lengths):
+            raise ValueError("there is no training example: look at the rows refused and at max lengths")
+        self.share = None  # tokens per step
+        if global_batch_tokens is None:
+            self.steps_per_epoch = -(-len(lengths) // global_batch_size)
+        else:
+            self.steps_per_epoch = -(-int(self.tokens.sum()) // global_batch_tokens)
+            self.share = self.tokens.sum() / self.steps_per_epoch
+            if self.tokens.max() > self.share:
+                raise ValueError(
+                    f"global_batch_tokens={global_batch_tokens} is less than one example: example {self.tokens.argmax()} has "
+                    f"{self.tokens.max()} tokens. Raise global_batch_tokens or lower the maximum lengths"
+                )
+        self._epoch, self._steps = -1, []  # the epoch planned last
+
+    def total_steps(self, num_train_epochs: float | None, max_steps: int | None) -> int:
+        """Steps of the whole run: `max_steps`, else the epochs' (a part of an epoch rounds up)."""
+        if max_steps is not None:
+            return max_steps
+        return max(1, int(np.ceil(num_train_epochs * self.steps_per_epoch)))
+
+    def examples(self, step: int) -> np.ndarray:
+        """Indices of the examples of `step` (counted from 0 over the whole run), in the order drawn."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._steps = epoch, self._plan_epoch(epoch)
+        return self._steps[position]
+
+    def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
+        # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to be
+        draws = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.tokens))
+        order = np.argsort(draws, kind="stable")
+        if self.share is None:
+            return [order[i : i + self.size] for i in range(0, len(order), self.size)]
+        starts = np.cumsum(self.tokens[order]) - self.tokens[order]
+        edges = np.searchsorted(starts, self.share * np.arange(1, self.steps_per_epoch))
+        return np.split(order, edges)
+
+
+def cut(
+    lengths: np.ndarray, processes: int, *, micro_batch_size: int | None = None, micro_batch_tokens: int | None = None
+) -> list[np.ndarray]:
+    """Cuts one step into micro-batches: similar lengths together, each within the budget, a multiple of `processes` of them.
+
+    Process p takes micro-batches p, p + processes, ...: neighbours cost about the same, so that processes wait little for each
+    other, and the costliest come first, so that a budget too large for the memory fails in the first step.
+
+    Args:
+        lengths: (n, K) of the step's examples.
+        micro_batch_size: examples at most.
+        micro_batch_tokens: padded tokens at most: examples x the longest of each of the K sequences.
+
+    Returns:
+        index arrays into the step; empty ones fill up a step that has fewer examples than `processes`.
+
+    Raises:
+        ValueError: one example alone is over `micro_batch_tokens`.
+    """
+    size = micro_batch_size or len(lengths)
+    budget = micro_batch_tokens or int(len(lengths) * lengths.max(axis=0).sum())
+    longest = int(lengths.sum(axis=1).max())
+    if longest > budget:
+        raise ValueError(
+            f"micro_batch_tokens={budget} is less than one example of {longest} tokens: "
+            "raise micro_batch_tokens or lower the maximum lengths"
+        )
+    order = np.lexsort((*lengths.T, lengths.sum(axis=1)))[::-1]
+    rows = lengths[order].tolist()
+    wanted = -(-len(_greedy(rows, size, budget)) // processes) * processes
+    low, high = longest, budget  # the smallest budget that needs no more micro-batches balances them
+    while high - low > max(1, high // 32):
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_greedy(rows, size, middle)) <= wanted else (middle, high)
+    groups = np.split(order, np.cumsum(_greedy(rows, size, high))[:-1])
+    while len(groups) < wanted and max(map(len, groups)) > 1:
+        groups.sort(key=len)
+        largest = groups.pop()
+        groups += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
+    groups += [order[:0]] * (wanted - len(groups))
+    return sorted(groups, key=lambda g: -_cost(lengths[g]))
+
+
+def _cost(lengths: np.ndarray) -> int:
+    """Padded tokens of one micro-batch."""
+    return len(lengths) * int(lengths.max(axis=0).sum()) if len(lengths) else 0
+
+
+def _greedy(rows: list[list[int]], size: int, budget: int) -> list[int]:
+    """Sizes of consecutive micro-batches when each takes rows until `size` or `budget` is reached."""
+    sizes: list[int] = []
+    count, widest = 0, [0] * len(rows[0])
+    for row in rows:
+        wider = [max(a, b) for a, b in zip(widest, row, strict=True)]
+        if count and (count == size or (count + 1) * sum(wider) > budget):
+            sizes.append(count)
+            count, wider = 0, row
+        count, widest = count + 1, wider
+    return [*sizes, count]
+
+
+class MicroBatches(Dataset):
+    """Collated micro-batches by key; a key says what to collate and which randomness augmentation draws from."""
+
+    def __init__(self, examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, torch.Tensor]], seed: int):
+        self.examples, self.collate, self.seed = examples, collate, seed
+
+    def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor]:
+        step, number, indices = key
+        seed_all(self.seed, step, number)
+        return self.collate(fetch(self.examples, indices or [0]))  # an empty micro-batch stands in for its process with weight 0
+
+
+def fetch(examples: Sequence[Any], indices: list[int]) -> list[Any]:
+    """`examples[i]` for each index; in one read where the examples can (`datasets.Dataset`)."""
+    if hasattr(examples, "__getitems__"):
+        return examples.__getitems__(indices)
+    return [examples[i] for i in indices]
+
+
+def seed_all(*parts: int) -> None:
+    """Seeds Python, NumPy and PyTorch with a function of `parts`: randomness that depends on the step needs no saving."""
+    import random
+
+    words = np.random.SeedSequence(parts).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[0]))
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def micro_batch_loader(
+    examples: Sequence[Any],
+    collate: Callable[[list[Any]], dict[str, torch.Tensor]],
+    keys: Iterator[tuple[int, int, list[int]]],
+    *,
+    seed: int,
+    num_workers: int = 0,
+) -> DataLoader:
+    """A DataLoader over the micro-batches that `keys` names, in that order."""
+    return DataLoader(
+        MicroBatches(examples, collate, seed),
+        sampler=keys,  # type: ignore[arg-type]  # any iterable of keys serves, an endless one too
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),  # else every new iterator draws from the global generator
+    )

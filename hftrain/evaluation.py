@@ -1,0 +1,81 @@
+"""Evaluation sees every example exactly once, whatever the number of processes and the batch size, and gives results in order."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from torch import nn
+
+from hftrain.data.plan import fetch
+from hftrain.distributed import total
+from hftrain.losses import Batch
+
+
+def mean_loss(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Sequence[Any],
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+) -> float:
+    """Sum of the loss over all items / number of items. `loss` and `count` are as in `fit`."""
+    sums = [0.0, 0.0]
+    for indices, weight in _share(accelerator, lengths, batch_size):
+        batch = collate(fetch(examples, indices))
+        with torch.no_grad():
+            value = loss(model, send_to_device(batch, accelerator.device))
+        sums[0] += float(value) * weight
+        sums[1] += count(batch) * weight
+    summed, items = total(accelerator, *sums)
+    if items == 0:
+        raise ValueError("the evaluation examples have nothing to predict: every label is masked")
+    return summed / items
+
+
+def predict(
+    accelerator: Accelerator,
+    examples: Sequence[Any],
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    generate: Callable[[Batch], list[Any]],
+) -> list[Any]:
+    """One prediction for each example, in the examples' order, on every process.
+
+    Args:
+        generate: a batch on the device -> a list with one picklable prediction for each of its rows.
+    """
+    found: list[tuple[int, Any]] = []
+    for indices, _ in _share(accelerator, lengths, batch_size):
+        batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
+        with torch.no_grad():
+            predictions = generate(batch)
+        if len(predictions) != len(indices):
+            raise ValueError(f"generate gave {len(predictions)} predictions for a batch of {len(indices)} examples")
+        found += zip(indices, predictions, strict=True)
+    if accelerator.num_processes > 1:
+        found = gather_object(found)
+    by_index = dict(found)  # examples repeated to fill up the processes overwrite themselves
+    return [by_index[i] for i in range(len(examples))]
+
+
+def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> list[tuple[list[int], int]]:
+    """This process's batches of similar lengths, as (indices, weight).
+
+    Every process gets equally many, since under ZeRO-3 and FSDP each forward pass is an appointment of all of them; those that
+    fill up repeat the first batch with weight 0.
+    """
+    if not len(lengths):
+        raise ValueError("there is no example to evaluate on")
+    order = np.argsort(lengths.sum(axis=1), kind="stable")[::-1]
+    batches = [(order[i : i + batch_size].tolist(), 1) for i in range(0, len(order), batch_size)]
+    batches += [(batches[0][0], 0)] * (-len(batches) % accelerator.num_processes)
+    return batches[accelerator.process_index :: accelerator.num_processes]

@@ -1,0 +1,156 @@
+"""Parameter groups, optimizers, and the learning rate as a pure function of the step."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices decay; biases, norms and other vectors do not."""
+
+    def is_matrix(parameter: nn.Parameter) -> bool:
+        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3 flattens what it partitions
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    if not trainable:
+        raise ValueError("the model has no trainable parameter: something froze all of them")
+    matrices, vectors = [p for p in trainable if is_matrix(p)], [p for p in trainable if not is_matrix(p)]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` for the matrices, `torch.optim.AdamW` for embeddings, heads and vectors (Jordan et al. 2024).
+
+    Muon's update is scaled to AdamW's root mean square (`match_rms_adamw`, Liu et al. 2025, eq. 4), so that one learning rate
+    serves both.
+    """
+
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
+        # rows of embeddings and heads are looked up one by one: orthogonalising them together makes no sense
+        tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        tables |= {id(head.weight)} if head is not None else set()
+        groups = parameter_groups(model, weight_decay)
+        matrices = [p for g in groups for p in g["params"] if p.ndim == 2 and id(p) not in tables]
+        others = [{**g, "params": [p for p in g["params"] if p.ndim != 2 or id(p) in tables]} for g in groups]
+        self.parts: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.parts += [torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")]
+        if any(group["params"] for group in others):
+            self.parts += [torch.optim.AdamW([g for g in others if g["params"]], lr=lr, betas=betas, eps=eps)]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """The parts work on this object's groups and state, so that one state_dict tells all."""
+        start = 0
+        for part in self.parts:
+            end = start + len(part.param_groups)
+            part.param_groups, part.state, start = self.param_groups[start:end], self.state, end
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        for part in self.parts:
+            part.step()
+
+
+def make_optimizer(
+    model: nn.Module,
+    name: str,
+    *,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+) -> torch.optim.Optimizer:
+    """`adamw_torch` (Loshchilov & Hutter 2019), `adafactor` (Shazeer & Stern 2018) or `muon`, over the trainable parameters."""
+    if name == "muon":
+        return Muon(model, learning_rate, weight_decay, betas, eps)
+    groups = parameter_groups(model, weight_decay)
+    if name == "adafactor":
+        return torch.optim.Adafactor(groups, lr=learning_rate)
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
+
+
+def steps_of(value: float, total: int) -> int:
+    """A setting that is a number of steps, or, under 1, a share of all steps (rounded, at least 1 unless 0)."""
+    return int(value) if value >= 1 or value == 0 else max(1, round(value * total))
+
+
+def make_schedule(
+    name: str, total: int, *, warmup_steps: float = 0, decay_steps: float = 0.2, min_lr_ratio: float = 0.0
+) -> Callable[[int], float]:
+    """The share of the peak learning rate at step 0, 1, ..., total - 1.
+
+    With w warmup steps the share is (step + 1) / (w + 1) up to step w: the first step is not spent at rate 0, as it is with
+    transformers' schedules. From step w on it equals theirs: `linear` and `cosine` fall towards `min_lr_ratio` at `total`;
+    `inverse_sqrt` is sqrt((w + 1) / (step + 1)) (Attention Is All You Need, eq. 3); `warmup_stable_decay` stays at 1 and falls
+    linearly over the last `decay_steps` (Hu et al. 2024, MiniCPM).
+    """
+    warmup, decay = steps_of(warmup_steps, total), steps_of(decay_steps, total)
+    if warmup >= total:
+        raise ValueError(f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1")
+
+    def after_warmup(step: int) -> float:
+        progress = (step - warmup) / (total - warmup)
+        match name:
+            case "constant":
+                return 1.0
+            case "linear":
+                return 1.0 - progress
+            case "cosine":
+                return 0.5 * (1.0 + math.cos(math.pi * progress))
+            case "inverse_sqrt":
+                return math.sqrt((warmup + 1) / (step + 1))
+            case "warmup_stable_decay":
+                return min(1.0, (total - step) / max(1, decay))
+        raise ValueError(f"unknown lr_scheduler_type {name!r}")
+
+    def schedule(step: int) -> float:
+        share = (step + 1) / (warmup + 1) if step < warmup else after_warmup(step)
+        return share if step < warmup or name == "constant" else min_lr_ratio + (1.0 - min_lr_ratio) * share
+
+    return schedule
+
+
+class ExponentialMovingAverage:
+    """A slowly moving copy of the trainable parameters, which usually scores better than the last step's (Polyak & Juditsky 1992).
+
+    After step t (counted from 1) the copy moves by 1 - min(decay, (1 + t) / (10 + t)) of the way to the parameters: the first
+    steps are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        self.decay = decay
+        self.parameters = {n.removeprefix("module."): p for n, p in model.named_parameters() if p.requires_grad}
+        self.average = {name: p.detach().clone().float() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        weight = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in self.parameters.items():
+            self.average[name].lerp_(parameter.detach().float(), weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model holds the averages."""
+        kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self._write(self.average)
+        try:
+            yield
+        finally:
+            self._write(kept)
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, torch.Tensor]) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(values[name])
