@@ -1,0 +1,58 @@
+"""The tests' surroundings: one thread, offline, nothing read from or written to the user's caches."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Before anything imports torch or a Hugging Face library: they read these once. Child processes inherit them.
+_cache = Path(tempfile.mkdtemp(prefix="hftrain-tests-"))
+atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+os.environ.update(
+    OMP_NUM_THREADS="1",  # tests start several processes on few cores; and sums are the same on every machine
+    OMP_WAIT_POLICY="PASSIVE",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HOME=str(_cache / "huggingface"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    MPLCONFIGDIR=str(_cache / "matplotlib"),
+    TORCHINDUCTOR_CACHE_DIR=str(_cache / "inductor"),
+    TORCH_EXTENSIONS_DIR=str(ROOT / ".cache" / "torch_extensions"),  # kept: DeepSpeed's op takes a minute to compile
+    PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+)
+for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_METRICS_CACHE", "HF_EVALUATE_CACHE"):
+    os.environ.pop(name, None)
+for lock in (ROOT / ".cache" / "torch_extensions").glob("**/lock"):
+    lock.unlink()  # left by a killed compilation, it would hang the next
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the slow tests too (with CI set, they always run)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long; skipped unless --slow is given or CI is set")
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow") and not os.environ.get("CI"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data sets, too large for the repository: a folder `shared/data` beside the checkout, or HFTRAIN_TEST_DATA."""
+    folder = Path(os.environ.get("HFTRAIN_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not there (HFTRAIN_TEST_DATA names another folder)")
+    return folder
