@@ -1,0 +1,36 @@
+"""Configuration: dataclasses whose defaults are the recommended run, and ``parse``, which is strict about the rest."""
+
+from hftrain.config.fields import DataConfig, LoraConfig, ModelConfig, TrainConfig
+from hftrain.config.parse import parse
+from hftrain.config.schema import (
+    Config,
+    ConfigError,
+    InsteadOf,
+    Must,
+    above,
+    at_least,
+    between,
+    changed,
+    count_or_share,
+    share,
+)
+from hftrain.config.yaml12 import to_yaml
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "InsteadOf",
+    "LoraConfig",
+    "ModelConfig",
+    "Must",
+    "TrainConfig",
+    "above",
+    "at_least",
+    "between",
+    "changed",
+    "count_or_share",
+    "parse",
+    "share",
+    "to_yaml",
+]

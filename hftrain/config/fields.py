@@ -1,0 +1,291 @@
+"""The settings that recipes share. A recipe composes these classes and adds its own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, share
+
+HIGHER_IS_BETTER = {
+    "accuracy",
+    "auc",
+    "bleu",
+    "sacrebleu",
+    "chrf",
+    "comet",
+    "exact",
+    "f1",
+    "meteor",
+    "precision",
+    "recall",
+}
+LOWER_IS_BETTER = {"loss", "perplexity", "cer", "ter", "wer"}
+
+
+@dataclass
+class DataConfig(Config):
+    """Where the examples come from."""
+
+    dataset_name: str | None = "cldr"
+    """Built-in data set, data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    dataset_config_name: str | None = None
+    """Configuration of the data set, for one that has several."""
+
+    train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
+    """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz."""
+
+    validation_file: str | None = None
+    """Rows to choose the best model by; goes with train_file."""
+
+    test_file: str | None = None
+    """Rows for the final score, seen by no choice; goes with train_file."""
+
+    validation_split: Annotated[float, count_or_share] = 0.05
+    """Rows set aside for validation where the data has none of its own: under 1 a share, else a number of rows."""
+
+    test_split: Annotated[float, count_or_share] = 0.05
+    """Rows set aside for the test where the data has none of its own: under 1 a share, else a number of rows."""
+
+    max_bad_rows: Annotated[int, at_least(0)] = 0
+    """Unusable rows (null, invalid UTF-8, no text) that may be left out, each listed; one more stops the run."""
+
+    preprocessing_num_workers: Annotated[int | None, at_least(1)] = None
+    """Processes that tokenize; null: in the main process."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.dataset_name is None and self.train_file is None:
+            yield ("dataset_name", "train_file"), "nothing to train on: set one of them"
+        for name in ("validation_file", "test_file"):
+            if getattr(self, name) is not None and self.train_file is None:
+                yield (name, "dataset_name"), f"contradict each other: {name} goes with train_file"
+
+
+@dataclass
+class ModelConfig(Config):
+    """The model and its tokenizer."""
+
+    model_name_or_path: str | None = None
+    """Pretrained model, on the Hub or in a folder; null: a new model, trained from scratch."""
+
+    tokenizer_name_or_path: str | None = None
+    """Tokenizer, on the Hub or in a folder; null: the model's, or for a new model one learnt from the training text."""
+
+    model_revision: str = "main"
+    """Branch, tag or commit of the model on the Hub."""
+
+    trust_remote_code: bool = False
+    """Run the code that comes with the model; only for authors you trust."""
+
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Number format of the weights; auto: as they were saved. float32 with bf16 is the safe way to train fast."""
+
+    attn_implementation: str | None = None
+    """Attention kernel: eager, sdpa, flash_attention_2, ...; null: the model's choice."""
+
+    model_config: dict[str, Any] = field(default_factory=dict)
+    """Entries of the model's configuration: --model_config.dropout 0.3, or a mapping in YAML."""
+
+
+@dataclass
+class LoraConfig(Config):
+    """Low-rank adapters (LoRA, arXiv 2106.09685): train a small addition to the weights instead of the weights."""
+
+    use_peft: bool = False
+    """Train adapters and leave the weights as they are."""
+
+    lora_r: Annotated[int, at_least(1)] = 16
+    """Rank of the adapters."""
+
+    lora_alpha: Annotated[int, at_least(1)] = 32
+    """Scale of the adapters: their output is multiplied by lora_alpha / lora_r."""
+
+    lora_dropout: Annotated[float, share] = 0.0
+    """Probability of dropping an input of the adapters."""
+
+    lora_target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
+    """Names of the modules that get adapters; all-linear: every linear layer but the output head."""
+
+    load_in_4bit: bool = False
+    """Keep the frozen weights in 4 bits (nf4, QLoRA, arXiv 2305.14314); needs use_peft."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.load_in_4bit and not self.use_peft:
+            yield ("load_in_4bit", "use_peft"), "4-bit weights cannot be trained: set use_peft too"
+        if self.use_peft and not self.lora_target_modules:
+            yield ("lora_target_modules", "use_peft"), "no module would be trained: name some, or all-linear"
+
+
+@dataclass
+class TrainConfig(Config):
+    """The run: length, batch, optimizer, precision, evaluation, checkpoints, reports."""
+
+    output_dir: str = "output"
+    """Folder for the model, its checkpoints and the report."""
+
+    seed: Annotated[int, at_least(0)] = 42
+    """Start of every random choice: new weights, order of examples, dropout, splits."""
+
+    global_batch_size: Annotated[int | None, at_least(1)] = 32
+    """Examples in one optimizer step, over all devices. Part of the recipe: results depend on it."""
+
+    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
+    """Tokens in one optimizer step, over all devices, about: without padding, of all sequences of an example."""
+
+    micro_batch_size: Annotated[int | None, at_least(1)] = None
+    """Examples in one forward pass of one device. Only about memory: no result depends on it."""
+
+    micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = None
+    """Tokens in one forward pass of one device, with padding. Only about memory: no result depends on it."""
+
+    eval_batch_size: Annotated[int, at_least(1)] = 32
+    """Examples in one forward pass of one device in evaluation and generation. No result depends on it."""
+
+    num_train_epochs: Annotated[float | None, above(0)] = 3.0
+    """Passes over the training data."""
+
+    max_steps: Annotated[int | None, at_least(1), InsteadOf("num_train_epochs")] = None
+    """Optimizer steps of the whole run."""
+
+    learning_rate: Annotated[float, above(0)] = 5e-4
+    """Peak learning rate."""
+
+    lr_scheduler_type: Literal["linear", "cosine", "inverse_sqrt", "constant", "warmup_stable_decay"] = "cosine"
+    """Course of the learning rate after the warmup."""
+
+    warmup_steps: Annotated[float, count_or_share] = 0.05
+    """Steps in which the learning rate rises from 0 to its peak; under 1: a share of all steps."""
+
+    decay_steps: Annotated[float, count_or_share] = 0.2
+    """Last steps in which the learning rate falls, of warmup_stable_decay only; under 1: a share of all steps."""
+
+    min_lr_ratio: Annotated[float, between(0, 1)] = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+    optim: Literal["adamw_torch", "adafactor", "muon"] = "adamw_torch"
+    """Optimizer; muon updates matrices, AdamW the rest."""
+
+    weight_decay: Annotated[float, at_least(0)] = 0.01
+    """Decoupled weight decay of matrices; biases and norms have none."""
+
+    adam_beta1: Annotated[float, share] = 0.9
+    """Decay of AdamW's mean of gradients, per step."""
+
+    adam_beta2: Annotated[float, share] = 0.999
+    """Decay of AdamW's mean of squared gradients, per step."""
+
+    adam_epsilon: Annotated[float, above(0)] = 1e-8
+    """Added to the root of AdamW's mean of squared gradients."""
+
+    max_grad_norm: Annotated[float, at_least(0)] = 1.0
+    """Gradients are scaled down to this norm; 0: no clipping."""
+
+    label_smoothing_factor: Annotated[float, share] = 0.0
+    """Probability moved from the label to all classes, in training only."""
+
+    ema_decay: Annotated[float | None, above(0), share] = None
+    """Decay per step of an average of the weights, which is then evaluated and saved; null: none."""
+
+    bf16: bool = False
+    """Compute in bfloat16, weights and optimizer in float32."""
+
+    fp16: bool = False
+    """Compute in float16 with loss scaling, for GPUs without bfloat16."""
+
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
+
+    torch_compile: bool = False
+    """Compile the model with torch.compile."""
+
+    max_nonfinite_steps: Annotated[int, at_least(0)] = 0
+    """Steps with a loss or gradient norm that is not finite that may be skipped; one more stops the run."""
+
+    halve_on_oom: bool = False
+    """When memory runs out, halve the micro-batch and go on; the global batch stays."""
+
+    dataloader_num_workers: Annotated[int, at_least(0)] = 0
+    """Processes that prepare batches; 0: the training process itself."""
+
+    logging_steps: Annotated[float, above(0), count_or_share] = 10
+    """Steps between two lines of the log; under 1: a share of all steps."""
+
+    eval_steps: Annotated[float, count_or_share] = 0.1
+    """Steps between two evaluations; under 1: a share of all steps; 0: only at the end."""
+
+    eval_on_start: bool = False
+    """Evaluate before the first step too."""
+
+    save_steps: Annotated[float, count_or_share] = 0.1
+    """Steps between two checkpoints; under 1: a share of all steps; 0: only at the end."""
+
+    save_total_limit: Annotated[int, at_least(1)] = 2
+    """Checkpoints to keep; the newest sound one and the best are never deleted."""
+
+    load_best_model_at_end: bool = True
+    """End with the weights that metric_for_best_model liked best, instead of the last."""
+
+    metric_for_best_model: str = "loss"
+    """Validation metric that decides which model is best."""
+
+    greater_is_better: bool = False
+    """Whether a higher metric_for_best_model is better."""
+
+    early_stopping_patience: Annotated[int | None, at_least(1)] = None
+    """Evaluations in a row without improvement after which the run ends; null: it never ends early."""
+
+    resume_from_checkpoint: str | None = None
+    """Checkpoint to go on from; auto: the newest sound one in output_dir, or a fresh start where there is none."""
+
+    resume_allow: list[str] = field(default_factory=list)
+    """Settings that may differ from those of the run that is resumed."""
+
+    report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = field(default_factory=list)
+    """Trackers that also receive the log."""
+
+    run_name: str | None = None
+    """Name of the run in trackers; null: that of output_dir."""
+
+    push_to_hub: bool = False
+    """Upload the finished model to the Hub."""
+
+    hub_model_id: str | None = None
+    """Repository on the Hub, as user/name; null: the name of output_dir under your account."""
+
+    ddp_timeout: Annotated[int, at_least(1)] = 1800
+    """Seconds that a process waits for the others before it gives up."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        for pair in (("global_batch_size", "global_batch_tokens"), ("num_train_epochs", "max_steps")):
+            if all(getattr(self, name) is None for name in pair):
+                yield pair, "one of them must be set"
+        if self.bf16 and self.fp16:
+            yield ("bf16", "fp16"), "contradict each other: set one of them"
+        if self.early_stopping_patience is not None and self.eval_steps == 0:
+            yield (
+                ("early_stopping_patience", "eval_steps"),
+                "contradict each other: eval_steps 0 evaluates only at the end",
+            )
+        wrong_way = LOWER_IS_BETTER if self.greater_is_better else HIGHER_IS_BETTER
+        if wrong_way.intersection(self.metric_for_best_model.split("_")):
+            right = str(not self.greater_is_better).lower()
+            keys = ("metric_for_best_model", "greater_is_better")
+            yield keys, f"would keep the worst {self.metric_for_best_model}: set greater_is_better {right}"
+        parts = ["warmup_steps"]
+        if self.lr_scheduler_type == "warmup_stable_decay":
+            parts.append("decay_steps")
+        lengths = [getattr(self, part) for part in parts]
+        if self.max_steps:
+            needed = sum(length * self.max_steps if length < 1 else length for length in lengths) / self.max_steps
+        else:
+            needed = sum(length for length in lengths if length < 1)
+        if needed > 1 + 1e-9:
+            yield (
+                [*parts, *(["max_steps"] if self.max_steps else [])],
+                "the learning rate would need more steps than there are",
+            )

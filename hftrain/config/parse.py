@@ -1,0 +1,275 @@
+"""A configuration from its defaults < a YAML file < the command line, strict at every level."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin
+
+import yaml
+
+from hftrain.config.help import help_text
+from hftrain.config.hf_names import HF_NAMES
+from hftrain.config.schema import (
+    Config,
+    ConfigError,
+    Setting,
+    conform,
+    default_of,
+    describe,
+    instead_of,
+    kinds_of,
+    settings,
+    unpack,
+)
+from hftrain.config.yaml12 import Loader, explain, to_yaml
+
+COMMAND_LINE = "command line"
+C = TypeVar("C", bound=Config)
+
+
+class Level:
+    """The settings that one source gives (the file, the command line), their places, and what is wrong with them."""
+
+    def __init__(self, table: dict[str, Setting]) -> None:
+        self.table = table
+        self.groups = {name[: dot.start()] for name in table for dot in re.finditer(r"\.", name)}
+        self.values: dict[str, Any] = {}
+        self.places: dict[str, str] = {}
+        self.problems: list[ConfigError] = []
+        self.guesses: set[str] = set()  # what misspelt names may have meant
+
+    def owner(self, name: str) -> str | None:
+        """The setting that ``name`` is, or of which it is an entry (``model_config.hidden_size``)."""
+        parts = name.split(".")
+        heads = [".".join(parts[: end + 1]) for end in range(len(parts))]
+        for head in heads:
+            if head in self.table and (head == name or get_origin(unpack(self.table[head].kind)[0]) is dict):
+                return head
+        return None
+
+    def add(self, name: str, place: str, read: Callable[[], Any], inside: Iterable[str] = ()) -> None:
+        """Take the setting ``name`` with the value that ``read()`` returns."""
+        if name in self.places:
+            self.problems.append(ConfigError(name, f"given twice, first at {self.places[name]}", place))
+            return
+        self.places[name] = place
+        if self.owner(name) is None:
+            self.problems.append(ConfigError(name, self.unknown(name, inside), place))
+            return
+        try:
+            value = read()
+            self.values[name] = conform(self.table[name].kind, value) if name in self.table else value
+        except ValueError as error:
+            self.problems.append(ConfigError(name, str(error), place))
+        except yaml.YAMLError as error:
+            reason, line = explain(error)
+            if line and place != COMMAND_LINE:
+                place = f"{place.rpartition(':')[0]}:{line}"
+            self.problems.append(ConfigError(name, reason, place))
+
+    def unknown(self, name: str, inside: Iterable[str]) -> str:
+        """What to write instead of ``name``, which is no setting and has the keys ``inside`` under it."""
+        last = name.rpartition(".")[2]
+        places = [known for known in self.table if known.rpartition(".")[2] == last]
+        if places:
+            return f"misplaced: write it as {' or '.join(places)}"
+        if last in HF_NAMES:
+            return HF_NAMES[last]
+        if name in self.groups:
+            return "is a group of settings: give those one by one, under it"
+        head = name.partition(".")[0]
+        if head in self.table:
+            return f"{head} is {describe(self.table[head].kind)}, nothing goes under it"
+        lifted = [known for known in self.table if known.rpartition(".")[2] in inside]
+        if lifted:
+            return f"unknown; what is under it goes elsewhere: {', '.join(lifted)}"
+        near = get_close_matches(name, self.table, 1)
+        self.guesses |= set(near)
+        return f"unknown; did you mean {near[0]}?" if near else "unknown; --help lists the settings"
+
+
+def read_file(path: str, level: Level) -> None:
+    """Add what the YAML file holds to ``level``."""
+
+    def walk(loader: Loader, node: yaml.MappingNode, prefix: str) -> None:
+        for key, value in node.value:
+            name, place = prefix + str(key.value), f"{path}:{key.start_mark.line + 1}"
+            is_mapping = isinstance(value, yaml.MappingNode)
+            if "." in str(key.value):
+                level.problems.append(ConfigError(name, "dots are for the command line; in YAML, nest", place))
+            elif name in level.groups and is_mapping and name not in level.places:
+                level.places[name] = place
+                walk(loader, value, f"{name}.")
+            else:
+                inside = [str(inner.value) for inner, _ in value.value] if is_mapping else []
+                level.add(name, place, partial(loader.construct_document, value), inside)
+
+    data = b""
+    try:
+        data = Path(path).read_bytes()
+        loader = Loader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+    except OSError as error:
+        problem = ConfigError("config", f"{path}: {error.strerror}", COMMAND_LINE)
+    except UnicodeDecodeError as error:
+        problem = ConfigError("config", "is not UTF-8", f"{path}:{data[: error.start].count(10) + 1}")
+    except yaml.YAMLError as error:
+        reason, line = explain(error)
+        problem = ConfigError("config", f"cannot be read: {reason}", f"{path}:{line}" if line else path)
+    else:
+        if isinstance(node, yaml.MappingNode):
+            return walk(loader, node, "")
+        if node is None or node.value == "":
+            return None
+        problem = ConfigError("config", "must be lines of the form key: value", f"{path}:{node.start_mark.line + 1}")
+    level.problems.append(problem)
+    return None
+
+
+def read_text(kind: Any, texts: list[str]) -> Any:
+    """The words after ``--name`` as a value: a string as it stands, anything else as YAML reads it."""
+    core, _, optional = unpack(kind)
+    if get_origin(core) is list:
+        pieces = [piece for text in texts for piece in text.split(",") if piece]
+        return [] if pieces == ["none"] else [read_text(get_args(core)[0], [piece]) for piece in pieces]
+    if core is bool and not texts:
+        return True
+    if len(texts) != 1:
+        raise ValueError(f"takes one value, not {' '.join(texts) or 'none'}")
+    if core is str or get_origin(core) is Literal:
+        return None if optional and texts[0] == "null" else texts[0]
+    return yaml.load(texts[0], Loader)
+
+
+def read_command_line(argv: Sequence[str], level: Level) -> None:
+    """Add what the command line holds, ``--name words ...``, to ``level``."""
+    start = next((index for index, word in enumerate(argv) if word.startswith("--")), len(argv))
+    for word in argv[:start]:
+        option = "--config" if word.endswith((".yaml", ".yml", ".json")) else "--name"
+        level.problems.append(ConfigError(word, f"stands alone; write {option} {word}", COMMAND_LINE))
+    while start < len(argv):
+        end = next((i for i in range(start + 1, len(argv)) if argv[i].startswith("--")), len(argv))
+        name, equals, value = argv[start][2:].partition("=")
+        texts = [value] * bool(equals) + list(argv[start + 1 : end])
+        owner = level.owner(name.replace("-", "_")) or name.replace("-", "_")
+        name = owner + name[len(owner) :]  # the keys of a mapping stay as they are written
+        positive = name.removeprefix("no_")
+        if name not in level.table and positive in level.table and unpack(level.table[positive].kind)[0] is bool:
+            name, texts = positive, ["false", *texts]
+        kind = level.table[name].kind if name in level.table else Any
+        level.add(name, COMMAND_LINE, partial(read_text, kind, texts))
+        start = end
+
+
+def entry_set(mapping: Any, keys: list[str], value: Any) -> dict[str, Any]:
+    """``mapping`` with ``value`` at ``keys``, the deeper levels made where they are missing."""
+    mapping = mapping if isinstance(mapping, dict) else {}
+    head, *rest = keys
+    return {**mapping, head: entry_set(mapping.get(head), rest, value) if rest else value}
+
+
+def build(cls: type[C], values: dict[str, Any], problems: list[ConfigError], prefix: str = "") -> C | None:
+    """Make ``cls`` of its settings; what is wrong goes to ``problems``, and then the result is None."""
+    arguments = {}
+    kinds = kinds_of(cls)
+    for field in fields(cls):
+        kind = kinds[field.name]
+        if is_dataclass(kind):
+            inner = build(cast(type[Config], kind), values, problems, f"{prefix}{field.name}.")
+            arguments[field.name] = default_of(field) if inner is None else inner
+        else:
+            arguments[field.name] = values[prefix + field.name]
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        problems += [ConfigError([prefix + key for key in each.keys], each.reason) for each in error.problems]
+        return None
+
+
+def pairs(table: dict[str, Setting]) -> list[tuple[str, str]]:
+    """(a setting, the one that stands instead of it)."""
+    marked = [(name, setting.field, instead_of(setting.kind)) for name, setting in table.items()]
+    return [(name.removesuffix(field) + other, name) for name, field, other in marked if other]
+
+
+def join_places(places: dict[str, str], names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(places.get(name, "default") for name in names))
+
+
+def resolve(cls: type[C], argv: Sequence[str]) -> C:
+    """The configuration that ``argv`` asks for. Raises ConfigError."""
+    table = settings(cls)
+    command_line = Level({**table, "config": Setting(str | None, None, cls, "config")})
+    read_command_line(argv, command_line)
+    file = Level(table)
+    if path := command_line.values.pop("config", None):
+        read_file(path, file)
+
+    values, places = {name: copy.deepcopy(setting.default) for name, setting in table.items()}, {}
+    problems = file.problems + command_line.problems
+    for level in (file, command_line):
+        for name in sorted(level.values):  # a mapping before its entries
+            owner = level.owner(name) or name
+            entry = name[len(owner) + 1 :]
+            value = level.values[name]
+            values[owner] = entry_set(values[owner], entry.split("."), value) if entry else value
+            places[owner] = level.places[name]
+        for first, second in pairs(table):
+            given = [name for name in (first, second) if level.values.get(name) is not None]
+            if len(given) == 2:
+                reason = "are two ways to say one thing: give one of them"
+                problems.append(ConfigError(given, reason, join_places(level.places, given)))
+            elif given:
+                values[second if given == [first] else first] = None
+
+    contradictions: list[ConfigError] = []
+    config = build(cls, values, contradictions)
+    # A setting that is wrong by itself now has its default, and contradicts nothing that the user wrote.
+    doubtful = file.guesses | command_line.guesses | {key for problem in problems for key in problem.keys}
+    for problem in contradictions:
+        if doubtful.isdisjoint(problem.keys):
+            problems.append(ConfigError(problem.keys, problem.reason, join_places(places, problem.keys)))
+    if problems or config is None:
+        raise ConfigError.of(problems)
+    return config
+
+
+def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
+    """Make a ``cls`` from its defaults < ``--config run.yaml`` < the command line.
+
+    The command line takes ``--name value``, ``--name=value``, ``--a-b`` for ``--a_b``, ``--flag``, ``--no_flag``,
+    ``--flag false``, lists as ``--name a b`` or ``--name a,b`` (``none`` is the empty one), ``null`` for no value, and
+    entries of a mapping as ``--name.entry value``. A mapping in the file replaces the default; entries add to it.
+    ``--print_config`` prints the result as YAML, ``--help`` all settings; both end the program.
+
+    Args:
+        cls: A ``Config``, usually composed: ``class TranslateConfig(DataConfig, ModelConfig, TrainConfig)``.
+        argv: The words of the command line. None takes those of the program, and then an error is printed and ends the
+            program with code 2.
+
+    Raises:
+        ConfigError: naming all that is wrong, where it stands and what to write.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in words or "-h" in words:
+        print(help_text(cls))
+        raise SystemExit(0)
+    prints = [word for word in words if word in ("--print_config", "--print-config")]
+    try:
+        config = resolve(cls, [word for word in words if word not in prints])
+    except ConfigError as error:
+        if argv is not None:
+            raise
+        print(f"{error}\n{Path(sys.argv[0]).name} --help lists all settings.", file=sys.stderr)
+        raise SystemExit(2) from None
+    if prints:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
+    return config
