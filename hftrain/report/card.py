@@ -1,0 +1,137 @@
+"""The model card: `README.md` with the metadata that the Hub reads, and the story of the run for people."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hftrain.report.formats import by_split, flatten, format_number, format_setting, format_value
+from hftrain.report.history import write_atomically
+
+
+def write_model_card(
+    output_dir: str | Path,
+    *,
+    title: str,
+    task: str,
+    usage: str,
+    results: Mapping[str, float],
+    dataset: str,
+    split: str = "test",
+    lead: str = "",
+    dataset_ids: Sequence[str] = (),
+    language: str | Sequence[str] | None = None,
+    base_model: str | None = None,
+    adapter: bool = False,
+    license: str | None = None,
+    tags: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+    changed: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    samples: Sequence[Mapping[str, Any]] = (),
+    environment: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `README.md` in `output_dir`; the curve `figures/loss.png` is shown where `write_report` has left it.
+
+    Args:
+        task: pipeline tag of the Hub, "translation", "text-classification", ...
+        usage: Python that loads the model and uses it, as a reader would paste it.
+        results: metric -> value on `split` of `dataset`; metrics by their `evaluate` names ("sacrebleu", "accuracy").
+        dataset_ids: names on the Hub of what it was trained on. `dataset` is for people and may be any name.
+        language: ISO 639 codes ("de", "deu"), not locales.
+        base_model: what training began from; a name on the Hub goes into the metadata, a folder only into the text.
+        adapter: the folder holds a PEFT adapter.
+        license: left out unless known.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    output_dir = Path(output_dir)
+    on_hub = base_model if base_model and _is_hub_name(base_model) else None
+    scores = [
+        EvalResult(
+            task_type=task,
+            dataset_type=dataset_ids[0] if dataset_ids else dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in results.items()
+    ]
+    metadata = ModelCardData(
+        language=[language] if isinstance(language, str) else list(language or []) or None,
+        license=license,
+        library_name="peft" if adapter else "transformers",
+        pipeline_tag=task,
+        base_model=on_hub,
+        datasets=list(dataset_ids) or None,
+        metrics=list(results) or None,
+        tags=["hftrain", *tags],
+        model_name=title if scores else None,
+        eval_results=scores or None,
+    )
+    origin = f"Trained from {_code(format_setting(base_model))}" if base_model else "Trained from scratch"
+    parts = [f"# {_plain(title)}", f"{_plain(lead)}\n\n{origin} with hftrain.".strip()]
+    if scores:
+        table = _table([{"metric": metric, "value": value} for metric, value in results.items()])
+        parts += ["## Results", f"On the {_plain(split)} split of {_plain(dataset)}:", table]
+    parts += ["## Use", _fenced(usage.strip(), "python")]
+    if data:
+        rows, rest = by_split(data)
+        parts += ["## Training data", _table(rows), _facts(rest)]
+    if (output_dir / "figures" / "loss.png").exists():
+        parts += ["## Training", "![Training and evaluation loss](figures/loss.png)"]
+    if changed:
+        parts += ["## Training procedure", "Settings that differ from the defaults:", _facts(changed, format_setting)]
+    if others := {name: value for name, value in flatten(config or {}).items() if name not in flatten(changed or {})}:
+        text = "\n".join(f"{name}: {format_setting(value)}" for name, value in others.items())
+        summary = f"<summary>{len(others)} settings at their defaults</summary>"
+        parts += [f"<details>{summary}\n\n{_fenced(text, 'yaml')}\n\n</details>"]
+    if samples:
+        parts += ["## Samples", _table(samples[:10])]
+    if environment:
+        parts += ["## Environment", _facts(environment)]
+    body = "\n\n".join(part for part in parts if part)
+    write_atomically(output_dir / "README.md", f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
+    return output_dir / "README.md"
+
+
+def _is_hub_name(name: str) -> bool:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return not Path(name).exists()
+
+
+def _facts(values: Mapping[str, Any], show: Callable[[Any], str] = format_value) -> str:
+    return _table([{"": name, "value": show(value)} for name, value in flatten(values).items()])
+
+
+def _plain(text: Any) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", " ".join(str(text).split()))
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [columns, ["---"] * len(columns), *([format_number(row.get(name, "")) for name in columns] for row in rows)]
+    return "\n".join(
+        "| " + " | ".join(cell if cell == "---" else _plain(cell) for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,75 @@
+"""The charts of a run, from its `metrics.jsonl`."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from hftrain.report.figures import Curves, Series, told_in_words
+
+TITLES = {
+    "loss": ("Loss", "mean per item"),
+    "learning_rate": ("Learning rate", ""),
+    "grad_norm": ("Gradient norm", "L2, before clipping"),
+    "tokens_per_second": ("Throughput", "tokens per second"),
+    "sacrebleu": ("sacreBLEU", ""),
+    "chrf": ("chrF", ""),
+    "wer": ("Word error rate", ""),
+    "cer": ("Character error rate", ""),
+}
+
+
+def curves_of(rows: Iterable[Mapping[str, Any]]) -> list[Curves]:
+    """One chart for each number in the rows, `eval_<name>` together with `<name>`: loss, metrics, then the others."""
+    # By step, so that a line written again after a resume replaces the older one.
+    points: dict[str, dict[int, float | None]] = {}
+    for row in rows:
+        for key, value in row.items():
+            is_number = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+            if is_number and key not in ("step", "epoch", "seconds"):
+                points.setdefault(key, {})[row["step"]] = value
+
+    def place(name: str) -> int:
+        return 0 if name == "loss" else 1 if f"eval_{name}" in points else 2
+
+    names = sorted(dict.fromkeys(key.removeprefix("eval_") for key in points), key=place)
+    return [chart for name in names if (chart := _chart(name, points))]
+
+
+def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curves | None:
+    told: dict[str, str] = {}
+    series: list[Series] = []
+    missing = 0
+    for colour, (label, key) in enumerate((("training", name), ("evaluation", f"eval_{name}"))):
+        steps = sorted(points.get(key, {}))
+        values = [points[key][step] for step in steps]
+        missing += values.count(None)
+        if values.count(None) < len(values):
+            told[label] = told_in_words(steps, values)
+            # The schedule is exact, an evaluation rare: only what is measured at each step is noise and signal.
+            half_window = 0 if label == "evaluation" or name == "learning_rate" else len(steps) // 100
+            series += _series(label, steps, values, colour, half_window)
+    if not series:
+        return None
+    note = "; ".join(f"{label}: {words}" if len(told) > 1 else words for label, words in told.items())
+    if missing:
+        note += f"; {missing} value{'s' if missing > 1 else ''} not finite, left out"
+    title, unit = TITLES.get(name, (name[:1].upper() + name[1:].replace("_", " "), ""))
+    # A schedule is read by its shape, which a logarithmic axis would bend.
+    log = False if name == "learning_rate" else None
+    return Curves(re.sub(r"[^\w.-]+", "-", name), title, series, unit, y_log=log, note=note)
+
+
+def _series(label: str, x: list[int], y: list[float | None], colour: int, half: int) -> list[Series]:
+    """The values; if there are many, pale behind their running median, which a single spike does not move."""
+    if not half:
+        return [Series(label, x, y, colour=colour)]
+    places = range(0, len(x), max(1, len(x) // 400))
+    medians = [_median(y[max(0, place - half) : place + half + 1]) for place in places]
+    smooth = Series(f"{label}, median of {2 * half + 1}", [x[place] for place in places], medians, colour=colour)
+    return [Series(label, x, y, faint=True, colour=colour), smooth]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    finite = [value for value in values if value is not None]
+    return median(finite) if finite else None

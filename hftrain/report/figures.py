@@ -1,0 +1,274 @@
+"""Charts, each drawn twice from the same numbers: as SVG for the page and as PNG for the model card.
+
+The page takes anything that is a `Figure`. `Curves` are lines over x; a confusion matrix is another small class.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+from hftrain.report.formats import format_number
+
+# Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
+COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
+POINTS = 2000  # of a line; more cannot be seen, and would make the page of a long run heavy
+FEW = 40  # points that deserve a dot each
+
+
+class Figure(Protocol):
+    """What the page asks of a chart: `name` is its PNG's file stem, `subtitle` follows the title, `note` is below."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def subtitle(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    def html(self) -> str: ...
+    def png(self, path: Path) -> None: ...
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: y over ascending x; None is a gap.
+
+    Args:
+        faint: thin and pale, in the colour of the series that follows, for the noise behind it.
+        dashed: for a reference, such as chance.
+        colour: index into `COLOURS`; None takes the next one.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    faint: bool = False
+    dashed: bool = False
+    colour: int | None = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Lines over one x axis.
+
+    Args:
+        name: file stem of the PNG.
+        title: what is drawn, in `unit` ("tokens per second").
+        x_label: with its unit, if it has one.
+        y_log: None decides: logarithmic when all is positive and the largest value is over 20 times the median, that is
+            when a linear axis would press half of the points into its lowest twentieth.
+        y_range: fixed ends of the y axis, (0, 1) for a rate.
+        note: a caption.
+
+    Raises:
+        ValueError: x and y of a series differ in length; a logarithmic axis is asked for values that are not positive.
+    """
+
+    name: str
+    title: str
+    series: Sequence[Series]
+    unit: str = ""
+    x_label: str = "step"
+    y_log: bool | None = None
+    y_range: tuple[float, float] | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for each in self.series:
+            if len(each.x) != len(each.y):
+                raise ValueError(f"figure {self.name!r}, series {each.name!r}: {len(each.x)} x but {len(each.y)} y")
+        if self.y_log and any(value <= 0 for value in self._values()):
+            raise ValueError(f"figure {self.name!r}: a logarithmic axis has no place for values <= 0")
+
+    @property
+    def logarithmic(self) -> bool:
+        values = sorted(self._values())
+        if self.y_log is not None or not values or values[0] <= 0:
+            return bool(self.y_log)
+        return values[-1] > 20 * values[len(values) // 2]
+
+    @property
+    def subtitle(self) -> str:
+        return ", ".join(filter(None, [self.unit, "log scale" if self.logarithmic else ""]))
+
+    def html(self) -> str:
+        """Legend, and an `<svg>` that is complete without scripts; `data-chart` has the numbers for hovering."""
+        keys = [
+            f'<li class="s{colour}">{escape(each.name)}</li>' for colour, each in self._coloured() if not each.faint
+        ]
+        return (f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else "") + self._svg()
+
+    def _svg(self) -> str:
+        left, right, top, bottom = 52, 448, 10, 214
+        log = self.logarithmic
+        scale = math.log10 if log else float
+        x_low, x_high = _ends([value for each in self.series for value in each.x], pad=0)
+        y_low, y_high, y_ticks = _y_axis(self._values(), log, self.y_range)
+
+        def at_x(value: float) -> float:
+            return round(left + (value - x_low) / (x_high - x_low) * (right - left), 1)
+
+        def at_y(value: float) -> float:
+            share = (scale(value) - scale(y_low)) / (scale(y_high) - scale(y_low))
+            return round(bottom - share * (bottom - top), 1)
+
+        parts, lines = [], []
+        for tick in y_ticks:
+            parts.append(f'<path class="grid" d="M{left} {at_y(tick)}H{right}"/>')
+            parts.append(f'<text class="y" x="{left - 7}" y="{at_y(tick) + 3.5:.1f}">{_tick(tick)}</text>')
+        for tick in _ticks(x_low, x_high):
+            last = " last" if at_x(tick) > right - 12 else ""
+            parts.append(f'<path class="axis" d="M{at_x(tick)} {bottom}v4"/>')
+            parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{_tick(tick)}</text>')
+        parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
+        parts.append(f'<text class="label" x="{right}" y="{bottom + 32}">{escape(self.x_label)}</text>')
+        for colour, each in self._coloured():
+            x, y = thin(each.x, each.y)
+            runs = _unbroken(x, y)
+            path = "".join("M" + "L".join(f"{at_x(x)} {at_y(y)}" for x, y in run) for run in runs)
+            parts.append(f'<path class="line s{colour}{" faint" * each.faint}{" dashed" * each.dashed}" d="{path}"/>')
+            # A point without neighbours has no line, so it needs its dot.
+            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not each.dashed]
+            parts += [f'<circle class="s{colour}" cx="{at_x(x)}" cy="{at_y(y)}" r="2.6"/>' for x, y in dots]
+            short = [None if value is None else float(f"{value:.5g}") for value in y]
+            lines.append({"name": each.name, "colour": colour, "x": x, "y": short})
+        ends = {"left": left, "right": right, "top": top, "bottom": bottom, "x": [x_low, x_high], "y": [y_low, y_high]}
+        chart = {**ends, "log": log, "xLabel": self.x_label, "series": lines}
+        data = escape(json.dumps(chart, ensure_ascii=False, separators=(",", ":")))
+        told = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
+        label = escape(f"{self.title} over {self.x_label}. {told}")
+        return f'<svg viewBox="0 0 460 250" role="img" aria-label="{label}" data-chart="{data}">{"".join(parts)}</svg>'
+
+    def png(self, path: Path) -> None:
+        """Draw to `path`, 1400 x 800 pixels."""
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}):  # a "$" in a label is a dollar
+            self._plot().savefig(path)
+
+    def _plot(self) -> Any:
+        # The Agg canvas itself instead of pyplot: no display, no global state, nothing to close.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Canvas
+        from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+        canvas = Canvas(figsize=(7, 4), dpi=200, layout="constrained")
+        FigureCanvasAgg(canvas)
+        axes = canvas.add_subplot()
+        for colour, each in self._coloured():
+            x, y = thin(each.x, each.y)
+            axes.plot(
+                x,
+                [math.nan if value is None else value for value in y],
+                color=COLOURS[colour],
+                linewidth=0.7 if each.faint else 1.6,
+                alpha=0.35 if each.faint else 1,
+                linestyle="--" if each.dashed else "-",
+                marker="o" if len(x) <= FEW and not each.dashed else "",
+                markersize=4,
+                label=_encodable(each.name),
+            )
+        low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
+        axes.margins(x=0.01)
+        axes.set_yscale("log" if self.logarithmic else "linear")
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_major_formatter(FixedFormatter([_tick(tick) for tick in ticks]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: _tick(value))
+        axes.set_xlabel(_encodable(self.x_label))
+        axes.set_ylabel(_encodable(f"{self.title} ({self.unit})" if self.unit else self.title))
+        axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(length=0, colors="#444")
+        if len(self.series) > 1:
+            axes.legend(frameon=False)
+        return canvas
+
+    def _values(self) -> list[float]:
+        return [value for each in self.series for value in each.y if value is not None]
+
+    def _coloured(self) -> list[tuple[int, Series]]:
+        following, coloured = 0, []
+        for each in self.series:
+            coloured.append(((following if each.colour is None else each.colour) % len(COLOURS), each))
+            following += not each.faint
+        return coloured
+
+
+def thin(x: Sequence[float], y: Sequence[float | None], limit: int = POINTS) -> tuple[list[float], list[float | None]]:
+    """At most `limit` points that look the same: both ends, and the lowest, the highest and a gap of each stretch."""
+    if len(x) <= limit:
+        return list(x), list(y)
+    kept = {0, len(x) - 1}
+    stretches = (limit - 2) // 3
+    for stretch in range(stretches):
+        inside = range(stretch * len(x) // stretches, (stretch + 1) * len(x) // stretches)
+        finite = [(value, index) for index in inside if (value := y[index]) is not None]
+        if finite:
+            kept |= {min(finite)[1], max(finite)[1]}
+        if len(finite) < len(inside):
+            kept.add(next(index for index in inside if y[index] is None))
+    return [x[index] for index in sorted(kept)], [y[index] for index in sorted(kept)]
+
+
+def told_in_words(x: Sequence[float], y: Sequence[float | None]) -> str:
+    """lowest 1.75 at 2,750, highest 6.17 at 250, last 1.85."""
+    points = [(value, at) for at, value in zip(x, y, strict=True) if value is not None]
+    if len(points) < 2:
+        return format_number(points[0][0]) if points else "no finite value"
+    low, low_at, high, high_at, last = map(format_number, (*min(points), *max(points), points[-1][0]))
+    return f"lowest {low} at {low_at}, highest {high} at {high_at}, last {last}"
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _unbroken(x: Sequence[float], y: Sequence[float | None]) -> list[list[tuple[float, float]]]:
+    runs = groupby(zip(x, y, strict=True), key=lambda point: point[1] is None)
+    return [[(x, y) for x, y in run if y is not None] for gap, run in runs if not gap]
+
+
+def _ends(values: Sequence[float], pad: float) -> tuple[float, float]:
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    if low == high:
+        return low - (abs(low) or 1) * 0.5, high + (abs(high) or 1) * 0.5
+    return low - pad * (high - low), high + pad * (high - low)
+
+
+def _y_axis(values: Sequence[float], log: bool, fixed: tuple[float, float] | None) -> tuple[float, float, list[float]]:
+    """Lower end, upper end and ticks."""
+    if log:
+        low, high = fixed or tuple(10**end for end in _ends([math.log10(value) for value in values], pad=0.05))
+        decades = math.log10(high / low)
+        digits = (1, 2, 5) if decades < 1.5 else (1, 3) if decades < 4 else (1,)
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, max(1, int(decades / 6)))
+        ticks = [digit * 10.0**power for power in powers for digit in digits]
+        return low, high, [tick for tick in ticks if low <= tick <= high]
+    low, high = fixed or _ends(values, pad=0.05)
+    if not fixed and values and 0 <= min(values) < 0.5 * max(values):
+        low = 0.0  # an axis that nearly reaches zero should show how far it is
+    return low, high, _ticks(low, high)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About six round numbers within [low, high]: multiples of 1, 2, 2.5 or 5 times a power of ten."""
+    wanted = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(wanted))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= wanted * 0.999)
+    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def _tick(value: float) -> str:
+    value = float(f"{value:.6g}")
+    for size, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / unit:g}{letter}"
+    return format_number(int(value) if value == int(value) else value)

@@ -1,0 +1,86 @@
+"""How numbers, durations, sizes and settings are written for people."""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+
+def format_number(value: Any) -> str:
+    """Four significant digits: 95.1234 -> 95.12, 0.00012345 -> 1.234e-4; whole numbers keep all: 12345 -> 12,345."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return "-" if value is None else str(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and not 1e-3 <= abs(value) < 1e7:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    decimals = 3 if value == 0 else max(0, 3 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def format_duration(seconds: float) -> str:
+    """42 s, 3 min 20 s, 2 h 05 min, 3 d 04 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+
+
+def format_bytes(count: float) -> str:
+    """Decimal units, as disks and the Hub count them: 812 MB, 2.1 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"lora": {"r": 8}} -> {"lora.r": 8}."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def by_split(data: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows of a table with a column per split, and what belongs to no split.
+
+    {"train": {"examples": 9}, "vocabulary": 80} -> [{"": "examples", "train": 9}], {"vocabulary": 80}.
+    """
+    splits = {name: facts for name, facts in data.items() if isinstance(facts, Mapping)}
+    names = dict.fromkeys(name for facts in splits.values() for name in facts)
+    rows = [{"": name} | {split: facts.get(name, "") for split, facts in splits.items()} for name in names]
+    return rows, {name: value for name, value in data.items() if name not in splits}
+
+
+def format_value(value: Any) -> str:
+    """A number as `format_number` writes it, a list of them with commas, everything else as text."""
+    return ", ".join(map(format_number, value)) or "none" if isinstance(value, (list, tuple)) else format_number(value)
+
+
+def format_setting(value: Any) -> str:
+    """A setting as one would type it, exact, without what names the user: the working folder is ".", a home "~"."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    folders = [
+        (re.escape(os.getcwd()), "."),
+        (re.escape(os.path.expanduser("~")), "~"),
+        (r"/(?:home|Users)/[^/\s\"]+", "~"),
+    ]
+    for folder, short in folders:
+        if folder != "/":
+            text = re.sub(rf"(?<![\w.~/-]){folder}(?![\w.-])", short, text)
+    return text

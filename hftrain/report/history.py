@@ -1,0 +1,137 @@
+"""Numbers that programs read again: `metrics.jsonl` while the run goes on, `all_results.json` when it is done."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write through a temporary file, so that readers and crashes see the old file or the new one, never half of it."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # Half a surrogate pair can come out of a data file; it must not cost the report.
+        with open(staged, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _plain(value: Any, name: str, not_finite: dict[str, str]) -> Any:
+    """`value` as JSON knows it. A float that JSON has no word for becomes null and is noted under its name."""
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        if math.isfinite(value):
+            return float(value)
+        not_finite[name] = str(float(value))
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{name}.{key}", not_finite) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, f"{name}[{position}]", not_finite) for position, item in enumerate(value)]
+    kind = type(value).__name__
+    raise ValueError(f"{name!r} is a {kind}, not a number, string, list or dict; call .item() or .tolist() on it first")
+
+
+def _json_safe(row: Mapping[str, Any]) -> dict[str, Any]:
+    not_finite: dict[str, str] = {}
+    plain = {str(key): _plain(value, str(key), not_finite) for key, value in row.items()}
+    return plain | {"not_finite": not_finite} if not_finite else plain
+
+
+def write_results(output_dir: str | Path, results: Mapping[str, Any]) -> Path:
+    """Write `all_results.json`, atomically; a NaN becomes null and is named under "not_finite".
+
+    Raises:
+        ValueError: a value is neither a number, a string, a list nor a dict of such.
+    """
+    path = Path(output_dir) / "all_results.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(_json_safe(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return path
+
+
+class History:
+    """`metrics.jsonl`: one JSON object per line, on the disk as soon as `append` returns.
+
+    The loop writes `step epoch loss learning_rate grad_norm tokens_per_second seconds`, an evaluation `step eval_loss
+    eval_<metric>`.
+    A value that is not finite is null, and named: `{"step": 7, "loss": null, "not_finite": {"loss": "nan"}}`.
+
+    Args:
+        path: the file; its folder is made.
+        resume_step: the step that the run goes on from; later lines, which will be written anew, are dropped.
+            0: a new run, an older file is replaced.
+        enabled: False on processes other than the main one: nothing is read or written.
+    """
+
+    def __init__(self, path: str | Path, resume_step: int = 0, *, enabled: bool = True) -> None:
+        self.path = Path(path)
+        self.enabled = enabled
+        self._warned = False
+        if enabled:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            kept = [row for row in self.rows() if row["step"] <= resume_step] if resume_step else []
+            write_atomically(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one line.
+
+        Raises:
+            ValueError: `step` is missing, or a value is not a plain number, string, list or dict.
+        """
+        if not self.enabled:
+            return
+        if isinstance(row.get("step"), bool) or not isinstance(row.get("step"), int):
+            raise ValueError(f"a line of {self.path.name} needs a whole number 'step': {dict(row)}")
+        line = (json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
+            "utf-8", "backslashreplace"
+        )
+        with open(self.path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                # Unbuffered, and one write: a kill leaves at most the last line cut short, and `rows` can tell.
+                trouble = "" if file.write(line) == len(line) else "no space left"
+            except OSError as error:
+                trouble = str(error)
+            if trouble:
+                # A line of metrics is not worth the run; half a line would spoil the file.
+                file.truncate(size)
+                if not self._warned:
+                    message = f"{self.path}: metrics are being lost from step {row['step']} on: {trouble}"
+                    warnings.warn(message, stacklevel=2)
+                self._warned = True
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every line, in order; a last line cut short by a kill is left out with a warning.
+
+        Raises:
+            ValueError: another line is no JSON object with a `step`.
+        """
+        if not self.enabled or not self.path.exists():
+            return []
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row["step"], int):
+                    raise TypeError(f"step is {row['step']!r}")
+            except (ValueError, TypeError, KeyError) as error:
+                if number == len(lines) and not line.endswith(b"\n"):
+                    warnings.warn(f"{self.path}:{number}: the last line was cut short and is left out", stacklevel=2)
+                    break
+                problem = f'not a JSON object with a whole number "step" ({error}); mend or delete the line'
+                raise ValueError(f"{self.path}:{number}: {problem}") from error
+            rows.append(row)
+        return rows

@@ -1,0 +1,64 @@
+"""What a run ran on: versions and hardware, without anything that names a person or a host."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("hftrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "evaluate", "peft", "deepspeed")
+
+
+def environment(accelerator: Any = None) -> dict[str, Any]:
+    """Versions, hardware and cut of this run, JSON-ready; no host name, user name or folder.
+
+    With an `accelerate.Accelerator` the world size and the precision are its own; else WORLD_SIZE is taken.
+    """
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "gpus": _gpus(),
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")) if accelerator is None else accelerator.num_processes,
+    }
+    if accelerator is not None:
+        found["mixed_precision"] = accelerator.mixed_precision
+        found["distributed"] = str(accelerator.distributed_type).rpartition(".")[2]
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    if commit := _git_commit():
+        found["git_commit"] = commit
+    return found
+
+
+def _cpu() -> str:
+    # /proc/cpuinfo knows the model; platform.processor() is empty on most Linux systems.
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{names[0] if names else platform.machine()}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return [f"{each.name}, {each.total_memory / 2**30:.0f} GiB" for each in properties]
+
+
+def _git_commit() -> str | None:
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return f"{commit} with uncommitted changes" if commit and changes else commit

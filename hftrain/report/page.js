@@ -1,0 +1,61 @@
+"use strict";
+// Hover: a line at the nearest x and the value of each series there. The charts are complete without it.
+for (const svg of document.querySelectorAll("svg[data-chart]")) {
+  const chart = JSON.parse(svg.dataset.chart);
+  const figure = svg.closest("figure");
+  const draw = name => svg.appendChild(document.createElementNS(svg.namespaceURI, name));
+  const cursor = draw("path");
+  const dots = chart.series.map(series => draw("circle"));
+  const tip = document.createElement("div");
+  cursor.setAttribute("class", "cursor");
+  tip.className = "tip";
+  tip.hidden = true;
+  figure.append(tip);
+  const atX = value => chart.left + (value - chart.x[0]) / (chart.x[1] - chart.x[0]) * (chart.right - chart.left);
+  const scale = chart.log ? Math.log10 : value => value;
+  const atY = value => chart.bottom - (scale(value) - scale(chart.y[0])) / (scale(chart.y[1]) - scale(chart.y[0])) * (chart.bottom - chart.top);
+  const number = value => {
+    const size = Math.abs(value);
+    if (Number.isInteger(value) && size < 1e7) return value.toLocaleString("en");
+    if (size >= 1e-3 && size < 1e7) return value.toLocaleString("en", {maximumSignificantDigits: size < 1000 ? 4 : undefined, maximumFractionDigits: size < 1000 ? undefined : 0});
+    return value.toExponential(3).replace(/\.?0+e/, "e").replace("e+", "e");
+  };
+  const nearest = (values, wanted) => {
+    let low = 0, high = values.length - 1;
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (values[middle] < wanted) low = middle; else high = middle;
+    }
+    return wanted - values[low] < values[high] - wanted ? low : high;
+  };
+  const hide = () => { tip.hidden = true; cursor.removeAttribute("d"); dots.forEach(dot => dot.removeAttribute("r")); };
+  const show = event => {
+    const matrix = svg.getScreenCTM();
+    const inside = Math.min(Math.max((event.clientX - matrix.e) / matrix.a, chart.left), chart.right);
+    const wanted = chart.x[0] + (inside - chart.left) / (chart.right - chart.left) * (chart.x[1] - chart.x[0]);
+    const densest = chart.series.reduce((one, other) => other.x.length > one.x.length ? other : one);
+    const x = densest.x[nearest(densest.x, wanted)];
+    cursor.setAttribute("d", `M${atX(x)} ${chart.top}V${chart.bottom}`);
+    tip.replaceChildren(Object.assign(document.createElement("b"), {textContent: `${chart.xLabel} ${number(x)}`}));
+    for (const [place, series] of chart.series.entries()) {
+      const index = nearest(series.x, x), value = series.y[index];
+      const line = document.createElement("div");
+      const where = series.x[index] === x ? "" : ` (at ${number(series.x[index])})`;
+      line.textContent = `${series.name} ${value === null ? "not finite" : number(value)}${where}`;
+      tip.append(line);
+      const dot = {class: `s${series.colour}`, cx: atX(series.x[index]), cy: value === null ? 0 : atY(value), r: value === null ? 0 : 3.5};
+      for (const name in dot) dots[place].setAttribute(name, dot[name]);
+    }
+    tip.hidden = false;
+    const box = figure.getBoundingClientRect();
+    const at = matrix.e + atX(x) * matrix.a - box.left;
+    tip.style.left = `${at + 12 + tip.offsetWidth > box.width ? Math.max(4, at - 12 - tip.offsetWidth) : at + 12}px`;
+    tip.style.top = `${svg.getBoundingClientRect().top - box.top + 12}px`;
+  };
+  svg.addEventListener("pointermove", show);
+  svg.addEventListener("pointerdown", show);
+  svg.addEventListener("pointerleave", hide);
+}
+// On paper nothing can be unfolded.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(each => { each.open = true; }));
+document.documentElement.dataset.ready = document.querySelectorAll("figure .tip").length;

@@ -1,0 +1,173 @@
+"""`report.html`: everything about a run on one page that needs nothing but itself."""
+
+import base64
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hftrain.report.curves import curves_of
+from hftrain.report.figures import Figure
+from hftrain.report.formats import by_split, flatten, format_number, format_setting, format_value
+from hftrain.report.history import write_atomically
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under a title, a column for each key in the order they appear. Rows after `visible` are folded away."""
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    note: str = ""
+    visible: int = 12
+
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(key for row in self.rows for key in row))
+
+    def html(self) -> str:
+        columns = self.columns()
+        numeric = {name for name in columns if all(isinstance(row.get(name, 0), (int, float)) for row in self.rows)}
+        head = "".join(f"<th{' class=number' * (name in numeric)}>{_text(name)}</th>" for name in columns)
+
+        # Sentences side by side are unreadable on a phone: page.css stacks the cells of prose there.
+        long = any(len(str(value)) > 30 for row in self.rows for value in row.values())
+        kind = "prose" if long and not numeric else "facts"
+
+        def cell(name: str, value: Any) -> str:
+            # dir=auto: an Arabic or Hebrew sample is set from right to left.
+            layout = "class=number" if name in numeric else "dir=auto"
+            return f'<td {layout} data-label="{_text(name)}">{_text(format_number(value))}</td>'
+
+        def body(rows: Sequence[Mapping[str, Any]]) -> str:
+            lines = "".join(f"<tr>{''.join(cell(name, row.get(name, '')) for name in columns)}</tr>" for row in rows)
+            table = f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody>"
+            return f'<div class="scroll"><table class="{kind}">{table}</table></div>'
+
+        shown, folded = self.rows[: self.visible], self.rows[self.visible :]
+        more = f"<details><summary>{len(folded):,} more</summary>{body(folded)}</details>" if folded else ""
+        note = f"<p class=note>{_text(self.note)}</p>" if self.note else ""
+        return body(shown) + more + note
+
+
+def write_report(
+    output_dir: str | Path,
+    *,
+    title: str,
+    summary: Mapping[str, Any],
+    config: Mapping[str, Any],
+    changed: Mapping[str, Any],
+    history: Sequence[Mapping[str, Any]],
+    samples: Sequence[Mapping[str, Any]] = (),
+    data: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    figures: Sequence[Figure] = (),
+    tables: Sequence[Table] = (),
+    lead: str = "",
+) -> Path:
+    """Write `report.html` and `figures/<name>.png` in `output_dir`.
+
+    Args:
+        summary: the tiles on top, most important first: name -> number, or text (for a number with its unit).
+        config: every setting, resolved; may be nested. `changed`: those that are not at their default.
+        history: `History.rows()`; every number in it becomes a curve.
+        samples: rows of a table, such as source, hypothesis, reference.
+        data: name -> value, or split -> {name -> value}, which becomes a table with a column per split.
+        figures: further charts, after the curves. `tables`: further tables, after the samples.
+        lead: one sentence below the title: what was trained on what.
+
+    Raises:
+        ValueError: two figures have the same name.
+    """
+    output_dir = Path(output_dir)
+    curves: list[Figure] = [*curves_of(history)]
+    names = [figure.name for figure in [*curves, *figures]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"two figures are named {', '.join(twice)}: each name is a file in {output_dir / 'figures'}; rename one"
+        )
+    (output_dir / "figures").mkdir(parents=True, exist_ok=True)
+    for figure in [*curves, *figures]:
+        figure.png(output_dir / "figures" / f"{figure.name}.png")
+
+    sections = [
+        ("Curves", _grid(curves)),
+        ("Figures", _grid(figures)),
+        ("Samples", Table("Samples", samples).html() if samples else ""),
+        *((table.title, table.html()) for table in tables),
+        ("Configuration", _configuration(config, changed)),
+        ("Data", _data(data or {})),
+        ("Environment", _pairs(environment or {})),
+    ]
+    tiles = "".join(
+        f"<div><dt>{_text(name)}</dt><dd>{_text(format_number(value))}</dd></div>" for name, value in summary.items()
+    )
+    body = "".join(f"<section><h2>{_text(name)}</h2>{content}</section>" for name, content in sections if content)
+    style, script = (
+        files("hftrain.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
+    # The page may run this script and nothing else, and fetch nothing: a sample does no harm even if escaping failed.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    page = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{_text(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><h1>{_text(title)}</h1>{f"<p>{_text(lead)}</p>" if lead else ""}</header>
+<main>
+<dl class="tiles">{tiles}</dl>
+{body}
+</main>
+<footer>Written by hftrain on {time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}.</footer>
+<script>{script}</script>
+</body>
+</html>
+"""
+    write_atomically(output_dir / "report.html", page)
+    return output_dir / "report.html"
+
+
+def _text(value: Any) -> str:
+    return escape(str(value), quote=True)
+
+
+def _grid(figures: Sequence[Figure]) -> str:
+    return f'<div class="figures">{"".join(map(_figure, figures))}</div>' if figures else ""
+
+
+def _figure(figure: Figure) -> str:
+    chart = f'<div class="chart">{figure.html()}</div>'
+    heading = f"<h3>{_text(figure.title)} <small>{_text(figure.subtitle)}</small></h3>"
+    return f"<figure>{heading}{chart}<figcaption>{_text(figure.note)}</figcaption></figure>"
+
+
+def _pairs(values: Mapping[str, Any], show: Callable[[Any], str] = format_value) -> str:
+    lines = [f"<tr><th>{_text(name)}</th><td>{_text(show(value))}</td></tr>" for name, value in flatten(values).items()]
+    return f'<div class="scroll"><table class="pairs"><tbody>{"".join(lines)}</tbody></table></div>' if lines else ""
+
+
+def _configuration(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    first = flatten(changed)
+    rest = {name: value for name, value in flatten(config).items() if name not in first}
+    told = _pairs(first, format_setting) if first else "<p class=note>Every setting is at its default.</p>"
+    if not rest:
+        return told if first else ""
+    others = (
+        f"<details><summary>{len(rest)} settings at their defaults</summary>{_pairs(rest, format_setting)}</details>"
+    )
+    return told + others
+
+
+def _data(data: Mapping[str, Any]) -> str:
+    rows, rest = by_split(data)
+    return (Table("Data", rows, visible=len(rows)).html() if rows else "") + _pairs(rest)

@@ -1,0 +1,181 @@
+"""The display of a running loop: a live bar on a terminal, one plain line per logging step elsewhere."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hftrain.report.formats import format_bytes, format_duration, format_number
+
+LABELS = {"learning_rate": "lr", "grad_norm": "grad norm"}
+SECONDS_BETWEEN_DRAWINGS = 0.2
+
+
+class Progress:
+    """Shows where a run stands: step, loss, learning rate, gradient norm, tokens/s, memory, time left.
+
+        with Progress(total=1000, start=200, enabled=accelerator.is_main_process) as progress:
+            progress.update(201, {"loss": 2.31})
+            progress.log({"loss": 2.31, "learning_rate": 3e-4})
+            with progress.phase("evaluating", total=40) as at:
+                at(1)
+
+    `update` is for every step and costs a microsecond when nothing is to be drawn; `log` is for every logging step.
+    Without a terminal (or with TERM=dumb) `log`, `phase` and `print` write plain lines without control characters,
+    and `update` writes nothing.
+
+    Args:
+        total: steps of the whole run.
+        start: steps that were done before this process began; the time left is judged without them.
+        enabled: False keeps silent, for processes other than the main one.
+        file: where to, by default `sys.stdout`.
+    """
+
+    def __init__(self, total: int, start: int = 0, *, enabled: bool = True, file: TextIO | None = None) -> None:
+        self.total, self.step, self.enabled = total, start, enabled
+        self._file = file or sys.stdout
+        self._values: dict[str, Any] = {}
+        self._phase: tuple[str, int, int | None] | None = None
+        self._began = time.monotonic()
+        self._first: tuple[int, float] | None = None
+        self._drawn = 0.0
+        self._live: Live | None = None
+        if enabled and self._file.isatty() and os.environ.get("TERM") != "dumb":
+            # Drawn by the steps, not by a thread: one that held a lock while a data worker was forked would hang it.
+            self._live = Live(
+                console=Console(file=self._file, highlight=False),
+                auto_refresh=False,
+                get_renderable=self._render,
+                redirect_stderr=sys.stderr.isatty(),
+            )
+
+    def __enter__(self) -> "Progress":
+        self._began = time.monotonic()
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._draw()
+            self._live.stop()
+
+    def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
+        """`step` steps are done; `values` (plain numbers) replace those shown under the same names."""
+        if not self.enabled:
+            return
+        self.step = step
+        now = time.monotonic()
+        # The first step is longer than the others (compilation, caches): the clock for the time left starts after it.
+        self._first = self._first or (step, now)
+        if values:
+            self._values.update(values)
+        if self._live and now - self._drawn > SECONDS_BETWEEN_DRAWINGS:
+            self._draw()
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """A line to keep. On a terminal only evaluations (`eval_*`) are: the bar shows the rest."""
+        if not self.enabled:
+            return
+        evaluated = any(name.startswith("eval_") for name in values)
+        if not evaluated:
+            self._values.update(values)
+        if self._live and not evaluated:
+            self._draw()
+        else:
+            extra = [] if evaluated else [_memory(), f"eta {self._time_left()}"]
+            self.print("  ".join([self._position(), *(f"{shown:<16}" for shown in _shown(values)), *extra]).rstrip())
+
+    def print(self, text: str) -> None:
+        """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out."""
+        if not self.enabled:
+            return
+        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match.group())[1:-1], text)
+        encoding = self._file.encoding or "utf-8"
+        text = text.encode(encoding, "backslashreplace").decode(encoding)
+        if self._live:
+            self._live.console.print(Text(text))
+        else:
+            print(text, file=self._file, flush=True)
+
+    @contextmanager
+    def phase(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+        """Show that the run is `name` ("evaluating", "saving"); yields what to call with the parts done so far."""
+
+        def at(done: int) -> None:
+            self._phase = (name, done, total)
+            if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
+                self._draw()
+
+        before, self._phase = self._phase, (name, 0, total)
+        if self._live:
+            self._draw()
+        else:
+            self.print(f"{self._position()}  {name}")
+        try:
+            yield at
+        finally:
+            self._phase = before
+            if self._live:
+                self._draw()
+
+    def _position(self) -> str:
+        return f"step {self.step:>{len(f'{self.total:,}')},}/{self.total:,}"
+
+    def _time_left(self) -> str:
+        if self.step >= self.total:
+            return "0 s"
+        if self._first is None or self.step == self._first[0]:
+            return "?"
+        seconds_per_step = (time.monotonic() - self._first[1]) / (self.step - self._first[0])
+        return format_duration(seconds_per_step * (self.total - self.step))
+
+    def _draw(self) -> None:
+        assert self._live is not None
+        self._live.refresh()
+        self._drawn = time.monotonic()
+
+    def _render(self) -> RenderableType:
+        name, done, parts = self._phase or ("training", 0, None)
+        elapsed = format_duration(time.monotonic() - self._began)
+        head = Table.grid(padding=(0, 2), expand=True)
+        head.add_column(no_wrap=True)
+        head.add_column(ratio=1)
+        head.add_column(no_wrap=True)
+        head.add_column(no_wrap=True)
+        head.add_row(
+            Text(f"{name} {done:,}/{parts:,}" if parts else name, style="bold"),
+            ProgressBar(total=self.total, completed=self.step),
+            Text(f"{self.step:,}/{self.total:,}"),
+            Text(f"{elapsed}, eta {self._time_left()}", style="dim"),
+        )
+        return Group(head, Text("   ".join([*_shown(self._values), _memory()]), no_wrap=True, overflow="ellipsis"))
+
+
+def _shown(values: Mapping[str, Any]) -> list[str]:
+    shown = []
+    for name, value in values.items():
+        if name == "tokens_per_second":
+            shown.append(f"{value:,.0f} tokens/s")
+        elif name not in ("step", "epoch", "seconds"):
+            shown.append(f"{LABELS.get(name, name)} {format_number(value)}")
+    return shown
+
+
+def _memory() -> str:
+    """Peak memory of the tensors on the GPU, or what the process holds where there is none."""
+    torch = sys.modules.get("torch")  # a process that has not loaded it holds nothing on a GPU
+    if torch and torch.cuda.is_available():
+        return f"GPU {format_bytes(torch.cuda.max_memory_allocated())}"
+    import psutil
+
+    return f"RAM {format_bytes(psutil.Process().memory_info().rss)}"

@@ -1,0 +1,82 @@
+"""The end of a recipe: everything about the run that people read, in the output folder and, if asked, on the Hub."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from hftrain.config import TrainConfig, changed
+from hftrain.report.card import write_model_card
+from hftrain.report.figures import Figure
+from hftrain.report.history import History, write_results
+from hftrain.report.machine import environment
+from hftrain.report.page import Table, write_report
+
+
+def publish(
+    accelerator: Accelerator,
+    config: TrainConfig,
+    results: Mapping[str, Any],
+    *,
+    title: str,
+    lead: str,
+    task: str,
+    usage: str,
+    metric: str,
+    dataset: str,
+    data: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[Figure] = (),
+    tables: Sequence[Table] = (),
+    language: Sequence[str] = (),
+    base_model: str | None = None,
+    dataset_ids: Sequence[str] = (),
+) -> None:
+    """Writes `all_results.json`, `report.html` and the model card `README.md`; prints the score and where they are.
+
+    Every process calls; the main one writes. Arguments are those of `write_report` and `write_model_card`.
+
+    Args:
+        results: what `fit` returned and the test metrics ("test_*"), the first of which are the headline.
+        metric: the key in `results` that is the score.
+    """
+    accelerator.log({key: value for key, value in results.items() if key.startswith("test_")}, step=results["total_steps"])
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return
+    folder = Path(config.output_dir)
+    scores = {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")}
+    numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
+    shared = {"config": asdict(config), "changed": changed(config), "data": data, "samples": samples}
+    about = environment(accelerator)
+    write_results(folder, results)
+    tiles = {f"test {key}": value for key, value in numbers.items()} | {
+        "steps": results["total_steps"], "tokens/s": results["train_tokens_per_second"], "training": f"{results['train_runtime']:.0f} s"
+    }  # fmt: skip
+    write_report(
+        folder, title=title, lead=lead, summary=tiles, history=History(folder / "metrics.jsonl", resume_step=results["total_steps"]).rows(),
+        environment=about, figures=figures, tables=tables, **shared,
+    )  # fmt: skip
+    write_model_card(
+        folder, title=title, lead=lead, task=task, usage=usage, results=numbers, dataset=dataset, dataset_ids=dataset_ids,
+        language=language, base_model=base_model, adapter=(folder / "adapter_config.json").exists(), environment=about, **shared,
+    )  # fmt: skip
+    for sample in samples[:3]:
+        print("\n".join(f"  {name:<11} {value}" for name, value in sample.items()), end="\n\n")
+    print(f"{metric}: {results[metric]:.2f}")
+    print(f"model, report and card: {folder}  (open {folder / 'report.html'})")
+    if config.push_to_hub:
+        upload(config)
+
+
+def upload(config: TrainConfig) -> None:
+    """Puts the output folder on the Hub, without checkpoints."""
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    name = hub.create_repo(config.hub_model_id or Path(config.output_dir).resolve().name, exist_ok=True).repo_id
+    ignored = ["checkpoint-*/**", ".*"]
+    url = hub.upload_folder(repo_id=name, folder_path=config.output_dir, ignore_patterns=ignored, commit_message="Trained with hftrain")
+    print(f"uploaded to {url}")
