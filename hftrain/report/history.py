@@ -113,25 +113,28 @@ class History:
                 self._warned = True
 
     def rows(self) -> list[dict[str, Any]]:
-        """Every line, in order; a last line cut short by a kill is left out with a warning.
+        """Every line, as `read_history` reads them."""
+        return read_history(self.path) if self.enabled and self.path.exists() else []
 
-        Raises:
-            ValueError: another line is no JSON object with a `step`.
-        """
-        if not self.enabled or not self.path.exists():
-            return []
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        rows = []
-        for number, line in enumerate(lines, start=1):
-            try:
-                row = json.loads(line)
-                if not isinstance(row["step"], int):
-                    raise TypeError(f"step is {row['step']!r}")
-            except (ValueError, TypeError, KeyError) as error:
-                if number == len(lines) and not line.endswith(b"\n"):
-                    warnings.warn(f"{self.path}:{number}: the last line was cut short and is left out", stacklevel=2)
-                    break
-                problem = f'not a JSON object with a whole number "step" ({error}); mend or delete the line'
-                raise ValueError(f"{self.path}:{number}: {problem}") from error
-            rows.append(row)
-        return rows
+
+def read_history(path: str | Path) -> list[dict[str, Any]]:
+    """Every line of a `metrics.jsonl`, in order; a last line cut short by a kill is left out with a warning.
+
+    Raises:
+        ValueError: another line is no JSON object with a `step`.
+    """
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            if not isinstance(row["step"], int):
+                raise TypeError(f"step is {row['step']!r}")
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                warnings.warn(f"{path}:{number}: the last line was cut short and is left out", stacklevel=2)
+                break
+            problem = f'not a JSON object with a whole number "step" ({error}); mend or delete the line'
+            raise ValueError(f"{path}:{number}: {problem}") from error
+        rows.append(row)
+    return rows
