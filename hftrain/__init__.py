@@ -1,3 +1,3 @@
-"""hftrain: a task is four values (examples, `collate`, `loss`, `evaluate`), and `hftrain.loop.fit` is the loop that takes them."""
+"""hftrain: a task is four values (examples, `collate`, `loss`, `evaluate`); `hftrain.loop.fit` takes them."""
 
 __version__ = "0.1.0"

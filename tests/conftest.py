@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _cache = Path(tempfile.mkdtemp(prefix="hftrain-tests-"))
 atexit.register(shutil.rmtree, _cache, ignore_errors=True)
 os.environ.update(
-    OMP_NUM_THREADS="1",  # tests start several processes on few cores; and sums are the same on every machine
+    OMP_NUM_THREADS="1",  # torch heeds it; tests start several processes on few cores
     OMP_WAIT_POLICY="PASSIVE",
     TOKENIZERS_PARALLELISM="false",
     HF_HOME=str(_cache / "huggingface"),
@@ -37,9 +37,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long; skipped unless --slow is given or CI is set")
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real data sets, too large for the repository: a folder `shared/data` beside the checkout, or HFTRAIN_TEST_DATA."""
+    """Real data sets, too large to keep here: a folder `shared/data` beside the checkout, or HFTRAIN_TEST_DATA."""
     folder = Path(os.environ.get("HFTRAIN_TEST_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not there (HFTRAIN_TEST_DATA names another folder)")

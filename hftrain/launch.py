@@ -1,0 +1,78 @@
+"""What `hftrain run` starts: `accelerate launch`, with signals passed on and exit codes kept.
+
+`accelerate launch` itself dies of a SIGTERM and leaves its training process behind; it turns every exit code into 1,
+where 75 says "saved, resume me"; without a GPU it starts one process whatever --num_processes says, on one thread.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+import torch
+from accelerate.commands.config.config_args import default_config_file
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from hftrain.distributed import die_with_parent
+
+
+def launch(arguments: list[str]) -> int:
+    """Runs `[accelerate options] recipe.py [its arguments]` and waits for it.
+
+    Returns:
+        The exit code of the process that failed first, 128 + N if signal N ended it; 0 if none failed.
+    """
+    args = launch_command_parser().parse_args(arguments)
+    fill_in(args)
+    args.signals_to_handle = (
+        "SIGQUIT"  # of torchrun: it would give its workers 30 seconds to save, and lose their exit code
+    )
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, _pass_on)
+    try:
+        launch_command(args)
+    except subprocess.CalledProcessError as error:
+        code = error.returncode
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+    else:
+        code = 0
+    return code if code >= 0 else 128 - code
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """What neither the options nor a configuration file of Accelerate's say: all GPUs, or one process on all cores."""
+    if args.config_file or os.path.isfile(default_config_file):
+        return
+    strategy = (args.use_deepspeed, args.use_fsdp, args.use_megatron_lm, args.tpu)
+    args.num_processes = args.num_processes or max(1, 0 if args.cpu else torch.accelerator.device_count())
+    args.num_machines = args.num_machines or 1
+    args.mixed_precision = args.mixed_precision or "no"  # the recipe's configuration says
+    args.dynamo_backend = args.dynamo_backend or "no"
+    if args.num_processes > 1 and not any(strategy):
+        if args.cpu:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        args.multi_gpu, args.cpu = True, False  # torchrun; the name notwithstanding it does with CPUs
+    if args.num_cpu_threads_per_process is None and "OMP_NUM_THREADS" not in os.environ:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        args.num_cpu_threads_per_process = max(1, cores * args.num_machines // args.num_processes)
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """To the training processes, and not to what is below them: it would end the workers that load their data."""
+    processes = psutil.Process().children()
+    if not processes:
+        sys.exit(128 + number)
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(launch(sys.argv[1:]))
