@@ -1,0 +1,160 @@
+"""The built-in data set `cldr`: how two languages say the same date, time, interval or relative time.
+
+The rows are generated from the Unicode Common Locale Data Repository through the Babel package, offline and without
+end. The task is narrow: a model that masters it writes dates well and translates nothing else.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from datetime import date, datetime, timedelta
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from babel import Locale, UnknownLocaleError, dates, localedata
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# CLDR sets several kinds of space that no keyboard writes; both languages get the plain one.
+PLAIN_SPACES = str.maketrans(dict.fromkeys("\u00a0\u202f\u2009", " "))
+
+FIRST_DAY = date(1900, 1, 1).toordinal()
+LAST_DAY = date(2099, 12, 31).toordinal()
+SECONDS = dict(dates.TIMEDELTA_UNITS)  # of a second, minute, hour, day, week, month (30 days), year (365 days)
+
+
+class Family(NamedTuple):
+    """Things to say, and the ways of saying one: each `form(value, locale=...)` gives a text."""
+
+    weight: int
+    draw: Callable[[Random], Any]
+    forms: list[Callable[..., str]]
+
+
+def generate(
+    source_locale: str = "en",
+    target_locale: str = "de",
+    *,
+    train: int = 24_000,
+    validation: int = 500,
+    test: int = 500,
+    seed: int = 0,
+) -> dict[str, Dataset]:
+    """Rows {"source", "target"}: the same moment in two languages; the same rows for a seed and a Babel version.
+
+    No source has two targets or stands in two splits: what the source locale writes alike and the target locale does
+    not ("May 5, 2024" is a long form and a medium one) is left out. No-break and thin spaces become plain spaces.
+
+    Args:
+        source_locale, target_locale: any that Babel knows: "en", "de", "pt-BR", "zh_Hant".
+        train, validation, test: rows of each split.
+
+    Returns:
+        {"train", "validation", "test"}.
+
+    Raises:
+        ValueError: an unknown locale (the nearest is named), two equal ones, or more rows than the pair can give.
+    """
+    from datasets import Dataset
+
+    source, target = _locale(source_locale), _locale(target_locale)
+    if source == target:
+        raise ValueError(f"source and target locale are both {source_locale!r}")
+    families = _families()
+    weights = [family.weight for family in families]
+    random = Random(seed)
+    wanted = test + validation + train
+    targets: dict[str, str] = {}
+    ambiguous: set[str] = set()
+    for _ in range(2 * wanted):
+        family = random.choices(families, weights)[0]
+        value = family.draw(random)
+        # All forms of the value are said, so that two which look alike in the source are seen; two of them are kept.
+        said = [pair for form in family.forms if all(pair := (_say(form, value, source), _say(form, value, target)))]
+        kept = random.sample(said, min(2, len(said)))
+        for text, translation in said:
+            others = {other for same, other in said if same == text}
+            if len(others) > 1 or targets.get(text, translation) != translation:
+                ambiguous.add(text)
+                targets.pop(text, None)
+            elif (text, translation) in kept and text not in ambiguous:
+                targets[text] = translation
+        if len(targets) >= wanted:
+            break
+    else:
+        raise ValueError(f"{source_locale} to {target_locale} gives {len(targets)} rows, {wanted} are asked for")
+
+    pairs = list(targets.items())[:wanted]
+    bounds = {"train": (test + validation, wanted), "validation": (test, test + validation), "test": (0, test)}
+    return {
+        split: Dataset.from_dict(dict(zip(("source", "target"), zip(*pairs[first:last], strict=True), strict=True)))
+        for split, (first, last) in bounds.items()
+    }
+
+
+def _locale(name: str) -> Locale:
+    try:
+        return Locale.parse(name.replace("-", "_"))
+    except (ValueError, UnknownLocaleError):
+        near = difflib.get_close_matches(name.replace("-", "_"), localedata.locale_identifiers(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise ValueError(f"Babel has no locale {name!r}{hint}") from None
+
+
+def _say(form: Callable[..., str], value: Any, locale: Locale) -> str:
+    try:
+        return form(value, locale=locale).translate(PLAIN_SPACES)
+    except (KeyError, NotImplementedError):  # not every locale has every form, nor does Babel know every field
+        return ""
+
+
+def _families() -> list[Family]:
+    def skeleton(name: str) -> Callable[..., str]:
+        return lambda day, locale: dates.format_skeleton(name, day, locale=locale)
+
+    def interval(name: str) -> Callable[..., str]:
+        return lambda ends, locale: dates.format_interval(ends[0], ends[1], name, locale=locale)
+
+    def relative(**how: Any) -> Callable[..., str]:
+        return lambda when, locale: dates.format_timedelta(
+            when[0], granularity=when[1], threshold=10**9, locale=locale, **how
+        )
+
+    def forms(function: Callable[..., str], names: Iterable[str]) -> list[Callable[..., str]]:
+        return [partial(function, format=name) for name in names]
+
+    dated = [skeleton(name) for name in ("yMMMEd", "MMMMd", "MMMEd", "yMMMM", "yQQQQ", "yw")]
+    return [
+        Family(5, _day, forms(dates.format_date, ("full", "long", "medium", "short")) + dated),
+        Family(2, _moment, forms(dates.format_datetime, ("medium", "short"))),
+        Family(1, _moment, forms(dates.format_time, ("medium", "short"))),
+        Family(3, _days, [interval(name) for name in ("yMMMd", "yMMMEd", "MMMd", "yMMMM")]),
+        Family(1, _hours, [interval("Hm")]),
+        Family(2, _distance, [relative(add_direction=True), relative(add_direction=True, format="short"), relative()]),
+    ]
+
+
+def _day(random: Random) -> date:
+    return date.fromordinal(random.randint(FIRST_DAY, LAST_DAY))
+
+
+def _moment(random: Random) -> datetime:
+    return datetime.combine(_day(random), datetime.min.time()) + timedelta(seconds=random.randrange(86_400))
+
+
+def _days(random: Random) -> tuple[date, date]:
+    first = _day(random)
+    return first, first + timedelta(days=random.randint(1, 90))
+
+
+def _hours(random: Random) -> tuple[datetime, datetime]:
+    start, end = sorted(random.sample(range(24 * 60), 2))
+    return datetime(2000, 1, 1, start // 60, start % 60), datetime(2000, 1, 1, end // 60, end % 60)
+
+
+def _distance(random: Random) -> tuple[timedelta, str]:
+    unit = random.choice(sorted(SECONDS))
+    return timedelta(seconds=random.choice((-1, 1)) * random.randint(1, 99) * SECONDS[unit]), unit

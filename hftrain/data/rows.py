@@ -1,0 +1,226 @@
+"""Rows of text: from a file, a folder or the Hub to a `datasets.Dataset` with the columns a recipe asks for.
+
+Text formats are read line by line with readers of our own, because a fault must name its file, line and reason; nothing
+is guessed, repaired or dropped unless `max_bad_rows` allows it, and then each row left out is listed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hftrain.data.readers import BATCH_ROWS, Fault, missing, open_source, texts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+class BadRow(NamedTuple):
+    """A row that is no row: `place` is "line 7" (1-based, where the row starts) or, in columnar files, "row 7"."""
+
+    file: str
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, {self.place}: {self.reason}"
+
+
+class Leaks(NamedTuple):
+    """Rows of a held-out set that stand in the training set too."""
+
+    rows: int  # equal in every column compared
+    inputs: int  # equal in the first column alone, whatever stands in the others (counts the above again)
+    examples: list[dict[str, str]]  # the first five of `inputs`
+
+
+def load_rows(
+    source: str | Path,
+    *,
+    columns: dict[str, str],
+    split: str | None = None,
+    config_name: str | None = None,
+    languages: Sequence[str] = (),
+    max_bad_rows: int = 0,
+) -> Dataset:
+    """Rows of text with the columns named by the keys of `columns`.
+
+    `source` is one of
+
+    - `.jsonl`, or `.json` (an array of objects, or JSON lines);
+    - `.csv` (RFC 4180) or `.tsv` (no quoting: a field is what stands between TABs); the first line names the columns;
+    - `.txt` or a text file with any other ending: a row a line; where two columns are asked for, a line is a pair with
+      a TAB between, in the order of `columns`, whose values are not looked at;
+    - a path with `{lang}` in it: one text file for each of `languages`, aligned by line, in the order of `columns`;
+    - `.parquet`, `.arrow` (file or stream);
+    - a folder written by `save_to_disk`, or a name on the Hub (`config_name`, `split`).
+
+    Text may be gzipped (`.gz`). It is UTF-8, with or without a byte order mark; lines end in LF or CRLF.
+
+    Args:
+        columns: our name -> the name in the source; a dot reaches into a nested column: `{"source": "translation.de"}`.
+        split: which split of a `DatasetDict` or a Hub data set; needed where there is more than one.
+        languages: what replaces `{lang}`, one for each of `columns`.
+        max_bad_rows: up to this many bad rows (not UTF-8, missing column, null, empty, not text, broken JSON or CSV)
+            are left out, each with a line in the log. Faults of the whole file fail all the same.
+
+    Returns:
+        A `Dataset` of strings whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out.
+
+    Raises:
+        ValueError: more bad rows than allowed (the first ten are listed), or a fault of the whole file.
+    """
+    from datasets import Dataset
+
+    if not columns:
+        raise ValueError("columns: name at least one column to read")
+    if max_bad_rows < 0:
+        raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
+    file = str(Path(source).expanduser())
+    reader = open_source(file, columns, split, config_name, languages)
+
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    batches: list[pa.RecordBatch] = []
+    bad: list[BadRow] = []
+    pending: list[list[str]] = []
+
+    def flush() -> None:
+        arrays = [pa.array(values, pa.string()) for values in zip(*pending, strict=True)]
+        batches.append(pa.record_batch(arrays, schema=schema))
+        pending.clear()
+
+    for number, values in reader.items:
+        try:
+            pending.append(texts(values, reader.names))
+        except Fault as fault:
+            bad.append(BadRow(file, f"{reader.unit} {number}", str(fault)))
+            if len(bad) > max(max_bad_rows, 9):  # enough to fail, and to show the user a pattern
+                break
+        if len(pending) == BATCH_ROWS:
+            flush()
+    if len(bad) > max_bad_rows:
+        shown = "\n".join(f"  {row}" for row in bad[:10])
+        raise ValueError(
+            f"bad rows in {file}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
+            "Mend them, or raise max_bad_rows to leave that many out."
+        )
+    if pending:
+        flush()
+    if not batches:
+        raise ValueError(f"{file} is empty: no rows in it" + (f" but {len(bad)} bad ones" if bad else ""))
+    for row in bad:
+        logger.warning("left out: %s", row)
+
+    table = pa.Table.from_batches(batches, schema)
+    rows = Dataset(table, fingerprint=_hash_tables([table]))
+    rows.bad = bad
+    return rows
+
+
+def fingerprint(rows: Dataset) -> str:
+    """sha256 (hex) of what the rows say: column names and values in order, wherever they came from."""
+    return _hash_tables(rows.with_format("arrow").iter(BATCH_ROWS))
+
+
+def split_rows(
+    rows: Dataset, validation_split: float, test_split: float, seed: int, *, by: str = "source"
+) -> dict[str, Dataset]:
+    """Cut `rows` into train, validation and test, each in the order of `rows`.
+
+    The order of drawing is a keyed hash of the text in column `by`: the same on every platform, blind to the order of
+    the rows, and rows that share this text always land on the same side.
+
+    Args:
+        validation_split, test_split: under 1 a share of the rows, else a number of rows. Exact where no text is
+            repeated; of a repeated text all rows are taken or none, so there may be a few rows less.
+
+    Returns:
+        {"train", "validation", "test"}; a split of 0 has no entry.
+
+    Raises:
+        ValueError: an unknown column, a negative size, or sizes that leave a split without rows.
+    """
+    if by not in rows.column_names:
+        raise ValueError(missing(by, rows.column_names))
+    sizes = {}
+    for name, share in (("test", test_split), ("validation", validation_split)):
+        if share < 0 or (share >= 1 and share != int(share)):
+            raise ValueError(f"{name}_split must be a share under 1 or a whole number of rows, got {share}")
+        sizes[name] = int(share) if share >= 1 else round(share * len(rows))
+        if share and not sizes[name]:
+            raise ValueError(f"{name}_split {share} of {len(rows)} rows is not one row")
+    if sum(sizes.values()) >= len(rows):
+        raise ValueError(f"the splits {sizes} leave none of {len(rows)} rows to train on")
+
+    key = seed.to_bytes(8, "big", signed=True)
+    digests = b"".join(
+        hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
+        for batch in rows.select_columns(by).iter(BATCH_ROWS)
+        for text in batch[by]
+    )
+    # A collision of 64 bits would put two texts on the same side, which harms nothing.
+    _, group_of_row, group_sizes = np.unique(np.frombuffer(digests, ">u8"), return_inverse=True, return_counts=True)
+    split_of_group = np.zeros(len(group_sizes), dtype=np.int8)
+    for split, (name, size) in enumerate(sizes.items(), start=1):
+        room = size
+        for group in np.flatnonzero(split_of_group == 0):
+            if not room:
+                break
+            if group_sizes[group] <= room:
+                split_of_group[group] = split
+                room -= group_sizes[group]
+        if size and room == size:
+            raise ValueError(f"{name}_split: every text in column {by!r} is repeated more than {size} times")
+    split_of_row = split_of_group[group_of_row]
+    if not (split_of_row == 0).any():
+        raise ValueError(f"the splits {sizes} leave no row to train on: too few different texts in column {by!r}")
+    names = {"train": 0, "validation": 2, "test": 1}
+    return {
+        name: rows.select(np.flatnonzero(split_of_row == split))
+        for name, split in names.items()
+        if name == "train" or sizes[name]
+    }
+
+
+def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "target")) -> Leaks:
+    """Count the rows of `other` that stand in `train`: in all `columns`, and in the first of them alone."""
+    wanted = list(_iterate(other, columns))
+    inputs = {row[0] for row in wanted}
+    seen = {row for row in _iterate(train, columns) if row[0] in inputs}
+    seen_inputs = {row[0] for row in seen}
+    leaked = [row for row in wanted if row[0] in seen_inputs]
+    examples = [dict(zip(columns, row, strict=True)) for row in leaked[:5]]
+    return Leaks(sum(row in seen for row in leaked), len(leaked), examples)
+
+
+def _iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return chain.from_iterable(
+        zip(*(batch[column] for column in columns), strict=True) for batch in rows.iter(BATCH_ROWS)
+    )
+
+
+def _hash_tables(tables: Iterable[pa.Table]) -> str:
+    """Hash of the names, lengths and bytes of the values: the same however the rows are cut into batches."""
+    columns: dict[str, Any] = {}
+    for table in tables:
+        table = table.combine_chunks()  # rows picked by index come as a chunk each
+        for name in table.column_names:
+            lengths, values = columns.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
+            for array in table.column(name).chunks:
+                if not pa.types.is_string(array.type):  # any other type, slower
+                    array = pa.array([repr(value) for value in array.to_pylist()], pa.string())
+                lengths.update(pc.binary_length(array).fill_null(-1).to_numpy().astype("<i8").tobytes())
+                whole = pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array.fill_null(""))
+                values.update(pc.binary_join(whole, "")[0].as_buffer())
+    said = [(name, lengths.hexdigest(), values.hexdigest()) for name, (lengths, values) in columns.items()]
+    return hashlib.sha256(repr(said).encode()).hexdigest()
