@@ -167,8 +167,11 @@ def verify_checkpoints(args: argparse.Namespace) -> int:
 
 
 def predict_texts(args: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
     from hftrain.predict import predict
 
+    disable_progress_bar()  # of the loading of weights
     if bool(args.texts) == bool(args.file):
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
     rows = list(read_jsonl(args.file, args.column)) if args.file and args.file.suffix == ".jsonl" else None

@@ -78,7 +78,9 @@ def translate(folder: Path, texts: list[str], batch_size: int, device: str | Non
 
         model = AutoPeftModelForSeq2SeqLM.from_pretrained(folder)
         if (folder / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(folder)  # and not the base model's
+            model.get_base_model().generation_config = GenerationConfig.from_pretrained(
+                folder
+            )  # and not the base model's
     else:
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     model = model.eval().to(device)

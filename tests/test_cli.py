@@ -306,7 +306,7 @@ def test_json_lines_keep_their_keys(translator, tmp_path):
 def test_an_adapter_is_loaded_onto_its_base(translator, tmp_path, capsys):
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForSeq2SeqLM
+    from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
     folder, model, tokenizer = translator
     torch.manual_seed(1)
@@ -320,6 +320,12 @@ def test_an_adapter_is_loaded_onto_its_base(translator, tmp_path, capsys):
     assert expected != one_by_one(model, tokenizer, TEXTS)[0]
     assert cli.main(["predict", str(tmp_path), "a b c", "--device", "cpu"]) == 0
     assert capsys.readouterr().out == expected + "\n"
+    GenerationConfig.from_pretrained(folder, max_new_tokens=1).save_pretrained(
+        tmp_path
+    )  # beside the adapter: it counts
+    assert cli.main(["predict", str(tmp_path), "a b c", "--device", "cpu"]) == 0
+    shorter = capsys.readouterr().out.split()
+    assert shorter == expected.split()[: len(shorter)] and len(shorter) < len(expected.split())
 
 
 def test_texts_that_are_too_long_are_counted(translator, capsys):
