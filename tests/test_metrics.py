@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import datasets
 import evaluate
 import pytest
 import sacrebleu
@@ -57,6 +58,13 @@ def test_several_references(name):
     assert result["signature"].startswith("nrefs:2")
     with pytest.raises(ValueError, match="every prediction needs the same number of references"):
         load_metric(name).compute(predictions=PREDICTIONS, references=[several[0], several[1], several[2][:1]])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_column_of_a_dataset(name):
+    rows = datasets.Dataset.from_dict({"target": REFERENCES})
+    expected = load_metric(name).compute(predictions=PREDICTIONS, references=REFERENCES)
+    assert load_metric(name).compute(predictions=PREDICTIONS, references=rows["target"]) == expected
 
 
 def test_exact_match():

@@ -18,7 +18,16 @@ import transformers
 from transformers import AutoTokenizer
 
 from hftrain.data.cldr import generate
-from hftrain.text import collate_pairs, decode, language_id, lengths, tokenize_pairs, train_tokenizer
+from hftrain.text import (
+    collate_pairs,
+    decode,
+    language_id,
+    lengths,
+    texts_of,
+    tokenize_pairs,
+    train_tokenizer,
+    vocabulary,
+)
 
 PAIRS: dict[str, Any] = {"max_source_length": 32, "max_target_length": 32}
 
@@ -71,6 +80,11 @@ def test_tokenizer_size_and_tokens(texts, tokenizer):
     assert len(coded) == 400 and coded.tokenize("<2de> 5")[0] == "<2de>"
     with pytest.raises(ValueError, match=r"vocab_size must be 260 or more .* got 100"):
         train_tokenizer(texts, 100)
+
+
+def test_what_tokenizer_and_model_share(rows, texts, tokenizer):
+    assert sorted(texts_of(rows)) == sorted(texts)
+    assert vocabulary(tokenizer) == {"vocab_size": 400, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def test_tokenizer_is_the_same_in_another_process(texts, tokenizer, tmp_path):

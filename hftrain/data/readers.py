@@ -1,4 +1,4 @@
-"""Readers: each yields the place of a row (its line or row number, from 1) and its values, or why it is no row."""
+"""Readers of text files: each yields the line of a row (from 1) and the row's values, or why it is no row."""
 
 from __future__ import annotations
 
@@ -6,15 +6,11 @@ import csv
 import difflib
 import gzip
 import json
-import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import Any
 
 BATCH_ROWS = 10_000
 
@@ -26,59 +22,14 @@ class Fault(Exception):
 Item = tuple[int, "list[Any] | Fault"]
 
 
-class Reader(NamedTuple):
-    """An opened source: what a place in it is called ("line", "row") and what each value of a row is called."""
-
-    unit: str
-    names: list[str]
-    items: Iterator[Item]
-
-
-def open_source(
-    source: str, columns: dict[str, str], split: str | None, config_name: str | None, languages: Sequence[str]
-) -> Reader:
-    """The reader for a source; `columns` and the rest are those of `load_rows`."""
-    wanted = list(columns.values())
-    named = [f"column {column!r}" for column in wanted]
-    path = Path(source)
-    if "{lang}" in source:
-        if len(languages) != len(columns):
-            raise ValueError(
-                f"{source}: {{lang}} stands for {len(columns)} languages ({', '.join(columns)}), "
-                f"got {list(languages)}; set source_lang and target_lang"
-            )
-        paths = [_existing(Path(source.replace("{lang}", language))) for language in languages]
-        return Reader("line", [path.name for path in paths], _read_aligned(paths))
-    if path.is_dir():
-        return Reader("row", named, _read_tables(source, _saved_tables(path, split), wanted))
-    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    known = ending in COLUMNAR or ending in TEXTUAL or ending == ".txt"
-    if not known and not path.exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
-        return Reader("row", named, _read_tables(source, _hub_tables(source, config_name, split), wanted))
-    path = _existing(path)
-    if ending in COLUMNAR:
-        return Reader("row", named, _read_tables(source, COLUMNAR[ending](path), wanted))
-    if ending in TEXTUAL:
-        return Reader("line", named, TEXTUAL[ending](path, wanted))
-    names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
-    return Reader("line", names, _read_fields(path, list(columns)))
-
-
-def _existing(path: Path) -> Path:
-    if path.is_file():
-        return path
-    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ValueError(f"no file {path}" + _did_you_mean(path.name, beside))
-
-
-def _did_you_mean(word: str, words: Iterable[str]) -> str:
+def did_you_mean(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def missing(column: str, present: Iterable[str]) -> str:
     present = list(present)
-    return f"no column {column!r}; there are {', '.join(map(repr, present))}" + _did_you_mean(column, present)
+    return f"no column {column!r}; there are {', '.join(map(repr, present))}" + did_you_mean(column, present)
 
 
 # ---- values
@@ -108,7 +59,7 @@ def _check_surrogates(value: str, name: str) -> None:
         raise Fault(f"{name} holds {value[error.start]!r}, half a surrogate pair, which is not text") from None
 
 
-def _decode(raw: bytes) -> str:
+def decode(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -157,7 +108,7 @@ def _lenient_lines(path: Path, faults: dict[int, Fault]) -> Iterator[tuple[int, 
     """Lines where a row may span several: one that is not UTF-8 is noted in `faults`, and the text goes on."""
     for number, raw in _raw_lines(path):
         try:
-            text = _decode(raw)
+            text = decode(raw)
         except Fault as fault:
             faults[number] = fault
             text = raw.decode(errors="replace")
@@ -168,10 +119,10 @@ def _fault_between(faults: dict[int, Fault], first: int, last: int) -> Fault | N
     return next((fault for number, fault in faults.items() if first <= number <= last), None) if faults else None
 
 
-def _read_fields(path: Path, ours: list[str]) -> Iterator[Item]:
+def read_fields(path: Path, ours: list[str]) -> Iterator[Item]:
     for number, raw in _raw_lines(path):
         try:
-            text = _decode(raw).rstrip("\r\n")
+            text = decode(raw).rstrip("\r\n")
             fields = text.split("\t") if len(ours) > 1 else [text]
             if len(fields) != len(ours):
                 raise Fault(f"{len(fields)} fields, expected {len(ours)} separated by a TAB ({', '.join(ours)})")
@@ -180,7 +131,7 @@ def _read_fields(path: Path, ours: list[str]) -> Iterator[Item]:
             yield number, fault
 
 
-def _read_aligned(paths: list[Path]) -> Iterator[Item]:
+def read_aligned(paths: list[Path]) -> Iterator[Item]:
     readers = [_raw_lines(path) for path in paths]
     for number, lines in enumerate(zip_longest(*readers), 1):
         if None in lines:
@@ -191,7 +142,7 @@ def _read_aligned(paths: list[Path]) -> Iterator[Item]:
         try:
             for path, (_, raw) in zip(paths, lines, strict=True):
                 try:
-                    fields.append(_decode(raw).rstrip("\r\n"))
+                    fields.append(decode(raw).rstrip("\r\n"))
                 except Fault as fault:
                     raise Fault(f"{path.name}: {fault}") from None
             yield number, fields
@@ -199,12 +150,12 @@ def _read_aligned(paths: list[Path]) -> Iterator[Item]:
             yield number, fault
 
 
-def _read_jsonl(path: Path, columns: list[str]) -> Iterator[Item]:
+def read_jsonl(path: Path, columns: list[str]) -> Iterator[Item]:
     for number, raw in _raw_lines(path):
         if raw.isspace():
             continue
         try:
-            record = json.loads(_decode(raw))
+            record = json.loads(decode(raw))
             yield number, [_pick(record, column) for column in columns]
         except (ValueError, RecursionError) as error:
             yield number, Fault(f"not valid JSON: {error}")
@@ -212,14 +163,14 @@ def _read_jsonl(path: Path, columns: list[str]) -> Iterator[Item]:
             yield number, fault
 
 
-def _read_json(path: Path, columns: list[str]) -> Iterator[Item]:
+def read_json(path: Path, columns: list[str]) -> Iterator[Item]:
     """An array of objects, parsed object by object as its lines come; a file that starts otherwise is JSON lines.
 
     A JSON string holds no line end, so an error anywhere but at the end of what was read is an error for good.
     """
     first = next((raw.lstrip() for _, raw in _raw_lines(path) if not raw.isspace()), b"")
     if not first.startswith(b"["):
-        yield from _read_jsonl(path, columns)
+        yield from read_jsonl(path, columns)
         return
     parse = json.JSONDecoder().raw_decode
     faults: dict[int, Fault] = {}
@@ -259,7 +210,7 @@ def _read_json(path: Path, columns: list[str]) -> Iterator[Item]:
         yield start, Fault(f"truncated JSON: the file ends inside the array, after {text[:60]!r}")
 
 
-def _read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[Item]:
+def read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[Item]:
     faults: dict[int, Fault] = {}
     records = csv.reader((text for _, text in _lenient_lines(path, faults)), strict=True, **dialect)
     header: list[str] | None = None
@@ -298,118 +249,9 @@ def _place(path: Path, number: int, column: str, header: list[str]) -> int:
     return header.index(column)
 
 
-def _read_csv(path: Path, columns: list[str]) -> Iterator[Item]:
-    return _read_separated(path, columns)
+def read_csv(path: Path, columns: list[str]) -> Iterator[Item]:
+    return read_separated(path, columns)
 
 
-def _read_tsv(path: Path, columns: list[str]) -> Iterator[Item]:
-    return _read_separated(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-# ---- columnar files, folders and the Hub: everything that comes as Arrow tables
-
-_Tables = Iterator["pa.Table | pa.RecordBatch"]
-
-
-def _parquet_tables(path: Path) -> _Tables:
-    import pyarrow.parquet
-
-    yield from pyarrow.parquet.ParquetFile(path).iter_batches(BATCH_ROWS)
-
-
-def _arrow_tables(path: Path) -> _Tables:
-    with pa.memory_map(str(path)) as file:
-        try:
-            reader = pa.ipc.open_file(file)
-        except pa.ArrowInvalid:
-            file.seek(0)
-            yield from pa.ipc.open_stream(file)
-        else:
-            yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
-
-
-def _saved_tables(path: Path, split: str | None) -> _Tables:
-    from datasets import load_from_disk
-
-    try:
-        saved = load_from_disk(str(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is a folder but was not written by save_to_disk; name a file in it") from None
-    return _tables_of_split(str(path), saved, split)
-
-
-def _hub_tables(name: str, config_name: str | None, split: str | None) -> _Tables:
-    from datasets import load_dataset
-
-    try:
-        loaded = load_dataset(name, config_name)
-    except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
-        raise ValueError(
-            f"{name!r} is no file and no folder here, and could not be loaded from the Hub: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    return _tables_of_split(name, loaded, split)
-
-
-def _tables_of_split(name: str, loaded: Any, split: str | None) -> _Tables:
-    from datasets import Dataset
-
-    if not isinstance(loaded, Dataset):
-        if split is None and len(loaded) == 1:
-            split = next(iter(loaded))
-        if split not in loaded:
-            raise ValueError(f"{name} has the splits {', '.join(map(repr, loaded))}; {split!r} is none of them")
-        loaded = loaded[split]
-    return loaded.with_format("arrow").iter(BATCH_ROWS)
-
-
-def _read_tables(source: str, tables: _Tables, columns: list[str]) -> Iterator[Item]:
-    number = 0
-    try:
-        for table in tables:
-            for values in zip(*(_values(source, table, column) for column in columns), strict=True):
-                number += 1
-                fault = next((value for value in values if isinstance(value, Fault)), None)
-                yield number, fault or list(values)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{source}, after row {number}: not a readable Arrow or Parquet file: {error}") from None
-
-
-def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
-    head, *rest = [column] if column in table.schema.names else column.split(".")
-    try:
-        array = table.column(head)
-        for part in rest:
-            array = pc.struct_field(array, part)
-    except (KeyError, pa.ArrowException):
-        raise ValueError(f"{source}: {missing(column, _flat_names(table.schema))}") from None
-    if pa.types.is_dictionary(array.type):
-        array = array.cast(array.type.value_type)
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        # Arrow files may hold bytes that are not UTF-8; as binary they come out one by one and can be blamed.
-        return [_text_or_fault(raw, column) for raw in array.cast(pa.large_binary()).to_pylist()]
-    return array.to_pylist()
-
-
-def _text_or_fault(raw: bytes | None, column: str) -> str | Fault | None:
-    try:
-        return None if raw is None else _decode(raw)
-    except Fault as fault:
-        return Fault(f"column {column!r}: {fault}")
-
-
-def _flat_names(fields: Iterable[pa.Field], prefix: str = "") -> Iterator[str]:
-    for field in fields:
-        if pa.types.is_struct(field.type):
-            yield from _flat_names(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
-
-
-COLUMNAR: dict[str, Callable[[Path], _Tables]] = {".parquet": _parquet_tables, ".arrow": _arrow_tables}
-TEXTUAL: dict[str, Callable[[Path, list[str]], Iterator[Item]]] = {
-    ".json": _read_json,
-    ".jsonl": _read_jsonl,
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-}
+def read_tsv(path: Path, columns: list[str]) -> Iterator[Item]:
+    return read_separated(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +18,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hftrain.data.readers import BATCH_ROWS, Fault, missing, open_source, texts
+from hftrain.data.readers import (
+    BATCH_ROWS,
+    Fault,
+    Item,
+    did_you_mean,
+    missing,
+    read_aligned,
+    read_csv,
+    read_fields,
+    read_json,
+    read_jsonl,
+    read_tsv,
+    texts,
+)
+from hftrain.data.tables import Tables, arrow_tables, hub_tables, parquet_tables, read_tables, saved_tables
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -87,7 +102,7 @@ def load_rows(
     if max_bad_rows < 0:
         raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
     file = str(Path(source).expanduser())
-    reader = open_source(file, columns, split, config_name, languages)
+    reader = _open(file, columns, split, config_name, languages)
 
     schema = pa.schema([(name, pa.string()) for name in columns])
     batches: list[pa.RecordBatch] = []
@@ -201,6 +216,60 @@ def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "t
     leaked = [row for row in wanted if row[0] in seen_inputs]
     examples = [dict(zip(columns, row, strict=True)) for row in leaked[:5]]
     return Leaks(sum(row in seen for row in leaked), len(leaked), examples)
+
+
+COLUMNAR: dict[str, Callable[[Path], Tables]] = {".parquet": parquet_tables, ".arrow": arrow_tables}
+TEXTUAL: dict[str, Callable[[Path, list[str]], Iterator[Item]]] = {
+    ".json": read_json,
+    ".jsonl": read_jsonl,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
+}
+
+
+class Reader(NamedTuple):
+    """An opened source: what a place in it is called ("line", "row") and what each value of a row is called."""
+
+    unit: str
+    names: list[str]
+    items: Iterator[Item]
+
+
+def _open(
+    source: str, columns: dict[str, str], split: str | None, config_name: str | None, languages: Sequence[str]
+) -> Reader:
+    """The reader for a source; `columns` and the rest are those of `load_rows`."""
+    wanted = list(columns.values())
+    named = [f"column {column!r}" for column in wanted]
+    path = Path(source)
+    if "{lang}" in source:
+        if len(languages) != len(columns):
+            raise ValueError(
+                f"{source}: {{lang}} stands for {len(columns)} languages ({', '.join(columns)}), "
+                f"got {list(languages)}; set source_lang and target_lang"
+            )
+        paths = [_existing(Path(source.replace("{lang}", language))) for language in languages]
+        return Reader("line", [path.name for path in paths], read_aligned(paths))
+    if path.is_dir():
+        return Reader("row", named, read_tables(source, saved_tables(path, split), wanted))
+    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    known = ending in COLUMNAR or ending in TEXTUAL or ending == ".txt"
+    if not known and not path.exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+        return Reader("row", named, read_tables(source, hub_tables(source, config_name, split), wanted))
+    path = _existing(path)
+    if ending in COLUMNAR:
+        return Reader("row", named, read_tables(source, COLUMNAR[ending](path), wanted))
+    if ending in TEXTUAL:
+        return Reader("line", named, TEXTUAL[ending](path, wanted))
+    names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
+    return Reader("line", names, read_fields(path, list(columns)))
+
+
+def _existing(path: Path) -> Path:
+    if path.is_file():
+        return path
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ValueError(f"no file {path}" + did_you_mean(path.name, beside))
 
 
 def _iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
