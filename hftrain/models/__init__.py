@@ -1,0 +1,31 @@
+"""The custom Transformer, known to transformers' Auto classes; loading of any model is in `hftrain.models.load`."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+from .configuration import TransformerConfig
+from .transformer import (
+    TransformerForCausalLM,
+    TransformerForConditionalGeneration,
+    TransformerForMaskedLM,
+    TransformerModel,
+)
+
+AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
+# Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.
+TransformerConfig.register_for_auto_class()
+for auto_class, model_class in (
+    (AutoModel, TransformerModel),
+    (AutoModelForSeq2SeqLM, TransformerForConditionalGeneration),
+    (AutoModelForMaskedLM, TransformerForMaskedLM),
+    (AutoModelForCausalLM, TransformerForCausalLM),
+):
+    auto_class.register(TransformerConfig, model_class)
+    model_class.register_for_auto_class(auto_class.__name__)
+
+__all__ = [
+    "TransformerConfig",
+    "TransformerForCausalLM",
+    "TransformerForConditionalGeneration",
+    "TransformerForMaskedLM",
+    "TransformerModel",
+]
