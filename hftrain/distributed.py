@@ -1,4 +1,5 @@
-"""One run on any number of processes: what plain, DDP, FSDP2 and DeepSpeed ZeRO runs do differently stands here and nowhere else."""
+"""One run on any number of processes: what plain, DDP, FSDP2 and DeepSpeed ZeRO runs do differently stands here and
+nowhere else."""
 
 import ctypes
 import math
@@ -6,8 +7,8 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ def make_accelerator(
     mixed_precision: str = "no",
     max_grad_norm: float = 1.0,
     timeout_seconds: float = 1800,
-    log_with: list[str] | None = None,
+    log_with: Sequence[str] = (),
     project_dir: str | None = None,
 ) -> Accelerator:
     """Joins the processes that `accelerate launch`, torchrun or nobody started.
@@ -33,32 +34,41 @@ def make_accelerator(
     on_cpu = not torch.accelerator.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if mixed_precision == "fp16" and on_cpu:
-        raise ValueError("fp16 needs a GPU: its small gradients need a scaler that PyTorch has there only. Set bf16 or neither")
-    if on_cpu and not deepspeed and "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ:
+        raise ValueError(
+            "fp16 needs a GPU: its small gradients need a scaler that PyTorch has there only. Set bf16 or neither"
+        )
+    several = "WORLD_SIZE" in os.environ
+    if on_cpu and not several and "MASTER_ADDR" in os.environ:
         warnings.warn(
-            "accelerate launch found no GPU and started one process where several were asked for. The results are the same; "
-            "for several CPU processes add --cpu: accelerate launch --cpu --num_processes N",
+            "accelerate launch found no GPU and started one process where several were asked for. The results are "
+            "the same, only slower; it starts several on CPUs with: accelerate launch --multi_gpu --num_processes N",
             stacklevel=2,
         )
-    if on_cpu and deepspeed:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if on_cpu:
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # Accelerate imports DeepSpeed where it is installed, and it would warn
     timeout = timedelta(seconds=timeout_seconds)
     accelerator = Accelerator(
         # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
         cpu=on_cpu and not deepspeed,
         mixed_precision=mixed_precision,
         # without the backend's name, Accelerate takes each DeepSpeed process on a CPU for the only one
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu else None, timeout=timeout)],
-        log_with=log_with or None,
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
+        # over 1, DeepSpeed keeps its accumulation buffers; where a step ends we say ourselves
+        gradient_accumulation_steps=2 if deepspeed else 1,
+        log_with=list(log_with) or None,
         project_dir=project_dir,
     )
     plugin = accelerator.state.deepspeed_plugin
     if deepspeed and plugin is None:
-        raise ValueError("the launcher asked for DeepSpeed, but Accelerate dropped it: remove use_cpu from the launch file")
+        raise ValueError(
+            "the launcher asked for DeepSpeed, but Accelerate dropped it: remove use_cpu from the launch file"
+        )
     if plugin is not None:
         plugin.deepspeed_config |= {
             "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it; the real cut changes from step to step
-            "gradient_accumulation_steps": 2,  # anything over 1: keeps its accumulation buffers; we say where a step ends
+            "gradient_accumulation_steps": 2,
             "gradient_clipping": max_grad_norm,  # DeepSpeed clips inside its step
             "steps_per_print": sys.maxsize,
         }
@@ -69,8 +79,14 @@ def make_accelerator(
     return accelerator
 
 
+def was_launched() -> bool:
+    """Whether `accelerate launch` or torchrun started this process."""
+    return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
 def die_with_parent() -> None:
-    """Asks Linux to send SIGTERM when the launcher dies: a killed `accelerate launch` leaves no orphan that trains on."""
+    """Asks Linux to send SIGTERM when the launcher dies: a killed `accelerate launch` leaves no orphan that trains
+    on."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         parent = os.getppid()
@@ -81,7 +97,16 @@ def die_with_parent() -> None:
 
 def zero_stage(accelerator: Accelerator) -> int:
     """0 without DeepSpeed."""
-    return accelerator.state.deepspeed_plugin.zero_stage if accelerator.distributed_type == DistributedType.DEEPSPEED else 0
+    return (
+        accelerator.state.deepspeed_plugin.zero_stage
+        if accelerator.distributed_type == DistributedType.DEEPSPEED
+        else 0
+    )
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether a process holds only pieces of the parameters or of the optimizer's state."""
+    return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
 def total(accelerator: Accelerator, *values: float) -> list[float]:
@@ -94,7 +119,7 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
     return sums.tolist()
 
 
-def backward(accelerator: Accelerator, model: nn.Module, value: torch.Tensor, *, last: bool) -> None:
+def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last: bool) -> None:
     """Adds the gradients of one micro-batch; they are averaged over the processes with the step's `last`."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.set_gradient_accumulation_boundary(last)
@@ -105,14 +130,14 @@ def backward(accelerator: Accelerator, model: nn.Module, value: torch.Tensor, *,
         value.backward()
 
 
-def accumulating(accelerator: Accelerator, model: nn.Module, *, last: bool) -> AbstractContextManager:
+def accumulating(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager:
     """The context of a micro-batch's forward and backward; nothing is exchanged between processes before the `last`."""
     if last or accelerator.distributed_type == DistributedType.DEEPSPEED:
         return nullcontext()
     return accelerator.no_sync(model)
 
 
-def average_gradients(accelerator: Accelerator, model: nn.Module) -> None:
+def average_gradients(accelerator: Accelerator, model: Any) -> None:
     """Averages gradients that were all accumulated without an exchange."""
     if accelerator.num_processes > 1:
         for parameter in model.parameters():
@@ -122,8 +147,9 @@ def average_gradients(accelerator: Accelerator, model: nn.Module) -> None:
                 parameter.grad /= accelerator.num_processes
 
 
-def clip_and_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, max_grad_norm: float) -> float:
-    """Clips to `max_grad_norm` (0: not), takes the optimizer step unless the norm is not finite, and clears the gradients.
+def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad_norm: float) -> float:
+    """Clips to `max_grad_norm` (0: not), takes the optimizer step unless the norm is not finite, and clears the
+    gradients.
 
     Returns:
         the norm of the whole gradient before clipping, equal on every process.
@@ -138,7 +164,7 @@ def clip_and_step(accelerator: Accelerator, model: nn.Module, optimizer: Any, ma
     return norm
 
 
-def clear_gradients(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> None:
+def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> None:
     """Throws away what a step that will not be taken has accumulated."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.zero_grad()
@@ -155,7 +181,7 @@ def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
 # ---- the state of training as named, whole tensors: the same under every strategy and number of processes ----
 
 
-def named_state(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """`model.NAME` (fp32 masters, buffers) and `optimizer.NAME.KEY`, whole, on the CPU. Every process has to iterate.
 
     A PEFT model gives only what trains: the base is read from where it came from.
@@ -173,31 +199,41 @@ def named_state(accelerator: Accelerator, model: nn.Module, optimizer: Any) -> I
                 yield f"optimizer.{name}.{key}", value.detach().cpu()
 
 
-def load_named_state(accelerator: Accelerator, model: nn.Module, optimizer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Puts back what `named_state` gave, cut for the strategy and the processes of now.
+def load_parameters(
+    accelerator: Accelerator, model: Any, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
+) -> None:
+    """Puts back the parameters and buffers that `named_state` gave, cut for the strategy and the processes of now.
 
     Raises:
-        ValueError: a parameter has no saved value, or one of another shape.
+        ValueError: a trainable parameter has no saved value, or a value has another shape.
     """
     module = accelerator.unwrap_model(model)
     for name, buffer in module.named_buffers():
-        if f"model.{name}" in tensors:
-            buffer.copy_(tensors[f"model.{name}"])
-    keys: dict[str, list[str]] = {}  # parameter -> names of its optimizer state
+        if prefix + name in tensors:
+            buffer.copy_(tensors[prefix + name])
+    for name, parameter in module.named_parameters():
+        if prefix + name not in tensors:
+            if parameter.requires_grad:
+                raise ValueError(f"the checkpoint has no {prefix}{name}: it is of another model")
+            continue
+        value, shape = tensors[prefix + name], tuple(getattr(parameter, "ds_shape", parameter.shape))
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"the checkpoint's {name} has shape {tuple(value.shape)}, the model's {shape}: it is of another model"
+            )
+        _set_whole(accelerator, parameter, value)
+
+
+def load_optimizer(accelerator: Accelerator, model: Any, optimizer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts back the optimizer's state that `named_state` gave."""
+    saved: dict[str, list[str]] = {}  # parameter -> keys of its state
     for entry in tensors:
         if entry.startswith("optimizer."):
             name, key = entry.removeprefix("optimizer.").rsplit(".", 1)
-            keys.setdefault(name, []).append(key)
-    for name, parameter in module.named_parameters():
-        if f"model.{name}" in tensors:
-            value, shape = tensors[f"model.{name}"], tuple(getattr(parameter, "ds_shape", parameter.shape))
-            if tuple(value.shape) != shape:
-                raise ValueError(f"the checkpoint's {name} has shape {tuple(value.shape)}, the model's {shape}")
-            _set_whole(accelerator, parameter, value)
-        elif parameter.requires_grad:
-            raise ValueError(f"the checkpoint has no {name}: it is of another model")
-        if parameter.requires_grad and name in keys:
-            state = {key: tensors[f"optimizer.{name}.{key}"] for key in keys[name]}
+            saved.setdefault(name, []).append(key)
+    for name, parameter in accelerator.unwrap_model(model).named_parameters():
+        if parameter.requires_grad and name in saved:
+            state = {key: tensors[f"optimizer.{name}.{key}"] for key in saved[name]}
             _set_optimizer_state(accelerator, model, optimizer, parameter, state)
 
 
@@ -205,8 +241,8 @@ def load_named_state(accelerator: Accelerator, model: nn.Module, optimizer: Any,
 def _whole(accelerator: Accelerator, parameter: nn.Parameter) -> torch.Tensor:
     if not _sharded_by_zero(accelerator):
         return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_get_full_fp32_param
-    from deepspeed.zero import GatheredParameters
 
     if parameter.requires_grad:
         return safe_get_full_fp32_param(parameter)
@@ -217,9 +253,9 @@ def _whole(accelerator: Accelerator, parameter: nn.Parameter) -> torch.Tensor:
 @torch.no_grad()
 def _set_whole(accelerator: Accelerator, parameter: nn.Parameter, value: torch.Tensor) -> None:
     if not _sharded_by_zero(accelerator):
-        parameter.copy_(_cut_like(parameter, value))
+        parameter.copy_(cut_like(parameter, value))
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     if parameter.requires_grad:
         _set_zero_piece(parameter, value, None)
@@ -228,7 +264,7 @@ def _set_whole(accelerator: Accelerator, parameter: nn.Parameter, value: torch.T
 
 
 def _optimizer_state(
-    accelerator: Accelerator, model: nn.Module, optimizer: Any, parameter: nn.Parameter
+    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter
 ) -> Iterator[tuple[str, torch.Tensor]]:
     if not _sharded_by_zero(accelerator):
         state = optimizer.optimizer.state.get(parameter, {})
@@ -238,6 +274,7 @@ def _optimizer_state(
 
     states = list(model.optimizer.optimizer.state.values())
     if states and "step" in states[0]:
+        _link_zero_state(model.optimizer)
         yield "step", torch.as_tensor(states[0]["step"])
         for key in ("exp_avg", "exp_avg_sq"):
             yield key, safe_get_full_optimizer_state(parameter, key)
@@ -245,11 +282,11 @@ def _optimizer_state(
 
 @torch.no_grad()
 def _set_optimizer_state(
-    accelerator: Accelerator, model: nn.Module, optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]
+    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]
 ) -> None:
     if not _sharded_by_zero(accelerator):
         optimizer.optimizer.state[parameter] = {
-            key: _cut_like(parameter, value) if value.shape == parameter.shape else value.clone()
+            key: cut_like(parameter, value) if value.shape == parameter.shape else value.clone()
             for key, value in state.items()
         }
         return
@@ -258,7 +295,7 @@ def _set_optimizer_state(
         _set_zero_piece(parameter, state[key], key)
 
 
-def _cut_like(like: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def cut_like(like: Any, value: torch.Tensor) -> torch.Tensor:
     """`value`, sharded as `like` is (FSDP2), or on its device."""
     if hasattr(like, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
@@ -271,7 +308,7 @@ def _sharded_by_zero(accelerator: Accelerator) -> bool:
     return zero_stage(accelerator) > 0
 
 
-def _set_zero_piece(parameter: nn.Parameter, value: torch.Tensor, key: str | None) -> None:
+def _set_zero_piece(parameter: Any, value: torch.Tensor, key: str | None) -> None:
     """Writes this process's piece of `value` into its fp32 master (key None) or optimizer state."""
     from deepspeed import utils
 
@@ -293,5 +330,11 @@ def _create_zero_state(zero: Any, step: torch.Tensor) -> None:
         if "exp_avg" not in zero.optimizer.state[piece]:
             moments = {key: torch.zeros_like(piece) for key in ("exp_avg", "exp_avg_sq")}
             zero.optimizer.state[piece] = {"step": step.clone(), **moments}
-    if not stage_3:
+    _link_zero_state(zero)
+
+
+def _link_zero_state(zero: Any) -> None:
+    """Tells the parameters of ZeRO-1/2 where their state is; DeepSpeed does so when only the first group has any."""
+    if hasattr(zero, "_hp_optimizer_states_linked"):
+        zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()

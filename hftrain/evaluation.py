@@ -1,4 +1,5 @@
-"""Evaluation sees every example exactly once, whatever the number of processes and the batch size, and gives results in order."""
+"""Evaluation sees every example exactly once, whatever the number of processes and the batch size, and gives results
+in order."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -70,8 +71,8 @@ def predict(
 def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> list[tuple[list[int], int]]:
     """This process's batches of similar lengths, as (indices, weight).
 
-    Every process gets equally many, since under ZeRO-3 and FSDP each forward pass is an appointment of all of them; those that
-    fill up repeat the first batch with weight 0.
+    Every process gets equally many, since under ZeRO-3 and FSDP each forward pass is an appointment of all of them;
+    those that fill up repeat the first batch with weight 0.
     """
     if not len(lengths):
         raise ValueError("there is no example to evaluate on")

@@ -1,7 +1,8 @@
 """Losses are sums, and somebody else counts: `loss(model, batch) -> sum over items`, `count(batch) -> items`.
 
-`fit` divides the sum of a whole step, over micro-batches and processes, by its count. So accumulation, uneven batches and the
-number of processes cannot change a result. Labels never go into the model: it would compute a second loss, a mean of its own.
+`fit` divides the sum of a whole step, over micro-batches and processes, by its count. So accumulation, uneven batches
+and the number of processes cannot change a result. Labels never go into the model: it would compute a second loss, a
+mean of its own.
 
 Shapes: B batch, T target length, V vocabulary.
 """
@@ -25,7 +26,11 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: f
         label_smoothing: the share e of the target that is spread over the vocabulary (Szegedy et al. 2016, section 7).
     """
     return F.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE, label_smoothing=label_smoothing, reduction="sum"
+        logits.float().flatten(0, -2),
+        labels.flatten(),
+        ignore_index=IGNORE,
+        label_smoothing=label_smoothing,
+        reduction="sum",
     )
 
 
@@ -35,7 +40,8 @@ def forward(model: torch.nn.Module, batch: Batch, **kwargs: Any) -> Any:
 
 
 def sequence_to_sequence(label_smoothing: float = 0.0) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
-    """The loss of an encoder-decoder: the decoder's output at t predicts `labels` at t (the collate shifts its input)."""
+    """The loss of an encoder-decoder: the decoder's output at t predicts `labels` at t (the collate shifts its
+    input)."""
 
     def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         return cross_entropy(forward(model, batch).logits, batch["labels"], label_smoothing)

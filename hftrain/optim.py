@@ -26,11 +26,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` for the matrices, `torch.optim.AdamW` for embeddings, heads and vectors (Jordan et al. 2024).
 
-    Muon's update is scaled to AdamW's root mean square (`match_rms_adamw`, Liu et al. 2025, eq. 4), so that one learning rate
-    serves both.
+    Muon's update is scaled to AdamW's root mean square (`match_rms_adamw`, Liu et al. 2025, eq. 4), so that one
+    learning rate serves both.
     """
 
-    def __init__(self, model: nn.Module, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
+    def __init__(self, model: Any, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
         # rows of embeddings and heads are looked up one by one: orthogonalising them together makes no sense
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -58,7 +58,7 @@ class Muon(torch.optim.Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for part in self.parts:
             part.step()
 
@@ -72,7 +72,8 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """`adamw_torch` (Loshchilov & Hutter 2019), `adafactor` (Shazeer & Stern 2018) or `muon`, over the trainable parameters."""
+    """`adamw_torch` (Loshchilov & Hutter 2019), `adafactor` (Shazeer & Stern 2018) or `muon`, over the trainable
+    parameters."""
     if name == "muon":
         return Muon(model, learning_rate, weight_decay, betas, eps)
     groups = parameter_groups(model, weight_decay)
@@ -91,14 +92,16 @@ def make_schedule(
 ) -> Callable[[int], float]:
     """The share of the peak learning rate at step 0, 1, ..., total - 1.
 
-    With w warmup steps the share is (step + 1) / (w + 1) up to step w: the first step is not spent at rate 0, as it is with
-    transformers' schedules. From step w on it equals theirs: `linear` and `cosine` fall towards `min_lr_ratio` at `total`;
-    `inverse_sqrt` is sqrt((w + 1) / (step + 1)) (Attention Is All You Need, eq. 3); `warmup_stable_decay` stays at 1 and falls
-    linearly over the last `decay_steps` (Hu et al. 2024, MiniCPM).
+    With w warmup steps the share is (step + 1) / (w + 1) up to step w: the first step is not spent at rate 0, as it is
+    with transformers' schedules. From step w on it equals theirs: `linear` and `cosine` fall towards `min_lr_ratio` at
+    `total`; `inverse_sqrt` is sqrt((w + 1) / (step + 1)) (Attention Is All You Need, eq. 3); `warmup_stable_decay`
+    stays at 1 and falls linearly over the last `decay_steps` (Hu et al. 2024, MiniCPM).
     """
     warmup, decay = steps_of(warmup_steps, total), steps_of(decay_steps, total)
     if warmup >= total:
-        raise ValueError(f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1")
+        raise ValueError(
+            f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1"
+        )
 
     def after_warmup(step: int) -> float:
         progress = (step - warmup) / (total - warmup)
@@ -123,15 +126,15 @@ def make_schedule(
 
 
 class ExponentialMovingAverage:
-    """A slowly moving copy of the trainable parameters, which usually scores better than the last step's (Polyak & Juditsky 1992).
+    """A slowly moving copy of the trainable parameters, often better than the last step's (Polyak & Juditsky 1992).
 
-    After step t (counted from 1) the copy moves by 1 - min(decay, (1 + t) / (10 + t)) of the way to the parameters: the first
-    steps are soon forgotten.
+    After step t (counted from 1) the copy moves by 1 - min(decay, (1 + t) / (10 + t)) of the way to the parameters:
+    the first steps are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.parameters = {n.removeprefix("module."): p for n, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone().float() for name, p in self.parameters.items()}
 
     @torch.no_grad()
@@ -144,13 +147,14 @@ class ExponentialMovingAverage:
     def applied(self) -> Iterator[None]:
         """Inside, the model holds the averages."""
         kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self._write(self.average)
+        self.write(self.average)
         try:
             yield
         finally:
-            self._write(kept)
+            self.write(kept)
 
     @torch.no_grad()
-    def _write(self, values: dict[str, torch.Tensor]) -> None:
+    def write(self, values: dict[str, torch.Tensor]) -> None:
+        """Copies `values` into the model."""
         for name, parameter in self.parameters.items():
             parameter.copy_(values[name])

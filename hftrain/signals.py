@@ -13,8 +13,8 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class StopSignals:
     """Inside, the signals only set `received`; a second SIGINT more than a second after the first stops at once.
 
-    (Within a second it is the same one: a terminal sends Ctrl-C to the launcher's whole group, and torchrun passes it on.)
-    Threads other than the main one cannot handle signals: there nothing is changed.
+    (Within a second it is the same one: a terminal sends Ctrl-C to the launcher's whole group, and torchrun passes it
+    on.) Threads other than the main one cannot handle signals: there nothing is changed.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,9 @@ class StopSignals:
             self._before = {number: signal.signal(number, self._note) for number in STOPPING}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 

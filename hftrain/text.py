@@ -97,7 +97,7 @@ def texts_of(rows: Dataset) -> Iterator[str]:
             yield from batch[column]
 
 
-def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a new model's configuration has to know of its tokenizer: `vocab_size` and the special tokens' ids."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id")
     return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
@@ -177,6 +177,7 @@ def tokenize_pairs(
     if not folder.exists():
         _write(folder, rows, tokenizer, limits, source_prefix)
     examples = datasets.Dataset.from_file(str(folder / "examples.arrow"))
+    examples._fingerprint = folder.name  # by content, where `datasets` would look at the file's date
     examples.truncated = json.loads((folder / "manifest.json").read_text())["truncated"]
     for side, count in examples.truncated.items():
         if count:

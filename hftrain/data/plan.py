@@ -1,17 +1,21 @@
 """Which examples each step sees, and how a step is cut into micro-batches.
 
-The plan of an epoch follows from (seed, epoch, lengths) alone: it knows nothing of processes or memory. `cut` then divides one
-step for the hardware that is there. So the hardware decides how fast a run is and never what it computes.
+The plan of an epoch follows from (seed, epoch, lengths) alone: it knows nothing of processes or memory. `cut` then
+divides one step for the hardware that is there. So the hardware decides how fast a run is and never what it computes.
 
 Shapes: N examples, K sequences of each example (source and target: 2), P processes.
 """
 
+import hashlib
+import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class Plan:
@@ -21,34 +25,40 @@ class Plan:
         lengths: (N, K) tokens of each sequence of each example.
         seed: of the order.
         global_batch_size: examples per step; the last step of an epoch may hold fewer.
-        global_batch_tokens: if given, tokens per step instead: an epoch of S tokens is cut into ceil(S / global_batch_tokens)
-            steps of equal token share, each within one example's length of it.
+        global_batch_tokens: if given, tokens per step instead: an epoch of S tokens is cut into ceil(S /
+            global_batch_tokens) steps of equal token share, each within one example's length of it.
     """
 
     def __init__(
-        self, lengths: np.ndarray, *, seed: int, global_batch_size: int = 32, global_batch_tokens: int | None = None
+        self,
+        lengths: np.ndarray,
+        *,
+        seed: int,
+        global_batch_size: int | None = 32,
+        global_batch_tokens: int | None = None,
     ):
-        self.tokens = lengths.sum(axis=1)
-        self.seed, self.size = seed, global_batch_size
+        self.lengths, self.tokens = lengths, lengths.sum(axis=1)
+        self.seed, self.size = seed, global_batch_size or len(lengths)
         if not len(lengths):
             raise ValueError("there is no training example: look at the rows refused and at max lengths")
         self.share = None  # tokens per step
         if global_batch_tokens is None:
-            self.steps_per_epoch = -(-len(lengths) // global_batch_size)
+            self.steps_per_epoch = -(-len(lengths) // self.size)
         else:
             self.steps_per_epoch = -(-int(self.tokens.sum()) // global_batch_tokens)
             self.share = self.tokens.sum() / self.steps_per_epoch
             if self.tokens.max() > self.share:
                 raise ValueError(
-                    f"global_batch_tokens={global_batch_tokens} is less than one example: example {self.tokens.argmax()} has "
-                    f"{self.tokens.max()} tokens. Raise global_batch_tokens or lower the maximum lengths"
+                    f"global_batch_tokens={global_batch_tokens} is less than example {self.tokens.argmax()}, which "
+                    f"has {self.tokens.max()} tokens. Raise global_batch_tokens or lower the maximum lengths"
                 )
-        self._epoch, self._steps = -1, []  # the epoch planned last
+        self._epoch = -1  # the epoch planned last
+        self._steps: list[np.ndarray] = []
 
     def total_steps(self, num_train_epochs: float | None, max_steps: int | None) -> int:
         """Steps of the whole run: `max_steps`, else the epochs' (a part of an epoch rounds up)."""
-        if max_steps is not None:
-            return max_steps
+        if max_steps is not None or num_train_epochs is None:
+            return max_steps or 1
         return max(1, int(np.ceil(num_train_epochs * self.steps_per_epoch)))
 
     def examples(self, step: int) -> np.ndarray:
@@ -58,8 +68,17 @@ class Plan:
             self._epoch, self._steps = epoch, self._plan_epoch(epoch)
         return self._steps[position]
 
+    def fingerprint(self, examples: Sequence[Any]) -> str:
+        """Tells one data set from another: `datasets`' own fingerprint, else the lengths and a sample of the
+        examples."""
+        if hasattr(examples, "_fingerprint"):
+            return examples._fingerprint
+        sample = [repr(examples[int(i)]) for i in np.linspace(0, len(examples) - 1, min(len(examples), 1000))]
+        return hashlib.sha256(self.lengths.tobytes() + "\n".join(sample).encode()).hexdigest()
+
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
-        # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to be
+        # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to
+        # be
         draws = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.tokens))
         order = np.argsort(draws, kind="stable")
         if self.share is None:
@@ -72,10 +91,11 @@ class Plan:
 def cut(
     lengths: np.ndarray, processes: int, *, micro_batch_size: int | None = None, micro_batch_tokens: int | None = None
 ) -> list[np.ndarray]:
-    """Cuts one step into micro-batches: similar lengths together, each within the budget, a multiple of `processes` of them.
+    """Cuts one step into micro-batches: similar lengths together, each within the budget, a multiple of `processes`
+    of them.
 
-    Process p takes micro-batches p, p + processes, ...: neighbours cost about the same, so that processes wait little for each
-    other, and the costliest come first, so that a budget too large for the memory fails in the first step.
+    Process p takes micro-batches p, p + processes, ...: neighbours cost about the same, so that processes wait little
+    for each other, and the costliest come first, so that a budget too large for the memory fails in the first step.
 
     Args:
         lengths: (n, K) of the step's examples.
@@ -130,8 +150,77 @@ def _greedy(rows: list[list[int]], size: int, budget: int) -> list[int]:
     return [*sizes, count]
 
 
-class MicroBatches(Dataset):
-    """Collated micro-batches by key; a key says what to collate and which randomness augmentation draws from."""
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass of one process sees."""
+
+    number: int  # of all the step's micro-batches over all processes: seeds its randomness
+    indices: np.ndarray  # of its examples; empty if it only stands in for a process that has none
+    batch: dict[str, torch.Tensor]
+
+
+def steps(
+    examples: Sequence[Any],
+    collate: Callable[[list[Any]], dict[str, torch.Tensor]],
+    plan: Plan,
+    *,
+    start: int,
+    stop: int,
+    process: int = 0,
+    processes: int = 1,
+    micro_batch_size: int | None = None,
+    micro_batch_tokens: int | None = None,
+    num_workers: int = 0,
+) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
+    """Steps `start` .. `stop` - 1: (step, indices of the whole step's examples, this process's micro-batches,
+    collated)."""
+    ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = (
+        deque()
+    )  # planned; workers collate before we ask
+
+    def keys() -> Iterator[tuple[int, int, list[int]]]:
+        for step in range(start, stop):
+            indices = plan.examples(step)
+            cuts = cut(
+                plan.lengths[indices],
+                processes,
+                micro_batch_size=micro_batch_size,
+                micro_batch_tokens=micro_batch_tokens,
+            )
+            mine = [(number, indices[cuts[number]]) for number in range(process, len(cuts), processes)]
+            ahead.append((step, indices, mine))
+            yield from ((step, number, mine_indices.tolist()) for number, mine_indices in mine)
+
+    batches = iter(
+        DataLoader(
+            _Collated(examples, collate, plan.seed),
+            sampler=_Keys(keys()),
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator().manual_seed(plan.seed),  # else every new iterator draws from the global one
+        )
+    )
+    for _ in range(start, stop):
+        first = next(batches)  # has the step planned
+        step, indices, mine = ahead.popleft()
+        collated = [first, *(next(batches) for _ in mine[1:])]
+        yield step, indices, [MicroBatch(n, i, batch) for (n, i), batch in zip(mine, collated, strict=True)]
+
+
+class _Keys(Sampler):
+    """A generator as a sampler, of no known length."""
+
+    def __init__(self, keys: Iterator[Any]):
+        self.keys = keys
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.keys
+
+
+class _Collated(Dataset):
+    """Collated micro-batches by key (step, number, indices); augmentation draws from randomness that the key
+    determines."""
 
     def __init__(self, examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, torch.Tensor]], seed: int):
         self.examples, self.collate, self.seed = examples, collate, seed
@@ -139,7 +228,9 @@ class MicroBatches(Dataset):
     def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor]:
         step, number, indices = key
         seed_all(self.seed, step, number)
-        return self.collate(fetch(self.examples, indices or [0]))  # an empty micro-batch stands in for its process with weight 0
+        return self.collate(
+            fetch(self.examples, indices or [0])
+        )  # an empty one stands in for its process, with weight 0
 
 
 def fetch(examples: Sequence[Any], indices: list[int]) -> list[Any]:
@@ -150,29 +241,9 @@ def fetch(examples: Sequence[Any], indices: list[int]) -> list[Any]:
 
 
 def seed_all(*parts: int) -> None:
-    """Seeds Python, NumPy and PyTorch with a function of `parts`: randomness that depends on the step needs no saving."""
-    import random
-
+    """Seeds Python, NumPy and PyTorch with a function of `parts`: randomness that depends on the step needs no
+    saving."""
     words = np.random.SeedSequence(parts).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(int(words[0]))
     torch.manual_seed(int(words[0]) << 32 | int(words[1]))
-
-
-def micro_batch_loader(
-    examples: Sequence[Any],
-    collate: Callable[[list[Any]], dict[str, torch.Tensor]],
-    keys: Iterator[tuple[int, int, list[int]]],
-    *,
-    seed: int,
-    num_workers: int = 0,
-) -> DataLoader:
-    """A DataLoader over the micro-batches that `keys` names, in that order."""
-    return DataLoader(
-        MicroBatches(examples, collate, seed),
-        sampler=keys,  # type: ignore[arg-type]  # any iterable of keys serves, an endless one too
-        batch_size=None,
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(seed),  # else every new iterator draws from the global generator
-    )

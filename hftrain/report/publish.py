@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from hftrain.config import TrainConfig, changed
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
-from hftrain.report.history import History, write_results
+from hftrain.report.formats import format_duration
+from hftrain.report.history import read_history, write_results
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 
@@ -21,12 +22,12 @@ def publish(
     results: Mapping[str, Any],
     *,
     title: str,
-    lead: str,
     task: str,
     usage: str,
     metric: str,
     dataset: str,
     data: Mapping[str, Any],
+    lead: str = "",
     samples: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Figure] = (),
     tables: Sequence[Table] = (),
@@ -42,27 +43,35 @@ def publish(
         results: what `fit` returned and the test metrics ("test_*"), the first of which are the headline.
         metric: the key in `results` that is the score.
     """
-    accelerator.log({key: value for key, value in results.items() if key.startswith("test_")}, step=results["total_steps"])
+    accelerator.log(
+        {key: value for key, value in results.items() if key.startswith("test_")}, step=results["total_steps"]
+    )
     accelerator.end_training()
     if not accelerator.is_main_process:
         return
     folder = Path(config.output_dir)
     scores = {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")}
     numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
-    shared = {"config": asdict(config), "changed": changed(config), "data": data, "samples": samples}
-    about = environment(accelerator)
+    shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
+    shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     write_results(folder, results)
-    tiles = {f"test {key}": value for key, value in numbers.items()} | {
-        "steps": results["total_steps"], "tokens/s": results["train_tokens_per_second"], "training": f"{results['train_runtime']:.0f} s"
-    }  # fmt: skip
-    write_report(
-        folder, title=title, lead=lead, summary=tiles, history=History(folder / "metrics.jsonl", resume_step=results["total_steps"]).rows(),
-        environment=about, figures=figures, tables=tables, **shared,
-    )  # fmt: skip
+    tiles: dict[str, Any] = {f"test {key}": value for key, value in numbers.items()}
+    tiles |= {"steps": results["total_steps"], "tokens/s": results["train_tokens_per_second"]}
+    tiles |= {"training": format_duration(results["train_runtime"])}
+    history = read_history(folder / "metrics.jsonl")
+    write_report(folder, **shared, summary=tiles, history=history, figures=figures, tables=tables)
     write_model_card(
-        folder, title=title, lead=lead, task=task, usage=usage, results=numbers, dataset=dataset, dataset_ids=dataset_ids,
-        language=language, base_model=base_model, adapter=(folder / "adapter_config.json").exists(), environment=about, **shared,
-    )  # fmt: skip
+        folder,
+        **shared,
+        task=task,
+        usage=usage,
+        results=numbers,
+        dataset=dataset,
+        dataset_ids=dataset_ids,
+        language=language,
+        base_model=base_model,
+        adapter=(folder / "adapter_config.json").exists(),
+    )
     for sample in samples[:3]:
         print("\n".join(f"  {name:<11} {value}" for name, value in sample.items()), end="\n\n")
     print(f"{metric}: {results[metric]:.2f}")
@@ -78,5 +87,7 @@ def upload(config: TrainConfig) -> None:
     hub = HfApi()
     name = hub.create_repo(config.hub_model_id or Path(config.output_dir).resolve().name, exist_ok=True).repo_id
     ignored = ["checkpoint-*/**", ".*"]
-    url = hub.upload_folder(repo_id=name, folder_path=config.output_dir, ignore_patterns=ignored, commit_message="Trained with hftrain")
+    url = hub.upload_folder(
+        repo_id=name, folder_path=config.output_dir, ignore_patterns=ignored, commit_message="Trained with hftrain"
+    )
     print(f"uploaded to {url}")

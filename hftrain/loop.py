@@ -1,0 +1,237 @@
+"""The one loop. A task is four values: examples, `collate`, `loss` and `evaluate`; `fit` is the loop that takes them.
+
+A step is one optimizer step. Step s (from 0) sees the examples that (seed, s) determines, at the learning rate that s
+determines, with randomness that (seed, s, micro-batch) determines; `state.step` is the number of steps done. So to go
+on from step s, nothing needs to be saved but weights, optimizer state and s.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from torch import nn
+from transformers.utils.logging import disable_progress_bar
+
+from hftrain import checkpoint, distributed
+from hftrain.config import TrainConfig
+from hftrain.data.plan import MicroBatch, Plan, seed_all, steps
+from hftrain.losses import Batch
+from hftrain.optim import make_optimizer, make_schedule
+from hftrain.run import Outcome, Run, run_contract
+from hftrain.signals import StopSignals
+
+
+def start(config: TrainConfig) -> Accelerator:
+    """The first line of every recipe: ZeRO-3 must be known before a model loads, and the seed before a head is
+    drawn."""
+    if distributed.was_launched():
+        distributed.die_with_parent()
+    disable_progress_bar()  # of transformers, which draws one for each checkpoint
+    accelerator = distributed.make_accelerator(
+        mixed_precision="bf16" if config.bf16 else "fp16" if config.fp16 else "no",
+        max_grad_norm=config.max_grad_norm,
+        timeout_seconds=config.ddp_timeout,
+        log_with=config.report_to,
+        project_dir=config.output_dir,
+    )
+    if config.resume_from_checkpoint is None:
+        checkpoint.find(config.output_dir, None)  # refuses a folder that holds a run, before anything takes time
+    set_seed(config.seed)
+    return accelerator
+
+
+def fit(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Sequence[Any],
+    config: TrainConfig,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+    lengths: np.ndarray | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    schedule: Callable[[int], float] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    processor: Any = None,
+    after_step: Callable[[int, nn.Module], None] | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Trains `model` on `examples` as `config` says; leaves the kept model in `config.output_dir`.
+
+    Args:
+        examples: anything with `len` and integer indexing, `datasets.Dataset` for instance.
+        collate: a list of examples -> a batch on the CPU. Randomness in it is seeded by the step.
+        loss: (model, batch) -> the SUM of the loss over the batch's items.
+        count: batch -> its items. Summed loss / summed count of the whole step, over all processes, is what is
+            minimised.
+        lengths: (N, K) tokens of each of an example's K sequences, for token budgets and cuts of similar lengths; 1
+            if None.
+        evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
+        schedule: step -> share of `config.learning_rate`; default `lr_scheduler_type`.
+        optimizer: default `optim`.
+        processor: tokenizer, image processor or feature extractor, saved beside the model.
+        after_step: called with (steps done, model) after each optimizer step.
+
+    Returns:
+        the prepared model with the kept weights (the best, the last, or their moving average) and the run's results.
+
+    Raises:
+        FloatingPointError: a loss or a gradient norm that is not finite, more than `max_nonfinite_steps` times.
+        RuntimeError: out of memory, with the batch's shape and what to lower.
+        SystemExit: with code 75 after a signal: a checkpoint is saved and the command that resumes is printed.
+    """
+    lengths = np.ones((len(examples), 1), dtype=np.int64) if lengths is None else lengths
+    plan = Plan(
+        lengths,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        global_batch_tokens=config.global_batch_tokens,
+    )
+    total = plan.total_steps(config.num_train_epochs, config.max_steps)
+    schedule = schedule or make_schedule(
+        config.lr_scheduler_type,
+        total,
+        warmup_steps=config.warmup_steps,
+        decay_steps=config.decay_steps,
+        min_lr_ratio=config.min_lr_ratio,
+    )
+    contract = run_contract(model, examples, plan, total, config)
+    model, optimizer = prepare(accelerator, model, optimizer, config)
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(checkpoint.lock(config.output_dir))
+        run = Run(accelerator, model, optimizer, config, contract, processor)
+        run.resume_or_begin(total)
+        state, cuts = run.state, (config.micro_batch_size, config.micro_batch_tokens)
+        stack.enter_context(run.progress)
+        signals = stack.enter_context(StopSignals())
+        if config.eval_on_start and state.step == 0 and evaluate:
+            run.evaluate(evaluate)
+        while state.step < total and not run.patience_lost():
+            for step, indices, micro_batches in steps(
+                examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
+                process=accelerator.process_index, processes=accelerator.num_processes,
+                micro_batch_size=cuts[0], micro_batch_tokens=cuts[1],
+            ):  # fmt: skip
+                began = time.perf_counter()
+                learning_rate = config.learning_rate * schedule(step)
+                distributed.set_learning_rate(optimizer, learning_rate)
+                outcome = take_step(run, micro_batches, loss, count, stop=signals.received)
+                if outcome.out_of_memory:
+                    cuts = run.halved(*cuts, micro_batches)
+                    break
+                run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), time.perf_counter() - began)
+                if not outcome.taken:
+                    run.refuse_or_skip(outcome, indices)
+                if run.average:
+                    run.average.update(state.step)
+                if after_step:
+                    after_step(state.step, model)
+                run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
+                if evaluate and (run.due(config.eval_steps, total) or state.step == total):
+                    run.evaluate(evaluate)
+                if run.must_save(total) or outcome.stop:
+                    run.save()
+                if outcome.stop:
+                    run.leave()
+                if run.patience_lost():
+                    break
+        run.finish()
+    return model, run.results(plan)
+
+
+def prepare(
+    accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer | None, config: TrainConfig
+) -> tuple[Any, Any]:
+    """The model and its optimizer, wrapped for the strategy that was launched."""
+    zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
+    if config.ema_decay is not None and zero == 3:
+        raise ValueError(
+            "ema_decay needs whole parameters on each process, which ZeRO-3 does not keep: use ZeRO-2 or FSDP2"
+        )
+    if config.optim != "adamw_torch" and optimizer is None and sharded:
+        raise ValueError(
+            f"optim={config.optim} works on whole matrices, which ZeRO and FSDP cut up: set optim=adamw_torch"
+        )
+    if config.halve_on_oom and sharded:
+        raise ValueError(
+            "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
+        )
+    if config.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if config.torch_compile:
+        model.compile(dynamic=True)
+    optimizer = optimizer or make_optimizer(
+        model,
+        config.optim,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    return model, optimizer
+
+
+def take_step(
+    run: Run,
+    micro_batches: list[MicroBatch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+    *,
+    stop: int,
+) -> Outcome:
+    """One optimizer step over this process's micro-batches; not taken if the loss or the gradient norm is not finite.
+
+    The objective is (sum of the loss) / (count of items), both over the whole step. Gradients are averaged over the P
+    processes by whoever exchanges them, hence the factor P.
+    """
+    accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
+    (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
+    if items == 0:
+        raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
+    sums = torch.zeros(len(micro_batches), dtype=torch.float64)
+    out_of_memory = False
+    for i, micro in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1 and not config.halve_on_oom
+        seed_all(config.seed, step, micro.number)  # dropout
+        try:
+            with distributed.accumulating(accelerator, model, last=last):
+                summed = loss(model, send_to_device(micro.batch, accelerator.device)) * (len(micro.indices) > 0)
+                distributed.backward(accelerator, model, summed * (accelerator.num_processes / items), last=last)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if not config.halve_on_oom:
+                raise RuntimeError(run.out_of_memory_message(micro)) from error
+            out_of_memory = True
+            break
+        sums[i] = summed.detach()
+    if config.halve_on_oom:
+        (failed,) = distributed.total(accelerator, out_of_memory)
+        if failed:
+            distributed.clear_gradients(accelerator, model, run.optimizer)
+            return Outcome(out_of_memory=True)
+        distributed.average_gradients(accelerator, model)
+    loss_sum, stops = distributed.total(accelerator, float(sums.sum()), stop)
+    outcome = Outcome(
+        loss=loss_sum / items,
+        stop=int(stops),
+        broken=[m for m, s in zip(micro_batches, sums, strict=True) if not s.isfinite()],
+    )
+    if not np.isfinite(outcome.loss):
+        distributed.clear_gradients(accelerator, model, run.optimizer)
+        return outcome
+    outcome.grad_norm = distributed.clip_and_step(accelerator, model, run.optimizer, config.max_grad_norm)
+    return outcome
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,136 @@
+"""Any model and its tokenizer: from the Hub, from a folder, or new; whole, quantized, or with adapters to train."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from hftrain.config import LoraConfig, ModelConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
+
+
+def unknown_key(given: Iterable[str], known: Iterable[str], what: str) -> str | None:
+    """What to say of the first of `given` that is not `known`, with the nearest name; None if all are."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            return f"{what} has no {name!r}; " + (
+                f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+            )
+    return None
+
+
+def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that `config` names or the model brings along; None for a new model without one."""
+    name = config.tokenizer_name_or_path or config.model_name_or_path
+    if name is None:
+        return None
+    return AutoTokenizer.from_pretrained(
+        name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
+    )
+
+
+def load_model(config: ModelConfig, auto_class: Any, **kwargs: Any) -> nn.Module:
+    """The pretrained model `config.model_name_or_path`, with `config.model_config` written over its configuration.
+
+    Args:
+        auto_class: one of transformers' Auto classes, `AutoModelForSeq2SeqLM` for instance.
+        kwargs: for `from_pretrained`.
+
+    Raises:
+        ValueError: an entry of `model_config` that this model does not know, with the nearest it does; an unknown
+            model.
+    """
+    name = config.model_name_or_path
+    assert name is not None
+    shared = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        model_config = AutoConfig.from_pretrained(name, **shared)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model_name_or_path {name!r} is no folder with a model here, and not to be had: {error}"
+        ) from error
+    write_over(model_config, config.model_config)
+    if config.attn_implementation:
+        kwargs["attn_implementation"] = config.attn_implementation
+    if getattr(config, "load_in_4bit", False):
+        kwargs["quantization_config"] = four_bits(config.dtype)
+    return auto_class.from_pretrained(name, config=model_config, dtype=DTYPES[config.dtype], **shared, **kwargs)
+
+
+def new_model(config: ModelConfig, auto_class: Any, model_config: PreTrainedConfig) -> nn.Module:
+    """A model with random weights of this shape."""
+    kwargs = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
+    dtype = torch.float32 if config.dtype == "auto" else DTYPES[config.dtype]
+    return auto_class.from_config(model_config, dtype=dtype, **kwargs)
+
+
+def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:
+    """Sets `entries`, of which each must be there already.
+
+    Raises:
+        ValueError: one is not.
+    """
+    problem = unknown_key(entries, model_config.to_dict(), f"the configuration of {model_config.model_type}")
+    if problem:
+        raise ValueError(f"model_config: {problem}")
+    for name, value in entries.items():
+        setattr(model_config, name, value)
+
+
+def four_bits(dtype: str) -> Any:
+    """nf4 with double quantization (QLoRA, Dettmers et al. 2023, section 3).
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("load_in_4bit needs the package bitsandbytes: pip install bitsandbytes")
+    compute = torch.float32 if dtype == "float32" and not torch.cuda.is_available() else torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+
+
+def add_adapters(model: nn.Module, config: LoraConfig, task_type: str) -> nn.Module:
+    """The model with LoRA adapters, which alone train, in fp32 (Hu et al. 2021); as it is if `use_peft` is off.
+
+    Raises:
+        ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed.
+    """
+    if not config.use_peft:
+        return model
+    import peft
+
+    if config.load_in_4bit:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    targets = config.lora_target_modules
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    unknown = [
+        t
+        for t in targets
+        if t != "all-linear" and not any(n == t or n.endswith(f".{t}") for n, _ in model.named_modules())
+    ]
+    if unknown:
+        raise ValueError(
+            f"lora_target_modules {unknown} match no module; linear layers here: {', '.join(sorted(linear))}"
+        )
+    adapters = peft.LoraConfig(
+        task_type=task_type,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else targets,
+    )
+    return peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)

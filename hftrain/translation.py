@@ -1,0 +1,133 @@
+"""What translation adds to text: a collate for each kind of model, generation, scores, samples."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from hftrain.config import PairConfig, TrainConfig
+from hftrain.evaluation import predict
+from hftrain.losses import Batch
+from hftrain.metrics import load_metric
+from hftrain.text import collate_pairs, decode, language_id, tokenize_pairs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
+    """`collate_pairs` with the ids this model and its tokenizer mean.
+
+    Raises:
+        ValueError: the tokenizer has no pad token, or the model no first token for its decoder.
+    """
+    config = model.config
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    rotates = config.model_type == "mbart"  # its decoder reads the target's language, which ends the labels, first
+    if config.decoder_start_token_id is None and not rotates:
+        raise ValueError(
+            "the model's configuration has no decoder_start_token_id: set model_config.decoder_start_token_id"
+        )
+    return partial(
+        collate_pairs,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=None if rotates else config.decoder_start_token_id,
+    )
+
+
+def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: PairConfig) -> "Dataset":
+    """`text.tokenize_pairs` as `config` says."""
+    return tokenize_pairs(
+        rows,
+        tokenizer,
+        source_lang=config.source_lang,
+        target_lang=config.target_lang,
+        source_prefix=config.source_prefix,
+        max_source_length=config.max_source_length,
+        max_target_length=config.max_target_length,
+    )
+
+
+def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: PairConfig) -> None:
+    """Makes beams, length and target language the model's own defaults, which are saved with it."""
+    generation = model.generation_config
+    generation.num_beams, generation.early_stopping = config.num_beams, config.num_beams > 1
+    generation.max_length, generation.max_new_tokens = None, config.max_target_length
+    language = language_id(tokenizer, config.target_lang)
+    if language is not None:
+        generation.forced_bos_token_id = language
+
+
+def translate(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: "Dataset",
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    collate: Callable[[Sequence[Any]], Batch],
+    num_beams: int,
+) -> list[str]:
+    """The model's translation of each example, in order, on every process."""
+    module = accelerator.unwrap_model(model).eval()
+
+    def generate(batch: Batch) -> list[str]:
+        ids = module.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], num_beams=num_beams)
+        return decode(tokenizer, ids)
+
+    return predict(accelerator, examples, lengths, batch_size, collate=collate, generate=generate)
+
+
+def score(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
+    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference."""
+    wrapped = [[reference] for reference in references]
+    bleu = load_metric("sacrebleu").compute(predictions=hypotheses, references=wrapped)
+    chrf = load_metric("chrf").compute(predictions=hypotheses, references=wrapped)
+    exact = load_metric("exact_match").compute(predictions=hypotheses, references=references)
+    return {
+        "sacrebleu": bleu["score"],
+        "chrf": chrf["score"],
+        "exact_match": exact["exact_match"],
+        "sacrebleu_signature": bleu["signature"],
+        "chrf_signature": chrf["signature"],
+    }
+
+
+def samples(rows: "Dataset", hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
+    """`count` rows, evenly spread: source, hypothesis, reference."""
+    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
+    return [{"source": rows[i]["source"], "hypothesis": hypotheses[i], "reference": rows[i]["target"]} for i in chosen]
+
+
+def describe_data(
+    rows: dict[str, "Dataset"], examples: dict[str, Any], lengths: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """For the report: rows, tokens and truncation of each split."""
+    return {
+        name: {
+            "rows": len(split),
+            "source tokens, mean": float(lengths[name][:, 0].mean()),
+            "target tokens, mean": float(lengths[name][:, 1].mean()),
+            "longest source / target": " / ".join(map(str, lengths[name].max(axis=0))),
+            "sources truncated": examples[name].truncated["source"],
+            "targets truncated": examples[name].truncated["target"],
+            "fingerprint": split._fingerprint[:16],
+        }
+        for name, split in rows.items()
+    }
+
+
+def usage(config: TrainConfig) -> str:
+    """Python that loads what was trained and translates a text."""
+    folder = config.hub_model_id or config.output_dir
+    return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForSeq2SeqLM.from_pretrained("{folder}", trust_remote_code=True)
+ids = model.generate(**tokenizer("some text", return_tensors="pt", return_token_type_ids=False))
+print(tokenizer.batch_decode(ids, skip_special_tokens=True))"""

@@ -1,0 +1,111 @@
+"""Translate: a new model, or any pretrained sequence-to-sequence model, trained on pairs, scored by BLEU and chrF.
+
+    accelerate launch recipes/translate.py                    # built-in English-German dates and times
+    accelerate launch recipes/translate.py --config recipes/configs/multi30k.yaml
+    accelerate launch recipes/translate.py --train_file pairs.tsv --source_column en --target_column de
+    accelerate launch recipes/translate.py --model_name_or_path Helsinki-NLP/opus-mt-en-de --train_file pairs.jsonl \\
+        --use_peft
+
+Pairs are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz), aligned text files (train.{lang}.gz), a
+folder of `save_to_disk`, or a data set on the Hub; a column may be nested (translation.de).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from transformers import AutoModelForSeq2SeqLM
+
+from hftrain import text, translation
+from hftrain.config import DataConfig, LoraConfig, ModelConfig, PairConfig, TrainConfig, above, at_least, parse
+from hftrain.data import cldr
+from hftrain.evaluation import mean_loss
+from hftrain.loop import fit, start
+from hftrain.losses import count_labels, sequence_to_sequence
+from hftrain.models import TransformerConfig, load
+from hftrain.report import publish
+from hftrain.splits import load_splits
+
+NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
+
+
+@dataclass
+class TranslateConfig(DataConfig, PairConfig, ModelConfig, LoraConfig, TrainConfig):
+    """Translation from source_lang to target_lang."""
+
+    global_batch_tokens: Annotated[int | None, at_least(1)] = 4096
+    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets."""
+
+    learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
+    """Peak learning rate; null: 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a pretrained model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learning_rate is None:
+            self.learning_rate = 2e-3 if self.model_name_or_path is None else 2e-4 if self.use_peft else 5e-5
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        problem = load.unknown_key(self.model_config, TransformerConfig.shape_fields(), "the custom Transformer")
+        if self.model_name_or_path is None and problem:
+            yield ("model_config", "model_name_or_path"), problem
+
+
+def main(config: TranslateConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    languages = (config.source_lang, config.target_lang)
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        if config.dataset_name == "cldr":
+            rows = cldr.generate(*languages)
+        else:
+            columns = {"source": config.source_column, "target": config.target_column}
+            rows = load_splits(config, columns=columns, languages=languages, seed=config.seed)
+        tokenizer = load.load_tokenizer(config) or text.train_tokenizer(text.texts_of(rows["train"]), config.vocab_size)
+        examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
+    lengths = {name: text.lengths(split) for name, split in examples.items()}
+
+    if config.model_name_or_path:
+        model = load.load_model(config, AutoModelForSeq2SeqLM)
+    else:
+        shape = TransformerConfig(**text.vocabulary(tokenizer), **(NEW_MODEL | config.model_config))
+        model = load.new_model(config, AutoModelForSeq2SeqLM, shape)
+    translation.set_generation(model, tokenizer, config)
+    collate = translation.pair_collator(tokenizer, model)
+    model = load.add_adapters(model, config, "SEQ_2_SEQ_LM")
+
+    def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
+        task = (examples[split], lengths[split], config.eval_batch_size)
+        hypotheses = translation.translate(accelerator, model, tokenizer, *task, collate=collate, num_beams=num_beams)
+        return hypotheses, translation.score(hypotheses, rows[split]["target"])
+
+    def evaluate(model: Any) -> dict[str, float]:
+        task = (examples["validation"], lengths["validation"], config.eval_batch_size)
+        loss = sequence_to_sequence()
+        metrics = {"loss": mean_loss(accelerator, model, *task, collate=collate, loss=loss, count=count_labels)}
+        if config.predict_with_generate:
+            _, scores = translate(model, "validation", num_beams=1)
+            metrics |= {"sacrebleu": scores["sacrebleu"], "chrf": scores["chrf"]}
+        return metrics
+
+    parts: dict[str, Any] = {
+        "collate": collate,
+        "loss": sequence_to_sequence(config.label_smoothing_factor),
+        "count": count_labels,
+    }
+    model, results = fit(
+        accelerator, model, examples["train"], config, **parts,
+        lengths=lengths["train"], evaluate=evaluate if "validation" in rows else None, processor=tokenizer,
+    )  # fmt: skip
+    hypotheses, scores = translate(model, "test", config.num_beams)
+    results |= {f"test_{name}": value for name, value in scores.items()}
+    publish(
+        accelerator, config, results, metric="test_sacrebleu", task="translation", language=languages,
+        title=f"Translation {'-'.join(languages)}", dataset=str(config.train_file or config.dataset_name),
+        usage=translation.usage(config), base_model=config.model_name_or_path,
+        data=translation.describe_data(rows, examples, lengths), samples=translation.samples(rows["test"], hypotheses),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(TranslateConfig))
