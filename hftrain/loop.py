@@ -107,7 +107,7 @@ def fit(
             stack.enter_context(checkpoint.lock(config.output_dir))
         run = Run(accelerator, model, optimizer, config, contract, processor)
         run.resume_or_begin(total)
-        state, cuts = run.state, (config.micro_batch_size, config.micro_batch_tokens)
+        state, micro_batch_size = run.state, config.micro_batch_size
         stack.enter_context(run.progress)
         signals = stack.enter_context(StopSignals())
         if config.eval_on_start and state.step == 0 and evaluate:
@@ -116,14 +116,14 @@ def fit(
             for step, indices, micro_batches in steps(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
-                micro_batch_size=cuts[0], micro_batch_tokens=cuts[1],
+                micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
             ):  # fmt: skip
                 began = time.perf_counter()
                 learning_rate = config.learning_rate * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)
                 outcome = take_step(run, micro_batches, loss, count, stop=signals.received)
                 if outcome.out_of_memory:
-                    cuts = run.halved(*cuts, micro_batches)
+                    micro_batch_size = run.halve(micro_batches)
                     break
                 run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), time.perf_counter() - began)
                 if not outcome.taken:

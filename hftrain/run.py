@@ -289,18 +289,16 @@ class Run:
             "activation_checkpointing or bf16"
         )
 
-    def halved(
-        self, size: int | None, tokens: int | None, micro_batches: list[MicroBatch]
-    ) -> tuple[int | None, int | None]:
-        """Limits of a micro-batch half as large as those that did not fit."""
+    def halve(self, micro_batches: list[MicroBatch]) -> int:
+        """Half as many examples as the largest of these micro-batches holds, which did not fit into memory."""
         largest = max(gather_object([max(len(m.indices) for m in micro_batches)]))
         if largest <= 1:
             raise RuntimeError(self.out_of_memory_message(micro_batches[0]))
-        size = max(1, largest // 2)
+        size = largest // 2
         self.progress.print(
             f"out of memory in step {self.state.step + 1}: going on with micro-batches of at most {size} examples"
         )
-        return size, tokens
+        return size
 
 
 def run_contract(model: Any, examples: Sequence[Any], plan: Plan, total: int, config: TrainConfig) -> dict[str, Any]:

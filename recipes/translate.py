@@ -87,14 +87,9 @@ def main(config: TranslateConfig) -> dict[str, Any]:
             metrics |= {"sacrebleu": scores["sacrebleu"], "chrf": scores["chrf"]}
         return metrics
 
-    parts: dict[str, Any] = {
-        "collate": collate,
-        "loss": sequence_to_sequence(config.label_smoothing_factor),
-        "count": count_labels,
-    }
     model, results = fit(
-        accelerator, model, examples["train"], config, **parts,
-        lengths=lengths["train"], evaluate=evaluate if "validation" in rows else None, processor=tokenizer,
+        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
+        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate,
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}
