@@ -9,13 +9,24 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.config import PairConfig, TrainConfig
+from hftrain.data import cldr
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import load_metric
+from hftrain.splits import load_splits
 from hftrain.text import collate_pairs, decode, language_id, tokenize_pairs
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+def load_pairs(config: Any, seed: int) -> "dict[str, Dataset]":
+    """Rows {"source", "target"} of each split: the built-in `cldr`, or what a `DataConfig` and `PairConfig` name."""
+    languages = (config.source_lang, config.target_lang)
+    if config.dataset_name == "cldr":
+        return cldr.generate(*languages)
+    columns = {"source": config.source_column, "target": config.target_column}
+    return load_splits(config, columns=columns, languages=languages, seed=seed)
 
 
 def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:

@@ -17,32 +17,26 @@ from typing import Annotated, Any
 from transformers import AutoModelForSeq2SeqLM
 
 from hftrain import text, translation
-from hftrain.config import DataConfig, LoraConfig, ModelConfig, PairConfig, TrainConfig, above, at_least, parse
-from hftrain.data import cldr
+from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, parse
 from hftrain.evaluation import mean_loss
 from hftrain.loop import fit, start
 from hftrain.losses import count_labels, sequence_to_sequence
 from hftrain.models import TransformerConfig, load
 from hftrain.report import publish
-from hftrain.splits import load_splits
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
 
 @dataclass
-class TranslateConfig(DataConfig, PairConfig, ModelConfig, LoraConfig, TrainConfig):
+class TranslateConfig(PairConfig, RecipeConfig):
     """Translation from source_lang to target_lang."""
 
-    global_batch_tokens: Annotated[int | None, at_least(1)] = 4096
+    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = 4096
     """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets."""
 
-    learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
-    """Peak learning rate; null: 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a pretrained model."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = 2e-3 if self.model_name_or_path is None else 2e-4 if self.use_peft else 5e-5
+    micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 2048
+    """Tokens in one forward pass of one device, with padding: pairs of like length come together. No result depends on
+    it; as large as the memory allows is best on a GPU, about 1000 on a CPU."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
@@ -53,22 +47,14 @@ class TranslateConfig(DataConfig, PairConfig, ModelConfig, LoraConfig, TrainConf
 
 def main(config: TranslateConfig) -> dict[str, Any]:
     accelerator = start(config)
-    languages = (config.source_lang, config.target_lang)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
-        if config.dataset_name == "cldr":
-            rows = cldr.generate(*languages)
-        else:
-            columns = {"source": config.source_column, "target": config.target_column}
-            rows = load_splits(config, columns=columns, languages=languages, seed=config.seed)
+        rows = translation.load_pairs(config, seed=config.seed)
         tokenizer = load.load_tokenizer(config) or text.train_tokenizer(text.texts_of(rows["train"]), config.vocab_size)
         examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split) for name, split in examples.items()}
 
-    if config.model_name_or_path:
-        model = load.load_model(config, AutoModelForSeq2SeqLM)
-    else:
-        shape = TransformerConfig(**text.vocabulary(tokenizer), **(NEW_MODEL | config.model_config))
-        model = load.new_model(config, AutoModelForSeq2SeqLM, shape)
+    shape = text.vocabulary(tokenizer) | NEW_MODEL | config.model_config
+    model = load.load_model(config, AutoModelForSeq2SeqLM, new=lambda: TransformerConfig(**shape))
     translation.set_generation(model, tokenizer, config)
     collate = translation.pair_collator(tokenizer, model)
     model = load.add_adapters(model, config, "SEQ_2_SEQ_LM")
@@ -94,10 +80,11 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}
     publish(
-        accelerator, config, results, metric="test_sacrebleu", task="translation", language=languages,
-        title=f"Translation {'-'.join(languages)}", dataset=str(config.train_file or config.dataset_name),
-        usage=translation.usage(config), base_model=config.model_name_or_path,
-        data=translation.describe_data(rows, examples, lengths), samples=translation.samples(rows["test"], hypotheses),
+        accelerator, config, results, metric="test_sacrebleu", task="translation",
+        title=f"Translation {config.source_lang}-{config.target_lang}", base_model=config.model_name_or_path,
+        dataset=str(config.train_file or config.dataset_name), language=[config.source_lang, config.target_lang],
+        usage=translation.usage(config), data=translation.describe_data(rows, examples, lengths),
+        samples=translation.samples(rows["test"], hypotheses),
     )  # fmt: skip
     return results
 

@@ -19,7 +19,13 @@ ROWS = [
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
-INSIDE_A_ROW = {("evaluation", "distributed"), ("translation", "evaluation"), ("translation", "text"), ("loop", "run")}
+INSIDE_A_ROW = {
+    ("evaluation", "distributed"),
+    ("translation", "evaluation"),
+    ("translation", "splits"),
+    ("translation", "text"),
+    ("loop", "run"),
+}
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))

@@ -1,6 +1,6 @@
 """Configuration: dataclasses whose defaults are the recommended run, and ``parse``, which is strict about the rest."""
 
-from hftrain.config.fields import DataConfig, LoraConfig, ModelConfig, PairConfig, TrainConfig
+from hftrain.config.fields import DataConfig, LoraConfig, ModelConfig, PairConfig, RecipeConfig, TrainConfig
 from hftrain.config.parse import parse
 from hftrain.config.schema import (
     Config,
@@ -25,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "Must",
     "PairConfig",
+    "RecipeConfig",
     "TrainConfig",
     "above",
     "at_least",

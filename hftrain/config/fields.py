@@ -324,3 +324,16 @@ class TrainConfig(Config):
                 [*parts, *(["max_steps"] if self.max_steps else [])],
                 "the learning rate would need more steps than there are",
             )
+
+
+@dataclass
+class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
+    """What every recipe takes."""
+
+    learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
+    """Peak learning rate; null: 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a pretrained model."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.learning_rate is None:
+            self.learning_rate = 2e-3 if self.model_name_or_path is None else 2e-4 if self.use_peft else 5e-5

@@ -3,12 +3,8 @@
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from .configuration import TransformerConfig
-from .transformer import (
-    TransformerForCausalLM,
-    TransformerForConditionalGeneration,
-    TransformerForMaskedLM,
-    TransformerModel,
-)
+from .heads import TransformerForCausalLM, TransformerForConditionalGeneration, TransformerForMaskedLM
+from .transformer import TransformerModel
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 # Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.

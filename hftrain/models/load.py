@@ -37,39 +37,35 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     )
 
 
-def load_model(config: ModelConfig, auto_class: Any, **kwargs: Any) -> nn.Module:
+def load_model(config: ModelConfig, auto_class: Any, *, new: PreTrainedConfig | None = None, **kwargs: Any) -> Any:
     """The pretrained model `config.model_name_or_path`, with `config.model_config` written over its configuration.
 
     Args:
         auto_class: one of transformers' Auto classes, `AutoModelForSeq2SeqLM` for instance.
+        new: the shape of a model with random weights, if `config` names none.
         kwargs: for `from_pretrained`.
 
     Raises:
         ValueError: an entry of `model_config` that this model does not know, with the nearest it does; an unknown
             model.
     """
-    name = config.model_name_or_path
-    assert name is not None
+    if config.attn_implementation:
+        kwargs["attn_implementation"] = config.attn_implementation
+    name, dtype = config.model_name_or_path, DTYPES[config.dtype]
+    if name is None:
+        assert new is not None
+        return auto_class.from_config(new, dtype=torch.float32 if dtype == "auto" else dtype, **kwargs)
     shared = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
     try:
         model_config = AutoConfig.from_pretrained(name, **shared)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model_name_or_path {name!r} is no folder with a model here, and not to be had: {error}"
+            f"model_name_or_path {name!r} is no folder with a model, and not to be had: {error}"
         ) from error
     write_over(model_config, config.model_config)
-    if config.attn_implementation:
-        kwargs["attn_implementation"] = config.attn_implementation
     if getattr(config, "load_in_4bit", False):
         kwargs["quantization_config"] = four_bits(config.dtype)
-    return auto_class.from_pretrained(name, config=model_config, dtype=DTYPES[config.dtype], **shared, **kwargs)
-
-
-def new_model(config: ModelConfig, auto_class: Any, model_config: PreTrainedConfig) -> nn.Module:
-    """A model with random weights of this shape."""
-    kwargs = {"attn_implementation": config.attn_implementation} if config.attn_implementation else {}
-    dtype = torch.float32 if config.dtype == "auto" else DTYPES[config.dtype]
-    return auto_class.from_config(model_config, dtype=dtype, **kwargs)
+    return auto_class.from_pretrained(name, config=model_config, dtype=dtype, **shared, **kwargs)
 
 
 def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:
