@@ -54,6 +54,9 @@ def load_splits(
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(wanted.values()):
         rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed)
+    for name in SPLITS:
+        if name not in rows:
+            raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
     report_leaks(rows, list(columns))
     return {name: rows[name] for name in SPLITS if name in rows}
 

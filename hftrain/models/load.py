@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,12 +37,14 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     )
 
 
-def load_model(config: ModelConfig, auto_class: Any, *, new: PreTrainedConfig | None = None, **kwargs: Any) -> Any:
+def load_model(
+    config: ModelConfig, auto_class: Any, *, new: Callable[[], PreTrainedConfig] | None = None, **kwargs: Any
+) -> Any:
     """The pretrained model `config.model_name_or_path`, with `config.model_config` written over its configuration.
 
     Args:
         auto_class: one of transformers' Auto classes, `AutoModelForSeq2SeqLM` for instance.
-        new: the shape of a model with random weights, if `config` names none.
+        new: gives the shape of a model with random weights, if `config` names none.
         kwargs: for `from_pretrained`.
 
     Raises:
@@ -54,7 +56,7 @@ def load_model(config: ModelConfig, auto_class: Any, *, new: PreTrainedConfig | 
     name, dtype = config.model_name_or_path, DTYPES[config.dtype]
     if name is None:
         assert new is not None
-        return auto_class.from_config(new, dtype=torch.float32 if dtype == "auto" else dtype, **kwargs)
+        return auto_class.from_config(new(), dtype=torch.float32 if dtype == "auto" else dtype, **kwargs)
     shared = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
     try:
         model_config = AutoConfig.from_pretrained(name, **shared)
