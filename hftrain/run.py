@@ -129,9 +129,14 @@ class Run:
     def finish(self) -> None:
         """Leaves the kept weights in the model and in the output folder."""
         config, state = self.config, self.state
-        keep_best = config.load_best_model_at_end and state.best_step is not None and state.best_step != state.step
-        if keep_best:
-            saved = checkpoint.read(Path(config.output_dir) / f"checkpoint-{state.best_step}")
+        best = Path(config.output_dir) / f"checkpoint-{state.best_step}"
+        keep_best = config.load_best_model_at_end and state.best_step not in (None, state.step)
+        problems = checkpoint.verify(best) if keep_best else []
+        if problems:  # a full disk kept it from being saved, or somebody deleted it
+            self.progress.print(f"the best model cannot be had ({best}: {problems[0]}): the last one is kept")
+            state.best_step, state.best_metrics = None, {}
+        if keep_best and not problems:
+            saved = checkpoint.read(best, verified=True)
             distributed.load_parameters(
                 self.accelerator, self.model, saved.tensors, prefix="ema." if self.average else "model."
             )
@@ -221,7 +226,7 @@ class Run:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
         best = state.best_metrics.get(name)
         sign = 1 if config.greater_is_better else -1
-        if best is None or sign * metrics[name] > sign * best:
+        if math.isfinite(metrics[name]) and (best is None or sign * metrics[name] > sign * best):
             state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
         else:
             state.evaluations_since_best += 1

@@ -8,6 +8,7 @@ Shapes: N examples, K sequences of each example (source and target: 2), P proces
 
 import hashlib
 import random
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -198,6 +199,7 @@ def steps(
             batch_size=None,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_the_main_process,
             generator=torch.Generator().manual_seed(plan.seed),  # else every new iterator draws from the global one
         )
     )
@@ -206,6 +208,12 @@ def steps(
         step, indices, mine = ahead.popleft()
         collated = [first, *(next(batches) for _ in mine[1:])]
         yield step, indices, [MicroBatch(n, i, batch) for (n, i), batch in zip(mine, collated, strict=True)]
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches the workers too; without them the step that is under way could not end."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Keys(Sampler):
