@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hftrain import checkpoint, distributed
 from hftrain.config import TrainConfig
-from hftrain.data.plan import MicroBatch, Plan, seed_all, steps
+from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.losses import Batch
 from hftrain.optim import make_optimizer, make_schedule
 from hftrain.run import Outcome, Run, run_contract
@@ -100,6 +100,9 @@ def fit(
         decay_steps=config.decay_steps,
         min_lr_ratio=config.min_lr_ratio,
     )
+    cut(
+        lengths[[lengths.sum(axis=1).argmax()]], 1, micro_batch_tokens=config.micro_batch_tokens
+    )  # does the longest fit?
     contract = run_contract(model, examples, plan, total, config)
     model, optimizer = prepare(accelerator, model, optimizer, config)
     with ExitStack() as stack:
@@ -128,7 +131,7 @@ def fit(
                 run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), time.perf_counter() - began)
                 if not outcome.taken:
                     run.refuse_or_skip(outcome, indices)
-                if run.average:
+                if run.average and outcome.taken:
                     run.average.update(state.step)
                 if after_step:
                     after_step(state.step, model)

@@ -83,8 +83,8 @@ def make_optimizer(
 
 
 def steps_of(value: float, total: int) -> int:
-    """A setting that is a number of steps, or, under 1, a share of all steps (rounded, at least 1 unless 0)."""
-    return int(value) if value >= 1 or value == 0 else max(1, round(value * total))
+    """A setting that is a number of steps, or, under 1, a share of all steps (rounded up, as in transformers)."""
+    return math.ceil(value if value >= 1 else value * total)
 
 
 def make_schedule(

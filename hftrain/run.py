@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,8 +32,11 @@ class State:
     samples_seen: int = 0
     tokens_seen: int = 0
     seconds: float = 0.0
-    loss_sum: float = 0.0  # of the mean losses of the steps taken
+    steps_taken: int = 0  # without those skipped
+    loss_sum: float = 0.0  # of their mean losses
     nonfinite_steps: int = 0
+    window: list[tuple[float | None, int, float]] = field(default_factory=list)  # loss (None: skipped), tokens, seconds
+    # of each step since the last line of the log
     best_step: int | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
@@ -71,8 +75,8 @@ class Run:
         self.contract, self.processor = contract, processor
         self.state = State()
         self.average: ExponentialMovingAverage | None = None
-        self.window: list[tuple[float, int, float]] = []  # loss, tokens, seconds of the steps since the last log
         self.last_saved: int | None = None
+        self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
         if config.report_to:
             flat = {
                 key: value if isinstance(value, int | float | str) else str(value)
@@ -91,6 +95,10 @@ class Run:
             notes += checkpoint.check_contract(saved.contract, self.contract, config.resume_allow)
             self.state = State(**saved.state)
             self.last_saved = saved.step
+            if not self._best_folder().is_dir():
+                notes.append(f"{self._best_folder()} is not there: the best model is chosen anew from here on")
+                self.state.best_step, self.state.best_metrics = None, {}
+            self.best_saved = self.state.best_step, self.state.best_metrics
             distributed.load_parameters(self.accelerator, self.model, saved.tensors)
             distributed.load_optimizer(self.accelerator, self.model, self.optimizer, saved.tensors)
             if self.accelerator.scaler is not None and self.state.loss_scale:
@@ -120,8 +128,9 @@ class Run:
             del command[at : at + 2]
         command += ["--resume_from_checkpoint", "auto"]
         launcher = "accelerate launch" if distributed.was_launched() else "python"
+        saved = "saved" if self.last_saved == self.state.step else f"NOT saved (the last one saved: {self.last_good()})"
         self.progress.print(
-            f"stopped after step {self.state.step:,}, saved. To go on, on any number of processes:\n"
+            f"stopped after step {self.state.step:,}, {saved}. To go on, on any number of processes:\n"
             f"  {launcher} {shlex.join(command)}"
         )
         sys.exit(EXIT_INTERRUPTED)
@@ -155,7 +164,7 @@ class Run:
             "epoch": state.step / plan.steps_per_epoch,
             "samples_seen": state.samples_seen,
             "tokens_seen": state.tokens_seen,
-            "train_loss": state.loss_sum / max(1, state.step - state.nonfinite_steps),
+            "train_loss": state.loss_sum / max(1, state.steps_taken),
             "train_runtime": state.seconds,
             "train_tokens_per_second": state.tokens_seen / max(state.seconds, 1e-9),
             "nonfinite_steps": state.nonfinite_steps,
@@ -171,8 +180,9 @@ class Run:
         state.samples_seen += samples
         state.tokens_seen += tokens
         state.seconds = time.perf_counter() - self.clock
-        self.window.append((outcome.loss, tokens, seconds))
+        state.window.append((outcome.loss if outcome.taken else None, tokens, seconds))
         if outcome.taken:
+            state.steps_taken += 1
             state.loss_sum += outcome.loss
 
     def due(self, every: float, total: int) -> bool:
@@ -184,9 +194,11 @@ class Run:
         self.progress.update(self.state.step, values)
         if not self.due(self.config.logging_steps, self.progress.total):
             return
-        losses, tokens, seconds = zip(*self.window, strict=True)
-        self.window = []
-        values |= {"loss": sum(losses) / len(losses), "tokens_per_second": sum(tokens) / sum(seconds)}
+        losses, tokens, seconds = zip(*self.state.window, strict=True)
+        self.state.window = []
+        taken = [loss for loss in losses if loss is not None]
+        mean = sum(taken) / len(taken) if taken else math.nan
+        values |= {"loss": mean, "tokens_per_second": sum(tokens) / sum(seconds)}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
         self.accelerator.log(values, step=self.state.step)
@@ -207,9 +219,8 @@ class Run:
             {"step": state.step, "event": "not finite", "of": what, "examples": rows or indices.tolist()}
         )
         if state.nonfinite_steps > config.max_nonfinite_steps:
-            good = f"checkpoint-{self.last_saved}" if self.last_saved is not None else "none"
             raise FloatingPointError(
-                f"{message}. Last good checkpoint: {good}. Look at these rows, lower learning_rate, or set "
+                f"{message}. Last good checkpoint: {self.last_good()}. Look at these rows, lower learning_rate, or set "
                 "max_nonfinite_steps to skip such steps"
             )
         self.progress.print(f"{message}; skipped ({state.nonfinite_steps} of at most {config.max_nonfinite_steps})")
@@ -221,16 +232,16 @@ class Run:
         with self.progress.phase("evaluating"), self.average.applied() if self.average else nullcontext():
             metrics = evaluate(self.model)
         self.model.train()
+        state.metrics = metrics
         name = config.metric_for_best_model.removeprefix("eval_")
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
         best = state.best_metrics.get(name)
         sign = 1 if config.greater_is_better else -1
-        if math.isfinite(metrics[name]) and (best is None or sign * metrics[name] > sign * best):
+        if state.step and math.isfinite(metrics[name]) and (best is None or sign * metrics[name] > sign * best):
             state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
-        else:
+        elif state.step:
             state.evaluations_since_best += 1
-        state.metrics = metrics
         values = {f"eval_{key}": value for key, value in metrics.items()}
         self.progress.log(values)
         self.history.append({"step": state.step, **values})
@@ -243,10 +254,10 @@ class Run:
     # ---- checkpoints ----
 
     def must_save(self, total: int) -> bool:
-        """At each `save_steps`, at the end, and when the step is the best so far and the best is to be kept."""
+        """At each `save_steps`, at the end (also an early one), and when the step is the best and is to be kept."""
         state, config = self.state, self.config
         is_best = config.load_best_model_at_end and state.best_step == state.step
-        return self.due(config.save_steps, total) or is_best or state.step == total
+        return self.due(config.save_steps, total) or is_best or state.step == total or self.patience_lost()
 
     def save(self) -> None:
         state, config = self.state, self.config
@@ -262,13 +273,18 @@ class Run:
                 contract=self.contract,
                 export=self._export,
             )
+        if folder is None and config.load_best_model_at_end and state.best_step == state.step:
+            state.best_step, state.best_metrics = self.best_saved
         if folder:
-            self.last_saved = state.step
+            self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
             if self.accelerator.is_main_process:
                 best = (
                     Path(config.output_dir) / f"checkpoint-{state.best_step}" if state.best_step is not None else None
                 )
                 checkpoint.rotate(config.output_dir, config.save_total_limit, best)
+
+    def last_good(self) -> str:
+        return f"checkpoint-{self.last_saved}" if self.last_saved is not None else "none"
 
     def _tensors(self):
         yield from distributed.named_state(self.accelerator, self.model, self.optimizer)
@@ -287,10 +303,12 @@ class Run:
         shapes = ", ".join(
             f"{key} {tuple(value.shape)}" for key, value in micro.batch.items() if hasattr(value, "shape")
         )
-        name = "micro_batch_tokens" if config.micro_batch_tokens else "micro_batch_size"
+        if config.micro_batch_tokens:
+            lower = f"Lower micro_batch_tokens (now {config.micro_batch_tokens})"
+        else:
+            lower = f"Set micro_batch_size under {len(micro.indices)}"
         return (
-            f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. Lower {name} "
-            f"(now {getattr(config, name)}): it changes memory and speed, no result. Or set halve_on_oom, "
+            f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: it changes memory and speed, no result. Or set halve_on_oom, "
             "activation_checkpointing or bf16"
         )
 
@@ -337,3 +355,6 @@ def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -
             module.generation_config.save_pretrained(folder)  # an adapter's own save leaves it out
         if processor is not None:
             processor.save_pretrained(folder)
+        settings = next(folder.glob("*config.json"))
+        for file in folder.glob("*.safetensors"):  # which safetensors makes readable by their owner alone
+            shutil.copymode(settings, file)

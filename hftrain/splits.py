@@ -24,7 +24,8 @@ def load_splits(
 ) -> dict[str, Dataset]:
     """{"train", "validation", "test"}: each from its file or the data set's own split, else cut off the training rows.
 
-    `columns` and `languages` are as in `load_rows`. Leaks between the splits are counted, and reported in the log.
+    `columns` and `languages` are as in `load_rows`. Each split has two more attributes, for the report: `bad`, the rows
+    left out of its source (rows cut off the training rows are counted with those), and `leaks`, as `find_leaks` sets.
 
     Raises:
         ValueError: rows that cannot be used, or splits that leave nothing.
@@ -51,13 +52,16 @@ def load_splits(
             raise ValueError(f"{name} has no split named train; it has {', '.join(known)}")
         rows = {split: load(name, split) for split in SPLITS if split in known} or {"train": load(name)}
     shares = {"validation": config.validation_split, "test": config.test_split}
+    bad = {name: split.bad for name, split in rows.items()}
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(wanted.values()):
         rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed)
     for name in SPLITS:
         if name not in rows:
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
-    report_leaks(rows, list(columns))
+    for name, split in rows.items():
+        split.bad = bad.get(name, [])
+    find_leaks(rows, list(columns))
     return {name: rows[name] for name in SPLITS if name in rows}
 
 
@@ -79,14 +83,16 @@ def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
         ) from error
 
 
-def report_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
-    """Counts in the log the rows of the other splits that stand in the training rows too."""
+def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
+    """Counts the held-out rows that stand in the training rows too: in the attribute `leaks` of their split (as
+    `data.rows.leaks` gives them), and in the log if there are any."""
     for name, other in rows.items():
         if name == "train":
             continue
-        found = leaks(rows["train"], other, columns)
-        if found.inputs:
+        other.leaks = leaks(rows["train"], other, columns)
+        if other.leaks.inputs:
             logger.warning(
-                "leak: of %d %s rows %d stand in the training rows, %d with their %s alone; for example %s",
-                *(len(other), name, found.rows, found.inputs - found.rows, columns[0], found.examples[0]),
+                "leak: of %d %s rows %d stand in the training rows too, and of %d more the %s does; for example %s",
+                *(len(other), name, other.leaks.rows, other.leaks.inputs - other.leaks.rows, columns[0]),
+                other.leaks.examples[0],
             )

@@ -13,7 +13,7 @@ from hftrain.data import cldr
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import load_metric
-from hftrain.splits import load_splits
+from hftrain.splits import find_leaks, load_splits
 from hftrain.text import collate_pairs, decode, language_id, tokenize_pairs
 
 if TYPE_CHECKING:
@@ -24,7 +24,9 @@ def load_pairs(config: Any, seed: int) -> "dict[str, Dataset]":
     """Rows {"source", "target"} of each split: the built-in `cldr`, or what a `DataConfig` and `PairConfig` name."""
     languages = (config.source_lang, config.target_lang)
     if config.dataset_name == "cldr":
-        return cldr.generate(*languages)
+        rows = cldr.generate(*languages)
+        find_leaks(rows, ["source", "target"])
+        return rows
     columns = {"source": config.source_column, "target": config.target_column}
     return load_splits(config, columns=columns, languages=languages, seed=seed)
 
@@ -118,18 +120,26 @@ def samples(rows: "Dataset", hypotheses: Sequence[str], count: int = 20) -> list
 def describe_data(
     rows: dict[str, "Dataset"], examples: dict[str, Any], lengths: dict[str, np.ndarray]
 ) -> dict[str, Any]:
-    """For the report: rows, tokens and truncation of each split."""
+    """For the report: of each split the rows, what was left out, leaked and truncated, and the tokens."""
+
+    def counted(rows: int, of: int) -> str:
+        return f"{rows:,} ({100 * rows / of:.1f} %)" if rows else "0"
+
     return {
         name: {
             "rows": len(split),
+            "unusable rows left out": counted(len(bad), len(bad) + len(split)),
+            "rows that stand in train": counted(split.leaks.rows, len(split)) if name != "train" else "",
+            "sources that stand in train": counted(split.leaks.inputs, len(split)) if name != "train" else "",
             "source tokens, mean": float(lengths[name][:, 0].mean()),
             "target tokens, mean": float(lengths[name][:, 1].mean()),
             "longest source / target": " / ".join(map(str, lengths[name].max(axis=0))),
-            "sources truncated": examples[name].truncated["source"],
-            "targets truncated": examples[name].truncated["target"],
+            "sources truncated": counted(examples[name].truncated["source"], len(split)),
+            "targets truncated": counted(examples[name].truncated["target"], len(split)),
             "fingerprint": split._fingerprint[:16],
         }
         for name, split in rows.items()
+        for bad in [getattr(split, "bad", [])]
     }
 
 

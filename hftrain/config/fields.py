@@ -52,9 +52,6 @@ class DataConfig(Config):
     max_bad_rows: Annotated[int, at_least(0)] = 0
     """Unusable rows (null, invalid UTF-8, no text) that may be left out, each listed; one more stops the run."""
 
-    preprocessing_num_workers: Annotated[int | None, at_least(1)] = None
-    """Processes that tokenize; null: in the main process."""
-
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.dataset_name is None and self.train_file is None:
@@ -96,7 +93,7 @@ class PairConfig(Config):
     """Beams of the search that translates the test rows; also saved as the model's default."""
 
     predict_with_generate: bool = False
-    """Also translate the validation rows, greedily, at each evaluation: adds the metrics bleu and chrf."""
+    """Also translate the validation rows, greedily, at each evaluation: adds the metrics sacrebleu and chrf."""
 
 
 @dataclass

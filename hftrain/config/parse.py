@@ -57,7 +57,7 @@ class Level:
     def add(self, name: str, place: str, read: Callable[[], Any], inside: Iterable[str] = ()) -> None:
         """Take the setting ``name`` with the value that ``read()`` returns."""
         if name in self.places:
-            self.problems.append(ConfigError(name, f"given twice, first at {self.places[name]}", place))
+            self.problems.append(ConfigError(name, "given twice" if self.places[name] == place else f"given twice, first at {self.places[name]}", place))
             return
         self.places[name] = place
         if self.owner(name) is None:
