@@ -5,6 +5,7 @@ determines, with randomness that (seed, s, micro-batch) determines; `state.step`
 on from step s, nothing needs to be saved but weights, optimizer state and s.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -39,6 +40,8 @@ def start(config: TrainConfig) -> Accelerator:
         log_with=config.report_to,
         project_dir=config.output_dir,
     )
+    if not accelerator.is_main_process:
+        logging.getLogger("hftrain").setLevel(logging.ERROR)  # what is to be said of the data, one process says
     if config.resume_from_checkpoint is None:
         checkpoint.find(config.output_dir, None)  # refuses a folder that holds a run, before anything takes time
     set_seed(config.seed)

@@ -35,8 +35,7 @@ class State:
     steps_taken: int = 0  # without those skipped
     loss_sum: float = 0.0  # of their mean losses
     nonfinite_steps: int = 0
-    window: list[tuple[float | None, int, float]] = field(default_factory=list)  # loss (None: skipped), tokens, seconds
-    # of each step since the last line of the log
+    window: list[tuple] = field(default_factory=list)  # loss (None: not taken), tokens, seconds of the steps not logged
     best_step: int | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
@@ -95,7 +94,8 @@ class Run:
             notes += checkpoint.check_contract(saved.contract, self.contract, config.resume_allow)
             self.state = State(**saved.state)
             self.last_saved = saved.step
-            if not self._best_folder().is_dir():
+            best = self.state.best_step
+            if config.load_best_model_at_end and best is not None and not self._best_folder().is_dir():
                 notes.append(f"{self._best_folder()} is not there: the best model is chosen anew from here on")
                 self.state.best_step, self.state.best_metrics = None, {}
             self.best_saved = self.state.best_step, self.state.best_metrics
@@ -138,7 +138,7 @@ class Run:
     def finish(self) -> None:
         """Leaves the kept weights in the model and in the output folder."""
         config, state = self.config, self.state
-        best = Path(config.output_dir) / f"checkpoint-{state.best_step}"
+        best = self._best_folder()
         keep_best = config.load_best_model_at_end and state.best_step not in (None, state.step)
         problems = checkpoint.verify(best) if keep_best else []
         if problems:  # a full disk kept it from being saved, or somebody deleted it
@@ -232,7 +232,6 @@ class Run:
         with self.progress.phase("evaluating"), self.average.applied() if self.average else nullcontext():
             metrics = evaluate(self.model)
         self.model.train()
-        state.metrics = metrics
         name = config.metric_for_best_model.removeprefix("eval_")
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
@@ -242,6 +241,7 @@ class Run:
             state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
         elif state.step:
             state.evaluations_since_best += 1
+        state.metrics = metrics
         values = {f"eval_{key}": value for key, value in metrics.items()}
         self.progress.log(values)
         self.history.append({"step": state.step, **values})
@@ -274,14 +274,14 @@ class Run:
                 export=self._export,
             )
         if folder is None and config.load_best_model_at_end and state.best_step == state.step:
-            state.best_step, state.best_metrics = self.best_saved
+            state.best_step, state.best_metrics = self.best_saved  # the best that can still be kept
         if folder:
             self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
             if self.accelerator.is_main_process:
-                best = (
-                    Path(config.output_dir) / f"checkpoint-{state.best_step}" if state.best_step is not None else None
-                )
-                checkpoint.rotate(config.output_dir, config.save_total_limit, best)
+                checkpoint.rotate(config.output_dir, config.save_total_limit, self._best_folder())
+
+    def _best_folder(self) -> Path:
+        return Path(self.config.output_dir) / f"checkpoint-{self.state.best_step}"
 
     def last_good(self) -> str:
         return f"checkpoint-{self.last_saved}" if self.last_saved is not None else "none"
@@ -308,8 +308,8 @@ class Run:
         else:
             lower = f"Set micro_batch_size under {len(micro.indices)}"
         return (
-            f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: it changes memory and speed, no result. Or set halve_on_oom, "
-            "activation_checkpointing or bf16"
+            f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: "
+            "it changes memory and speed, no result. Or set halve_on_oom, activation_checkpointing or bf16"
         )
 
     def halve(self, micro_batches: list[MicroBatch]) -> int:
