@@ -50,8 +50,9 @@ class Plan:
             self.share = self.tokens.sum() / self.steps_per_epoch
             if self.tokens.max() > self.share:
                 raise ValueError(
-                    f"global_batch_tokens={global_batch_tokens} is less than example {self.tokens.argmax()}, which "
-                    f"has {self.tokens.max()} tokens. Raise global_batch_tokens or lower the maximum lengths"
+                    f"global_batch_tokens={global_batch_tokens} makes steps of {self.share:.0f} tokens, and example "
+                    f"{self.tokens.argmax()} alone has {self.tokens.max()} tokens. Raise global_batch_tokens or lower "
+                    "the maximum lengths"
                 )
         self._epoch = -1  # the epoch planned last
         self._steps: list[np.ndarray] = []
@@ -104,7 +105,7 @@ def cut(
         micro_batch_tokens: padded tokens at most: examples x the longest of each of the K sequences.
 
     Returns:
-        index arrays into the step; empty ones fill up a step that has fewer examples than `processes`.
+        index arrays into the step; empty ones fill up a step that has fewer examples than micro-batches.
 
     Raises:
         ValueError: one example alone is over `micro_batch_tokens`.

@@ -1,0 +1,220 @@
+"""What the tests of exactness run: small training jobs, in the test's own process or in each process of a launch.
+
+    accelerate launch ... tests/exact_worker.py FOLDER        # FOLDER/jobs.json -> FOLDER/results.json
+
+A job is a dict: `name`, `model` (a key of MODELS), `settings` of TrainConfig, and what else `run` reads from it.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hftrain.config import TrainConfig
+from hftrain.evaluation import mean_loss, predict
+from hftrain.loop import fit, start
+from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
+from hftrain.models import TransformerConfig, TransformerForConditionalGeneration
+from hftrain.report.history import read_history
+from hftrain.text import collate_pairs
+
+VOCABULARY, EXAMPLES, BATCH = 60, 46, 15  # 46 = 3 * 15 + 1: the last step of an epoch has fewer examples than processes
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+BART_LIKE = {
+    "vocab_size": VOCABULARY, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64,
+    "forced_eos_token_id": None, **SPECIAL,
+}  # fmt: skip
+SETTINGS = {
+    "max_steps": 8, "global_batch_size": BATCH, "learning_rate": 3e-3, "warmup_steps": 2, "logging_steps": 1,
+    "eval_steps": 0, "save_steps": 0, "seed": 1,
+}  # fmt: skip
+
+
+def custom(dropout: float) -> torch.nn.Module:
+    return TransformerForConditionalGeneration(
+        TransformerConfig(
+            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_attention_heads=2, num_encoder_layers=1,
+            num_decoder_layers=1, dropout=dropout, **SPECIAL,
+        )  # fmt: skip
+    )
+
+
+def marian(dropout: float) -> torch.nn.Module:
+    return MarianMTModel(MarianConfig(dropout=dropout, **BART_LIKE))
+
+
+def bart(dropout: float) -> torch.nn.Module:
+    return BartForConditionalGeneration(BartConfig(dropout=dropout, **BART_LIKE))
+
+
+def t5(dropout: float) -> torch.nn.Module:
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=dropout,
+            **SPECIAL,
+        )  # fmt: skip
+    )
+
+
+def llama(dropout: float) -> torch.nn.Module:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=64, attention_dropout=dropout,
+        )  # fmt: skip
+    )
+
+
+MODELS = {"custom": custom, "marian": marian, "t5": t5, "bart": bart, "llama": llama}
+
+
+def make_examples(count: int, seed: int = 0) -> list[dict[str, list[int]]]:
+    """Pairs whose lengths differ much: sources of 2 to 15 tokens, targets of 2 to 11."""
+    draw = np.random.default_rng(seed)
+    return [
+        {
+            "input_ids": draw.integers(3, VOCABULARY, draw.integers(2, 16)).tolist(),
+            "labels": draw.integers(3, VOCABULARY, draw.integers(2, 12)).tolist(),
+        }
+        for _ in range(count)
+    ]
+
+
+def lengths_of(examples: list[dict[str, list[int]]]) -> np.ndarray:
+    return np.array([[len(example["input_ids"]), len(example["labels"])] for example in examples])
+
+
+def collate(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    return collate_pairs(examples, pad_token_id=0, decoder_start_token_id=1)
+
+
+def collate_causal(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """The sources alone, each its own labels."""
+    batch = collate_pairs(
+        [{**example, "labels": example["input_ids"]} for example in examples],
+        pad_token_id=0,
+        decoder_start_token_id=1,
+    )
+    del batch["decoder_input_ids"]
+    return batch
+
+
+def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str, Any]:
+    """Runs one job; returns its losses and gradient norms by step, and what it was run on.
+
+    Read from the job: `dropout` (0), `examples` (46), `stop_after` (a SIGTERM to itself after this step), `nan_at` (a
+    loss that is NaN at this step), `room` (a micro-batch of more examples asks for more memory than there is, on
+    process 1 only if `on_process_1`), `evaluate` (mean loss and predictions for these batch sizes).
+    """
+    output_dir = folder / job.get("output_dir", job["name"])
+    config = TrainConfig(output_dir=str(output_dir), **SETTINGS | job.get("settings", {}))
+    accelerator = accelerator or start(config)
+    torch.manual_seed(0)
+    model = MODELS[job["model"]](job.get("dropout", 0.0))
+    examples = make_examples(job.get("examples", EXAMPLES))
+    causal = job["model"] == "llama"
+    exact_loss, count = (
+        (causal_language_model(), count_next_labels) if causal else (sequence_to_sequence(), count_labels)
+    )
+    task: dict[str, Any] = {"collate": collate_causal if causal else collate, "count": count}
+    done = 0
+    result: dict[str, Any] = {"ended": "finished", "largest": 0}
+    before: dict[str, torch.Tensor] = {}
+    trained: Any = None
+
+    def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        rows = len(batch["input_ids"])
+        result["largest"] = max(rows, result["largest"])
+        if rows > job.get("room", rows) and accelerator.process_index >= job.get("on_process_1", False):
+            torch.empty(2**60, dtype=torch.uint8)
+        value = exact_loss(model, batch)
+        return value * float("nan") if job.get("nan_at") == done + 1 and accelerator.process_index == 0 else value
+
+    def after_step(step: int, model: torch.nn.Module) -> None:
+        nonlocal done, trained
+        done, trained = step, model
+        if job.get("nan_at") == step + 1:
+            before.update({name: tensor.clone() for name, tensor in accelerator.get_state_dict(model).items()})
+        if job.get("stop_after") == step + 1:  # noticed at the end of the step that follows
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        model, _ = fit(
+            accelerator, model, examples, config, loss=loss, lengths=lengths_of(examples), after_step=after_step, **task
+        )
+    except (FloatingPointError, SystemExit, RuntimeError) as error:
+        result["ended"] = f"{type(error).__name__}: {error}"
+    result |= {"processes": accelerator.num_processes, "strategy": accelerator.distributed_type.value}
+    if accelerator.state.deepspeed_plugin is not None:
+        result["zero_stage"] = accelerator.state.deepspeed_plugin.zero_stage
+    if evaluation := job.get("evaluate"):
+        model.eval()
+        where = (accelerator, model, examples, lengths_of(examples))
+        result["mean_loss"] = [mean_loss(*where, size, loss=exact_loss, **task) for size in evaluation]
+
+        def generate(batch: dict[str, torch.Tensor]) -> list[Any]:
+            return [row[row > 0].tolist() for row in batch["input_ids"]]
+
+        where = (accelerator, examples, lengths_of(examples))
+        sources = [example["input_ids"] for example in examples]
+        result["in_order"] = [
+            predict(*where, size, collate=task["collate"], generate=generate) == sources for size in evaluation
+        ]
+    if job.get("nan_at"):
+        after = accelerator.get_state_dict(trained)
+        result["changed"] = [name for name in before if not torch.equal(before[name], after[name])]
+        result["compared"] = len(before)
+    if accelerator.is_main_process:
+        rows = [row for row in read_history(output_dir / "metrics.jsonl") if "loss" in row]
+        result["steps"] = {row["step"]: (row["loss"], row["grad_norm"]) for row in rows}
+    return result
+
+
+def launch(folder: Path, jobs: list[dict[str, Any]], *arguments: str, timeout: int = 280) -> dict[str, dict[str, Any]]:
+    """Runs the jobs in one launch of 2 processes: name -> what `run` returned on the main process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch"), *arguments, "--num_processes", "2",
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+        *("--main_process_port", str(port), __file__, str(folder)),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    results = json.loads((folder / "results.json").read_text())
+    for result in results.values():
+        result["steps"] = {int(step): tuple(values) for step, values in result["steps"].items()}
+    return results
+
+
+def main(folder: Path) -> None:
+    results = {}
+    for job in json.loads((folder / "jobs.json").read_text()):
+        results[job["name"]] = run(job, folder)
+    if results and "steps" in next(iter(results.values())):  # the main process
+        (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
