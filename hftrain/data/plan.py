@@ -9,6 +9,7 @@ Shapes: N examples, K sequences of each example (source and target: 2), P proces
 import hashlib
 import random
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -200,6 +201,8 @@ def steps(
             batch_size=None,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
+            # collates are closures, which Python 3.14's forkserver could not send over
+            multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             worker_init_fn=_leave_signals_to_the_main_process,
             generator=torch.Generator().manual_seed(plan.seed),  # else every new iterator draws from the global one
         )
