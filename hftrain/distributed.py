@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +91,11 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         parent = os.getppid()
+        # Killed before this line, while we imported, it has left us to a process that adopts orphans, of another group.
+        # (torchrun gives its processes groups of their own; without it they find no rendezvous.)
+        adopter = parent == 1 or Path(f"/proc/{parent}/comm").read_text() == "systemd\n"
+        if adopter and "WORLD_SIZE" not in os.environ and os.getpgid(parent) != os.getpgrp():
+            sys.exit("the launcher is gone")
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died between the two calls
             sys.exit("the launcher is gone")
@@ -145,6 +151,12 @@ def average_gradients(accelerator: Accelerator, model: Any) -> None:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= accelerator.num_processes
+
+
+def exchange_nothing_in_forward(model: Any) -> None:
+    """DDP sends buffers round in the first forward pass, where a process out of memory would not appear; they are equal
+    already. It does so again only after a backward pass that exchanges gradients."""
+    model.require_forward_param_sync = False
 
 
 def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad_norm: float) -> float:
@@ -285,10 +297,15 @@ def _set_optimizer_state(
     accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]
 ) -> None:
     if not _sharded_by_zero(accelerator):
-        optimizer.optimizer.state[parameter] = {
-            key: cut_like(parameter, value) if value.shape == parameter.shape else value.clone()
-            for key, value in state.items()
-        }
+        fused = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"])).get("fused")
+
+        def placed(key: str, value: torch.Tensor) -> torch.Tensor:
+            if key == "step":  # only fused kernels count on the device
+                return value.to(parameter.device if fused else "cpu", copy=True)
+            whole = value.shape == parameter.shape  # not so Adafactor's rows and columns
+            return cut_like(parameter, value) if whole else value.to(parameter.device, copy=True)
+
+        optimizer.optimizer.state[parameter] = {key: placed(key, value) for key, value in state.items()}
         return
     _create_zero_state(model.optimizer, state["step"])
     for key in ("exp_avg", "exp_avg_sq"):

@@ -181,6 +181,8 @@ def prepare(
         eps=config.adam_epsilon,
     )
     model, optimizer = accelerator.prepare(model, optimizer)
+    if config.halve_on_oom:
+        distributed.exchange_nothing_in_forward(model)
     model.train()
     return model, optimizer
 
