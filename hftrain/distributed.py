@@ -30,7 +30,7 @@ def make_accelerator(
     """Joins the processes that `accelerate launch`, torchrun or nobody started.
 
     Raises:
-        ValueError: fp16 without a GPU; DeepSpeed asked for and dropped by Accelerate.
+        ValueError: fp16 without a GPU; DeepSpeed or FSDP asked for and dropped by Accelerate.
     """
     on_cpu = not torch.accelerator.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
@@ -65,6 +65,12 @@ def make_accelerator(
     if deepspeed and plugin is None:
         raise ValueError(
             "the launcher asked for DeepSpeed, but Accelerate dropped it: remove use_cpu from the launch file"
+        )
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and accelerator.num_processes > 1 and accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            "the launcher asked for FSDP, but Accelerate dropped it, as it does on CPUs, and would run plain DDP: launch "
+            "without --use_fsdp, or with --use_deepspeed --zero_stage 3"
         )
     if plugin is not None:
         plugin.deepspeed_config |= {

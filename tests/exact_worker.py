@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -121,7 +123,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     """Runs one job; returns its losses and gradient norms by step, and what it was run on.
 
     Read from the job: `dropout` (0), `examples` (46), `stop_after` (a SIGTERM to itself after this step), `nan_at` (a
-    loss that is NaN at this step), `room` (a micro-batch of more examples asks for more memory than there is, on
+    loss that is NaN at this step, or its gradient if `nan_in` says so), `room` (a micro-batch of more examples asks for more memory than there is, on
     process 1 only if `on_process_1`), `evaluate` (mean loss and predictions for these batch sizes).
     """
     output_dir = folder / job.get("output_dir", job["name"])
@@ -136,7 +138,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     )
     task: dict[str, Any] = {"collate": collate_causal if causal else collate, "count": count}
     done = 0
-    result: dict[str, Any] = {"ended": "finished", "largest": 0}
+    result: dict[str, Any] = {"ended": "finished", "largest": 0, "out_of_memory": 0}
     before: dict[str, torch.Tensor] = {}
     trained: Any = None
 
@@ -144,15 +146,20 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
         rows = len(batch["input_ids"])
         result["largest"] = max(rows, result["largest"])
         if rows > job.get("room", rows) and accelerator.process_index >= job.get("on_process_1", False):
+            result["out_of_memory"] += 1
             torch.empty(2**60, dtype=torch.uint8)
         value = exact_loss(model, batch)
-        return value * float("nan") if job.get("nan_at") == done + 1 and accelerator.process_index == 0 else value
+        if job.get("nan_at") == done + 1 and accelerator.process_index == 0:
+            # the second is finite, with a gradient that is not
+            return value * float("nan") if job.get("nan_in", "loss") == "loss" else value + (value * 0).sqrt()
+        return value
 
     def after_step(step: int, model: torch.nn.Module) -> None:
         nonlocal done, trained
         done, trained = step, model
         if job.get("nan_at") == step + 1:
-            before.update({name: tensor.clone() for name, tensor in accelerator.get_state_dict(model).items()})
+            weights = accelerator.get_state_dict(model) or {}  # only the main process's are whole under ZeRO-3
+            before.update({name: tensor.clone() for name, tensor in weights.items()})
         if job.get("stop_after") == step + 1:  # noticed at the end of the step that follows
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -179,7 +186,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
             predict(*where, size, collate=task["collate"], generate=generate) == sources for size in evaluation
         ]
     if job.get("nan_at"):
-        after = accelerator.get_state_dict(trained)
+        after = accelerator.get_state_dict(trained) or {}
         result["changed"] = [name for name in before if not torch.equal(before[name], after[name])]
         result["compared"] = len(before)
     if accelerator.is_main_process:
@@ -188,7 +195,9 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     return result
 
 
-def launch(folder: Path, jobs: list[dict[str, Any]], *arguments: str, timeout: int = 280) -> dict[str, dict[str, Any]]:
+def launch(
+    folder: Path, jobs: list[dict[str, Any]], *arguments: str, shard_on_cpu: bool = False, timeout: int = 280
+) -> dict[str, dict[str, Any]]:
     """Runs the jobs in one launch of 2 processes: name -> what `run` returned on the main process."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -199,9 +208,11 @@ def launch(folder: Path, jobs: list[dict[str, Any]], *arguments: str, timeout: i
         *(sys.executable, "-m", "accelerate.commands.launch"), *arguments, "--num_processes", "2",
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--main_process_port", str(port), __file__, str(folder)),
+        *(["--shard-on-cpu"] if shard_on_cpu else []),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout[-2000:] + done.stderr[-20000:])
     results = json.loads((folder / "results.json").read_text())
     for result in results.values():
         result["steps"] = {int(step): tuple(values) for step, values in result["steps"].items()}
@@ -209,6 +220,10 @@ def launch(folder: Path, jobs: list[dict[str, Any]], *arguments: str, timeout: i
 
 
 def main(folder: Path) -> None:
+    if "--shard-on-cpu" in sys.argv:
+        # FSDP2 itself shards on CPUs too; Accelerate would drop it there, as it knows it on accelerators only
+        PartialState(cpu=True, backend="gloo")
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     results = {}
     for job in json.loads((folder / "jobs.json").read_text()):
         results[job["name"]] = run(job, folder)
