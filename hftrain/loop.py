@@ -7,6 +7,7 @@ on from step s, nothing needs to be saved but weights, optimizer state and s.
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -33,6 +34,10 @@ def start(config: TrainConfig) -> Accelerator:
     if distributed.was_launched():
         distributed.die_with_parent()
     disable_progress_bar()  # of transformers, which draws one for each checkpoint
+    # What libraries say to one another's authors, once for each process, would hide what is said to the user.
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(torch|transformers|peft|accelerate|deepspeed)\b"
+    )
     accelerator = distributed.make_accelerator(
         mixed_precision="bf16" if config.bf16 else "fp16" if config.fp16 else "no",
         max_grad_norm=config.max_grad_norm,

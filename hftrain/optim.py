@@ -98,6 +98,8 @@ def make_schedule(
     stays at 1 and falls linearly over the last `decay_steps` (Hu et al. 2024, MiniCPM).
     """
     warmup, decay = steps_of(warmup_steps, total), steps_of(decay_steps, total)
+    if warmup_steps < 1:
+        warmup = min(warmup, total - 1)  # rounded up, a share of one step would be all of it
     if warmup >= total:
         raise ValueError(
             f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1"

@@ -1,6 +1,7 @@
 """What a saved model says of new texts: `hftrain predict`. The folder is loaded as anyone would load it."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ def translate(folder: Path, texts: list[str], batch_size: int, device: str | Non
 
     from hftrain.text import decode
 
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")  # not said to users
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if (folder / ADAPTER).is_file():

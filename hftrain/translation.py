@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from hftrain.config import PairConfig, TrainConfig
+from hftrain.config import PairConfig
 from hftrain.data import cldr
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
@@ -35,11 +36,16 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     """`collate_pairs` with the ids this model and its tokenizer mean.
 
     Raises:
-        ValueError: the tokenizer has no pad token, or the model no first token for its decoder.
+        ValueError: the tokenizer has no pad token or is not this model's, or the model no first token for its decoder.
     """
     config = model.config
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
+            "model's (tokenizer_name_or_path, model_name_or_path)"
+        )
     rotates = config.model_type == "mbart"  # its decoder reads the target's language, which ends the labels, first
     if config.decoder_start_token_id is None and not rotates:
         raise ValueError(
@@ -66,12 +72,25 @@ def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: PairCo
 
 
 def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: PairConfig) -> None:
-    """Makes beams, length and target language the model's own defaults, which are saved with it."""
+    """Makes beams, length and target language the model's own defaults, which are saved with it.
+
+    Raises:
+        ValueError: max_source_length or max_target_length is more than the model has positions for.
+    """
+    kind = getattr(model.config, "position_embedding_type", None)  # of our own model only tables of positions end
+    positions = (
+        getattr(model.config, "max_position_embeddings", None) if kind in (None, "learned", "absolute") else None
+    )
+    for name in ("max_source_length", "max_target_length"):
+        if positions and getattr(config, name) > positions:
+            raise ValueError(f"{name}={getattr(config, name)}, but the model has positions for {positions} tokens only")
     generation = model.generation_config
     generation.num_beams, generation.early_stopping = config.num_beams, config.num_beams > 1
     generation.max_length, generation.max_new_tokens = None, config.max_target_length
     language = language_id(tokenizer, config.target_lang)
-    if language is not None:
+    if language is not None and tokenizer(text_target="a")["input_ids"][-1] == language:
+        generation.decoder_start_token_id, generation.forced_bos_token_id = language, None  # as `pair_collator` has it
+    elif language is not None:
         generation.forced_bos_token_id = language
 
 
@@ -125,12 +144,14 @@ def describe_data(
     def counted(rows: int, of: int) -> str:
         return f"{rows:,} ({100 * rows / of:.1f} %)" if rows else "0"
 
-    return {
-        name: {
+    described = {}
+    for name, split in rows.items():
+        bad = len(getattr(split, "bad", ()))
+        described[name] = {
             "rows": len(split),
-            "unusable rows left out": counted(len(bad), len(bad) + len(split)),
-            "rows that stand in train": counted(split.leaks.rows, len(split)) if name != "train" else "",
-            "sources that stand in train": counted(split.leaks.inputs, len(split)) if name != "train" else "",
+            "unusable rows left out": counted(bad, bad + len(split)),
+            "rows that stand in train": "" if name == "train" else counted(split.leaks.rows, len(split)),
+            "sources that stand in train": "" if name == "train" else counted(split.leaks.inputs, len(split)),
             "source tokens, mean": float(lengths[name][:, 0].mean()),
             "target tokens, mean": float(lengths[name][:, 1].mean()),
             "longest source / target": " / ".join(map(str, lengths[name].max(axis=0))),
@@ -138,17 +159,20 @@ def describe_data(
             "targets truncated": counted(examples[name].truncated["target"], len(split)),
             "fingerprint": split._fingerprint[:16],
         }
-        for name, split in rows.items()
-        for bad in [getattr(split, "bad", [])]
-    }
+    return described
 
 
-def usage(config: TrainConfig) -> str:
-    """Python that loads what was trained and translates a text."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+def usage(config: Any, text: str) -> str:
+    """Python that loads what was trained and saved (a `PairConfig`, `ModelConfig`, ... says where) and translates
+    `text`."""
+    adapter, folder = config.use_peft, config.hub_model_id or config.output_dir
+    own_code = any(Path(config.model_name_or_path if adapter else config.output_dir).glob("*.py"))
+    trust = ", trust_remote_code=True" if own_code else ""
+    more = ", GenerationConfig" if adapter else ""  # beams and language are its base model's unless they are loaded
+    load_more = f"\nmodel.generation_config = GenerationConfig.from_pretrained({folder!r})" if adapter else ""
+    return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer{more}
 
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForSeq2SeqLM.from_pretrained("{folder}", trust_remote_code=True)
-ids = model.generate(**tokenizer("some text", return_tensors="pt", return_token_type_ids=False))
-print(tokenizer.batch_decode(ids, skip_special_tokens=True))"""
+tokenizer = AutoTokenizer.from_pretrained({folder!r}{trust})
+model = AutoModelForSeq2SeqLM.from_pretrained({folder!r}{trust}){load_more}
+inputs = tokenizer({config.source_prefix + text!r}, return_tensors="pt", return_token_type_ids=False)
+print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)[0])"""

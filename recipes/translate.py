@@ -43,9 +43,9 @@ class TranslateConfig(PairConfig, RecipeConfig):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        problem = load.unknown_key(self.model_config, TransformerConfig.shape_fields(), "the custom Transformer")
-        if self.model_name_or_path is None and problem:
-            yield ("model_config", "model_name_or_path"), problem
+        for name in self.model_config if self.model_name_or_path is None else ():
+            if problem := load.unknown_key([name], TransformerConfig.shape_fields(), "the custom Transformer"):
+                yield (f"model_config.{name}",), problem
 
 
 def main(config: TranslateConfig) -> dict[str, Any]:
@@ -86,8 +86,8 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         accelerator, config, results, metric="test_sacrebleu", task="translation",
         title=f"Translation {config.source_lang}-{config.target_lang}", base_model=config.model_name_or_path,
         dataset=str(config.train_file or config.dataset_name), language=[config.source_lang, config.target_lang],
-        usage=translation.usage(config, rows["test"][0]["source"]), data=translation.describe_data(rows, examples, lengths),
-        samples=translation.samples(rows["test"], hypotheses),
+        usage=translation.usage(config, rows["test"][0]["source"]),
+        data=translation.describe_data(rows, examples, lengths), samples=translation.samples(rows["test"], hypotheses),
     )  # fmt: skip
     return results
 

@@ -330,6 +330,11 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
     learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
     """Peak learning rate; null: 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a pretrained model."""
 
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.use_peft and self.model_name_or_path is None:
+            yield ("use_peft", "model_name_or_path"), "adapters are trained on a pretrained model: name one"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.learning_rate is None:

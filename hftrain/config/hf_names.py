@@ -112,8 +112,9 @@ HF_NAMES: dict[str, str] = {
     "dataset_config": "set dataset_config_name",
     **dict.fromkeys(("valid_file", "dev_file", "eval_file"), "set validation_file"),
     "validation_split_percentage": "set validation_split (under 1: a share of the rows; 0.05 is 5 percent)",
-    **dict.fromkeys(("num_proc", "dataset_num_proc", "num_workers"),
-                    "set preprocessing_num_workers (tokenization) or dataloader_num_workers (batches)"),
+    **dict.fromkeys(("num_proc", "dataset_num_proc", "preprocessing_num_workers"),
+                    "is not needed: tokenizers use all cores by themselves, and once for all processes"),
+    "num_workers": "set dataloader_num_workers",
     "overwrite_cache": "is not needed: the cache is keyed by the content of the data, the tokenizer and the code",
     # Model (transformers' example scripts, TRL's ModelConfig)
     **dict.fromkeys(("model_name", "model", "model_path", "pretrained_model_name_or_path"), "set model_name_or_path"),

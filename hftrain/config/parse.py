@@ -42,6 +42,7 @@ class Level:
         self.groups = {name[: dot.start()] for name in table for dot in re.finditer(r"\.", name)}
         self.values: dict[str, Any] = {}
         self.places: dict[str, str] = {}
+        self.entries: dict[str, str] = {}  # of mappings in a file: their places
         self.problems: list[ConfigError] = []
         self.guesses: set[str] = set()  # what misspelt names may have meant
 
@@ -57,7 +58,8 @@ class Level:
     def add(self, name: str, place: str, read: Callable[[], Any], inside: Iterable[str] = ()) -> None:
         """Take the setting ``name`` with the value that ``read()`` returns."""
         if name in self.places:
-            self.problems.append(ConfigError(name, "given twice" if self.places[name] == place else f"given twice, first at {self.places[name]}", place))
+            first = "" if self.places[name] == place else f", first at {self.places[name]}"
+            self.problems.append(ConfigError(name, f"given twice{first}", place))
             return
         self.places[name] = place
         if self.owner(name) is None:
@@ -108,8 +110,9 @@ def read_file(path: str, level: Level) -> None:
                 level.places[name] = place
                 walk(loader, value, f"{name}.")
             else:
-                inside = [str(inner.value) for inner, _ in value.value] if is_mapping else []
-                level.add(name, place, partial(loader.construct_document, value), inside)
+                lines = {str(inner.value): inner.start_mark.line + 1 for inner, _ in value.value} if is_mapping else {}
+                level.entries |= {f"{name}.{inner}": f"{path}:{line}" for inner, line in lines.items()}
+                level.add(name, place, partial(loader.construct_document, value), lines)
 
     data = b""
     try:
@@ -220,7 +223,8 @@ def resolve(cls: type[C], argv: Sequence[str]) -> C:
             entry = name[len(owner) + 1 :]
             value = level.values[name]
             values[owner] = entry_set(values[owner], entry.split("."), value) if entry else value
-            places[owner] = level.places[name]
+            places[owner] = places[name] = level.places[name]
+        places |= level.entries
         for first, second in pairs(table):
             given = [name for name in (first, second) if level.values.get(name) is not None]
             if len(given) == 2:

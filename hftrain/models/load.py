@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,13 +29,27 @@ def unknown_key(given: Iterable[str], known: Iterable[str], what: str) -> str | 
 
 
 def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that `config` names or the model brings along; None for a new model without one."""
+    """The tokenizer that `config` names or the model brings along; None for a new model without one.
+
+    Raises:
+        ValueError: it cannot be loaded.
+    """
     name = config.tokenizer_name_or_path or config.model_name_or_path
     if name is None:
         return None
-    return AutoTokenizer.from_pretrained(
-        name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
-    )
+    try:
+        return AutoTokenizer.from_pretrained(
+            name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
+        )
+    except (OSError, ValueError) as error:
+        key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
+        raise ValueError(not_to_be_had(key, name, error)) from error
+
+
+def not_to_be_had(key: str, name: str, error: Exception) -> str:
+    """What to say of a name that transformers could not load."""
+    where = "cannot be loaded from this folder" if Path(name).is_dir() else "is no folder here, nor had from the Hub"
+    return f"{key} {name!r} {where}: {error}"
 
 
 def load_model(
@@ -61,13 +76,17 @@ def load_model(
     try:
         model_config = AutoConfig.from_pretrained(name, **shared)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model_name_or_path {name!r} is no folder with a model, and not to be had: {error}"
-        ) from error
+        raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
     write_over(model_config, config.model_config)
     if getattr(config, "load_in_4bit", False):
         kwargs["quantization_config"] = four_bits(config.dtype)
-    return auto_class.from_pretrained(name, config=model_config, dtype=dtype, **shared, **kwargs)
+    try:
+        return auto_class.from_pretrained(name, config=model_config, dtype=dtype, **shared, **kwargs)
+    except ValueError as error:
+        if "Unrecognized configuration class" not in str(error):
+            raise
+        kind = model_config.model_type
+        raise ValueError(f"model_name_or_path {name!r} is a {kind}: not among {auto_class.__name__}") from error
 
 
 def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:
