@@ -213,11 +213,11 @@ class Run:
             int(i) for found in gather_object([[int(i) for m in outcome.broken for i in m.indices]]) for i in found
         )
         what = "gradient norm" if math.isfinite(outcome.loss) else "loss"
-        where = f"training examples {rows}" if rows else f"one of the training examples {sorted(indices.tolist())}"
+        which = "" if rows else "one of the "
+        rows = rows or sorted(indices.tolist())
+        where = f"{which}training examples {rows}"
         message = f"step {state.step}: the {what} is not finite ({where}); the weights are those of before this step"
-        self.history.append(
-            {"step": state.step, "event": "not finite", "of": what, "examples": rows or indices.tolist()}
-        )
+        self.history.append({"step": state.step, "event": "not finite", "of": what, "examples": rows})
         if state.nonfinite_steps > config.max_nonfinite_steps:
             raise FloatingPointError(
                 f"{message}. Last good checkpoint: {self.last_good()}. Look at these rows, lower learning_rate, or set "

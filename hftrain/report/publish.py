@@ -81,13 +81,24 @@ def publish(
 
 
 def upload(config: TrainConfig) -> None:
-    """Puts the output folder on the Hub, without checkpoints."""
+    """Puts the output folder on the Hub, without checkpoints.
+
+    Raises:
+        RuntimeError: the Hub cannot be reached or does not let us; with the command that uploads later.
+    """
     from huggingface_hub import HfApi
 
     hub = HfApi()
-    name = hub.create_repo(config.hub_model_id or Path(config.output_dir).resolve().name, exist_ok=True).repo_id
+    name = config.hub_model_id or Path(config.output_dir).resolve().name
     ignored = ["checkpoint-*/**", ".*"]
-    url = hub.upload_folder(
-        repo_id=name, folder_path=config.output_dir, ignore_patterns=ignored, commit_message="Trained with hftrain"
-    )
+    try:
+        name = hub.create_repo(name, exist_ok=True).repo_id
+        url = hub.upload_folder(
+            repo_id=name, folder_path=config.output_dir, ignore_patterns=ignored, commit_message="Trained with hftrain"
+        )
+    except Exception as error:  # of the network, of the Hub or of its client: they have no class in common
+        later = f"hf auth login; hf upload {name} {config.output_dir} . --exclude 'checkpoint-*/**' '.*'"
+        raise RuntimeError(
+            f"{config.output_dir} is complete, but was not uploaded to {name}: {error}\nLater: {later}"
+        ) from error
     print(f"uploaded to {url}")
