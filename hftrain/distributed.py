@@ -69,8 +69,8 @@ def make_accelerator(
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if fsdp and accelerator.num_processes > 1 and accelerator.distributed_type != DistributedType.FSDP:
         raise ValueError(
-            "the launcher asked for FSDP, but Accelerate dropped it, as it does on CPUs, and would run plain DDP: launch "
-            "without --use_fsdp, or with --use_deepspeed --zero_stage 3"
+            "the launcher asked for FSDP, but Accelerate dropped it, as it does on CPUs, and would run plain DDP: "
+            "launch without --use_fsdp, or with --use_deepspeed --zero_stage 3"
         )
     if plugin is not None:
         plugin.deepspeed_config |= {

@@ -53,10 +53,16 @@ SETTINGS = {
 def custom(dropout: float) -> torch.nn.Module:
     return TransformerForConditionalGeneration(
         TransformerConfig(
-            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_attention_heads=2, num_encoder_layers=1,
-            num_decoder_layers=1, dropout=dropout, **SPECIAL,
-        )  # fmt: skip
-    )
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=32,
+            num_attention_heads=2,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            dropout=dropout,
+            **SPECIAL,
+        )
+    )  # fmt: skip
 
 
 def marian(dropout: float) -> torch.nn.Module:
@@ -70,19 +76,31 @@ def bart(dropout: float) -> torch.nn.Module:
 def t5(dropout: float) -> torch.nn.Module:
     return T5ForConditionalGeneration(
         T5Config(
-            vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, dropout_rate=dropout,
+            vocab_size=VOCABULARY,
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=1,
+            num_heads=2,
+            dropout_rate=dropout,
             **SPECIAL,
-        )  # fmt: skip
-    )
+        )
+    )  # fmt: skip
 
 
 def llama(dropout: float) -> torch.nn.Module:
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, max_position_embeddings=64, attention_dropout=dropout,
-        )  # fmt: skip
-    )
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            max_position_embeddings=64,
+            attention_dropout=dropout,
+        )
+    )  # fmt: skip
 
 
 MODELS = {"custom": custom, "marian": marian, "t5": t5, "bart": bart, "llama": llama}
@@ -122,9 +140,10 @@ def collate_causal(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tens
 def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str, Any]:
     """Runs one job; returns its losses and gradient norms by step, and what it was run on.
 
-    Read from the job: `dropout` (0), `examples` (46), `stop_after` (a SIGTERM to itself after this step), `nan_at` (a
-    loss that is NaN at this step, or its gradient if `nan_in` says so), `room` (a micro-batch of more examples asks for more memory than there is, on
-    process 1 only if `on_process_1`), `evaluate` (mean loss and predictions for these batch sizes).
+    Read from the job: `dropout` (0), `examples` (46), `stop_after` (a SIGTERM to itself, so that it stops after this
+    step), `nan_at` (a loss that is NaN at this step, or its gradient if `nan_in` says so), `room` (a micro-batch of
+    more examples asks for more memory than there is, on process 1 only if `on_process_1`), `evaluate` (mean loss and
+    predictions for these batch sizes), `output_dir` (`name`).
     """
     output_dir = folder / job.get("output_dir", job["name"])
     config = TrainConfig(output_dir=str(output_dir), **SETTINGS | job.get("settings", {}))

@@ -88,8 +88,8 @@ DDP_JOBS = [
     {"name": "tokens", "model": "custom", "settings": {"global_batch_tokens": 200, "micro_batch_tokens": 70}},
     {"name": "dropout", "model": "bart", "settings": {"micro_batch_size": 2}, "dropout": 0.3},
     {
-        "name": "out of memory on one of them", "model": "t5", "settings": {"micro_batch_size": 6, "halve_on_oom": True},
-        "room": 4, "on_process_1": True,
+        "name": "out of memory on one of them", "model": "t5",
+        "settings": {"micro_batch_size": 6, "halve_on_oom": True}, "room": 4, "on_process_1": True,
     },
     {"name": "nan", "model": "marian", "settings": TWO, "nan_at": 3},
     {"name": "skipped", "model": "marian", "settings": {**TWO, "max_nonfinite_steps": 1}, "nan_at": 3},
@@ -197,7 +197,7 @@ def sharded(request, folder, alone):
     arguments = (*ZERO, request.param[-1]) if zero else FSDP2
     place = folder / request.param
     jobs = sharded_jobs(folder, alone, models)
-    results = launch(place, jobs, *arguments, shard_on_cpu=not zero)
+    results = launch(place, jobs, *arguments, shard_on_cpu=not zero, timeout=580)  # DeepSpeed may have to compile
     for result in results.values():  # neither one process nor plain DDP
         assert (result["strategy"], result["processes"]) == ("DEEPSPEED" if zero else "FSDP", 2)
         assert not zero or result["zero_stage"] == int(request.param[-1])
@@ -205,6 +205,7 @@ def sharded(request, folder, alone):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_sharded_training_gives_the_same_losses_and_weights(alone, folder, sharded):
     models, place, results = sharded
     for model in models:
@@ -246,5 +247,5 @@ def test_a_run_goes_on_under_another_strategy(alone, folder, sharded):
 @pytest.mark.slow
 def test_fsdp_is_not_dropped_silently(folder):
     jobs = [{"name": "fsdp", "model": "custom"}]
-    with pytest.raises(RuntimeError, match="the launcher asked for FSDP, but Accelerate dropped it, as it does on CPUs"):
+    with pytest.raises(RuntimeError, match="the launcher asked for FSDP, but Accelerate dropped it, as it does on"):
         launch(folder / "dropped", jobs, *FSDP2)

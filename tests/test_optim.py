@@ -75,7 +75,7 @@ def test_steps_of():
 
 
 def test_errors_of_a_schedule():
-    with pytest.raises(ValueError, match="warmup_steps=40 leaves nothing of the run's 40 steps: lower it, or give a sh"):
+    with pytest.raises(ValueError, match="warmup_steps=40 leaves nothing of the run's 40 steps: lower it, or give a"):
         make_schedule("linear", 40, warmup_steps=40)
     with pytest.raises(ValueError, match="unknown lr_scheduler_type 'polynomial'"):
         make_schedule("polynomial", 40)(0)

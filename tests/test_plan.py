@@ -1,5 +1,7 @@
 """The plan of examples and the cut of a step: every example once, for any lengths, processes and budgets."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_errors_of_the_plan():
     with pytest.raises(ValueError, match=r"global_batch_tokens=20 .* example 1\b.* 30 tokens. Raise global_batch_tok"):
         Plan(np.array([[5, 5], [20, 10], [5, 5]]), seed=0, global_batch_size=None, global_batch_tokens=20)
     # 50 tokens are 2 steps of 25: the setting is above the example, and what it makes is not
-    with pytest.raises(ValueError, match=r"global_batch_tokens=32 makes steps of 25 tokens, and example 1 alone has 30"):
+    with pytest.raises(ValueError, match=r"global_batch_tokens=32 makes steps of 25 tokens, and example 1 alone has"):
         Plan(np.array([[5, 5], [20, 10], [5, 5]]), seed=0, global_batch_size=None, global_batch_tokens=32)
 
 
@@ -127,7 +129,7 @@ def test_an_empty_micro_batch_needs_fewer_examples_than_micro_batches(processes)
     for examples in range(1, 30):
         for size in range(1, 9):
             groups = cut(np.ones((examples, 2), dtype=np.int64), processes, micro_batch_size=size)
-            assert len(groups) == -(--(-examples // size) // processes) * processes  # no more than are needed
+            assert len(groups) == -(-math.ceil(examples / size) // processes) * processes  # no more than are needed
             assert sum(len(group) == 0 for group in groups) == max(0, len(groups) - examples)
 
 
