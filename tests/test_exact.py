@@ -46,7 +46,6 @@ CUTS = {
     "one by one": {"micro_batch_size": 1},
     "tokens 40": {"micro_batch_tokens": 40},
     "tokens 90": {"micro_batch_tokens": 90},
-    "tokens 1000": {"micro_batch_tokens": 1000},
     "gradients exchanged by hand": {"micro_batch_size": 4, "halve_on_oom": True},
 }
 
@@ -57,7 +56,7 @@ def test_any_cut_gives_the_same_losses(alone, model, cut):
     whole, result = alone(model), alone(model, tuple(CUTS[cut].items()))
     assert len(whole["steps"]) == 8
     assert whole["largest"] == 15
-    assert result["largest"] < 15 or cut == "tokens 1000"
+    assert result["largest"] < 15
     assert_same(result["steps"], whole["steps"])
 
 
