@@ -56,7 +56,7 @@ def publish(
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     write_results(folder, results)
     tiles: dict[str, Any] = {f"test {key}": value for key, value in numbers.items()}
-    tiles |= {"steps": results["total_steps"], "tokens/s": results["train_tokens_per_second"]}
+    tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
     history = read_history(folder / "metrics.jsonl")
     write_report(folder, **shared, summary=tiles, history=history, figures=figures, tables=tables)
