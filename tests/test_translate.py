@@ -242,8 +242,11 @@ def test_goes_on_from_its_own_folder(folder, own, tmp_path):
 # ---- pretrained models
 
 
-@pytest.mark.parametrize("use_peft", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("kind", ["marian", "t5", "mbart", "mbart50", "nllb"])
+KINDS = ["marian", "t5", "mbart", "mbart50", "nllb"]
+ADAPTED = [pytest.param(kind, True, marks=() if kind in ("t5", "nllb") else pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize(("kind", "use_peft"), [*((kind, False) for kind in KINDS), *ADAPTED])
 def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
     """Trains, is saved, reopens, and writes from the very tokens that training had the decoder read first."""
     base, out = pretrained(kind), tmp_path / "out"
