@@ -281,8 +281,8 @@ def test_bf16_trains_with_fp32_weights(tmp_path):
 
 @pytest.mark.slow
 def test_a_compiled_model_trains(tmp_path):
-    train(WorkerConfig(output_dir=tmp_path / "compiled", torch_compile=True, max_steps=4, **EXACT))
-    train(WorkerConfig(output_dir=tmp_path / "plain", max_steps=4, **EXACT))
+    train(WorkerConfig(output_dir=tmp_path / "compiled", torch_compile=True, max_steps=2, logging_steps=1, **EXACT))
+    train(WorkerConfig(output_dir=tmp_path / "plain", max_steps=2, logging_steps=1, **EXACT))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
 

@@ -344,7 +344,7 @@ def test_kill_9_of_the_launcher_leaves_no_orphan_that_trains_on(tmp_path, proces
     assert f"stopped after step {step}, saved" in log.read_text()
     command = printed_command(log.read_text())
     assert command.startswith("accelerate launch ")
-    shorter = f"{command} --max_steps {int(step) + 2} --resume_allow total_steps,warmup_steps"
+    shorter = command.replace("--max_steps 1000", f"--max_steps {int(step) + 2} --resume_allow total_steps")
     resumed = subprocess.run(shorter, shell=True, env=command_environment(), capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert f"at step {step} of" in resumed.stdout
