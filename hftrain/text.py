@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,21 @@ def texts_of(rows: Dataset) -> Iterator[str]:
             yield from batch[column]
 
 
+def learn_tokenizer(rows: Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
+    """`train_tokenizer` on every text of `rows`, once: kept in the cache for the other processes and the next run."""
+    import tokenizers
+
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(json.dumps([fingerprint(rows), vocab_size, tokenizers.__version__]).encode())
+    folder = _cache() / f"tokenizer-{digest.hexdigest()}"
+    if not folder.exists():
+        with _whole(folder) as stage:
+            train_tokenizer(texts_of(rows), vocab_size).save_pretrained(stage)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.name_or_path = ""  # the cache is no place to come from
+    return tokenizer
+
+
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a new model's configuration has to know of its tokenizer: `vocab_size` and the special tokens' ids."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id")
@@ -170,7 +186,7 @@ def tokenize_pairs(
 
     limits = {"source": max_source_length, "target": max_target_length}
     arguments = [limits, source_lang, target_lang, source_prefix]
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hftrain") / _key(rows, tokenizer, arguments)
+    folder = Path(cache_dir or _cache()) / _key(rows, tokenizer, arguments)
     if folder.exists() and (damage := _damage(folder)):
         logger.warning("the tokenized data in %s are damaged (%s) and are made again", folder, damage)
         shutil.rmtree(folder)
@@ -187,6 +203,28 @@ def tokenize_pairs(
                 *(count, len(examples), share, side, side, limits[side]),
             )
     return examples
+
+
+def _cache() -> Path:
+    """Where what can be made again is kept; HF_HOME and HF_DATASETS_CACHE move it."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hftrain"
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    try:
+        yield stage
+        os.rename(stage, folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster with the same
+            raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _key(rows: Dataset, tokenizer: PreTrainedTokenizerBase, arguments: list[Any]) -> str:
@@ -228,13 +266,10 @@ def _sha256(path: Path) -> str:
 def _write(
     folder: Path, rows: Dataset, tokenizer: PreTrainedTokenizerBase, limits: dict[str, int], source_prefix: str
 ) -> None:
-    """Write beside and rename, so that the folder is whole or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
     tokens = pa.list_(pa.int32())
     schema = pa.schema([("input_ids", tokens), ("labels", tokens)])
     truncated = {"source": 0, "target": 0}
-    try:
+    with _whole(folder) as stage:
         with pa.OSFile(str(stage / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
             for batch in rows.iter(BATCH_ROWS):
                 sources = [source_prefix + text for text in batch["source"]]
@@ -247,12 +282,6 @@ def _write(
         tokenizer("a")  # see _key
         manifest = {"sha256": _sha256(stage / "examples.arrow"), "truncated": truncated}
         (stage / "manifest.json").write_text(json.dumps(manifest))
-        os.rename(stage, folder)
-    except OSError:
-        if not (folder / "manifest.json").exists():  # else another process was faster with the same
-            raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _encode(

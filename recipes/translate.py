@@ -52,7 +52,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = translation.load_pairs(config, seed=config.seed)
-        tokenizer = load.load_tokenizer(config) or text.train_tokenizer(text.texts_of(rows["train"]), config.vocab_size)
+        tokenizer = load.load_tokenizer(config) or text.learn_tokenizer(rows["train"], config.vocab_size)
         examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split) for name, split in examples.items()}
 

@@ -372,3 +372,19 @@ def test_decode(tokenizer):
     ids = tokenizer(["5. Mai", "in 3 Tagen"], padding=True, return_tensors="pt")["input_ids"]
     assert decode(tokenizer, ids) == ["5. Mai", "in 3 Tagen"]
     assert decode(tokenizer, ids.masked_fill(ids == tokenizer.pad_token_id, -100)) == ["5. Mai", "in 3 Tagen"]
+
+
+def test_a_tokenizer_is_learnt_once(tmp_path, monkeypatch):
+    import datasets
+
+    import hftrain.text
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    rows = datasets.Dataset.from_dict({"source": ["a b c", "d e f"] * 9, "target": ["g h", "i j"] * 9})
+    learnt = hftrain.text.learn_tokenizer(rows, 300)
+    expected = train_tokenizer(texts_of(rows), 300)
+    assert learnt("a b <s> ü").input_ids == expected("a b <s> ü").input_ids
+    monkeypatch.setattr(hftrain.text, "train_tokenizer", None)  # a second learning would fail
+    assert hftrain.text.learn_tokenizer(rows, 300).get_vocab() == expected.get_vocab()
+    with pytest.raises(TypeError):
+        hftrain.text.learn_tokenizer(rows, 301)
