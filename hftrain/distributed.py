@@ -30,7 +30,7 @@ def make_accelerator(
     """Joins the processes that `accelerate launch`, torchrun or nobody started.
 
     Raises:
-        ValueError: fp16 without a GPU; DeepSpeed or FSDP asked for and dropped by Accelerate.
+        ValueError: fp16 without a GPU; DeepSpeed, FSDP or a tracker asked for and dropped by Accelerate.
     """
     on_cpu = not torch.accelerator.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
@@ -61,6 +61,8 @@ def make_accelerator(
         log_with=list(log_with) or None,
         project_dir=project_dir,
     )
+    if dropped := [name for name in log_with if name not in map(str, accelerator.log_with)]:
+        raise ValueError(f"report_to {dropped[0]} needs the package {dropped[0]}: pip install {dropped[0]}")
     plugin = accelerator.state.deepspeed_plugin
     if deepspeed and plugin is None:
         raise ValueError(

@@ -153,6 +153,8 @@ def fit(
                 if run.patience_lost():
                     break
         run.finish()
+        if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
+            run.leave()
     return model, run.results(plan)
 
 

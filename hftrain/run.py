@@ -1,6 +1,7 @@
 """What `fit` remembers and writes: the run's state, its checkpoints, its best weights, its log."""
 
 import math
+import os
 import shlex
 import shutil
 import sys
@@ -81,7 +82,9 @@ class Run:
                 key: value if isinstance(value, int | float | str) else str(value)
                 for key, value in asdict(config).items()
             }
-            accelerator.init_trackers(config.run_name or Path(config.output_dir).name, config=flat)
+            name = config.run_name or Path(config.output_dir).resolve().name
+            names: dict[str, Any] = {"wandb": {"name": name}, "trackio": {"name": name}, "mlflow": {"run_name": name}}
+            accelerator.init_trackers(os.environ.get("WANDB_PROJECT", "hftrain"), config=flat, init_kwargs=names)
 
     # ---- begin, go on, stop, end ----
 
@@ -104,6 +107,8 @@ class Run:
             if self.accelerator.scaler is not None and self.state.loss_scale:
                 self.accelerator.scaler.load_state_dict(self.state.loss_scale)
             notes.append(f"resumed from {found} at step {saved.step:,} of {total:,}")
+            if main:
+                notes += checkpoint.set_aside(config.output_dir, saved.step)
         if config.ema_decay is not None:
             self.average = ExponentialMovingAverage(self.accelerator.unwrap_model(self.model), config.ema_decay)
             for name, average in self.average.average.items() if found else ():
@@ -122,10 +127,13 @@ class Run:
 
     def leave(self) -> None:
         """Ends a run that was asked to stop, after its checkpoint is saved."""
-        command = [arg for arg in sys.argv if not arg.startswith("--resume_from_checkpoint=")]
-        if "--resume_from_checkpoint" in command:
-            at = command.index("--resume_from_checkpoint")
-            del command[at : at + 2]
+        command, words = [], iter(sys.argv)
+        for word in words:
+            option, equals, _ = word.partition("=")
+            if option.replace("-", "_") != "__resume_from_checkpoint":
+                command.append(word)
+            elif not equals:
+                next(words, None)  # its value
         command += ["--resume_from_checkpoint", "auto"]
         launcher = "accelerate launch" if distributed.was_launched() else "python"
         saved = "saved" if self.last_saved == self.state.step else f"NOT saved (the last one saved: {self.last_good()})"
@@ -329,12 +337,12 @@ def run_contract(model: Any, examples: Sequence[Any], plan: Plan, total: int, co
     names = ["seed", "global_batch_size", "global_batch_tokens", "learning_rate", "lr_scheduler_type", "warmup_steps"]
     names += ["decay_steps", "min_lr_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"]
     names += ["max_grad_norm", "label_smoothing_factor", "ema_decay", "bf16", "fp16"]
-    volatile = {"_name_or_path", "transformers_version", "architectures", "auto_map", "dtype", "use_cache"}
+    volatile = {"_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache"}
     contract = {name: getattr(config, name) for name in names}
     if hasattr(model, "config"):
         contract["model"] = {k: v for k, v in model.config.to_dict().items() if k not in volatile}
     for name, adapter in getattr(model, "peft_config", {}).items():
-        kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules")
+        kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules")
         settings = adapter.to_dict()
         contract[f"adapter_{name}"] = {key: json_value(settings.get(key)) for key in kept}
     return contract | {"total_steps": total, "examples": len(examples), "data": plan.fingerprint(examples)}

@@ -1,7 +1,7 @@
 """SIGTERM, SIGUSR1 and SIGINT ask a run to stop; it does so at a step's end, where all processes can agree."""
 
+import os
 import signal
-import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -40,5 +40,6 @@ class StopSignals:
                 raise KeyboardInterrupt
             self._interrupted = self._interrupted or now
         if not self.received:
-            print(f"{signal.Signals(number).name}: stopping after this step", file=sys.stderr, flush=True)
+            # not print: the signal may have come in the middle of one, which cannot be entered again
+            os.write(2, f"{signal.Signals(number).name}: stopping after this step\n".encode())
         self.received = number

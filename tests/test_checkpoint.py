@@ -282,6 +282,18 @@ def test_where_a_run_starts(tmp_path):
         checkpoint.find(tmp_path, str(tmp_path / "checkpoint-7"))
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_takes_time(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file/out cannot be written, since .*file is no folder: choose another"):
+        checkpoint.find(tmp_path / "file" / "out", None)
+    with pytest.raises(ValueError, match=r"file is no folder"):
+        checkpoint.find(tmp_path / "file", "auto")
+    (tmp_path / "closed").mkdir(mode=0o500)
+    if not os.access(tmp_path / "closed", os.W_OK):  # root may write anywhere
+        with pytest.raises(ValueError, match=r"closed is not writable"):
+            checkpoint.find(tmp_path / "closed" / "out", None)
+
+
 def test_auto_starts_no_fresh_run_over_damaged_checkpoints_or_a_finished_run(tmp_path):
     flip_a_byte(save(tmp_path, 1) / "state.json")
     with pytest.warns(UserWarning, match="NaN"):

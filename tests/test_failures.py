@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.tracking import get_available_trackers
 from resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 
 from hftrain import checkpoint
@@ -262,6 +263,24 @@ def test_trackers_receive_the_log(tmp_path):
     events = EventAccumulator(str(file)).Reload()
     assert [event.value for event in events.Scalars("loss")] == pytest.approx(losses(tmp_path))
     assert [event.step for event in events.Scalars("eval_loss")] == [2, 4]
+
+
+@pytest.mark.slow
+def test_trackers_know_the_run_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # before it is imported
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    trackio = pytest.importorskip("trackio")
+    train(WorkerConfig(output_dir=tmp_path / "out", report_to=["trackio"], run_name="first", max_steps=1))
+    assert [run.name for run in trackio.Api().runs("hftrain")] == ["first"]
+
+
+def test_a_tracker_that_is_not_installed_is_named(tmp_path):
+    absent = {"wandb", "mlflow", "trackio"} - {str(name) for name in get_available_trackers()}
+    if not absent:
+        pytest.skip("all trackers are installed")
+    name = absent.pop()
+    with pytest.raises(ValueError, match=f"report_to {name} needs the package {name}"):
+        train(WorkerConfig(output_dir=tmp_path, report_to=["tensorboard", name]))
 
 
 def test_activation_checkpointing_changes_no_number(tmp_path):

@@ -12,13 +12,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
+import transformers
 from resume_worker import WorkerConfig, exit_codes, fork, trace, train, without_timings
 from safetensors.torch import load_file
 
 from hftrain import checkpoint
+from hftrain.data.plan import Plan
+from hftrain.models import TransformerConfig
+from hftrain.run import run_contract
 from hftrain.signals import EXIT_INTERRUPTED
 
 WORKER = Path(__file__).with_name("resume_worker.py")
@@ -200,6 +205,31 @@ def test_auto_passes_over_a_damaged_checkpoint_and_says_so(tmp_path, unbroken, c
     assert trace(tmp_path) == unbroken(**FULL)[0]
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_after_the_last_step_is_obeyed_too(tmp_path, unbroken, capsys, name):
+    """Nothing that follows `fit` runs, and the run that goes on only has to follow."""
+    config = WorkerConfig(output_dir=tmp_path, resume_from_checkpoint="auto")
+    with pytest.raises(SystemExit) as left:
+        train(replace(config, signal_step=12, signal_name=name))
+    assert left.value.code == EXIT_INTERRUPTED
+    assert "stopped after step 12, saved" in capsys.readouterr().out
+    train(config)
+    assert trace(tmp_path) == unbroken()[0]
+
+
+def test_who_goes_back_gives_up_what_came_after(tmp_path, capsys):
+    """Else `auto` would take up the course that was given up, and rotation prefer its checkpoints to the new ones."""
+    settings = {"output_dir": tmp_path, "save_steps": 2, "load_best_model_at_end": False, "save_total_limit": 2}
+    train(WorkerConfig(**settings | {"save_total_limit": 9}))
+    again = WorkerConfig(**settings, resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    with pytest.raises(BrokenOff):
+        train(again, break_off(7))
+    assert "checkpoint-12 is of a later step: renamed checkpoint-12.given-up" in capsys.readouterr().out
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-6"]
+    assert (tmp_path / "checkpoint-12.given-up" / "manifest.json").exists()
+    assert checkpoint.find(tmp_path, "auto")[0] == tmp_path / "checkpoint-6"
+
+
 def test_a_second_run_is_kept_out(tmp_path):
     config = WorkerConfig(output_dir=tmp_path / "out", resume_from_checkpoint="auto", seconds_per_step=0.5)
     (process,) = fork(config)
@@ -237,6 +267,17 @@ def test_another_run_is_refused_with_both_values(stopped, setting, message):
     with pytest.raises(ValueError, match="--resume_allow") as refused:
         train(replace(WorkerConfig(output_dir=stopped, resume_from_checkpoint="auto"), **setting))
     assert message in str(refused.value)
+
+
+def test_the_number_format_of_the_weights_is_part_of_the_contract(tmp_path):
+    contracts = []
+    for dtype in (torch.float32, torch.bfloat16):
+        shape = TransformerConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_attention_heads=2)
+        model = transformers.AutoModelForSeq2SeqLM.from_config(shape, dtype=dtype)
+        plan = Plan(np.ones((2, 1), dtype=np.int64), seed=1)
+        contracts.append(run_contract(model, [1, 2], plan, 1, WorkerConfig()))
+    with pytest.raises(ValueError, match=r'model.dtype: "float32" when saved, "bfloat16" now'):
+        checkpoint.check_contract(*contracts, [])
 
 
 def test_what_is_allowed_is_let_through_aloud(stopped, tmp_path, capsys):
@@ -279,6 +320,14 @@ def run(*command, **settings):
 
 def printed_command(output):
     return next(line.strip() for line in output.splitlines() if "--resume_from_checkpoint auto" in line)
+
+
+@pytest.mark.parametrize("given", [["--resume-from-checkpoint", "auto"], ["--resume-from-checkpoint=auto"], []])
+def test_the_printed_command_says_once_where_to_resume(tmp_path, monkeypatch, capsys, given):
+    monkeypatch.setattr(sys, "argv", ["run.py", *given, "--seed", "3"])
+    with pytest.raises(SystemExit):
+        train(WorkerConfig(output_dir=tmp_path, signal_step=1))
+    assert printed_command(capsys.readouterr().out) == "python run.py --seed 3 --resume_from_checkpoint auto"
 
 
 def test_the_printed_command_resumes(tmp_path, unbroken):

@@ -16,7 +16,7 @@ A checkpoint grows in `OUT/.saving-checkpoint-N` and gets its name when all of i
 from hftrain.checkpoint.contract import check_contract
 from hftrain.checkpoint.locking import lock
 from hftrain.checkpoint.reading import Saved, checkpoints, read, verify
-from hftrain.checkpoint.runs import Row, check_free_space, describe, find, rotate
+from hftrain.checkpoint.runs import Row, check_free_space, describe, find, rotate, set_aside
 from hftrain.checkpoint.writing import save
 
 __all__ = [
@@ -31,5 +31,6 @@ __all__ = [
     "read",
     "rotate",
     "save",
+    "set_aside",
     "verify",
 ]

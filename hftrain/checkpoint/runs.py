@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -30,6 +31,10 @@ def find(output_dir: str | Path, resume_from_checkpoint: str | None) -> tuple[Pa
 
 
 def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | None, list[str]]:
+    place = _nearest(output_dir)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        why = "not writable" if place.is_dir() else "no folder"
+        raise ValueError(f"{output_dir} cannot be written, since {place} is {why}: choose another --output_dir.")
     if resume_from_checkpoint not in (None, "auto"):
         require_intact(Path(resume_from_checkpoint))
         return Path(resume_from_checkpoint), []
@@ -90,6 +95,21 @@ def rotate(output_dir: str | Path, keep: int, best: str | Path | None = None) ->
     return old
 
 
+def set_aside(output_dir: str | Path, step: int) -> list[str]:
+    """Renames the checkpoints of after `step`, from which a run goes on; returns lines to print. Main process only.
+
+    They are of a course that was given up: `auto` would take the newest of them up again, and `rotate` prefer them.
+    """
+    notes = []
+    for folder in checkpoints(output_dir):
+        if step_of(folder) > step:
+            name = f"{folder.name}.given-up"
+            shutil.rmtree(folder.with_name(name), ignore_errors=True)
+            folder.rename(folder.with_name(name))
+            notes.append(f"{folder} is of a later step: renamed {name}, delete it when you like")
+    return notes
+
+
 def recover(output_dir: str | Path) -> None:
     """Clears away what a killed process left half-saved or half-deleted. Only for the run that holds the lock."""
     for path in Path(output_dir).glob(f"{REPLACED}checkpoint-*"):
@@ -116,8 +136,13 @@ def check_free_space(output_dir: str | Path, needed_bytes: int, copies: int) -> 
 
 def free_bytes(path: str | Path) -> int:
     """Free bytes where `path` is, or will be."""
-    path = Path(path).absolute()
-    return shutil.disk_usage(next(folder for folder in [path, *path.parents] if folder.exists())).free
+    return shutil.disk_usage(_nearest(Path(path))).free
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or where it will be made: the nearest folder above it that is there."""
+    path = path.absolute()
+    return next(place for place in [path, *path.parents] if place.exists())
 
 
 @dataclass(frozen=True)

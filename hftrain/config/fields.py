@@ -280,7 +280,7 @@ class TrainConfig(Config):
     """Trackers that also receive the log."""
 
     run_name: str | None = None
-    """Name of the run in trackers; null: that of output_dir."""
+    """Name of the run in trackers, in project hftrain (or WANDB_PROJECT); null: that of output_dir."""
 
     push_to_hub: bool = False
     """Upload the finished model to the Hub."""
