@@ -46,6 +46,8 @@ class TranslateConfig(PairConfig, RecipeConfig):
         for name in self.model_config if self.model_name_or_path is None else ():
             if problem := load.unknown_key([name], TransformerConfig.shape_fields(), "the custom Transformer"):
                 yield (f"model_config.{name}",), problem
+        if self.metric_for_best_model.removeprefix("eval_") != "loss" and not self.predict_with_generate:
+            yield ("metric_for_best_model", "predict_with_generate"), "without the latter, only loss is evaluated"
 
 
 def main(config: TranslateConfig) -> dict[str, Any]:

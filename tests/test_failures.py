@@ -271,6 +271,7 @@ def test_trackers_know_the_run_by_its_name(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     trackio = pytest.importorskip("trackio")
     train(WorkerConfig(output_dir=tmp_path / "out", report_to=["trackio"], run_name="first", max_steps=1))
+    trackio.finish()
     assert [run.name for run in trackio.Api().runs("hftrain")] == ["first"]
 
 
