@@ -109,6 +109,11 @@ def die_with_parent() -> None:
             sys.exit("the launcher is gone")
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
 def zero_stage(accelerator: Accelerator) -> int:
     """0 without DeepSpeed."""
     return (

@@ -1,7 +1,8 @@
 """Evaluation sees every example exactly once, whatever the number of processes and the batch size, and gives results
 in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
 from hftrain.data.plan import fetch
-from hftrain.distributed import total
+from hftrain.distributed import is_out_of_memory, total
 from hftrain.losses import Batch
 
 
@@ -30,7 +31,7 @@ def mean_loss(
     sums = [0.0, 0.0]
     for indices, weight in _share(accelerator, lengths, batch_size):
         batch = collate(fetch(examples, indices))
-        with torch.no_grad():
+        with _memory(batch), torch.no_grad():
             value = loss(model, send_to_device(batch, accelerator.device))
         sums[0] += float(value) * weight
         sums[1] += count(batch) * weight
@@ -57,7 +58,7 @@ def predict(
     found: list[tuple[int, Any]] = []
     for indices, _ in _share(accelerator, lengths, batch_size):
         batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
-        with torch.no_grad():
+        with _memory(batch), torch.no_grad():
             predictions = generate(batch)
         if len(predictions) != len(indices):
             raise ValueError(f"generate gave {len(predictions)} predictions for a batch of {len(indices)} examples")
@@ -66,6 +67,20 @@ def predict(
         found = gather_object(found)
     by_index = dict(found)  # examples repeated to fill up the processes overwrite themselves
     return [by_index[i] for i in range(len(examples))]
+
+
+@contextmanager
+def _memory(batch: Batch) -> Iterator[None]:
+    """Says what to lower where a batch is more than the memory holds."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items() if hasattr(value, "shape"))
+        raise RuntimeError(
+            f"out of memory in evaluation with {shapes}. Lower eval_batch_size: no result changes"
+        ) from error
 
 
 def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> list[tuple[list[int], int]]:

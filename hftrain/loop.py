@@ -221,7 +221,7 @@ def take_step(
                 summed = loss(model, send_to_device(micro.batch, accelerator.device)) * (len(micro.indices) > 0)
                 distributed.backward(accelerator, model, summed * (accelerator.num_processes / items), last=last)
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if not distributed.is_out_of_memory(error):
                 raise
             if not config.halve_on_oom:
                 raise RuntimeError(run.out_of_memory_message(micro)) from error
@@ -245,8 +245,3 @@ def take_step(
         return outcome
     outcome.grad_norm = distributed.clip_and_step(accelerator, model, run.optimizer, config.max_grad_norm)
     return outcome
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -91,3 +91,11 @@ def collate_masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tens
     """The decoder reads labels, and -100 is no token."""
     batch = collate([{**example, "labels": [0] * len(example["labels"])} for example in examples])
     return {**batch, "labels": torch.full_like(batch["labels"], -100)}
+
+
+def test_out_of_memory_says_what_to_lower(accelerator, model):
+    def generate(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match=r"in evaluation with .*input_ids \(4, .*Lower eval_batch_size"):
+        predict(accelerator, EXAMPLES, LENGTHS, 4, collate=collate, generate=generate)
