@@ -108,9 +108,8 @@ def fit(
         decay_steps=config.decay_steps,
         min_lr_ratio=config.min_lr_ratio,
     )
-    cut(
-        lengths[[lengths.sum(axis=1).argmax()]], 1, micro_batch_tokens=config.micro_batch_tokens
-    )  # does the longest fit?
+    longest = lengths[[lengths.sum(axis=1).argmax()]]
+    cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
     contract = run_contract(model, examples, plan, total, config)
     model, optimizer = prepare(accelerator, model, optimizer, config)
     with ExitStack() as stack:
