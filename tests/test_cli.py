@@ -14,7 +14,7 @@ import pytest
 
 from hftrain import cli
 
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 
 RECIPE = '''"""Counts to three.
 
@@ -33,7 +33,7 @@ def recipes(tmp_path, monkeypatch):
     (folder / "tell.py").write_text("x = 1\n")
     (folder / "configs" / "far.yaml").write_text("# recipes/count.py --config recipes/configs/far.yaml\nto: 9\n")
     (folder / "configs" / "loud.yaml").write_text("# recipes/tell.py\n")
-    monkeypatch.setattr(cli, "PACKAGE", tmp_path / "checkout" / "hftrain")
+    monkeypatch.setattr(cli.recipes, "PACKAGE", tmp_path / "checkout" / "hftrain")
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
@@ -383,7 +383,7 @@ def test_the_wheel_brings_the_recipes(wheel, tmp_path):
     told = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert told[0] == str(tmp_path / "installed" / "hftrain" / "cli.py")
+    assert told[0] == str(tmp_path / "installed" / "hftrain" / "cli" / "__init__.py")
     recipes = sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
     assert [line.split()[0] for line in told[1 : 1 + len(recipes)]] == recipes
     assert (tmp_path / "translate.py").read_bytes() == (ROOT / "recipes" / "translate.py").read_bytes()

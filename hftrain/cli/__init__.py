@@ -1,0 +1,37 @@
+"""`hftrain`: one file here for each command or few, which adds itself to the parser. What is heavy, a command imports
+where it is used."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from hftrain import __version__
+from hftrain.cli import predict, recipes, verify
+
+COMMANDS = (recipes, verify, predict)  # in the order of the help
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console command. Returns the exit code: 2 for what the user can mend, said in a line on stderr."""
+    args = make_parser().parse_args(arguments)
+    try:
+        return args.command(args)
+    except (ValueError, OSError) as error:
+        if os.environ.get("HFTRAIN_TRACEBACK"):
+            raise
+        print(f"hftrain: {error}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hftrain",
+        description="Fine-tune and pretrain Transformers with recipes of one file each.",
+        epilog="hftrain COMMAND --help says more. With HFTRAIN_TRACEBACK=1 errors come with a traceback.",
+    )
+    parser.add_argument("--version", action="version", version=f"hftrain {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add(commands)
+    return parser

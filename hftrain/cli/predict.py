@@ -1,0 +1,82 @@
+"""`hftrain predict`: a trained model's predictions for new texts."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("predict", help="predict with a trained model")
+    command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
+    command.add_argument("texts", metavar="TEXT", nargs="*", help="what to predict from")
+    command.add_argument("--file", type=Path, help="read a text a line, or JSON lines if it ends in .jsonl")
+    command.add_argument("--column", metavar="NAME", help="the key of the text in a .jsonl file")
+    command.add_argument("--output", type=Path, help="write here and not to the screen; JSON lines if --file has them")
+    command.add_argument(
+        "--source_prefix", metavar="TEXT", default="", help="put before each text, as in training (T5)"
+    )
+    command.add_argument("--num_beams", type=int, metavar="N", help="default: what the model was saved with")
+    command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: what the model was saved with")
+    command.add_argument("--batch_size", type=int, metavar="N", default=32, help="texts at a time (default: 32)")
+    command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    command.set_defaults(command=predict_texts)
+
+
+def predict_texts(args: argparse.Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from hftrain.predict import predict
+
+    disable_progress_bar()  # of the loading of weights
+    if bool(args.texts) == bool(args.file):
+        raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
+    rows = list(read_jsonl(args.file, args.column)) if args.file and args.file.suffix == ".jsonl" else None
+    if args.column and rows is None:
+        raise ValueError("--column names a key of a .jsonl file given with --file")
+    texts = args.texts or read_lines(args.file) if rows is None else [row[args.column] for row in rows]
+    predictions = predict(
+        args.folder,
+        texts,
+        batch_size=args.batch_size,
+        device=args.device,
+        source_prefix=args.source_prefix,
+        num_beams=args.num_beams,
+        max_new_tokens=args.max_new_tokens,
+    )
+    if rows is None:
+        lines = [" ".join(prediction.splitlines()) for prediction in predictions]  # a line for a line
+    else:
+        pairs = zip(rows, predictions, strict=True)
+        lines = [json.dumps({**row, "prediction": prediction}, ensure_ascii=False) for row, prediction in pairs]
+    out = "".join(line + "\n" for line in lines)
+    if args.output:
+        args.output.write_text(out, encoding="utf-8")
+    else:
+        sys.stdout.write(out)
+    return 0
+
+
+def read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from error
+    return text.removesuffix("\n").split("\n") if text else []
+
+
+def read_jsonl(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(read_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: not a JSON object")
+        if "prediction" in row:
+            raise ValueError(f'{path}, line {number}: has a "prediction" already, which would be overwritten')
+        if not isinstance(row.get(column), str):
+            raise ValueError(f"{path}, line {number}: no text under {column!r}; --column names one of {', '.join(row)}")
+        yield row

@@ -1,0 +1,99 @@
+"""`hftrain recipes`, `copy`, `run`: files of `recipes/` in the repository, of `hftrain/_recipes/` in a wheel."""
+
+import argparse
+import ast
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("recipes", help="list the recipes")
+    command.set_defaults(command=list_recipes)
+
+    command = commands.add_parser("copy", help="copy a recipe and its configurations, to change them")
+    command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists")
+    command.add_argument("folder", metavar="DIR", nargs="?", type=Path, default=Path("."), help="default: here")
+    command.set_defaults(command=copy_recipe)
+
+    command = commands.add_parser(
+        "run",
+        help="train: run a recipe through Accelerate",
+        usage="hftrain run RECIPE [options of accelerate launch --] [options of the recipe]",
+        epilog="`hftrain run translate --help` lists that recipe's options. Exit code 75: stopped by a signal after a "
+        "checkpoint was saved; the command that resumes was printed.",
+    )
+    command.add_argument(
+        "recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or the path of a recipe"
+    )
+    command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--num_processes 2 -- --seed 1")
+    command.set_defaults(command=run_recipe)
+
+
+def recipes_folder() -> Path:
+    packaged = PACKAGE / "_recipes"
+    return packaged if packaged.is_dir() else PACKAGE.parent / "recipes"
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe that has this name, or is at this path.
+
+    Raises:
+        ValueError: there is none; the names there are.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ValueError(f"there is no recipe file {name}")
+        return Path(name)
+    recipes = {path.stem: path for path in sorted(recipes_folder().glob("*.py"))}
+    if name not in recipes:
+        raise ValueError(f"no recipe {name!r}: there are {', '.join(recipes)}; or give the path of a recipe (x.py)")
+    return recipes[name]
+
+
+def list_recipes(args: argparse.Namespace) -> int:
+    recipes = sorted(recipes_folder().glob("*.py"))
+    width = max((len(path.stem) for path in recipes), default=0)
+    for path in recipes:
+        lines = (ast.get_docstring(ast.parse(path.read_bytes())) or "").splitlines()
+        print(f"{path.stem:{width}}  {lines[0] if lines else ''}".rstrip())
+    return 0
+
+
+def copy_recipe(args: argparse.Namespace) -> int:
+    """Copies the recipe, and of `configs/` what mentions the recipe's file. Overwrites nothing that differs."""
+    recipe = find_recipe(args.recipe)
+    configs = [path for path in sorted(recipe.parent.glob("configs/*.yaml")) if recipe.name in path.read_text("utf-8")]
+    copies = {path: args.folder / path.relative_to(recipe.parent) for path in [recipe, *configs]}
+    for path, copied in copies.items():
+        if copied.exists() and copied.read_bytes() != path.read_bytes():
+            raise ValueError(f"{copied} is there already, and differs; another folder: hftrain copy {args.recipe} DIR")
+    for path, copied in copies.items():
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        copied.write_bytes(path.read_bytes())
+        print(copied)
+    return 0
+
+
+def run_recipe(args: argparse.Namespace) -> int:
+    """Waits for the run, passes signals on to it, and returns its exit code (128 + N if signal N ended it)."""
+    recipe, arguments = str(find_recipe(args.recipe)), args.arguments
+    split = arguments.index("--") if "--" in arguments else -1
+    launcher, own = arguments[: max(split, 0)], arguments[split + 1 :]
+    # A session of its own: a terminal would send Ctrl-C to every process of the run, and each should get it once.
+    child = subprocess.Popen([sys.executable, "-m", "hftrain.launch", *launcher, recipe, *own], start_new_session=True)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        # SIGHUP: the terminal was closed, so save and stop
+        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, pass_on)
+    code = child.wait()
+    return code if code >= 0 else 128 - code

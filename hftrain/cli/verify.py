@@ -1,0 +1,27 @@
+"""`hftrain verify`: whether the checkpoints of a run are what was saved."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("verify", help="check the checkpoints of a run; exit code 1 if one is damaged")
+    command.add_argument("folder", metavar="DIR", type=Path, help="an output folder, or a checkpoint-N in it")
+    command.set_defaults(command=verify_checkpoints)
+
+
+def verify_checkpoints(args: argparse.Namespace) -> int:
+    from hftrain.checkpoint import describe
+
+    rows = describe(args.folder)
+    lines = [("checkpoint", "step", "examples", "MB", "finite", "state")]
+    for row in rows:
+        samples = "?" if row.samples is None else str(row.samples)
+        finite = {True: "yes", False: "NO", None: "?"}[row.finite]
+        state = "; ".join(row.problems) or "good"
+        lines.append((row.name, str(row.step), samples, f"{row.bytes / 1e6:.1f}", finite, state))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 1 if any(row.problems for row in rows) else 0
