@@ -1,0 +1,104 @@
+"""Joining the processes of a run, under the strategy that its launcher asked for."""
+
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+
+def make_accelerator(
+    *,
+    mixed_precision: str = "no",
+    max_grad_norm: float = 1.0,
+    timeout_seconds: float = 1800,
+    log_with: Sequence[str] = (),
+    project_dir: str | None = None,
+) -> Accelerator:
+    """Joins the processes that `accelerate launch`, torchrun or nobody started.
+
+    Raises:
+        ValueError: fp16 without a GPU; DeepSpeed, FSDP or a tracker asked for and dropped by Accelerate.
+    """
+    on_cpu = not torch.accelerator.is_available()
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if mixed_precision == "fp16" and on_cpu:
+        raise ValueError(
+            "fp16 needs a GPU: its small gradients need a scaler that PyTorch has there only. Set bf16 or neither"
+        )
+    several = "WORLD_SIZE" in os.environ
+    if on_cpu and not several and "MASTER_ADDR" in os.environ:
+        warnings.warn(
+            "accelerate launch found no GPU and started one process where several were asked for. The results are "
+            "the same, only slower; it starts several on CPUs with: accelerate launch --multi_gpu --num_processes N",
+            stacklevel=2,
+        )
+    if on_cpu:
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # Accelerate imports DeepSpeed where it is installed, and it would warn
+    timeout = timedelta(seconds=timeout_seconds)
+    accelerator = Accelerator(
+        # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
+        cpu=on_cpu and not deepspeed,
+        mixed_precision=mixed_precision,
+        # without the backend's name, Accelerate takes each DeepSpeed process on a CPU for the only one
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
+        # over 1, DeepSpeed keeps its accumulation buffers; where a step ends we say ourselves
+        gradient_accumulation_steps=2 if deepspeed else 1,
+        log_with=list(log_with) or None,
+        project_dir=project_dir,
+    )
+    if dropped := [name for name in log_with if name not in map(str, accelerator.log_with)]:
+        raise ValueError(f"report_to {dropped[0]} needs the package {dropped[0]}: pip install {dropped[0]}")
+    plugin = accelerator.state.deepspeed_plugin
+    if deepspeed and plugin is None:
+        raise ValueError(
+            "the launcher asked for DeepSpeed, but Accelerate dropped it: remove use_cpu from the launch file"
+        )
+    fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if fsdp and accelerator.num_processes > 1 and accelerator.distributed_type != DistributedType.FSDP:
+        raise ValueError(
+            "the launcher asked for FSDP, but Accelerate dropped it, as it does on CPUs, and would run plain DDP: "
+            "launch without --use_fsdp, or with --use_deepspeed --zero_stage 3"
+        )
+    if plugin is not None:
+        plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it; the real cut changes from step to step
+            "gradient_accumulation_steps": 2,
+            "gradient_clipping": max_grad_norm,  # DeepSpeed clips inside its step
+            "steps_per_print": sys.maxsize,
+        }
+        if "bf16" in plugin.deepspeed_config:
+            plugin.deepspeed_config["bf16"]["check_grad_overflow"] = True  # else a NaN would reach the weights
+        if plugin.zero_stage == 3:
+            plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    return accelerator
+
+
+def was_launched() -> bool:
+    """Whether `accelerate launch` or torchrun started this process."""
+    return "LOCAL_RANK" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def die_with_parent() -> None:
+    """Asks Linux to send SIGTERM when the launcher dies: a killed `accelerate launch` leaves no orphan that trains
+    on."""
+    if sys.platform == "linux":
+        PR_SET_PDEATHSIG = 1
+        parent = os.getppid()
+        # Killed before this line, while we imported, it has left us to a process that adopts orphans, of another group.
+        # (torchrun gives its processes groups of their own; without it they find no rendezvous.)
+        adopter = parent == 1 or Path(f"/proc/{parent}/comm").read_text() == "systemd\n"
+        if adopter and "WORLD_SIZE" not in os.environ and os.getpgid(parent) != os.getpgrp():
+            sys.exit("the launcher is gone")
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died between the two calls
+            sys.exit("the launcher is gone")
