@@ -1,0 +1,39 @@
+"""One run on any number of processes: what plain, DDP, FSDP2 and DeepSpeed ZeRO runs do differently stands here and
+nowhere else."""
+
+from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
+from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state
+from hftrain.distributed.step import (
+    accumulating,
+    average_gradients,
+    backward,
+    clear_gradients,
+    clip_and_step,
+    exchange_nothing_in_forward,
+    is_out_of_memory,
+    is_sharded,
+    set_learning_rate,
+    total,
+    zero_stage,
+)
+
+__all__ = [
+    "accumulating",
+    "average_gradients",
+    "backward",
+    "clear_gradients",
+    "clip_and_step",
+    "cut_like",
+    "die_with_parent",
+    "exchange_nothing_in_forward",
+    "is_out_of_memory",
+    "is_sharded",
+    "load_optimizer",
+    "load_parameters",
+    "make_accelerator",
+    "named_state",
+    "set_learning_rate",
+    "total",
+    "was_launched",
+    "zero_stage",
+]

@@ -1,0 +1,174 @@
+"""The state of training as named, whole tensors: the same under every strategy and number of processes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hftrain.distributed.step import zero_stage
+
+
+def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """`model.NAME` (fp32 masters, buffers) and `optimizer.NAME.KEY`, whole, on the CPU. Every process has to iterate.
+
+    A PEFT model gives only what trains: the base is read from where it came from.
+    """
+    module = accelerator.unwrap_model(model)
+    adapters_only = hasattr(module, "peft_config")
+    for name, buffer in module.named_buffers():
+        if not adapters_only:
+            yield f"model.{name}", buffer.detach().cpu()
+    for name, parameter in module.named_parameters():
+        if not (adapters_only and not parameter.requires_grad):
+            yield f"model.{name}", _whole(accelerator, parameter).detach().cpu()
+        if parameter.requires_grad:
+            for key, value in _optimizer_state(accelerator, model, optimizer, parameter):
+                yield f"optimizer.{name}.{key}", value.detach().cpu()
+
+
+def load_parameters(
+    accelerator: Accelerator, model: Any, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
+) -> None:
+    """Puts back the parameters and buffers that `named_state` gave, cut for the strategy and the processes of now.
+
+    Raises:
+        ValueError: a trainable parameter has no saved value, or a value has another shape.
+    """
+    module = accelerator.unwrap_model(model)
+    for name, buffer in module.named_buffers():
+        if prefix + name in tensors:
+            buffer.copy_(tensors[prefix + name])
+    for name, parameter in module.named_parameters():
+        if prefix + name not in tensors:
+            if parameter.requires_grad:
+                raise ValueError(f"the checkpoint has no {prefix}{name}: it is of another model")
+            continue
+        value, shape = tensors[prefix + name], tuple(getattr(parameter, "ds_shape", parameter.shape))
+        if tuple(value.shape) != shape:
+            raise ValueError(
+                f"the checkpoint's {name} has shape {tuple(value.shape)}, the model's {shape}: it is of another model"
+            )
+        _set_whole(accelerator, parameter, value)
+
+
+def load_optimizer(accelerator: Accelerator, model: Any, optimizer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Puts back the optimizer's state that `named_state` gave."""
+    saved: dict[str, list[str]] = {}  # parameter -> keys of its state
+    for entry in tensors:
+        if entry.startswith("optimizer."):
+            name, key = entry.removeprefix("optimizer.").rsplit(".", 1)
+            saved.setdefault(name, []).append(key)
+    for name, parameter in accelerator.unwrap_model(model).named_parameters():
+        if parameter.requires_grad and name in saved:
+            state = {key: tensors[f"optimizer.{name}.{key}"] for key in saved[name]}
+            _set_optimizer_state(accelerator, model, optimizer, parameter, state)
+
+
+@torch.no_grad()
+def _whole(accelerator: Accelerator, parameter: nn.Parameter) -> torch.Tensor:
+    if not _sharded_by_zero(accelerator):
+        return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    from deepspeed.runtime.zero import GatheredParameters
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if parameter.requires_grad:
+        return safe_get_full_fp32_param(parameter)
+    with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+        return parameter.detach().clone()
+
+
+@torch.no_grad()
+def _set_whole(accelerator: Accelerator, parameter: nn.Parameter, value: torch.Tensor) -> None:
+    if not _sharded_by_zero(accelerator):
+        parameter.copy_(cut_like(parameter, value))
+        return
+    from deepspeed.runtime.zero import GatheredParameters
+
+    if parameter.requires_grad:
+        _set_zero_piece(parameter, value, None)
+    with GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")):
+        parameter.copy_(value)
+
+
+def _optimizer_state(
+    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter
+) -> Iterator[tuple[str, torch.Tensor]]:
+    if not _sharded_by_zero(accelerator):
+        state = optimizer.optimizer.state.get(parameter, {})
+        yield from ((k, v.full_tensor() if hasattr(v, "full_tensor") else torch.as_tensor(v)) for k, v in state.items())
+        return
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    states = list(model.optimizer.optimizer.state.values())
+    if states and "step" in states[0]:
+        _link_zero_state(model.optimizer)
+        yield "step", torch.as_tensor(states[0]["step"])
+        for key in ("exp_avg", "exp_avg_sq"):
+            yield key, safe_get_full_optimizer_state(parameter, key)
+
+
+@torch.no_grad()
+def _set_optimizer_state(
+    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]
+) -> None:
+    if not _sharded_by_zero(accelerator):
+        fused = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"])).get("fused")
+
+        def placed(key: str, value: torch.Tensor) -> torch.Tensor:
+            if key == "step":  # only fused kernels count on the device
+                return value.to(parameter.device if fused else "cpu", copy=True)
+            whole = value.shape == parameter.shape  # not so Adafactor's rows and columns
+            return cut_like(parameter, value) if whole else value.to(parameter.device, copy=True)
+
+        optimizer.optimizer.state[parameter] = {key: placed(key, value) for key, value in state.items()}
+        return
+    _create_zero_state(model.optimizer, state["step"])
+    for key in ("exp_avg", "exp_avg_sq"):
+        _set_zero_piece(parameter, state[key], key)
+
+
+def cut_like(like: Any, value: torch.Tensor) -> torch.Tensor:
+    """`value`, sharded as `like` is (FSDP2), or on its device."""
+    if hasattr(like, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        return distribute_tensor(value.to(like.device, like.dtype), like.device_mesh, like.placements)
+    return value.to(like.device, copy=True)
+
+
+def _sharded_by_zero(accelerator: Accelerator) -> bool:
+    return zero_stage(accelerator) > 0
+
+
+def _set_zero_piece(parameter: Any, value: torch.Tensor, key: str | None) -> None:
+    """Writes this process's piece of `value` into its fp32 master (key None) or optimizer state."""
+    from deepspeed import utils
+
+    value = value.to(parameter.device, torch.float32)
+    if not hasattr(parameter, "ds_id"):
+        setter = utils.safe_set_full_optimizer_state if key else utils.safe_set_full_fp32_param
+    else:  # DeepSpeed's own whole setter of stage 3 fails where the pieces are padded
+        setter = utils.safe_set_local_optimizer_state if key else utils.safe_set_local_fp32_param
+        size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
+        padded = nn.functional.pad(value.flatten(), (0, size * torch.distributed.get_world_size() - value.numel()))
+        value = padded[size * rank : size * (rank + 1)]
+    setter(parameter, value, *([key] if key else []))
+
+
+def _create_zero_state(zero: Any, step: torch.Tensor) -> None:
+    """AdamW makes its state at the first step; a resumed run needs the places to write into before."""
+    stage_3 = hasattr(zero, "fp32_partitioned_groups_flat")
+    for piece in zero.fp32_partitioned_groups_flat if stage_3 else zero.single_partition_of_fp32_groups:
+        if "exp_avg" not in zero.optimizer.state[piece]:
+            moments = {key: torch.zeros_like(piece) for key in ("exp_avg", "exp_avg_sq")}
+            zero.optimizer.state[piece] = {"step": step.clone(), **moments}
+    _link_zero_state(zero)
+
+
+def _link_zero_state(zero: Any) -> None:
+    """Tells the parameters of ZeRO-1/2 where their state is; DeepSpeed does so when only the first group has any."""
+    if hasattr(zero, "_hp_optimizer_states_linked"):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()

@@ -1,0 +1,103 @@
+"""What the strategies do differently in a step: gradients, their exchange, their norm, the optimizer."""
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def zero_stage(accelerator: Accelerator) -> int:
+    """0 without DeepSpeed."""
+    return (
+        accelerator.state.deepspeed_plugin.zero_stage
+        if accelerator.distributed_type == DistributedType.DEEPSPEED
+        else 0
+    )
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether a process holds only pieces of the parameters or of the optimizer's state."""
+    return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
+
+
+def total(accelerator: Accelerator, *values: float) -> list[float]:
+    """Each value summed over the processes, in fp64."""
+    if accelerator.num_processes == 1:
+        return [float(v) for v in values]
+    device = "cpu" if torch.distributed.get_backend() == "gloo" else accelerator.device
+    sums = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(sums)
+    return sums.tolist()
+
+
+def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last: bool) -> None:
+    """Adds the gradients of one micro-batch; they are averaged over the processes with the step's `last`."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.set_gradient_accumulation_boundary(last)
+        model.backward(value, scale_wrt_gas=False)
+    elif accelerator.scaler is not None:
+        accelerator.scaler.scale(value).backward()
+    else:
+        value.backward()
+
+
+def accumulating(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager:
+    """The context of a micro-batch's forward and backward; nothing is exchanged between processes before the `last`."""
+    if last or accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return nullcontext()
+    return accelerator.no_sync(model)
+
+
+def average_gradients(accelerator: Accelerator, model: Any) -> None:
+    """Averages gradients that were all accumulated without an exchange."""
+    if accelerator.num_processes > 1:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= accelerator.num_processes
+
+
+def exchange_nothing_in_forward(model: Any) -> None:
+    """DDP sends buffers round in the first forward pass, where a process out of memory would not appear; they are equal
+    already. It does so again only after a backward pass that exchanges gradients."""
+    model.require_forward_param_sync = False
+
+
+def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad_norm: float) -> float:
+    """Clips to `max_grad_norm` (0: not), takes the optimizer step unless the norm is not finite, and clears the
+    gradients.
+
+    Returns:
+        the norm of the whole gradient before clipping, equal on every process.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.step()  # clips; leaves the weights alone when the norm is not finite
+        return float(model.get_global_grad_norm())
+    norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf")))
+    if accelerator.scaler is not None or math.isfinite(norm):
+        optimizer.step()  # with fp16 the scaler skips the step and lowers its scale
+    optimizer.zero_grad()
+    return norm
+
+
+def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> None:
+    """Throws away what a step that will not be taken has accumulated."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        model.zero_grad()
+        if hasattr(model.optimizer, "zero_grad"):
+            model.optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
