@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
 from hftrain.data.rows import leaks, load_rows, split_rows
@@ -20,16 +20,21 @@ SPLITS = ("train", "validation", "test")
 
 
 def load_splits(
-    config: DataConfig, *, columns: dict[str, str], languages: Sequence[str] = (), seed: int = 42
+    config: DataConfig, *, columns: dict[str, str], seed: int = 42, compare: Sequence[str] = (), **reading: Any
 ) -> dict[str, Dataset]:
     """{"train", "validation", "test"}: each from its file or the data set's own split, else cut off the training rows.
 
-    `columns` and `languages` are as in `load_rows`. Each split has two more attributes, for the report: `bad`, the rows
+    `columns` and `reading` are as in `load_rows`. Each split has two more attributes, for the report: `bad`, the rows
     left out of its source (rows cut off the training rows are counted with those), and `leaks`, as `find_leaks` sets.
+
+    Args:
+        compare: columns that make two rows the same (default: all), the input first: rows of the same input land on the
+            same side of a cut, and are what leaks.
 
     Raises:
         ValueError: rows that cannot be used, or splits that leave nothing.
     """
+    compare = compare or list(columns)
 
     def load(source: str, split: str | None = None) -> Dataset:
         return load_rows(
@@ -37,8 +42,8 @@ def load_splits(
             columns=columns,
             split=split,
             config_name=config.dataset_config_name,
-            languages=languages,
             max_bad_rows=config.max_bad_rows,
+            **reading,
         )
 
     if config.train_file is not None:
@@ -55,13 +60,13 @@ def load_splits(
     bad = {name: split.bad for name, split in rows.items()}
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(wanted.values()):
-        rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed)
+        rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed, by=compare[0])
     for name in SPLITS:
         if name not in rows:
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
     for name, split in rows.items():
         split.bad = bad.get(name, [])
-    find_leaks(rows, list(columns))
+    find_leaks(rows, compare)
     return {name: rows[name] for name in SPLITS if name in rows}
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from hftrain.data.readers import Fault
 from hftrain.data.rows import fingerprint, leaks, load_rows, split_rows
 
 PAIR = {"source": "source", "target": "target"}
@@ -392,3 +393,37 @@ def test_leaks():
     found = leaks(train, test)
     assert (found.rows, found.inputs) == (2, 3)
     assert found.examples[0] == {"source": "a", "target": "2"}
+
+
+def test_rows_may_be_other_than_text_and_the_whole_record_can_be_asked_for(tmp_path):
+    """`read` and `schema` are what a task gives for labels, lists and messages; "" names the whole row."""
+
+    def read(values, names):
+        record, words = values
+        if not isinstance(words, list):
+            raise Fault(f"{names[1]} is no list: {words!r}")
+        return [words, len(record)]
+
+    schema = pa.schema([("words", pa.list_(pa.string())), ("fields", pa.int64())])
+    arguments = {"columns": {"record": "", "words": "w"}, "read": read, "schema": schema}
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"w": ["a", "b"], "x": 1}\n{"w": "c"}\n')
+    with pytest.raises(ValueError, match="line 2: column 'w' is no list: 'c'"):
+        load_rows(file, **arguments)
+    rows = load_rows(file, max_bad_rows=1, **arguments)
+    assert list(rows) == [{"words": ["a", "b"], "fields": 2}]
+    rows.to_parquet(tmp_path / "a.parquet")
+    again = load_rows(tmp_path / "a.parquet", **arguments | {"columns": {"record": "", "words": "words"}})
+    assert list(again) == list(rows)
+    (tmp_path / "a.csv").write_text("w,x\n1,2\n")
+    with pytest.raises(ValueError, match="line 2: column 'w' is no list: '1'"):
+        load_rows(tmp_path / "a.csv", **arguments)
+    train, test = rows, rows
+    assert leaks(train, test, ["words"]).rows == 1  # lists are compared too
+
+
+def test_a_reader_of_the_callers_own(tmp_path):
+    (tmp_path / "a.words").write_text("x y")
+    rows = load_rows(tmp_path / "a.words", columns={"word": "w"}, reader=lambda path: iter([(1, ["x"]), (1, ["y"])]))
+    assert rows["word"][:] == ["x", "y"]
+    assert load_rows(tmp_path / "a.words", columns={"word": "w"}, reader=lambda path: None)["word"][:] == ["x y"]

@@ -377,14 +377,14 @@ def test_decode(tokenizer):
 def test_a_tokenizer_is_learnt_once(tmp_path, monkeypatch):
     import datasets
 
-    import hftrain.text
+    from hftrain.text import tokenizer
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     rows = datasets.Dataset.from_dict({"source": ["a b c", "d e f"] * 9, "target": ["g h", "i j"] * 9})
-    learnt = hftrain.text.learn_tokenizer(rows, 300)
+    learnt = tokenizer.learn_tokenizer(rows, 300)
     expected = train_tokenizer(texts_of(rows), 300)
     assert learnt("a b <s> ü").input_ids == expected("a b <s> ü").input_ids
-    monkeypatch.setattr(hftrain.text, "train_tokenizer", None)  # a second learning would fail
-    assert hftrain.text.learn_tokenizer(rows, 300).get_vocab() == expected.get_vocab()
+    monkeypatch.setattr(tokenizer, "train_tokenizer", None)  # a second learning would fail
+    assert tokenizer.learn_tokenizer(rows, 300).get_vocab() == expected.get_vocab()
     with pytest.raises(TypeError):
-        hftrain.text.learn_tokenizer(rows, 301)
+        tokenizer.learn_tokenizer(rows, 301)

@@ -35,20 +35,22 @@ def missing(column: str, present: Iterable[str]) -> str:
 # ---- values
 
 
-def texts(values: list[Any] | Fault, names: list[str]) -> list[str]:
-    """The values when each of them is text that says something. Raises: Fault."""
-    if isinstance(values, Fault):
-        raise values
-    for value, name in zip(values, names, strict=True):
-        if value is None:
-            raise Fault(f"{name} is null")
-        if not isinstance(value, str):
-            raise Fault(f"{name} is not text but {type(value).__name__}: {value!r:.60}")
-        if not value or value.isspace():
-            raise Fault(f"{name} is empty")
-        if not value.isascii():
-            _check_surrogates(value, name)
-    return values
+def text(value: Any, name: str) -> str:
+    """The value when it is text that says something; `name` is what to call it. Raises: Fault."""
+    if value is None:
+        raise Fault(f"{name} is null")
+    if not isinstance(value, str):
+        raise Fault(f"{name} is not text but {type(value).__name__}: {value!r:.60}")
+    if not value or value.isspace():
+        raise Fault(f"{name} is empty")
+    if not value.isascii():
+        _check_surrogates(value, name)
+    return value
+
+
+def texts(values: list[Any], names: list[str]) -> list[str]:
+    """`text` of each value. Raises: Fault."""
+    return [text(value, name) for value, name in zip(values, names, strict=True)]
 
 
 def _check_surrogates(value: str, name: str) -> None:
@@ -69,9 +71,11 @@ def decode(raw: bytes) -> str:
 
 
 def _pick(record: Any, column: str) -> Any:
-    """The value of a column in a JSON object; a dot reaches into nested objects."""
+    """The value of a column in a JSON object: a dot reaches into nested objects, "" is the whole."""
     if not isinstance(record, dict):
         raise Fault(f"not an object with columns but {type(record).__name__}: {record!r:.60}")
+    if column == "":
+        return record
     if column in record:
         return record[column]
     value: Any = record
@@ -214,7 +218,7 @@ def read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[I
     faults: dict[int, Fault] = {}
     records = csv.reader((text for _, text in _lenient_lines(path, faults)), strict=True, **dialect)
     header: list[str] | None = None
-    places: list[int] = []
+    places: list[int | None] = []
     while True:
         number = records.line_num + 1
         try:
@@ -229,7 +233,7 @@ def read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[I
                 continue
             if len(fields) != len(header):
                 raise Fault(f"{len(fields)} fields, but the first line names {len(header)}: {', '.join(header)}")
-            yield number, [fields[place] for place in places]
+            yield number, [dict(zip(header, fields, strict=True)) if i is None else fields[i] for i in places]
         except StopIteration:
             return
         except csv.Error as error:
@@ -242,7 +246,10 @@ def read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[I
             yield number, fault
 
 
-def _place(path: Path, number: int, column: str, header: list[str]) -> int:
+def _place(path: Path, number: int, column: str, header: list[str]) -> int | None:
+    """Where the column stands; None of "", the whole row."""
+    if column == "":
+        return None
     if header.count(column) != 1:
         said = f"column {column!r} stands there twice" if column in header else missing(column, header)
         raise ValueError(f"{path}, line {number}: {said} (the first line must name the columns)")

@@ -67,8 +67,11 @@ def load_rows(
     config_name: str | None = None,
     languages: Sequence[str] = (),
     max_bad_rows: int = 0,
+    read: Callable[[list[Any], list[str]], Sequence[Any]] = texts,
+    schema: pa.Schema | None = None,
+    reader: Callable[[Path], Iterator[Item] | None] | None = None,
 ) -> Dataset:
-    """Rows of text with the columns named by the keys of `columns`.
+    """Rows with the columns named by the keys of `columns`, of text unless `read` and `schema` say otherwise.
 
     `source` is one of
 
@@ -83,14 +86,20 @@ def load_rows(
     Text may be gzipped (`.gz`). It is UTF-8, with or without a byte order mark; lines end in LF or CRLF.
 
     Args:
-        columns: our name -> the name in the source; a dot reaches into a nested column: `{"source": "translation.de"}`.
+        columns: our name -> the name in the source; a dot reaches into a nested column: `{"source": "translation.de"}`;
+            "" is the whole row, as a dict.
         split: which split of a `DatasetDict` or a Hub data set; needed where there is more than one.
         languages: what replaces `{lang}`, one for each of `columns`.
         max_bad_rows: up to this many bad rows (not UTF-8, missing column, null, empty, not text, broken JSON or CSV)
             are left out, each with a line in the log. Faults of the whole file fail all the same.
+        read: (values, what to call each of them in a message) of `columns` -> the row's values, one for each field of
+            `schema`; raises `readers.Fault` for a row that cannot be used. The default takes text that says something.
+        schema: of what `read` gives, where that is not a string for each of `columns`.
+        reader: of a format of the caller's own: a path -> its rows as (line, values of `columns` or a Fault), or None
+            where the file is not of this format.
 
     Returns:
-        A `Dataset` of strings whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out.
+        A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out.
 
     Raises:
         ValueError: more bad rows than allowed (the first ten are listed), or a fault of the whole file.
@@ -102,23 +111,28 @@ def load_rows(
     if max_bad_rows < 0:
         raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
     file = str(Path(source).expanduser())
-    reader = _open(file, columns, split, config_name, languages)
+    items = reader(Path(file)) if reader and Path(file).is_file() else None
+    opened = Reader("line", list(columns), items) if items else _open(file, columns, split, config_name, languages)
 
-    schema = pa.schema([(name, pa.string()) for name in columns])
+    schema = schema or pa.schema([(name, pa.string()) for name in columns])
     batches: list[pa.RecordBatch] = []
     bad: list[BadRow] = []
-    pending: list[list[str]] = []
+    pending: list[Sequence[Any]] = []
 
     def flush() -> None:
-        arrays = [pa.array(values, pa.string()) for values in zip(*pending, strict=True)]
+        arrays = [
+            pa.array(values, field.type) for values, field in zip(zip(*pending, strict=True), schema, strict=True)
+        ]
         batches.append(pa.record_batch(arrays, schema=schema))
         pending.clear()
 
-    for number, values in reader.items:
+    for number, values in opened.items:
         try:
-            pending.append(texts(values, reader.names))
+            if isinstance(values, Fault):
+                raise values
+            pending.append(read(values, opened.names))
         except Fault as fault:
-            bad.append(BadRow(file, f"{reader.unit} {number}", str(fault)))
+            bad.append(BadRow(file, f"{opened.unit} {number}", str(fault)))
             if len(bad) > max(max_bad_rows, 9):  # enough to fail, and to show the user a pattern
                 break
         if len(pending) == BATCH_ROWS:
@@ -179,9 +193,7 @@ def split_rows(
 
     key = seed.to_bytes(8, "big", signed=True)
     digests = b"".join(
-        hashlib.blake2b(text.encode(), digest_size=8, key=key).digest()
-        for batch in rows.select_columns(by).iter(BATCH_ROWS)
-        for text in batch[by]
+        hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for (text,) in _iterate(rows, [by])
     )
     # A collision of 64 bits would put two texts on the same side, which harms nothing.
     _, group_of_row, group_sizes = np.unique(np.frombuffer(digests, ">u8"), return_inverse=True, return_counts=True)
@@ -262,7 +274,10 @@ def _open(
     if ending in TEXTUAL:
         return Reader("line", named, TEXTUAL[ending](path, wanted))
     names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
-    return Reader("line", names, read_fields(path, list(columns)))
+    lines = read_fields(path, list(columns))
+    if wanted == [""]:
+        lines = ((number, line if isinstance(line, Fault) else [{"text": line[0]}]) for number, line in lines)
+    return Reader("line", names, lines)
 
 
 def _existing(path: Path) -> Path:
@@ -273,9 +288,14 @@ def _existing(path: Path) -> Path:
 
 
 def _iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The rows' values, each as text, so that lists can be compared and counted too."""
     return chain.from_iterable(
-        zip(*(batch[column] for column in columns), strict=True) for batch in rows.iter(BATCH_ROWS)
+        zip(*(map(_as_text, batch[column]) for column in columns), strict=True) for batch in rows.iter(BATCH_ROWS)
     )
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)
 
 
 def _hash_tables(tables: Iterable[pa.Table]) -> str:

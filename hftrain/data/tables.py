@@ -79,6 +79,8 @@ def read_tables(source: str, tables: Tables, columns: list[str]) -> Iterator[Ite
 
 
 def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
+    if column == "":  # the whole row
+        return table.to_pylist()
     head, *rest = [column] if column in table.schema.names else column.split(".")
     try:
         array = table.column(head)

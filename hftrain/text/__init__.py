@@ -1,0 +1,19 @@
+"""Text to tokens and back: a tokenizer from the training text, rows as examples, examples as a batch."""
+
+from hftrain.text.examples import lengths, pad, tokenized
+from hftrain.text.pairs import collate_pairs, tokenize_pairs
+from hftrain.text.tokenizer import decode, language_id, learn_tokenizer, texts_of, train_tokenizer, vocabulary
+
+__all__ = [
+    "collate_pairs",
+    "decode",
+    "language_id",
+    "learn_tokenizer",
+    "lengths",
+    "pad",
+    "texts_of",
+    "tokenize_pairs",
+    "tokenized",
+    "train_tokenizer",
+    "vocabulary",
+]

@@ -1,0 +1,158 @@
+"""Rows as tokenized examples, kept on disk under a key of everything they were made from; examples as padded tensors.
+
+Shapes: B examples of a batch, T tokens, N examples of a data set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hftrain.data.rows import fingerprint
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+WHERE_FROM = {"is_local", "local_files_only", "name_or_path"}  # settings of a saved tokenizer that change no token
+BATCH_ROWS = 1_000
+TOKENS = pa.list_(pa.int32())
+
+
+def tokenized(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    convert: Callable[[dict[str, list[Any]]], tuple[Mapping[str, list[Any]], Mapping[str, int]]],
+    *,
+    schema: pa.Schema,
+    arguments: Any,
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """What `convert` makes of `rows`, kept on disk, memory-mapped, under a key made of the rows, the whole tokenizer,
+    the file that `convert` is written in and `arguments`; who comes second with the same finds it there. On several
+    processes: `with accelerator.local_main_process_first(): examples = tokenized(...)`.
+
+    Args:
+        convert: a function of Python: a batch of rows (column -> values) -> examples (column of `schema` -> values, as
+            many as it likes) and counts of what it did, for instance {"truncated": 3}.
+        schema: of the examples; `TOKENS` is the type of token ids.
+        arguments: everything else that the result depends on, as JSON can hold it.
+        cache_dir: the default is a folder in the cache of `datasets` (HF_DATASETS_CACHE, HF_HOME).
+
+    Returns:
+        The examples; the sums of the counts are in their attribute `counts`.
+    """
+    import datasets
+
+    folder = Path(cache_dir or cache()) / _key(rows, tokenizer, convert, schema, arguments)
+    if folder.exists() and (damage := _damage(folder)):
+        logger.warning("the tokenized data in %s are damaged (%s) and are made again", folder, damage)
+        shutil.rmtree(folder)
+    if not folder.exists():
+        counts: Counter[str] = Counter()
+        with whole(folder) as stage:
+            with pa.OSFile(str(stage / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+                for batch in rows.iter(BATCH_ROWS):
+                    columns, counted = convert(batch)
+                    arrays = [pa.array(columns[field.name], field.type) for field in schema]
+                    stream.write_batch(pa.record_batch(arrays, schema=schema))
+                    counts.update(counted)
+            tokenizer("a")  # see _key
+            manifest = {"sha256": _sha256(stage / "examples.arrow"), "counts": counts}
+            (stage / "manifest.json").write_text(json.dumps(manifest))
+    examples = datasets.Dataset.from_file(str(folder / "examples.arrow"))
+    examples._fingerprint = folder.name  # by content, where `datasets` would look at the file's date
+    examples.counts = Counter(json.loads((folder / "manifest.json").read_text())["counts"])
+    return examples
+
+
+def cache() -> Path:
+    """Where what can be made again is kept; HF_HOME and HF_DATASETS_CACHE move it."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hftrain"
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    try:
+        yield stage
+        os.rename(stage, folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster with the same
+            raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _key(
+    rows: Dataset, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
+) -> str:
+    import tokenizers
+    import transformers
+
+    tokenizer("a")  # a plain call makes it forget the truncation and padding of the last, which it would save
+    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(convert.__code__.co_filename).read_bytes())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).iterdir()):
+            content = path.read_bytes()
+            if path.name == "tokenizer_config.json":
+                settings = json.loads(content).items()
+                content = json.dumps([item for item in settings if item[0] not in WHERE_FROM]).encode()
+            digest.update(path.name.encode() + content)
+    versions = [transformers.__version__, tokenizers.__version__]
+    digest.update(json.dumps([fingerprint(rows), versions, type(tokenizer).__name__, str(schema), arguments]).encode())
+    return digest.hexdigest()
+
+
+def _damage(folder: Path) -> str | None:
+    """Why what is written there is not what was written, or None."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return None if _sha256(folder / "examples.arrow") == manifest["sha256"] else "wrong checksum"
+    except (OSError, ValueError, KeyError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def lengths(examples: Dataset, columns: Sequence[str] = ("input_ids", "labels")) -> np.ndarray:
+    """(N, K) int64: tokens of each example in each of K columns, from the offsets of the lists alone."""
+    tables: Iterator[pa.Table] = examples.select_columns(list(columns)).with_format("arrow").iter(100_000)
+    counted = [np.stack([pc.list_value_length(table.column(name)) for name in columns], axis=1) for table in tables]
+    return np.concatenate(counted).astype(np.int64)
+
+
+def pad(sequences: Sequence[torch.Tensor | Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
+    """(B, T) int64: sequences padded on the right with `value` to the longest, T rounded up to a multiple."""
+    width = -(-max(map(len, sequences)) // multiple) * multiple
+    padded = torch.full((len(sequences), width), value, dtype=torch.int64)
+    for row, tokens in zip(padded, sequences, strict=True):
+        row[: len(tokens)] = torch.as_tensor(tokens)
+    return padded

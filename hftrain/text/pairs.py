@@ -1,0 +1,131 @@
+"""Pairs of texts as examples of an encoder-decoder.
+
+Shapes: B examples of a batch, S source tokens, T target tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hftrain.text.examples import TOKENS, pad, tokenized
+from hftrain.text.tokenizer import language_id, language_ids
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def tokenize_pairs(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+    source_prefix: str = "",
+    cache_dir: str | Path | None = None,
+) -> Dataset:
+    """Rows {"source", "target"} as examples {"input_ids": (S,), "labels": (T,)}: token ids with special tokens.
+
+    The i-th example is the i-th row; kept on disk as `tokenized` does.
+
+    Args:
+        max_source_length, max_target_length: in tokens, special tokens included. Longer texts are cut, keep their
+            special tokens, and are counted: in the log, and in the attribute `truncated` ({"source": n, "target": n}).
+        source_lang, target_lang: codes of a multilingual tokenizer, which is set to them; the others ignore them.
+        source_prefix: put before each source ("translate English to German: ").
+        cache_dir: as in `tokenized`.
+
+    Raises:
+        ValueError: an unknown language, a length under 2, or a tokenizer that does not mark the end of a text.
+    """
+    if min(max_source_length, max_target_length) < 2:
+        raise ValueError(f"max lengths must be 2 or more, got {max_source_length} and {max_target_length}")
+    if language_ids(tokenizer):
+        for language in (source_lang, target_lang):
+            language_id(tokenizer, language)
+        tokenizer.src_lang, tokenizer.tgt_lang = source_lang, target_lang
+    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
+    if not ends & set(tokenizer(text_target="a")["input_ids"]):
+        raise ValueError(
+            f"{type(tokenizer).__name__} adds no end token to a text, so the model could not learn to stop"
+        )
+
+    limits = {"source": max_source_length, "target": max_target_length}
+
+    def convert(batch: dict[str, list[str]]) -> tuple[dict[str, list[Any]], dict[str, int]]:
+        sources = [source_prefix + text for text in batch["source"]]
+        inputs, long_sources = _encode(tokenizer, "text", sources, max_source_length)
+        labels, long_targets = _encode(tokenizer, "text_target", batch["target"], max_target_length)
+        return {"input_ids": inputs, "labels": labels}, {"source": long_sources, "target": long_targets}
+
+    examples = tokenized(
+        rows,
+        tokenizer,
+        convert,
+        schema=pa.schema([("input_ids", TOKENS), ("labels", TOKENS)]),
+        arguments=[limits, source_lang, target_lang, source_prefix],
+        cache_dir=cache_dir,
+    )
+    examples.truncated = examples.counts
+    for side, count in examples.truncated.items():
+        if count:
+            share = 100 * count / len(examples)
+            logger.warning(
+                "%d of %d rows (%.1f %%) have a longer %s than max_%s_length = %d and are truncated",
+                *(count, len(examples), share, side, side, limits[side]),
+            )
+    return examples
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, argument: str, texts: list[str], max_length: int
+) -> tuple[list[list[int]], int]:
+    """Token ids of each text, and how many were cut: those alone are encoded again, by the tokenizer's own rules."""
+    ids = tokenizer(**{argument: texts}, return_attention_mask=False, verbose=False)["input_ids"]
+    long = [index for index, tokens in enumerate(ids) if len(tokens) > max_length]
+    if long:
+        again = tokenizer(**{argument: [texts[index] for index in long]}, truncation=True, max_length=max_length)
+        for index, tokens in zip(long, again["input_ids"], strict=True):
+            ids[index] = tokens
+    return ids, len(long)
+
+
+def collate_pairs(
+    examples: Sequence[Mapping[str, Sequence[int]]],
+    *,
+    pad_token_id: int,
+    decoder_start_token_id: int | None,
+    pad_to_multiple_of: int = 1,
+) -> dict[str, torch.Tensor]:
+    """Pad examples to a batch; the decoder reads the labels shifted right by one.
+
+    Padding is on the right, where causal self-attention needs no mask for it, and told by position, never by id: the
+    pad token may be the end token.
+
+    Args:
+        decoder_start_token_id: what the decoder reads first; None: the last label (mBART: a text ends in its language).
+        pad_to_multiple_of: S and T are rounded up to a multiple of this.
+
+    Returns:
+        int64: input_ids, attention_mask (B, S); decoder_input_ids, labels (B, T), the latter padded with -100.
+    """
+    sources = [torch.as_tensor(example["input_ids"]) for example in examples]
+    labels = [torch.as_tensor(example["labels"]) for example in examples]
+    first = None if decoder_start_token_id is None else torch.tensor([decoder_start_token_id])
+    shifted = [torch.cat([tokens[-1:] if first is None else first, tokens[:-1]]) for tokens in labels]
+    return {
+        "input_ids": pad(sources, pad_token_id, pad_to_multiple_of),
+        "attention_mask": pad([torch.ones_like(tokens) for tokens in sources], 0, pad_to_multiple_of),
+        "decoder_input_ids": pad(shifted, pad_token_id, pad_to_multiple_of),
+        "labels": pad(labels, -100, pad_to_multiple_of),
+    }

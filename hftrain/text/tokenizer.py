@@ -1,0 +1,134 @@
+"""Tokenizers: one learnt from the training text, what a model has to know of one, tokens as text again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hftrain.data.rows import fingerprint
+from hftrain.text.examples import BATCH_ROWS, cache, whole
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+# What a token may not reach across: a word, a digit or a run of signs, each with the space before it, or other spaces.
+WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2, added_tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding (Sennrich et al., 2016, https://aclanthology.org/P16-1162) of bytes, learned from `texts`.
+
+    Nothing is unknown and nothing is lost: `decode(encode(text))` is the text in Unicode form NFC, whatever it holds;
+    what looks like a special token in it is text. A word at the start of a text gets the tokens it has inside one, and
+    each digit is a token. An encoded text ends in `</s>`. The same texts give the same tokenizer.
+
+    Args:
+        vocab_size: at most this many tokens, counting 256 bytes, 4 special and the added ones; fewer when the texts
+            hold no more pairs that occur `min_frequency` times.
+        added_tokens: words that stay one token wherever they stand, such as language codes.
+
+    Returns:
+        A tokenizer that `save_pretrained` and `AutoTokenizer` know. `<pad>` has id 0, `<s>` 1, `</s>` 2, `<unk>` 3.
+
+    Raises:
+        ValueError: `vocab_size` is too small for the bytes.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from tokenizers.trainers import BpeTrainer
+
+    smallest = 256 + len(SPECIAL_TOKENS) + len(added_tokens)
+    if vocab_size < smallest:
+        raise ValueError(
+            f"vocab_size must be {smallest} or more (256 bytes, special and added tokens), got {vocab_size}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Prepend(" ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    trainer = BpeTrainer(
+        vocab_size=vocab_size - len(added_tokens),
+        min_frequency=min_frequency,
+        special_tokens=list(SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    eos = SPECIAL_TOKENS["eos_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {eos}", pair=f"$A {eos} $B {eos}", special_tokens=[(eos, tokenizer.token_to_id(eos))]
+    )
+    trained = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, split_special_tokens=True, clean_up_tokenization_spaces=False, **SPECIAL_TOKENS
+    )
+    trained.add_tokens([AddedToken(token, normalized=False) for token in added_tokens])
+    return trained
+
+
+def texts_of(rows: Dataset) -> Iterator[str]:
+    """Every text of the rows, column after column."""
+    for column in rows.column_names:
+        for batch in rows.select_columns(column).iter(BATCH_ROWS):
+            yield from batch[column]
+
+
+def learn_tokenizer(rows: Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
+    """`train_tokenizer` on every text of `rows`, once: kept in the cache for the other processes and the next run."""
+    import tokenizers
+
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(json.dumps([fingerprint(rows), vocab_size, tokenizers.__version__]).encode())
+    folder = cache() / f"tokenizer-{digest.hexdigest()}"
+    if not folder.exists():
+        with whole(folder) as stage:
+            train_tokenizer(texts_of(rows), vocab_size).save_pretrained(stage)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    tokenizer.name_or_path = ""  # the cache is no place to come from
+    return tokenizer
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What a new model's configuration has to know of its tokenizer: `vocab_size` and the special tokens' ids."""
+    names = ("pad_token_id", "bos_token_id", "eos_token_id")
+    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
+
+
+def language_id(tokenizer: PreTrainedTokenizerBase, target_lang: str | None) -> int | None:
+    """The token a translation into `target_lang` starts with (`forced_bos_token_id` of generation): for multilingual
+    tokenizers (mBART, NLLB, M2M100); None for the others.
+
+    Raises:
+        ValueError: a multilingual tokenizer does not know `target_lang`.
+    """
+    ids = language_ids(tokenizer)
+    if ids and target_lang not in ids:
+        near = [code for code in ids if target_lang and code[:2] == target_lang[:2]]
+        hint = f"; perhaps {' or '.join(near)}" if near else f"; it knows {', '.join(ids)}"
+        raise ValueError(f"this tokenizer has no language {target_lang!r}{hint} (source_lang, target_lang)")
+    return ids[target_lang] if ids else None
+
+
+def language_ids(tokenizer: PreTrainedTokenizerBase) -> Mapping[Any, int]:
+    if not hasattr(tokenizer, "src_lang"):
+        return {}
+    if hasattr(tokenizer, "lang_code_to_id"):  # mBART, M2M100
+        return tokenizer.lang_code_to_id
+    vocabulary = tokenizer.get_vocab()
+    return {code: vocabulary[code] for code in tokenizer.extra_special_tokens}  # NLLB
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor | Sequence[Sequence[int]]) -> list[str]:
+    """Texts of (B, T) token ids, without special tokens and the -100 of padded labels."""
+    rows = ids.tolist() if isinstance(ids, torch.Tensor) else ids
+    texts = tokenizer.batch_decode([[token for token in row if token >= 0] for row in rows], skip_special_tokens=True)
+    return [text.strip() for text in texts]
