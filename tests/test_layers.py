@@ -13,13 +13,14 @@ PACKAGE = ROOT / "hftrain"
 # A folder of the package is one module here: what is in it may import what is in it.
 ROWS = [
     {"config", "data", "losses", "metrics", "optim", "signals"},
-    {"checkpoint", "distributed", "evaluation", "models", "report", "splits", "text", "translation"},
+    {"causal", "checkpoint", "distributed", "evaluation", "models", "report", "splits", "text", "translation"},
     {"loop", "run"},
     {"launch", "predict"},
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
 INSIDE_A_ROW = {
+    ("causal", "text"),
     ("evaluation", "distributed"),
     ("translation", "evaluation"),
     ("translation", "splits"),

@@ -1,0 +1,106 @@
+"""What a causal language model adds to text: its batches, documents packed into rows, and proof that packing is exact.
+
+Shapes: B rows, T tokens of a row, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from hftrain import text
+from hftrain.data.packing import join
+from hftrain.losses import IGNORE, Batch, forward
+
+
+def collate_causal(
+    examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, pad_to_multiple_of: int = 1, flat: bool = False
+) -> Batch:
+    """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, where no token looks.
+
+    Packs, which carry "position_ids", get these and no attention mask: that is what makes transformers, and our own
+    model, keep the documents of a row apart. Padding has position 0: each of its tokens is a document alone.
+
+    Args:
+        flat: all packs in one row, as the flash attention kernels want it (`wants_flat`).
+
+    Returns:
+        int64 (B, T): input_ids, labels (-100 at padding), and attention_mask or position_ids. The labels are not
+        shifted; `causal_language_model` does that.
+    """
+    columns = {name: [example[name] for example in examples] for name in examples[0]}
+    columns.setdefault("labels", columns["input_ids"])
+    if "position_ids" not in columns:
+        columns["attention_mask"] = [np.ones(len(ids), dtype=np.int64) for ids in columns["input_ids"]]
+    elif flat:
+        columns = {name: [np.concatenate(rows)] for name, rows in columns.items()}
+    fill = {"input_ids": pad_token_id, "labels": IGNORE, "attention_mask": 0, "position_ids": 0}
+    return {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
+
+
+def causal_lengths(examples: Any) -> np.ndarray:
+    """(N, 1) int64: tokens of each example, of packs, of a `datasets.Dataset`, or of a list."""
+    if hasattr(examples, "lengths"):
+        return np.asarray(examples.lengths, dtype=np.int64).reshape(-1, 1)
+    if hasattr(examples, "select_columns"):
+        return text.lengths(examples, ["input_ids"])
+    return np.array([[len(example["input_ids"])] for example in examples], dtype=np.int64)
+
+
+def wants_flat(model: Any) -> bool:
+    """Whether the model's attention keeps packs apart in a batch of one row only, as the flash kernels do."""
+    return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
+
+
+def check_packing(model: Any) -> None:
+    """Tries whether documents packed into a row get the logits they get alone; a few random tokens tell.
+
+    No list of names: architectures fail in many ways (ALiBi and positions counted from the attention mask ignore
+    `position_ids`; convolutions and recurrent states run on from document to document), and new ones come.
+
+    Raises:
+        ValueError: they do not, or the model takes no positions.
+    """
+    draw = torch.Generator().manual_seed(0)
+    rows = model.get_input_embeddings().num_embeddings
+    documents = [torch.randint(rows, (length,), generator=draw).numpy() for length in (6, 9, 4, 7)]
+    alone = [{"input_ids": ids} for ids in documents]
+    packs = [join(alone[:2]), join(alone[2:])]
+    refusal = f"{type(model).__name__} cannot be trained on packed documents exactly: turn packing off. "
+    with _as_evaluated(model):
+        try:
+            packed = _logits(model, collate_causal(packs, pad_token_id=0))
+        except TypeError as error:
+            raise ValueError(f"{refusal}It takes no position_ids ({error})") from error
+        expected = [_logits(model, collate_causal([document], pad_token_id=0))[0] for document in alone]
+    found = [packed[0, :6], packed[0, 6:15], packed[1, :4], packed[1, 4:11]]
+    off = max(float((a - b).abs().max() / b.std()) for a, b in zip(found, expected, strict=True))
+    if not off < (1e-3 if model.dtype == torch.float32 else 0.1):  # half precision rounds that much
+        raise ValueError(
+            f"{refusal}A document's logits change by up to {off:.2g} of their standard deviation when others stand "
+            "before it in its row: the model does not keep documents apart by position_ids"
+        )
+
+
+def _logits(model: Any, batch: Batch) -> torch.Tensor:
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in batch.items()}
+    return forward(model, inputs).logits.float()
+
+
+@contextmanager
+def _as_evaluated(model: Any) -> Iterator[None]:
+    """No dropout, no gradients; and sdpa instead of flash kernels, which run on a GPU in half precision only."""
+    training, kernel = model.training, model.config._attn_implementation if wants_flat(model) else None
+    if kernel:
+        model.set_attn_implementation("sdpa")
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        if kernel:
+            model.set_attn_implementation(kernel)
