@@ -62,6 +62,7 @@ def test_packing_changes_no_loss_and_no_gradient(name, attention):
     for parameter, gradient in alone[2].items():
         torch.testing.assert_close(packed[2][parameter], gradient, rtol=1e-4, atol=1e-6 * scale, msg=parameter)
     check_packing(model)
+    check_packing(model.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("name", ["opt", "bloom", "falcon", "mamba", "rwkv"])
@@ -70,6 +71,8 @@ def test_a_model_that_mixes_documents_is_refused(name):
     with pytest.raises(ValueError, match="turn packing off"):
         check_packing(model)
     assert model.training
+    with pytest.raises(ValueError, match="keep documents apart"):
+        check_packing(model.to(torch.bfloat16))
 
 
 def test_batches():
