@@ -1,0 +1,167 @@
+"""Noise on token ids: what masked language models, denoising encoder-decoders and augmentation learn from.
+
+Pure but for their randomness, which they draw from NumPy's global generator: who calls seeds it, and the training loop
+does so with (seed, step, micro-batch) before each collate. Evaluation wants `Noised`, the same every time.
+
+Shapes: T tokens of one sequence.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hftrain.data.plan import fetch
+
+IGNORE = -100  # a label that is not counted
+
+
+def mask_tokens(
+    tokens: np.ndarray,
+    *,
+    mask_token_id: int,
+    random_ids: np.ndarray,
+    free: np.ndarray | None = None,
+    words: np.ndarray | None = None,
+    probability: float = 0.15,
+) -> tuple[np.ndarray, np.ndarray]:
+    """BERT's masking (Devlin et al. 2019, section 3.1): of the tokens chosen to be guessed, each becomes the mask with
+    probability 0.8, a random token with 0.1, and stays with 0.1.
+
+    Exactly round(`probability` x free tokens) are chosen, and at least one if any is free, without replacement: every
+    sequence teaches its share. With `words`, whole words are, in random order, each that still fits into that number;
+    so a few less may be, and more only where every word is longer than the number: then the first drawn is taken.
+
+    Args:
+        tokens: (T,) ids.
+        random_ids: ids to draw random tokens from, usually the vocabulary without special tokens.
+        free: (T,) bool, tokens that may be chosen; None: all. Special tokens and padding should not be.
+        words: (T,) number of each token's word; tokens of one word have one number.
+
+    Returns:
+        input ids (T,) and labels (T,): the tokens chosen, -100 elsewhere.
+    """
+    free = np.ones(len(tokens), dtype=bool) if free is None else free
+    candidates = np.flatnonzero(free)
+    wanted = min(len(candidates), max(1, round(probability * len(candidates))))
+    chosen = np.random.permutation(candidates)[:wanted] if words is None else _whole_words(candidates, words, wanted)
+    inputs, labels = np.array(tokens, dtype=np.int64), np.full(len(tokens), IGNORE, dtype=np.int64)
+    labels[chosen] = inputs[chosen]
+    fate = np.random.random(len(chosen))
+    inputs[chosen[fate < 0.8]] = mask_token_id
+    replaced = chosen[fate >= 0.9]
+    inputs[replaced] = np.random.choice(random_ids, len(replaced))
+    return inputs, labels
+
+
+def _whole_words(candidates: np.ndarray, words: np.ndarray, wanted: int) -> np.ndarray:
+    """Positions of words drawn until `wanted` positions are; see `mask_tokens`."""
+    _, number, sizes = np.unique(words[candidates], return_inverse=True, return_counts=True)
+    drawn, left = np.zeros(len(sizes), dtype=bool), wanted
+    order = np.random.permutation(len(sizes))
+    for word in order:
+        if sizes[word] <= left:
+            drawn[word], left = True, left - sizes[word]
+    if left == wanted and len(order):
+        drawn[order[0]] = True
+    return candidates[drawn[number]]
+
+
+def span_corruption(
+    tokens: np.ndarray, *, sentinels: Sequence[int], eos_token_id: int, density: float = 0.15, mean_span: float = 3.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """T5's objective (Raffel et al. 2020, section 3.1.4): spans of the text are each replaced by a sentinel, and the
+    target is each sentinel with what it stands for.
+
+    Exactly round(`density` x T) tokens, at least 1 and at most T - 1, in round(that / `mean_span`) spans of random
+    lengths, at random places with at least 1 token between them; every such division is equally likely. (T5's own code
+    ends each text in a span, which of a text with a single span always hides the end.)
+
+    Args:
+        tokens: (T,) ids of a text, T >= 2, without an end token.
+        sentinels: ids, the first for the first span (T5: <extra_id_0>, ...); with fewer, spans are fewer and longer.
+
+    Returns:
+        inputs and labels, each ending in `eos_token_id`.
+    """
+    if len(tokens) < 2:
+        raise ValueError(f"span corruption needs texts of 2 or more tokens, and this one has {len(tokens)}")
+    noise = int(np.clip(round(density * len(tokens)), 1, len(tokens) - 1))
+    kept = len(tokens) - noise
+    spans = min(max(1, round(noise / mean_span)), len(sentinels), noise, kept + 1)
+    gaps, hidden = _parts(kept + 2, spans + 1), _parts(noise, spans)
+    gaps[[0, -1]] -= 1  # before the first span and behind the last there may be nothing
+    pieces = np.split(np.asarray(tokens, dtype=np.int64), np.cumsum(np.stack([gaps[:-1], hidden], axis=1)))
+    marks = [np.array([sentinel]) for sentinel in sentinels[:spans]]
+    end = np.array([eos_token_id])
+    inputs = [part for piece, mark in zip(pieces[:-1:2], marks, strict=True) for part in (piece, mark)]
+    labels = [part for piece, mark in zip(pieces[1::2], marks, strict=True) for part in (mark, piece)]
+    return np.concatenate([*inputs, pieces[-1], end]), np.concatenate([*labels, end])
+
+
+def _parts(total: int, parts: int) -> np.ndarray:
+    """(parts,) whole numbers >= 1 that sum to `total`, every such composition equally likely."""
+    cuts = np.sort(np.random.permutation(total - 1)[: parts - 1]) + 1
+    return np.diff(np.concatenate([[0], cuts, [total]]))
+
+
+def drop_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None = None) -> np.ndarray:
+    """Each token left out with `probability` (random deletion of Wei & Zou 2019, EDA); one at least stays.
+
+    Args:
+        free: (T,) bool, tokens that may go; None: all.
+    """
+    keep = np.random.random(len(tokens)) >= probability
+    if free is not None:
+        keep |= ~free
+    if len(tokens) and not keep.any():
+        keep[np.random.randint(len(tokens))] = True
+    return tokens[keep]
+
+
+def swap_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None = None) -> np.ndarray:
+    """round(`probability` x free tokens) times, two random tokens change places (random swap of EDA).
+
+    Args:
+        free: (T,) bool, tokens that may move; None: all.
+    """
+    swapped = tokens.copy()
+    places = np.arange(len(tokens)) if free is None else np.flatnonzero(free)
+    if len(places) >= 2:
+        for _ in range(round(probability * len(places))):
+            a, b = np.random.choice(places, 2, replace=False)
+            swapped[[a, b]] = swapped[[b, a]]
+    return swapped
+
+
+class Noised(Sequence[Any]):
+    """Examples with a noise that depends on (seed, index) alone: what a model is validated on does not change.
+
+    Args:
+        noise: example -> example; may draw from NumPy's global generator, which is left as it was.
+    """
+
+    def __init__(self, examples: Sequence[Any], noise: Callable[[Any], Any], seed: int):
+        self.examples, self.noise, self.seed = examples, noise, seed
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.__getitems__(list(range(*index.indices(len(self)))))
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        state = np.random.get_state()
+        try:
+            return [
+                self._noised(index, example)
+                for index, example in zip(indices, fetch(self.examples, list(indices)), strict=True)
+            ]
+        finally:
+            np.random.set_state(state)
+
+    def _noised(self, index: int, example: Any) -> Any:
+        np.random.seed(np.random.SeedSequence([self.seed, index]).generate_state(1))
+        return self.noise(example)
