@@ -67,6 +67,7 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     processor: Any = None,
+    before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Trains `model` on `examples` as `config` says; leaves the kept model in `config.output_dir`.
@@ -83,6 +84,8 @@ def fit(
         schedule: step -> share of `config.learning_rate`; default `lr_scheduler_type`.
         optimizer: default `optim`.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
+        before_step: called with the model and this process's micro-batches of the step, before its first loss: for
+            what a loss needs to know of the whole step.
         after_step: called with (steps done, model) after each optimizer step.
 
     Returns:
@@ -131,6 +134,8 @@ def fit(
                 began = time.perf_counter()
                 learning_rate = config.learning_rate * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)
+                if before_step:
+                    before_step(model, micro_batches)
                 outcome = take_step(run, micro_batches, loss, count, stop=signals.received)
                 if outcome.out_of_memory:
                     micro_batch_size = run.halve(micro_batches)

@@ -2,7 +2,7 @@
 nowhere else."""
 
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
-from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state
+from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state, whole_while_used
 from hftrain.distributed.step import (
     accumulating,
     average_gradients,
@@ -35,5 +35,6 @@ __all__ = [
     "set_learning_rate",
     "total",
     "was_launched",
+    "whole_while_used",
     "zero_stage",
 ]

@@ -1,6 +1,7 @@
 """The state of training as named, whole tensors: the same under every strategy and number of processes."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -64,6 +65,16 @@ def load_optimizer(accelerator: Accelerator, model: Any, optimizer: Any, tensors
         if parameter.requires_grad and name in saved:
             state = {key: tensors[f"optimizer.{name}.{key}"] for key in saved[name]}
             _set_optimizer_state(accelerator, model, optimizer, parameter, state)
+
+
+def whole_while_used(model: nn.Module) -> AbstractContextManager:
+    """The parameters whole on every process, which ZeRO-3 cuts up at loading: for a forward pass before `prepare`."""
+    pieces = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
+    if not pieces:
+        return nullcontext()
+    from deepspeed.runtime.zero import GatheredParameters
+
+    return GatheredParameters(pieces)
 
 
 @torch.no_grad()
