@@ -244,7 +244,7 @@ class Run:
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
         best = state.best_metrics.get(name)
-        sign = 1 if config.greater_is_better else -1
+        sign = 1 if config.higher_is_better else -1
         if state.step and math.isfinite(metrics[name]) and (best is None or sign * metrics[name] > sign * best):
             state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
         elif state.step:

@@ -301,7 +301,7 @@ def test_all_mistakes_are_reported_together(run_yaml):
 def test_a_misspelt_setting_does_not_also_contradict(run_yaml):
     """Misspelt, or with a wrong value, it stands at its default: what follows from that is no mistake of the user's."""
     for wrong in ("greater_is_beter: true", "greater_is_better: 'true'"):
-        assert len(errors(run_yaml(f"metric_for_best_model: bleu\n{wrong}\n"))) == 1
+        assert len(errors(run_yaml(f"metric_for_best_model: charm\n{wrong}\n"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -315,10 +315,11 @@ def test_a_misspelt_setting_does_not_also_contradict(run_yaml):
         ({"load_in_4bit": True}, ["load_in_4bit", "use_peft"], "set use_peft too"),
         ({"eval_steps": 0, "early_stopping_patience": 2}, ["early_stopping_patience", "eval_steps"], "at the end"),
         (
-            {"metric_for_best_model": "bleu"},
+            {"metric_for_best_model": "bleu", "greater_is_better": False},
             ["metric_for_best_model", "greater_is_better"],
             "set greater_is_better true",
         ),
+        ({"metric_for_best_model": "charm"}, ["metric_for_best_model", "greater_is_better"], "is not known here"),
         ({"greater_is_better": True}, ["metric_for_best_model", "greater_is_better"], "set greater_is_better false"),
         ({"warmup_steps": 100, "max_steps": 50}, ["warmup_steps", "max_steps"], "more steps than there are"),
         (
@@ -333,14 +334,22 @@ def test_contradictions(given, keys, reason, run_yaml):
         TranslateConfig(**given)
     assert list(in_python.value.keys) == keys
     (line,) = errors(
-        run_yaml("\n".join(f"{k}: {'null' if v is None else str(v).replace('T', 't')}" for k, v in given.items()))
+        run_yaml(
+            "\n".join(
+                f"{k}: {'null' if v is None else str(v).lower() if isinstance(v, bool) else v}"
+                for k, v in given.items()
+            )
+        )
     )
     assert line.split(": ", 1)[1] == str(in_python.value)
     assert "run.yaml:1" in line.split(": ")[0]
 
 
 def test_settings_that_go_together_are_accepted():
-    TranslateConfig(metric_for_best_model="bleu", greater_is_better=True)
+    assert TranslateConfig(metric_for_best_model="bleu", greater_is_better=True).higher_is_better
+    assert TranslateConfig(metric_for_best_model="eval_bleu").higher_is_better
+    assert TranslateConfig(metric_for_best_model="charm", greater_is_better=True).higher_is_better
+    assert not TranslateConfig().higher_is_better
     TranslateConfig(lr_scheduler_type="warmup_stable_decay", warmup_steps=0.8, decay_steps=0.2, max_steps=10)
     TranslateConfig(warmup_steps=50, max_steps=50)
     TranslateConfig(train_file="a", test_file="b")

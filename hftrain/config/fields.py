@@ -8,20 +8,12 @@ from typing import Annotated, Any, Literal
 
 from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, share
 
+# Words in the names of metrics that say which way is better.
 HIGHER_IS_BETTER = {
-    "accuracy",
-    "auc",
-    "bleu",
-    "sacrebleu",
-    "chrf",
-    "comet",
-    "exact",
-    "f1",
-    "meteor",
-    "precision",
-    "recall",
-}
-LOWER_IS_BETTER = {"loss", "perplexity", "cer", "ter", "wer"}
+    "accuracy", "auc", "bleu", "sacrebleu", "chrf", "comet", "correlation", "exact", "f1", "map", "margin", "matthews",
+    "meteor", "pearson", "pearsonr", "precision", "recall", "rouge", "spearmanr",
+}  # fmt: skip
+LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "ter", "wer"}
 
 
 @dataclass
@@ -264,8 +256,8 @@ class TrainConfig(Config):
     metric_for_best_model: str = "loss"
     """Validation metric that decides which model is best."""
 
-    greater_is_better: bool = False
-    """Whether a higher metric_for_best_model is better."""
+    greater_is_better: bool | None = None
+    """Whether a higher metric_for_best_model is better; null: as is known of the metric."""
 
     early_stopping_patience: Annotated[int | None, at_least(1)] = None
     """Evaluations in a row without improvement after which the run ends; null: it never ends early."""
@@ -303,11 +295,11 @@ class TrainConfig(Config):
                 ("early_stopping_patience", "eval_steps"),
                 "contradict each other: eval_steps 0 evaluates only at the end",
             )
-        wrong_way = LOWER_IS_BETTER if self.greater_is_better else HIGHER_IS_BETTER
-        if wrong_way.intersection(self.metric_for_best_model.split("_")):
-            right = str(not self.greater_is_better).lower()
-            keys = ("metric_for_best_model", "greater_is_better")
-            yield keys, f"would keep the worst {self.metric_for_best_model}: set greater_is_better {right}"
+        known, keys = self._known_direction(), ("metric_for_best_model", "greater_is_better")
+        if known is self.greater_is_better is None:
+            yield keys, f"whether a higher {self.metric_for_best_model} is better is not known here: set the latter"
+        elif None not in (known, self.greater_is_better) and known != self.greater_is_better:
+            yield keys, f"would keep the worst {self.metric_for_best_model}: set greater_is_better {str(known).lower()}"
         parts = ["warmup_steps"]
         if self.lr_scheduler_type == "warmup_stable_decay":
             parts.append("decay_steps")
@@ -321,6 +313,15 @@ class TrainConfig(Config):
                 [*parts, *(["max_steps"] if self.max_steps else [])],
                 "the learning rate would need more steps than there are",
             )
+
+    def _known_direction(self) -> bool | None:
+        words = set(self.metric_for_best_model.split("_"))
+        return False if words & LOWER_IS_BETTER else True if words & HIGHER_IS_BETTER else None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Of `metric_for_best_model`."""
+        return bool(self._known_direction() if self.greater_is_better is None else self.greater_is_better)
 
 
 @dataclass
