@@ -11,7 +11,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
+
+from hftrain.distributed.deepspeed_file import read_deepspeed_file
 
 
 def make_accelerator(
@@ -25,7 +27,8 @@ def make_accelerator(
     """Joins the processes that `accelerate launch`, torchrun or nobody started.
 
     Raises:
-        ValueError: fp16 without a GPU; DeepSpeed, FSDP or a tracker asked for and dropped by Accelerate.
+        ValueError: fp16 without a GPU; DeepSpeed, FSDP or a tracker asked for and dropped by Accelerate; a DeepSpeed
+            file with a mistake.
     """
     on_cpu = not torch.accelerator.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
@@ -44,11 +47,13 @@ def make_accelerator(
         os.environ.setdefault(
             "DS_ACCELERATOR", "cpu"
         )  # Accelerate imports DeepSpeed where it is installed, and it would warn
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") if deepspeed else "none"
     timeout = timedelta(seconds=timeout_seconds)
     accelerator = Accelerator(
         # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
         cpu=on_cpu and not deepspeed,
         mixed_precision=mixed_precision,
+        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=read_deepspeed_file(file)) if file.endswith(".json") else None,
         # without the backend's name, Accelerate takes each DeepSpeed process on a CPU for the only one
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
         # over 1, DeepSpeed keeps its accumulation buffers; where a step ends we say ourselves
