@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from hftrain.predict import predict
+    from hftrain.predict import line, predict
 
     disable_progress_bar()  # of the loading of weights
     if bool(args.texts) == bool(args.file):
@@ -47,7 +47,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
     )
     if rows is None:
-        lines = [" ".join(prediction.splitlines()) for prediction in predictions]  # a line for a line
+        lines = [line(prediction) for prediction in predictions]
     else:
         pairs = zip(rows, predictions, strict=True)
         lines = [json.dumps({**row, "prediction": prediction}, ensure_ascii=False) for row, prediction in pairs]

@@ -1,0 +1,63 @@
+"""What a saved model says of new texts: `hftrain predict`. The folder is loaded as anyone would load it; what kind of
+model it holds, its configuration says. One file here for each kind."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hftrain.predict.folder import kind, read_config
+from hftrain.predict.translating import translate
+
+
+def predict(
+    folder: str | Path,
+    texts: Sequence[str],
+    *,
+    pairs: Sequence[str] | None = None,
+    batch_size: int = 32,
+    device: str | None = None,
+    source_prefix: str = "",
+    num_beams: int | None = None,
+    max_new_tokens: int | None = None,
+) -> list[Any]:
+    """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
+
+    - encoder-decoder: the text it writes.
+
+    Args:
+        folder: an output folder, a `checkpoint-N` in it, or what else `save_pretrained` wrote: a model or an adapter.
+        pairs: the second text of each, where the model was trained on pairs.
+        batch_size: texts of similar length at a time.
+        device: "cpu", "cuda:1", ...; None takes the accelerator if there is one.
+        source_prefix: put before each text, as in training (T5).
+        num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
+
+    Raises:
+        ValueError: there is no model in `folder`, or one of a kind that is not known here.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if pairs is not None and len(pairs) != len(texts):
+        raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")  # not said to users
+    folder = Path(folder)
+    config = read_config(folder)
+    what = kind(folder, config)
+    if config.is_encoder_decoder:
+        search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        texts = [source_prefix + text if text.strip() else "" for text in texts]
+        chosen = {key: value for key, value in search.items() if value is not None}
+        return translate(folder, config, texts, batch_size, device, chosen)
+    raise ValueError(
+        f"{folder} holds a {what}: hftrain predict knows encoder-decoder models only. "
+        "Load it with transformers' from_pretrained or pipeline."
+    )
+
+
+def line(prediction: Any) -> str:
+    """A prediction as a line of text, for people and for `cut -f1`."""
+    return " ".join(prediction.splitlines())
+
+
+__all__ = ["line", "predict"]

@@ -1,0 +1,93 @@
+"""A folder that `save_pretrained` wrote, a model or an adapter: what is in it, loading it, going through texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+ADAPTER = "adapter_config.json"
+KIND_OF_ADAPTER = {
+    "SEQ_2_SEQ_LM": "ForConditionalGeneration",
+    "SEQ_CLS": "ForSequenceClassification",
+    "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}
+
+
+def read_config(folder: Path) -> PreTrainedConfig:
+    """The model's configuration; of an adapter the one beside it, which knows its labels, or else its base model's.
+
+    Raises:
+        ValueError: there is no model in `folder`.
+    """
+    from transformers import AutoConfig
+
+    import hftrain.models  # noqa: F401  registers our model types with the Auto classes
+
+    if (folder / "config.json").is_file():
+        return AutoConfig.from_pretrained(folder)
+    if not (folder / ADAPTER).is_file():
+        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): name the output folder of a run")
+    from peft import PeftConfig
+
+    return AutoConfig.from_pretrained(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+
+
+def kind(folder: Path, config: PreTrainedConfig) -> str:
+    """What the model is, as transformers' classes are named: "...ForSequenceClassification", ..."""
+    if (folder / ADAPTER).is_file():
+        from peft import PeftConfig
+
+        task = str(PeftConfig.from_pretrained(str(folder)).task_type)
+        return KIND_OF_ADAPTER.get(task, task)
+    return (config.architectures or [config.model_type])[0]
+
+
+def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None) -> tuple[Any, Any, str]:
+    """The model, ready to predict, its tokenizer, and the device it is on (None: the accelerator if there is one).
+
+    Args:
+        auto_class: of transformers, "AutoModelForSequenceClassification" for instance.
+    """
+    import torch
+    import transformers
+
+    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    if (folder / ADAPTER).is_file():
+        import peft
+
+        adapter = peft.PeftConfig.from_pretrained(str(folder))
+        base = getattr(transformers, auto_class).from_pretrained(
+            adapter.base_model_name_or_path, config=config, revision=adapter.revision
+        )
+        model = peft.PeftModel.from_pretrained(base, str(folder))
+    else:
+        model = getattr(transformers, auto_class).from_pretrained(folder, config=config)
+    return model.eval().to(device), tokenizer, device
+
+
+def room(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that the model reads at most."""
+    return min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or sys.maxsize)
+
+
+def warn_of_cuts(lengths: Sequence[int], room: int) -> None:
+    """Says on stderr how many of the texts are longer than what is read of them."""
+    if cut := sum(length > room for length in lengths):
+        print(f"{cut} of {len(lengths)} texts are longer than the {room} tokens the model reads: cut", file=sys.stderr)
+
+
+def batches(indices: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """`indices` in batches of similar length, the longest first, with a bar on the terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    order = sorted(indices, key=lambda index: lengths[index], reverse=True)
+    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    yield from track(cut, "predicting", console=Console(stderr=True), transient=True, disable=len(cut) < 2)
