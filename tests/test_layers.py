@@ -14,6 +14,7 @@ PACKAGE = ROOT / "hftrain"
 ROWS = [
     {"config", "data", "losses", "metrics", "optim", "signals"},
     {"causal", "checkpoint", "distributed", "evaluation", "models", "report", "splits", "text", "translation"},
+    {"preference"},
     {"loop", "run"},
     {"launch", "predict"},
     {"cli", "recipes"},
