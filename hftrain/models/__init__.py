@@ -1,9 +1,25 @@
 """The custom Transformer, known to transformers' Auto classes; loading of any model is in `hftrain.models.load`."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from .configuration import TransformerConfig
-from .heads import TransformerForCausalLM, TransformerForConditionalGeneration, TransformerForMaskedLM
+from .heads import (
+    TransformerForCausalLM,
+    TransformerForConditionalGeneration,
+    TransformerForMaskedLM,
+    TransformerForQuestionAnswering,
+    TransformerForSequenceClassification,
+    TransformerForTokenClassification,
+)
 from .transformer import TransformerModel
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
@@ -14,6 +30,9 @@ for auto_class, model_class in (
     (AutoModelForSeq2SeqLM, TransformerForConditionalGeneration),
     (AutoModelForMaskedLM, TransformerForMaskedLM),
     (AutoModelForCausalLM, TransformerForCausalLM),
+    (AutoModelForSequenceClassification, TransformerForSequenceClassification),
+    (AutoModelForTokenClassification, TransformerForTokenClassification),
+    (AutoModelForQuestionAnswering, TransformerForQuestionAnswering),
 ):
     auto_class.register(TransformerConfig, model_class)
     model_class.register_for_auto_class(auto_class.__name__)
@@ -23,5 +42,8 @@ __all__ = [
     "TransformerForCausalLM",
     "TransformerForConditionalGeneration",
     "TransformerForMaskedLM",
+    "TransformerForQuestionAnswering",
+    "TransformerForSequenceClassification",
+    "TransformerForTokenClassification",
     "TransformerModel",
 ]

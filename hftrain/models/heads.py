@@ -1,10 +1,13 @@
-"""The language models: a `TransformerModel` with an output matrix on it (section 3.4).
+"""Language models, a `TransformerModel` with an output matrix on it (section 3.4), and models that understand text: an
+encoder with a small matrix on it.
 
-Shapes are those of `transformer.py`: B examples, L length of the target, S of the source, D hidden_size, V vocab_size.
+Shapes are those of `transformer.py`: B examples, L length of the target, S of the source, D hidden_size, V vocab_size,
+K num_labels.
 """
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationMixin
@@ -13,7 +16,10 @@ from transformers.modeling_outputs import (
     BaseModelOutput,
     CausalLMOutputWithPast,
     MaskedLMOutput,
+    QuestionAnsweringModelOutput,
     Seq2SeqLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
 )
 from transformers.utils import can_return_tuple
 
@@ -21,11 +27,10 @@ from .configuration import TransformerConfig
 from .transformer import TransformerModel, TransformerPreTrainedModel
 
 
-class TransformerWithHead(TransformerPreTrainedModel):
-    """A `TransformerModel` and the output matrix, tied to the embeddings or not (section 3.4)."""
+class TransformerOfForm(TransformerPreTrainedModel):
+    """A `TransformerModel` of the form that a subclass is for, as `model`; the subclass puts a head on it."""
 
     form: str  # the `TransformerConfig.form` a subclass is for
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
 
     def __init__(self, config: TransformerConfig):
         if config.form != self.form:
@@ -36,6 +41,15 @@ class TransformerWithHead(TransformerPreTrainedModel):
             )
         super().__init__(config)
         self.model = TransformerModel(config)
+
+
+class TransformerWithHead(TransformerOfForm):
+    """A `TransformerModel` and the output matrix, tied to the embeddings or not (section 3.4)."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -215,6 +229,122 @@ class TransformerForCausalLM(TransformerWithHead, LengthGenerationMixin):
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
+        )
+
+
+class TransformerForSequenceClassification(TransformerOfForm):
+    """A text's class, its classes or a number, from the mean of the encoder's states over the text's tokens."""
+
+    form = "encoder-only"
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> SequenceClassifierOutput:
+        """Logits [B, K]; labels [B], or [B, K] of several at once (`config.problem_type`), add the loss."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        states = outputs.last_hidden_state
+        weights = torch.ones_like(states[..., :1]) if attention_mask is None else attention_mask.unsqueeze(-1)
+        pooled = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        logits = self.classifier(self.dropout(pooled.type_as(states)))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class TransformerForTokenClassification(TransformerOfForm):
+    """Each token's class, from the encoder's state there."""
+
+    form = "encoder-only"
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> TokenClassifierOutput:
+        """Logits [B, S, K]; labels [B, S], -100 where there is none, add the loss."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits, labels, self.config)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class TransformerForQuestionAnswering(TransformerOfForm):
+    """Where in the text an answer begins and ends, from the encoder's states (Devlin et al. 2019, section 4.2)."""
+
+    form = "encoder-only"
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> QuestionAnsweringModelOutput:
+        """Logits of the first and of the last token, [B, S] each, of padding too; positions [B] add the loss."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions)
+        return QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_logits, end_logits=end_logits, hidden_states=outputs.hidden_states
         )
 
 
