@@ -16,10 +16,12 @@ PREDICTIONS = ["The cat sat on the mat.", "There is a dog in the garden", "good 
 REFERENCES = ["The cat sat on a mat.", "There is a dog in the yard", "Good morning to you all"]
 OTHERS = ["A cat sat on the mat.", "A dog is in the garden", "good morning everybody"]
 FOLDER = Path(hftrain.metrics.__file__).parent
+TEXT = ("chrf", "exact_match", "sacrebleu")
 
 
 def test_names():
-    assert NAMES == ("chrf", "exact_match", "sacrebleu")
+    folders = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
+    assert set(NAMES) == folders and set(TEXT) < folders
 
 
 @pytest.mark.parametrize("options", [{}, {"lowercase": True}, {"tokenize": "char"}])
@@ -60,7 +62,7 @@ def test_several_references(name):
         load_metric(name).compute(predictions=PREDICTIONS, references=[several[0], several[1], several[2][:1]])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEXT)
 def test_column_of_a_dataset(name):
     rows = datasets.Dataset.from_dict({"target": REFERENCES})
     expected = load_metric(name).compute(predictions=PREDICTIONS, references=REFERENCES)
@@ -79,7 +81,7 @@ def test_in_batches():
     assert metric.compute() == load_metric("sacrebleu").compute(predictions=PREDICTIONS, references=REFERENCES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEXT)
 def test_refuses_nothing_and_unequal(name):
     with pytest.raises(ValueError, match="nothing to score: 0 predictions"):
         load_metric(name).compute(predictions=[], references=[])
@@ -87,7 +89,7 @@ def test_refuses_nothing_and_unequal(name):
         load_metric(name).compute(predictions=PREDICTIONS, references=REFERENCES[:2])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEXT)
 def test_loads_by_path_and_from_a_copy(name, tmp_path):
     expected = load_metric(name).compute(predictions=PREDICTIONS, references=REFERENCES)
     shutil.copytree(FOLDER / name, tmp_path / name)
@@ -104,6 +106,6 @@ def test_ours_write_nothing(tmp_path, monkeypatch):
 
 def test_unknown(tmp_path):
     with pytest.raises(
-        ValueError, match=r"metric 'blue' could not be loaded: (.|\n)*These need none: chrf, exact_match, sacrebleu"
+        ValueError, match=r"metric 'blue' could not be loaded: (.|\n)*These need none: (.*)chrf, (.*)exact_match, (.*)sacrebleu"
     ):
         load_metric("blue")

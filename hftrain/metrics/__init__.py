@@ -1,7 +1,11 @@
-"""Metrics that work offline: an `evaluate.Metric` in `<name>/<name>.py` each, named and keyed as on the Hub.
+"""Metrics that work offline.
 
-A new metric is one more such file. It imports `evaluate` and what it wraps but nothing of ours, since `evaluate.load`
-copies it away. Compute on one process with all predictions: then nothing is written to disk and no process waits.
+`load_metrics` gives those of a task, batch by batch and over processes; `load_metric` one `evaluate.Metric`, with all
+predictions at once, named and keyed as on the Hub. Both read the same functions: `counts` (accuracy, precision, recall,
+F1, Matthews, confusions), `ranking` (ROC, precision-recall), `calibration`, `regression`, `entities`, `answers`.
+
+A new metric for `load_metric` is one more `<name>/<name>.py`. `evaluate.load` copies that file away: what it takes from
+here it imports by the full name (`from hftrain.metrics import counts`).
 """
 
 from __future__ import annotations
@@ -12,13 +16,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
 
+from hftrain.metrics.streaming import FITTING, Metrics, check_names, load_metrics
+
+__all__ = ["FITTING", "NAMES", "Metrics", "check_names", "load_metric", "load_metrics"]
+
 NAMES = tuple(
     sorted(module.stem for module in Path(__file__).parent.glob("*/*.py") if module.stem == module.parent.name)
 )
 
 
-def load_metric(name_or_path: str) -> EvaluationModule:
+def load_metric(name_or_path: str, config_name: str | None = None) -> EvaluationModule:
     """One of ours by its name (`NAMES`), else whatever `evaluate.load` finds: a folder, a script or a name on the Hub.
+
+    It holds its predictions in memory: compute on one process, with all of them.
 
     Raises:
         ValueError: there is no such metric, or it is on the Hub and the Hub cannot be reached.
@@ -27,9 +37,9 @@ def load_metric(name_or_path: str) -> EvaluationModule:
 
     if name_or_path in NAMES:
         metric = evaluate.loading.import_main_class(f"{__name__}.{name_or_path}.{name_or_path}")
-        return metric(keep_in_memory=True)
+        return metric(config_name, keep_in_memory=True)
     try:
-        return evaluate.load(name_or_path)
+        return evaluate.load(name_or_path, config_name, keep_in_memory=True)
     except Exception as error:  # the Hub client, the network and the script itself all raise what they like
         raise ValueError(
             f"metric {name_or_path!r} could not be loaded: {type(error).__name__}: {error}\n"

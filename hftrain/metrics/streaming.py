@@ -1,0 +1,250 @@
+"""The metrics of a task, batch by batch: a batch changes small states; states of batches and processes merge.
+
+    metrics = load_metrics(["accuracy", "f1", "roc_auc"], "single_label_classification", labels=["no", "yes"])
+    for ...:
+        metrics.add(predictions, references, scores)
+    metrics.gather(accelerate.utils.gather_object)
+    metrics.compute()  # {"accuracy": 0.93, "f1": 0.91, "roc_auc": 0.97}
+
+Kept are counts and sums, however many examples there are. What needs every example keeps a part of each: its scores
+(ROC-AUC, average precision), a pair of numbers (Spearman), five numbers an answer (SQuAD), and the predictions as they
+are for a metric that is not ours. Logits are never kept.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hftrain.metrics import answers, calibration, counts, entities, ranking, regression
+
+AVERAGED: dict[str, Callable[..., Any]] = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
+RANKED: dict[str, Callable[..., Any]] = {
+    "roc_auc": ranking.roc_auc,
+    "average_precision": ranking.average_precision,
+}
+AVERAGES = ("macro", "micro", "weighted", "per_class")
+BOTH = (
+    "accuracy",
+    *(f"{name}{suffix}" for name in AVERAGED | RANKED for suffix in ("", *(f"_{average}" for average in AVERAGES))),
+    "expected_calibration_error",
+)
+# The names that fit each task, ours; any other name or path goes to `evaluate.load`.
+FITTING: dict[str, tuple[str, ...]] = {
+    "single_label_classification": (*BOTH, "matthews_correlation"),
+    "multi_label_classification": BOTH,
+    "regression": ("mse", "mae", "r_squared", "pearsonr", "spearmanr"),
+    "token_classification": ("seqeval", "accuracy"),
+    "question_answering": ("squad", "squad_v2"),
+}
+LOWER_IS_BETTER = ("mse", "mae", "expected_calibration_error")
+CURVES_OF = 50  # classes at most; the report keeps no scores of more
+
+
+class Measure(NamedTuple):
+    """The key of the state it reads, and what it reads from it: a number or {name: number}."""
+
+    state: str
+    compute: Callable[[Any], Any]
+
+
+@dataclass
+class TokenCounts(counts.Counts):
+    """`Counts` of the tags of all tokens."""
+
+    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+        super().add(list(chain.from_iterable(predictions)), list(chain.from_iterable(references)))
+
+
+@dataclass
+class Collected:
+    """Predictions and references as they are, for a metric that is not ours."""
+
+    predictions: list[Any] = field(default_factory=list)
+    references: list[Any] = field(default_factory=list)
+
+    def add(self, predictions: Iterable[Any], references: Iterable[Any], scores: Any = None) -> None:
+        self.predictions += np.asarray(predictions).tolist() if hasattr(predictions, "shape") else predictions
+        self.references += np.asarray(references).tolist() if hasattr(references, "shape") else references
+
+    def merge(self, other: "Collected") -> None:
+        self.predictions += other.predictions
+        self.references += other.references
+
+
+@dataclass
+class Metrics:
+    """Made by `load_metrics`. Measures that read the same state share it.
+
+    Attributes:
+        labels: names of the classes, in the order of their numbers; () where there are none.
+        states: "counts", "scores", "bins", ...: what has been seen; the report reads them too.
+    """
+
+    task: str
+    labels: Sequence[str]
+    measures: Mapping[str, Measure]
+    states: dict[str, Any]
+
+    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+        """A batch of N examples, as arrays (of the CPU) or lists:
+
+        - single_label_classification: classes (N,) and (N,), scores: probabilities (N, K).
+        - multi_label_classification: 0 or 1 (N, L) and (N, L), scores: probabilities (N, L).
+        - regression: numbers (N,) and (N,).
+        - token_classification: N lists of tags, a tag for each word.
+        - question_answering: N answers ("" for none), N lists of right answers; scores (N,): of there being none.
+
+        Raises:
+            ValueError: lengths or shapes do not fit, a number is NaN, or scores that a metric needs are missing.
+        """
+        for state in self.states.values():
+            state.add(predictions, references, scores)
+
+    def merge(self, other: "Metrics") -> None:
+        """Adds what another one, of the same metrics, has seen."""
+        for key, state in self.states.items():
+            state.merge(other.states[key])
+
+    def gather(self, gather: Callable[[list[Any]], list[Any]]) -> None:
+        """Every process gets what all have seen. Call it once, with `accelerate.utils.gather_object`."""
+        first, *others = gather([self.states])
+        self.states = first
+        for states in others:
+            self.merge(Metrics(self.task, self.labels, self.measures, states))
+
+    def compute(self) -> dict[str, float]:
+        """Name -> value, in the order asked for; what has several numbers gives each under its own name.
+
+        Raises:
+            ValueError: nothing was added; a metric is not defined for these references (ROC-AUC of one class).
+        """
+        results: dict[str, float] = {}
+        for name, measure in self.measures.items():
+            value = measure.compute(self.states[measure.state])
+            results |= value if isinstance(value, dict) else {name: value}
+        return results
+
+    def rehearse(self, references: Any) -> None:
+        """Raises what `compute` would raise for all these references, whatever the model says: before training."""
+        ours = {name: measure for name, measure in self.measures.items() if measure.state != name}
+        states = {key: deepcopy(self.states[key]) for key in {measure.state for measure in ours.values()}}
+        rehearsal = Metrics(self.task, self.labels, ours, states)
+        answered = self.task == "question_answering"
+        scores = np.full((len(references), len(self.labels)), 1 / len(self.labels)) if self.labels else None
+        rehearsal.add([""] * len(references) if answered else references, references, scores)
+        rehearsal.compute()
+
+
+def load_metrics(
+    names: Sequence[str], task: str, *, labels: Sequence[str] = (), scheme: str | None = None, report: bool = False
+) -> Metrics:
+    """The metrics of these names: ours (`FITTING`), else whatever `evaluate.load` finds.
+
+    `precision`, `recall` and `f1` alone are those of the second of two classes, the macro mean of more classes and of
+    labels; `roc_auc` and `average_precision` alone are the macro mean. `_macro`, `_micro`, `_weighted` say which mean;
+    `_per_class` gives each class ("f1_<label>").
+
+    Args:
+        task: a key of `FITTING`.
+        labels: names of the classes, in the order of their numbers.
+        scheme: of the tags: IOB2 or IOBES count strictly, None as conlleval does.
+        report: keep also what `hftrain.report` draws, whatever the names: confusions, calibration, scores.
+
+    Raises:
+        ValueError: a metric of ours does not fit the task; one of another's cannot be loaded.
+    """
+    check_names(names, task)
+    several = task == "multi_label_classification"
+    states: dict[str, Any] = {
+        "counts": counts.LabelCounts() if several else counts.Counts(),
+        "scores": ranking.Scores(labels),
+        "bins": calibration.Bins(),
+        "moments": regression.Moments(),
+        "pairs": regression.Pairs(),
+        "tokens": TokenCounts(),
+        "entities": entities.Entities(scheme),
+        "answers": answers.Answers(answers.score_v1),
+        "answers_v2": answers.Answers(answers.score_v2),
+    }
+    fitting = _measures(task, labels)
+    measures: dict[str, Measure] = {}
+    for name in names:
+        if name in fitting:
+            measures[name] = fitting[name]
+        else:
+            states[name] = Collected()
+            measures[name] = _foreign(name)
+    kept = {measure.state for measure in measures.values()}
+    if report and task.endswith("label_classification"):
+        kept |= {"counts", "bins", "scores"} if len(labels) <= CURVES_OF else {"counts", "bins"}
+    return Metrics(task, labels, measures, {key: state for key, state in states.items() if key in kept})
+
+
+def check_names(names: Sequence[str], task: str) -> None:
+    """Raises ValueError for a metric of ours that does not fit the task, naming those that do."""
+    from hftrain.metrics import NAMES
+
+    ours = {*NAMES, *(name for fitting in FITTING.values() for name in fitting)}
+    for name in names:
+        if name in ours and name not in FITTING[task]:
+            raise ValueError(f"metric {name!r} is not for {task}: choose from {', '.join(FITTING[task])}")
+    if {"squad", "squad_v2"} <= set(names):
+        raise ValueError("metrics squad and squad_v2 both give f1: choose squad_v2 if some questions have no answer")
+
+
+def _measures(task: str, labels: Sequence[str]) -> dict[str, Measure]:
+    every = {
+        "mse": Measure("moments", regression.mse),
+        "mae": Measure("moments", regression.mae),
+        "r_squared": Measure("moments", regression.r_squared),
+        "pearsonr": Measure("moments", regression.pearson),
+        "spearmanr": Measure("pairs", regression.spearman),
+        "seqeval": Measure("entities", _overall),
+        "accuracy": Measure("tokens" if task == "token_classification" else "counts", counts.accuracy),
+        "squad": Measure("answers", answers.squad),
+        "squad_v2": Measure("answers_v2", answers.squad_v2),
+        "matthews_correlation": Measure("counts", counts.matthews),
+        "expected_calibration_error": Measure("bins", calibration.expected_calibration_error),
+    }
+    binary = task == "single_label_classification" and len(labels) == 2
+    for functions, state, alone in ((AVERAGED, "counts", "binary" if binary else "macro"), (RANKED, "scores", "macro")):
+        for name, function in functions.items():
+            every[name] = Measure(state, partial(function, average=alone))
+            for average in AVERAGES[:-1]:
+                every[f"{name}_{average}"] = Measure(state, partial(function, average=average))
+            every[f"{name}_per_class"] = Measure(state, partial(_per_class, name, function, labels))
+    return {name: every[name] for name in FITTING[task]}
+
+
+def _per_class(name: str, function: Callable[..., Any], labels: Sequence[str], state: Any) -> dict[str, float]:
+    chosen = {} if isinstance(state, ranking.Scores) else {"labels": range(len(labels))}
+    values = np.atleast_1d(function(state, average=None, **chosen))
+    shown = labels if len(values) == len(labels) else labels[1:]  # of two classes, the second is ranked
+    return {f"{name}_{label}": float(value) for label, value in zip(shown, values, strict=True)}
+
+
+def _overall(state: entities.Entities) -> dict[str, float]:
+    return {name: value for name, value in entities.seqeval(state).items() if name.startswith("overall_")}
+
+
+def _foreign(name: str) -> Measure:
+    from hftrain.metrics import load_metric
+
+    metric, short = load_metric(name), Path(name).stem
+
+    def compute(state: Collected) -> dict[str, float]:
+        result = metric.compute(predictions=state.predictions, references=state.references) or {}
+        found = {key: float(value) for key, value in result.items() if isinstance(value, Real)}
+        if not found:
+            raise ValueError(f"metric {name!r} gives no number, only {', '.join(result) or 'nothing'}")
+        alone = len(found) == 1
+        return {short if alone else f"{short}_{key}": value for key, value in found.items()}
+
+    return Measure(name, compute)
