@@ -1,18 +1,24 @@
-"""What a causal language model adds to text: its batches, documents packed into rows, and proof that packing is exact.
+"""What a causal language model adds to text: its batches, documents packed into rows, and trials that show before a run
+that packing and the chunked loss are exact on the model at hand.
 
 Shapes: B rows, T tokens of a row, V vocabulary.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from hftrain import text
 from hftrain.data.packing import join
-from hftrain.losses import IGNORE, Batch, forward
+from hftrain.distributed import whole_while_used
+from hftrain.losses import IGNORE, Batch, SummingHead, forward, sum_in_head, sum_over_logits
+
+logger = logging.getLogger(__name__)
 
 
 def collate_causal(
@@ -94,21 +100,49 @@ def _farthest(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -
     return max(float((a - b).abs().max() / b.std()) for a, b in zip(found, expected, strict=True))
 
 
+def chunk_loss(model: Any) -> bool:
+    """Lets the model's output head sum the loss itself (`chunked=True` of the losses), if that gives the same.
+
+    Not only for causal models. A head that is no plain linear layer (adapters, 4 bits) cannot; nor can models that
+    change logits behind it (scaled, capped). A few random tokens tell, and what stands in the way is logged.
+
+    Returns:
+        whether it can; if not, the model is as it was.
+    """
+    head, kind = model.get_output_embeddings(), type(model).__name__
+    if type(head) not in (nn.Linear, SummingHead) or type(head.weight) is not nn.Parameter:
+        logger.warning("chunked_loss is off: the output head of %s is no plain linear layer", kind)
+        return False
+    draw = torch.Generator().manual_seed(0)
+    rows = min(model.get_input_embeddings().num_embeddings, head.out_features)
+    ids, labels = (torch.randint(rows, (2, 8), generator=draw).to(head.weight.device) for _ in "ab")
+    batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    labels[0, :3] = IGNORE
+    plain, head.__class__ = head.__class__, SummingHead
+    rounding = 1e-5 if head.weight.dtype == torch.float32 else 1e-2
+    with _as_evaluated(model), suppress(ValueError):  # it gave no sum: something was added for each class
+        found, expected = (float(f(model, batch, labels, 0.0)) for f in (sum_in_head, sum_over_logits))
+        if abs(found - expected) <= rounding * abs(expected):
+            return True
+    head.__class__ = plain
+    logger.warning("chunked_loss is off: %s changes what its output head gives, so the sum is another", kind)
+    return False
+
+
 def _logits(model: Any, batch: Batch) -> torch.Tensor:
     device = next(model.parameters()).device
-    inputs = {name: value.to(device) for name, value in batch.items()}
-    return forward(model, inputs).logits.float()
+    return forward(model, {name: value.to(device) for name, value in batch.items()}).logits.float()
 
 
 @contextmanager
 def _as_evaluated(model: Any) -> Iterator[None]:
-    """No dropout, no gradients; and sdpa instead of flash kernels, which run on a GPU in half precision only."""
+    """Whole, without dropout and gradients; and on sdpa, as flash kernels run on a GPU in half precision only."""
     training, kernel = model.training, model.config._attn_implementation if wants_flat(model) else None
     if kernel:
         model.set_attn_implementation("sdpa")
     model.eval()
     try:
-        with torch.no_grad():
+        with whole_while_used(model), torch.no_grad():
             yield
     finally:
         model.train(training)

@@ -21,6 +21,7 @@ ROWS = [
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
 INSIDE_A_ROW = {
+    ("causal", "distributed"),
     ("causal", "text"),
     ("evaluation", "distributed"),
     ("translation", "evaluation"),
