@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,43 @@ def not_to_be_had(key: str, name: str, error: Exception) -> str:
     return f"{key} {name!r} {where}: {error}"
 
 
+def load_model_config(config: ModelConfig) -> PreTrainedConfig:
+    """The configuration of the pretrained model, with `config.model_config` written over it.
+
+    Raises:
+        ValueError: an unknown model; an entry of `model_config` that it does not know, with the nearest it does.
+    """
+    name = config.model_name_or_path
+    assert name is not None
+    try:
+        model_config = AutoConfig.from_pretrained(
+            name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
+    write_over(model_config, config.model_config)
+    return model_config
+
+
 def load_model(
-    config: ModelConfig, auto_class: Any, *, new: Callable[[], PreTrainedConfig] | None = None, **kwargs: Any
+    config: ModelConfig,
+    auto_class: Any,
+    *,
+    new: Callable[[], PreTrainedConfig] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Any:
     """The pretrained model `config.model_name_or_path`, with `config.model_config` written over its configuration.
 
     Args:
         auto_class: one of transformers' Auto classes, `AutoModelForSeq2SeqLM` for instance.
         new: gives the shape of a model with random weights, if `config` names none.
+        settings: attributes of the model's configuration that the task has to say, its labels for instance; with them a
+            head of other sizes than the saved one is made anew.
         kwargs: for `from_pretrained`.
+
+    Returns:
+        The model; its attribute `new_modules` names those of its modules whose weights were not in the folder.
 
     Raises:
         ValueError: an entry of `model_config` that this model does not know, with the nearest it does; an unknown
@@ -71,22 +99,38 @@ def load_model(
     name, dtype = config.model_name_or_path, DTYPES[config.dtype]
     if name is None:
         assert new is not None
-        return auto_class.from_config(new(), dtype=torch.float32 if dtype == "auto" else dtype, **kwargs)
-    shared = {"revision": config.model_revision, "trust_remote_code": config.trust_remote_code}
-    try:
-        model_config = AutoConfig.from_pretrained(name, **shared)
-    except (OSError, ValueError) as error:
-        raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
-    write_over(model_config, config.model_config)
+        model_config = new()
+        for key, value in (settings or {}).items():
+            setattr(model_config, key, value)
+        return auto_class.from_config(model_config, dtype=torch.float32 if dtype == "auto" else dtype, **kwargs)
+    model_config = load_model_config(config)
+    for key, value in (settings or {}).items():
+        setattr(model_config, key, value)
     if getattr(config, "load_in_4bit", False):
         kwargs["quantization_config"] = four_bits(config.dtype)
     try:
-        return auto_class.from_pretrained(name, config=model_config, dtype=dtype, **shared, **kwargs)
+        model, told = auto_class.from_pretrained(
+            name,
+            config=model_config,
+            dtype=dtype,
+            revision=config.model_revision,
+            trust_remote_code=config.trust_remote_code,
+            ignore_mismatched_sizes=settings is not None,
+            output_loading_info=True,
+            **kwargs,
+        )
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise
         kind = model_config.model_type
         raise ValueError(f"model_name_or_path {name!r} is a {kind}: not among {auto_class.__name__}") from error
+    drawn = {*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])}
+    for key, saved, wanted in told["mismatched_keys"]:
+        if wanted[0] != model.config.num_labels:
+            raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    model.new_modules = sorted({key.rpartition(".")[0] for key in drawn & trained})
+    return model
 
 
 def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:
@@ -123,6 +167,9 @@ def four_bits(dtype: str) -> Any:
 def add_adapters(model: nn.Module, config: LoraConfig, task_type: str) -> nn.Module:
     """The model with LoRA adapters, which alone train, in fp32 (Hu et al. 2021); as it is if `use_peft` is off.
 
+    A module that is new (`load_model`), a head for instance, trains whole and is saved with the adapters: nobody could
+    draw the same random weights again.
+
     Raises:
         ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed.
     """
@@ -149,5 +196,6 @@ def add_adapters(model: nn.Module, config: LoraConfig, task_type: str) -> nn.Mod
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        modules_to_save=getattr(model, "new_modules", None) or None,
     )
     return peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)
