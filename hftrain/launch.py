@@ -6,6 +6,7 @@ where 75 says "saved, resume me"; without a GPU it starts one process whatever -
 
 import argparse
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from hftrain.distributed import die_with_parent
+from hftrain.signals import EXIT_INTERRUPTED
 
 
 def launch(arguments: list[str]) -> int:
@@ -39,7 +41,12 @@ def launch(arguments: list[str]) -> int:
     except subprocess.CalledProcessError as error:
         code = error.returncode
     except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+        if code != EXIT_INTERRUPTED:
+            how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+            who = f"rank {rank} (host {platform.node()}, pid {failure.pid})"
+            print(f"hftrain: {who} ended first: {how}", file=sys.stderr)
     else:
         code = 0
     return code if code >= 0 else 128 - code

@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from hftrain import checkpoint, distributed
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.losses import Batch
-from hftrain.optim import make_optimizer, make_schedule
+from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.run import Outcome, Run, run_contract
 from hftrain.signals import StopSignals
 
@@ -45,6 +46,7 @@ def start(config: TrainConfig) -> Accelerator:
         log_with=config.report_to,
         project_dir=config.output_dir,
     )
+    distributed.require_agreement(accelerator, {"settings": asdict(config), "versions": checkpoint.versions()})
     if not accelerator.is_main_process:
         logging.getLogger("hftrain").setLevel(logging.ERROR)  # what is to be said of the data, one process says
     if config.resume_from_checkpoint is None:
@@ -67,6 +69,7 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     processor: Any = None,
+    flops: Callable[[np.ndarray], float] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -84,6 +87,8 @@ def fit(
         schedule: step -> share of `config.learning_rate`; default `lr_scheduler_type`.
         optimizer: default `optim`.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
+        flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
+            the share of what the devices could do (`hftrain.flops`).
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
             what a loss needs to know of the whole step.
         after_step: called with (steps done, model) after each optimizer step.
@@ -114,6 +119,7 @@ def fit(
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
     contract = run_contract(model, examples, plan, total, config)
+    distributed.require_agreement(accelerator, contract)
     model, optimizer = prepare(accelerator, model, optimizer, config)
     with ExitStack() as stack:
         if accelerator.is_main_process:
@@ -140,7 +146,8 @@ def fit(
                 if outcome.out_of_memory:
                     micro_batch_size = run.halve(micro_batches)
                     break
-                run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), time.perf_counter() - began)
+                seconds, needed = time.perf_counter() - began, flops(indices) if flops else 0.0
+                run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), seconds, needed)
                 if not outcome.taken:
                     run.refuse_or_skip(outcome, indices)
                 if run.average and outcome.taken:
@@ -180,7 +187,10 @@ def prepare(
             "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
         )
     if config.activation_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        how: dict[str, Any] = {"use_reentrant": False}
+        if config.selective_checkpointing:
+            how["context_fn"] = keep_matmuls
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     if config.torch_compile:
         model.compile(dynamic=True)
     optimizer = optimizer or make_optimizer(
@@ -215,7 +225,7 @@ def take_step(
     (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
     if items == 0:
         raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
-    sums = torch.zeros(len(micro_batches), dtype=torch.float64)
+    losses: list[torch.Tensor] = []  # on the device: to read them one by one would make the CPU wait each time
     out_of_memory = False
     for i, micro in enumerate(micro_batches):
         last = i == len(micro_batches) - 1 and not config.halve_on_oom
@@ -231,13 +241,14 @@ def take_step(
                 raise RuntimeError(run.out_of_memory_message(micro)) from error
             out_of_memory = True
             break
-        sums[i] = summed.detach()
+        losses.append(summed.detach())
     if config.halve_on_oom:
         (failed,) = distributed.total(accelerator, out_of_memory)
         if failed:
             distributed.clear_gradients(accelerator, model, run.optimizer)
             return Outcome(out_of_memory=True)
         distributed.average_gradients(accelerator, model)
+    sums = torch.stack(losses).double().cpu()
     loss_sum, stops = distributed.total(accelerator, float(sums.sum()), stop)
     outcome = Outcome(
         loss=loss_sum / items,

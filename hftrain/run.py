@@ -20,6 +20,7 @@ from torch import nn
 from hftrain import checkpoint, distributed
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
+from hftrain.flops import peak_flops
 from hftrain.optim import ExponentialMovingAverage, steps_of
 from hftrain.report import History, Progress
 from hftrain.signals import EXIT_INTERRUPTED
@@ -36,7 +37,9 @@ class State:
     steps_taken: int = 0  # without those skipped
     loss_sum: float = 0.0  # of their mean losses
     nonfinite_steps: int = 0
-    window: list[tuple] = field(default_factory=list)  # loss (None: not taken), tokens, seconds of the steps not logged
+    step_seconds: float = 0.0  # of `seconds`, those in steps: without evaluations and checkpoints
+    flops: float = 0.0  # that the model needed for them
+    window: list[tuple] = field(default_factory=list)  # of steps not logged: loss (None: not taken), tokens, s, FLOPs
     best_step: int | None = None
     best_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
@@ -92,6 +95,7 @@ class Run:
         """Takes up the checkpoint that `resume_from_checkpoint` means, if any; opens the log and the display."""
         config, main = self.config, self.accelerator.is_main_process
         found, notes = checkpoint.find(config.output_dir, config.resume_from_checkpoint)
+        distributed.require_agreement(self.accelerator, {f"checkpoint in {config.output_dir}": found and found.name})
         if found:
             saved = checkpoint.read(found, verified=True)
             notes += checkpoint.check_contract(saved.contract, self.contract, config.resume_allow)
@@ -175,6 +179,7 @@ class Run:
             "train_loss": state.loss_sum / max(1, state.steps_taken),
             "train_runtime": state.seconds,
             "train_tokens_per_second": state.tokens_seen / max(state.seconds, 1e-9),
+            **self._speed(state.flops, state.step_seconds, "train_"),
             "nonfinite_steps": state.nonfinite_steps,
             **best,
             **{f"eval_{name}": value for name, value in metrics.items()},
@@ -182,13 +187,15 @@ class Run:
 
     # ---- each step ----
 
-    def count_step(self, outcome: Outcome, samples: int, tokens: int, seconds: float) -> None:
+    def count_step(self, outcome: Outcome, samples: int, tokens: int, seconds: float, flops: float) -> None:
         state = self.state
         state.step += 1
         state.samples_seen += samples
         state.tokens_seen += tokens
         state.seconds = time.perf_counter() - self.clock
-        state.window.append((outcome.loss if outcome.taken else None, tokens, seconds))
+        state.step_seconds += seconds
+        state.flops += flops
+        state.window.append((outcome.loss if outcome.taken else None, tokens, seconds, flops))
         if outcome.taken:
             state.steps_taken += 1
             state.loss_sum += outcome.loss
@@ -202,14 +209,22 @@ class Run:
         self.progress.update(self.state.step, values)
         if not self.due(self.config.logging_steps, self.progress.total):
             return
-        losses, tokens, seconds = zip(*self.state.window, strict=True)
+        losses, tokens, seconds, flops = zip(*self.state.window, strict=True)
         self.state.window = []
         taken = [loss for loss in losses if loss is not None]
         mean = sum(taken) / len(taken) if taken else math.nan
         values |= {"loss": mean, "tokens_per_second": sum(tokens) / sum(seconds)}
+        values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
         self.accelerator.log(values, step=self.state.step)
+
+    def _speed(self, flops: float, seconds: float, prefix: str = "") -> dict[str, Any]:
+        """Model TFLOP/s of a device, and their share of its peak (MFU); nothing if the recipe counts no FLOPs."""
+        if not flops:
+            return {}
+        rate, peak = flops / seconds / self.accelerator.num_processes, peak_flops(self.accelerator.device)
+        return {f"{prefix}tflops": rate / 1e12, f"{prefix}mfu": rate / peak if peak else "unknown"}
 
     def refuse_or_skip(self, outcome: Outcome, indices: np.ndarray) -> None:
         """A step that was not taken, since its loss or gradient is not finite: the run ends, or goes on if it may."""

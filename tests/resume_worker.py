@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,8 @@ class WorkerConfig(TrainConfig):
     """Which."""
     signal_rank: int = 0
     """Which process."""
+    stalled_rank: int | None = None
+    """The process that does nothing any more after the second step, without an end."""
     seconds_per_step: float = 0.0
     """A step takes so long more."""
 
@@ -83,7 +86,7 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
     )  # fmt: skip
     model = TransformerForCausalLM(config_of_model)
     model.register_buffer("constant", torch.ones(2))  # DDP sends buffers round
-    rows = random_examples(config.examples, seed=0)
+    rows = random_examples(config.examples, seed=int(os.environ.get("ROWS_SEED", "0")))
 
     def collate(batch: Sequence[list[int]]) -> dict[str, torch.Tensor]:
         longest = max(map(len, batch))
@@ -113,7 +116,10 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         if config.seconds_per_step:
             print(f"did step {step}", flush=True)
             time.sleep(config.seconds_per_step)
-        if step == config.signal_step and accelerator.process_index == config.signal_rank:
+        if step == 2 and accelerator.process_index == config.stalled_rank:
+            time.sleep(1000)
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if step == config.signal_step and accelerator.process_index == config.signal_rank and first:
             os.kill(os.getpid(), signal.Signals[config.signal_name])
         if after_step:
             after_step(step, model)
@@ -125,8 +131,10 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
     )  # fmt: skip
 
 
-def fork(config: WorkerConfig, processes: int = 1) -> list[multiprocessing.Process]:
-    """Starts `train` in processes of its own, which write `OUT.log-RANK`."""
+def fork(
+    config: WorkerConfig, processes: int = 1, odd_one: WorkerConfig | None = None, **environment_of_odd_one: str
+) -> list[multiprocessing.Process]:
+    """Starts `train` in processes of its own, which write `OUT.log-RANK`; the last one may be told something else."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,6 +142,8 @@ def fork(config: WorkerConfig, processes: int = 1) -> list[multiprocessing.Proce
     started = []
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        if rank == processes - 1:
+            config, own = odd_one or config, own | environment_of_odd_one
         started.append(FORKING.Process(target=_forked, args=(config, shared | own if processes > 1 else {}, rank)))
         started[-1].start()
     return started
@@ -141,10 +151,15 @@ def fork(config: WorkerConfig, processes: int = 1) -> list[multiprocessing.Proce
 
 def _forked(config: WorkerConfig, environment: dict[str, str], rank: int) -> None:
     os.environ.update(environment)
+    sys.path.insert(0, environment.get("FIRST_ON_PATH", ""))
     with open(f"{config.output_dir}.log-{rank}", "ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    main(config)
+    try:
+        main(config)
+    except Exception:  # multiprocessing would print it past the interpreter's hook
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.exit(1)
 
 
 def exit_codes(processes: Sequence[multiprocessing.Process], seconds: float = 100) -> list[int | None]:

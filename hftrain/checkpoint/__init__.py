@@ -17,7 +17,7 @@ from hftrain.checkpoint.contract import check_contract
 from hftrain.checkpoint.locking import lock
 from hftrain.checkpoint.reading import Saved, checkpoints, read, verify
 from hftrain.checkpoint.runs import Row, check_free_space, describe, find, rotate, set_aside
-from hftrain.checkpoint.writing import save
+from hftrain.checkpoint.writing import save, versions
 
 __all__ = [
     "Row",
@@ -33,4 +33,5 @@ __all__ = [
     "save",
     "set_aside",
     "verify",
+    "versions",
 ]

@@ -77,7 +77,7 @@ def save(
                 "step": step,
                 "samples_seen": samples_seen,
                 "world_size": accelerator.num_processes,
-                "versions": _versions(),
+                "versions": versions(),
                 "contract": dict(contract),
                 "finite": not shards.non_finite,
                 "tensors": shards.index,
@@ -202,9 +202,10 @@ def _fsync(path: Path) -> None:
         os.close(file)
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a run's numbers depend on, where they are installed."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,6 +1,7 @@
 """One run on any number of processes: what plain, DDP, FSDP2 and DeepSpeed ZeRO runs do differently stands here and
 nowhere else."""
 
+from hftrain.distributed.agreement import require_agreement
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
 from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state, whole_while_used
 from hftrain.distributed.step import (
@@ -32,6 +33,7 @@ __all__ = [
     "load_parameters",
     "make_accelerator",
     "named_state",
+    "require_agreement",
     "set_learning_rate",
     "total",
     "was_launched",

@@ -1,4 +1,4 @@
-"""The DeepSpeed JSON that a launch file names: found beside it, and refused where DeepSpeed would read over a mistake."""
+"""The DeepSpeed JSON that a launch file names: found beside it, refused where DeepSpeed would read over a mistake."""
 
 import difflib
 import json
@@ -10,7 +10,7 @@ import psutil
 
 ANYTHING = "a block whose keys are not checked"
 
-# Each key that DeepSpeed reads: None has a value, a dict or the import path of DeepSpeed's own model has keys of its own.
+# Each key that DeepSpeed reads: None has a value; a dict, or one of DeepSpeed's own models, has keys of its own.
 MONITOR = "deepspeed.monitor.config."
 KEYS: dict[str, Any] = {
     **dict.fromkeys(
@@ -104,7 +104,7 @@ def read_deepspeed_file(name: str) -> dict[str, Any]:
 
 
 def check_deepspeed(config: Any) -> Iterator[str]:
-    """What is wrong with a DeepSpeed configuration, a line each; DeepSpeed itself ignores unknown keys in many blocks."""
+    """What is wrong with a DeepSpeed configuration, a line each; DeepSpeed itself ignores most unknown keys."""
     yield from _unknown(config, KEYS, "")
     for key, meaning in AUTO.items():
         block, _, last = key.rpartition(".")
@@ -139,7 +139,7 @@ def _keys_of(model: Any) -> dict[str, Any]:
     if isinstance(model, str):
         module, _, name = model.rpartition(".")
         model = getattr(import_module(module), name)
-    keys = {}
+    keys: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         kinds = [field.annotation, *get_args(field.annotation)]
         inner = next((kind for kind in kinds if hasattr(kind, "model_fields")), None)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 
 from hftrain.distributed.deepspeed_file import read_deepspeed_file
+from hftrain.distributed.watch import beat_seconds, watch_over
 
 
 def make_accelerator(
@@ -48,7 +49,7 @@ def make_accelerator(
             "DS_ACCELERATOR", "cpu"
         )  # Accelerate imports DeepSpeed where it is installed, and it would warn
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") if deepspeed else "none"
-    timeout = timedelta(seconds=timeout_seconds)
+    timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first
     accelerator = Accelerator(
         # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
         cpu=on_cpu and not deepspeed,
@@ -85,6 +86,7 @@ def make_accelerator(
             plugin.deepspeed_config["bf16"]["check_grad_overflow"] = True  # else a NaN would reach the weights
         if plugin.zero_stage == 3:
             plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
     return accelerator
 
 

@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
+from hftrain.distributed.watch import moved
+
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
@@ -35,6 +37,7 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
     device = "cpu" if torch.distributed.get_backend() == "gloo" else accelerator.device
     sums = torch.tensor(values, dtype=torch.float64, device=device)
     torch.distributed.all_reduce(sums)
+    moved()
     return sums.tolist()
 
 

@@ -1,0 +1,133 @@
+"""A process that stops, dies or hangs ends the job, and is named: rank, host, process id, and where it stands.
+
+Without this, the others wait in a collective until its timeout, whose message names nobody. Each process tells the
+others several times within the timeout that it lives and where its main thread is, through the store that
+torch.distributed keeps. Time is counted in these beats, so that a job that was suspended as a whole accuses nobody.
+"""
+
+import atexit
+import json
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import timedelta
+from types import TracebackType
+from typing import Any
+
+import torch
+
+_moves = 0  # what the main thread has done in sum, so that long steps that look alike are told from one that hangs
+_watch: "Watch | None" = None
+
+
+def moved() -> None:
+    """Called where the processes meet in each step."""
+    global _moves
+    _moves += 1
+
+
+def beat_seconds(timeout: float) -> float:
+    return min(5.0, timeout / 10)
+
+
+def watch_over(rank: int, processes: int, timeout: float) -> None:
+    """Starts to watch, once in a process; `timeout` in seconds of silence, or of all processes standing still."""
+    global _watch
+    if _watch is None and processes > 1:
+        _watch = Watch(rank, processes, timeout)
+
+
+class Watch:
+    """What this process knows of the others, and they of it."""
+
+    def __init__(self, rank: int, processes: int, timeout: float):
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        store: Any = _get_default_store()
+        self.rank, self.timeout, self.seconds = rank, timeout, beat_seconds(timeout)
+        # a connection of its own: the main thread's may be waiting, and would keep us out
+        self.store = torch.distributed.PrefixStore("hftrain-watch", store.clone())
+        self.store.set_timeout(timedelta(seconds=max(10.0, self.seconds)))
+        self.main, self.left = threading.main_thread(), threading.Event()
+        self.stack: tuple = ()
+        self.still = self.beats = 0  # beats in which the main thread has not moved
+        self.heard: list[dict[str, Any]] = [{"rank": other} for other in range(processes)]
+        self.silent = [0] * processes  # beats since each was heard of
+        self._tell()
+        atexit.register(self._leave)
+        self.hook, sys.excepthook = sys.excepthook, self._explain
+        for work in (self._exchange, self._judge):  # two: the first may hang in the network
+            threading.Thread(target=work, daemon=True, name=f"hftrain watch {work.__name__}").start()
+
+    def _tell(self, **more: Any) -> None:
+        self.beats += 1
+        stack = [frame for frame in self.stack if "importlib" not in frame[0].co_filename]
+        place = [f"{os.path.basename(code.co_filename)}:{line} {code.co_name}" for code, line, _ in stack[:3]]
+        me = {"host": platform.node(), "pid": os.getpid(), "beat": self.beats, "still": self.still, "at": place}
+        self.store.set(str(self.rank), json.dumps({"rank": self.rank, **me, **more}))
+
+    def _leave(self) -> None:
+        self.left.set()
+        with suppress(RuntimeError):  # who keeps the store has left before us
+            self._tell(left=True)
+
+    def _exchange(self) -> None:
+        keys = [str(other) for other in range(len(self.heard))]
+        while not self.left.wait(self.seconds):
+            try:
+                self._tell()
+                values = [json.loads(value) for value in self.store.multi_get(keys)]
+            except RuntimeError:  # who keeps the store does not answer: `_judge` sees nobody move
+                continue
+            for other, value in enumerate(values):
+                if value != self.heard[other]:
+                    self.heard[other], self.silent[other] = value, 0
+
+    def _judge(self) -> None:
+        while not self.left.wait(self.seconds):
+            frame = sys._current_frames().get(self.main.ident or 0)
+            stack: list = []
+            while frame:
+                stack.append((frame.f_code, frame.f_lineno, (frame.f_lasti, _moves)))
+                frame = frame.f_back
+            self.still = self.still + 1 if tuple(stack) == self.stack else 0
+            self.stack = tuple(stack)
+            self.silent = [beats + 1 for beats in self.silent]
+            if verdict := self.verdict(self.timeout):
+                os.write(2, f"\nhftrain: {verdict}\nRank {self.rank} ends the job.\n".encode())
+                os._exit(1)  # the main thread hangs where no exception reaches it
+
+    def verdict(self, timeout: float) -> str | None:
+        """Who is the matter, if somebody has been for `timeout` seconds; None if nobody."""
+        there = [value for value in self.heard if not value.get("left")]
+        silent = [value for value in there if self.silent[value["rank"]] * self.seconds > timeout]
+        first = min((value["rank"] for value in there if value not in silent), default=self.rank)
+        patience = timeout + (2 * self.seconds if self.rank > first else 0)  # one speaks, unless it is hindered
+        if self.silent[self.rank] * self.seconds > patience:  # not even ourselves
+            return f"the store that rank 0 or its launcher keeps is silent for {timeout:g} s\n" + _list(there[:1])
+        if any(self.silent[value["rank"]] * self.seconds > patience for value in silent):
+            return f"not heard of for {timeout:g} s: stopped, killed, or its machine cut off\n" + _list(silent)
+        if there and all(value.get("still", 0) * self.seconds > patience for value in there):
+            return f"no process has moved for {timeout:g} s (ddp_timeout)\n" + _list(there)
+        return None
+
+    def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """Says which process is gone when one's connection breaks; whoever is alive beats within two beats."""
+        self.hook(kind, error, trace)
+        if any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out")):
+            self.left.wait(4 * self.seconds)
+            verdict = self.verdict(2.5 * self.seconds)
+            os.write(2, f"\nhftrain: {verdict or 'every process is still heard of'}\n".encode())
+
+
+def _list(processes: Iterable[dict[str, Any]]) -> str:
+    """A line for each place where processes are, the rarest first: the odd one out is the likely culprit."""
+    places: dict[str, list[str]] = {}
+    for process in processes:
+        name = f"rank {process['rank']} (host {process.get('host', '?')}, pid {process.get('pid', '?')})"
+        places.setdefault(" < ".join(process.get("at", [])), []).append(name)
+    rarest = sorted(places.items(), key=lambda place: len(place[1]))
+    return "\n".join(f"  {', '.join(names)}, last at {place or 'its start'}" for place, names in rarest)
