@@ -132,12 +132,12 @@ def fit(
         if config.eval_on_start and state.step == 0 and evaluate:
             run.evaluate(evaluate)
         while state.step < total and not run.patience_lost():
+            began = time.perf_counter()
             for step, indices, micro_batches in steps(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
             ):  # fmt: skip
-                began = time.perf_counter()
                 learning_rate = config.learning_rate * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)
                 if before_step:
@@ -163,6 +163,7 @@ def fit(
                     run.leave()
                 if run.patience_lost():
                     break
+                began = time.perf_counter()  # waiting for data is part of a step; evaluating and saving is not
         run.finish()
         if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
             run.leave()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -72,14 +73,55 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.Optimizer:
-    """`adamw_torch` (Loshchilov & Hutter 2019), `adafactor` (Shazeer & Stern 2018) or `muon`, over the trainable
-    parameters."""
+    """`adamw_torch` (Loshchilov & Hutter 2019), `adamw_8bit` (Dettmers et al. 2022), `adafactor` (Shazeer & Stern 2018)
+    or `muon`, over the trainable parameters.
+
+    Raises:
+        ValueError: `adamw_8bit` without the package bitsandbytes; no parameter is trainable.
+    """
     if name == "muon":
         return Muon(model, learning_rate, weight_decay, betas, eps)
     groups = parameter_groups(model, weight_decay)
     if name == "adafactor":
         return torch.optim.Adafactor(groups, lr=learning_rate)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=True)
+    if name == "adamw_8bit":
+        return adamw_8bit(model, groups, lr=learning_rate, betas=betas, eps=eps)
+    fused = {parameter.device.type for group in groups for parameter in group["params"]} <= FUSED
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=fused or None)  # None: foreach
+
+
+FUSED = {"cpu", "cuda", "xpu", "mps"}  # devices with one kernel for the whole of AdamW
+
+
+def adamw_8bit(model: nn.Module, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
+    """AdamW with blockwise 8-bit moments: 2 bytes of state per parameter instead of 8. Embeddings keep 32 bits, as in
+    section 2.3 of Dettmers et al. 2022; so do parameters of under 4,096 numbers."""
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("optim=adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
+    import bitsandbytes
+
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            manager.override_config(module.weight, "optim_bits", 32)
+    return bitsandbytes.optim.AdamW8bit(groups, **settings)
+
+
+def keep_matmuls() -> tuple[Any, Any]:
+    """For `torch.utils.checkpoint`'s `context_fn`: the results of matrix products and of attention, which are slow to
+    compute, are kept; norms, activations and sums are computed again (Korthikanti et al. 2022 choose the other way,
+    for attention that is not fused)."""
+    from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+    aten = torch.ops.aten
+    kept = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
+    kept |= {getattr(aten, name).default for name in dir(aten) if name.startswith("_scaled_dot_product_")}
+
+    def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        keep = operation in kept or "flash_attn" in str(operation)
+        return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+    return create_selective_checkpoint_contexts(policy)
 
 
 def steps_of(value: float, total: int) -> int:

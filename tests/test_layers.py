@@ -12,9 +12,9 @@ PACKAGE = ROOT / "hftrain"
 
 # A folder of the package is one module here: what is in it may import what is in it.
 ROWS = [
-    {"config", "data", "losses", "metrics", "optim", "signals"},
+    {"config", "data", "flops", "losses", "metrics", "optim", "signals"},
     {"causal", "checkpoint", "distributed", "evaluation", "models", "report", "splits", "text", "translation"},
-    {"preference"},
+    {"preference", "prepare"},
     {"loop", "run"},
     {"launch", "predict"},
     {"cli", "recipes"},

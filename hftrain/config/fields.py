@@ -113,6 +113,10 @@ class ModelConfig(Config):
     model_config: dict[str, Any] = field(default_factory=dict)
     """Entries of the model's configuration: --model_config.dropout 0.3, or a mapping in YAML."""
 
+    freeze: list[str] = field(default_factory=list)
+    """Modules of a pretrained model whose weights stay as they are, by name or pattern: model.embed_tokens,
+    model.layers.[0-3]."""
+
 
 @dataclass
 class LoraConfig(Config):
@@ -133,6 +137,16 @@ class LoraConfig(Config):
     lora_target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
     """Names of the modules that get adapters; all-linear: every linear layer but the output head."""
 
+    use_dora: bool = False
+    """Train the norms of the weights' columns beside their directions (DoRA, arXiv 2402.09353)."""
+
+    use_rslora: bool = False
+    """Divide lora_alpha by the square root of lora_r (rsLoRA, arXiv 2312.03732): for high ranks."""
+
+    init_lora_weights: Literal["default", "gaussian", "pissa", "pissa_niter_16"] = "default"
+    """What adapters begin as. default and gaussian: nothing; pissa: the first singular directions of the weights (arXiv
+    2404.02948), or, faster for large models, an approximation of them in 16 iterations."""
+
     load_in_4bit: bool = False
     """Keep the frozen weights in 4 bits (nf4, QLoRA, arXiv 2305.14314); needs use_peft."""
 
@@ -142,6 +156,10 @@ class LoraConfig(Config):
             yield ("load_in_4bit", "use_peft"), "4-bit weights cannot be trained: set use_peft too"
         if self.use_peft and not self.lora_target_modules:
             yield ("lora_target_modules", "use_peft"), "no module would be trained: name some, or all-linear"
+        if self.init_lora_weights.startswith("pissa"):
+            for name in ("use_dora", "load_in_4bit"):
+                if getattr(self, name):
+                    yield ("init_lora_weights", name), "PiSSA takes its beginning out of the weights: choose one"
 
 
 @dataclass
@@ -190,8 +208,8 @@ class TrainConfig(Config):
     min_lr_ratio: Annotated[float, between(0, 1)] = 0.0
     """Learning rate at the end, as a share of the peak."""
 
-    optim: Literal["adamw_torch", "adafactor", "muon"] = "adamw_torch"
-    """Optimizer; muon updates matrices, AdamW the rest."""
+    optim: Literal["adamw_torch", "adamw_8bit", "adafactor", "muon"] = "adamw_torch"
+    """Optimizer; adamw_8bit keeps its state in 8 bits (bitsandbytes), muon updates matrices, AdamW the rest."""
 
     weight_decay: Annotated[float, at_least(0)] = 0.01
     """Decoupled weight decay of matrices; biases and norms have none."""
@@ -222,6 +240,9 @@ class TrainConfig(Config):
 
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
+
+    selective_checkpointing: bool = False
+    """With activation_checkpointing: keep the results of matrix products and attention, compute only the rest again."""
 
     torch_compile: bool = False
     """Compile the model with torch.compile."""
@@ -290,6 +311,8 @@ class TrainConfig(Config):
                 yield pair, "one of them must be set"
         if self.bf16 and self.fp16:
             yield ("bf16", "fp16"), "contradict each other: set one of them"
+        if self.selective_checkpointing and not self.activation_checkpointing:
+            yield ("selective_checkpointing", "activation_checkpointing"), "says how: set activation_checkpointing too"
         if self.early_stopping_patience is not None and self.eval_steps == 0:
             yield (
                 ("early_stopping_patience", "eval_steps"),
@@ -335,6 +358,8 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
         yield from super().checks()
         if self.use_peft and self.model_name_or_path is None:
             yield ("use_peft", "model_name_or_path"), "adapters are trained on a pretrained model: name one"
+        if self.use_peft and self.freeze:
+            yield ("freeze", "use_peft"), "adapters leave all weights as they are: lora_target_modules says where they go"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,107 @@
+"""What a model computes for a token, and what its device could compute: model FLOPs utilisation (MFU).
+
+Model FLOPs are those that the mathematics needs, a product of (m, k) and (k, n) counting 2mkn; what is computed twice
+to save memory does not count (Chowdhery et al. 2022, PaLM, appendix B).
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+# Dense bf16 (fp16 where there is no bf16) with fp32 sums, TFLOP/s, of NVIDIA's and AMD's data sheets. The first match
+# counts. A card at a lower power limit does not reach it, and no share of it is above 1.
+PEAKS = [
+    (r"GB300|B300", 2500), (r"GB200", 2500), (r"B200", 2250), (r"B100", 1750),
+    (r"H100.*PCIe", 756), (r"H100.*NVL", 835), (r"H100|H200|H800|GH200", 989), (r"H20\b", 148),
+    (r"A100|A800", 312), (r"A40\b", 149.7), (r"A30\b", 165), (r"A10G", 70), (r"A10\b", 125),
+    (r"L40S", 362), (r"L40\b", 181), (r"L4\b", 121), (r"V100", 125), (r"T4\b", 65),
+    (r"RTX 6000 Ada", 364), (r"RTX A6000", 155), (r"RTX 5090", 209.5), (r"RTX 4090", 165), (r"RTX 3090", 71),
+    (r"MI355X", 2517), (r"MI350X", 2307), (r"MI325X|MI300X", 1307), (r"MI250X", 191.5), (r"MI250\b", 181),
+]  # fmt: skip
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """FLOP/s of a GPU at most, in dense bf16; None for a device that is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak * 1e12 for pattern, peak in PEAKS if re.search(pattern, name)), None)
+
+
+def size(parameter: Any) -> int:
+    """Numbers in a parameter, also one that ZeRO-3 has cut up."""
+    return math.prod(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """All parameters, shared ones once; works on the meta device."""
+    return sum(size(parameter) for parameter in model.parameters())
+
+
+def training_flops(model: Any) -> Callable[[np.ndarray], float]:
+    """Model FLOPs of a training step, as a function of what it trains on.
+
+    Per token 2 for each parameter that it is multiplied with, forward, and twice that backward, 6N in all; of frozen
+    parameters, as under adapters, the gradient is not taken: 4N. Embeddings are looked up, not multiplied, but their
+    matrix counts if the output shares it; of E experts, of which k are used, the k / E-th part. Attention adds 12 L T D
+    per token of a sequence of T tokens, for L layers and D = heads x width of a head (PaLM, appendix B), as if each
+    token looked at all T, or at its window where there is one.
+
+    Args:
+        model: before or after it is wrapped.
+
+    Returns:
+        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count one by one. Of an encoder-decoder
+        (K = 2, source and target) the encoder's parameters count for the source's tokens, the others for the target's.
+    """
+    config = model.config.get_text_config()
+    matrices = {name: p for name, p in model.named_parameters() if len(getattr(p, "ds_shape", p.shape)) >= 2}
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if head is not None:
+        tables.discard(id(head.weight))
+    experts = _any(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
+    used = (_any(config, "num_experts_per_tok", "moe_topk") or 1) / experts
+    both = bool(getattr(config, "is_encoder_decoder", False))
+    per_token = [0.0, 0.0]  # of the encoder of two, and of all else
+    for name, parameter in matrices.items():
+        if id(parameter) not in tables:
+            share = used if ".experts." in name and experts > 1 else 1.0
+            times = 6 if parameter.requires_grad else 4
+            per_token[not (both and ".encoder." in f".{name}")] += times * size(parameter) * share
+    layers = _layer_windows(config)
+    heads = _any(config, "num_attention_heads", "n_head")
+    width = heads * (getattr(config, "head_dim", None) or _any(config, "d_kv") or config.hidden_size // heads)
+
+    def flops(lengths: np.ndarray) -> float:
+        lengths = np.asarray(lengths, dtype=np.float64)
+        lengths = lengths.reshape(len(lengths), -1)
+        last = lengths[:, -1]
+        total = per_token[1] * last.sum()
+        if both:
+            source, depth = lengths[:, 0], _any(config, "encoder_layers", "num_encoder_layers", "num_layers")
+            total += per_token[0] * source.sum() + 12 * width * depth * (source**2).sum()
+            total += 12 * width * len(layers) * (source * last).sum()  # the decoder looks at the source too
+        return total + sum(12 * width * (last * np.minimum(last, window)).sum() for window in layers)
+
+    return flops
+
+
+def _layer_windows(config: Any) -> list[float]:
+    """How far each layer's attention reaches, in tokens; of an encoder-decoder, each decoder layer's."""
+    depth = _any(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    window = _any(config, "sliding_window", "local_attention")
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * depth
+    local = ("sliding_attention", "chunked_attention")
+    reach = {kind: window if kind in local and window else math.inf for kind in kinds}
+    return [reach[kind] for kind in kinds if "attention" in kind and "linear" not in kind]
+
+
+def _any(config: Any, *names: str) -> Any:
+    """The first of these entries that the configuration has and that is not 0."""
+    return next((value for name in names if (value := getattr(config, name, None))), None)

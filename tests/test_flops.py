@@ -1,0 +1,90 @@
+"""Model FLOPs against the numbers of papers and against PyTorch's own counter."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+from hftrain.flops import PEAKS, count_parameters, peak_flops, training_flops
+from hftrain.models import TransformerConfig
+
+TINY = {"vocab_size": 211, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
+MODELS = {
+    "llama": (AutoModelForCausalLM, {**TINY, "num_key_value_heads": 4}),
+    "llama, grouped": (AutoModelForCausalLM, {**TINY, "num_key_value_heads": 2}),
+    "qwen3": (AutoModelForCausalLM, {**TINY, "num_key_value_heads": 2, "head_dim": 16}),
+    "gpt2": (AutoModelForCausalLM, {"vocab_size": 211, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64}),
+    "bert": (AutoModelForMaskedLM, TINY),
+    "t5": (AutoModelForSeq2SeqLM, {"vocab_size": 211, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 3,
+                                   "num_decoder_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_the_count_is_that_of_the_operations(name):
+    """PyTorch's counter sees every product of eager attention; ours leaves out no matrix and counts none twice."""
+    auto, shape = MODELS[name]
+    config = AutoConfig.for_model(name.partition(",")[0], **shape)
+    model = auto.from_config(config, attn_implementation="eager").eval()
+    rows, length = 3, 40
+    ids = torch.randint(200, (rows, length))
+    extra = {"decoder_input_ids": ids[:, :24]} if config.is_encoder_decoder else {}
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, use_cache=False, **extra).logits.sum().backward()
+    lengths = np.full((rows, 1), length) if not extra else np.tile([length, 24], (rows, 1))
+    rest = {"t5": 0.06, "bert": 0.02}.get(name, 0.01)  # cross-attention's keys are of the source; rotary angles
+    assert training_flops(model)(lengths) == pytest.approx(counter.get_total_flops(), rel=rest)
+
+
+def test_frozen_parameters_windows_and_experts():
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **MODELS["llama"][1]))
+    lengths = np.array([[10], [30]])
+    whole = training_flops(model)(lengths)
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2) - 211 * 32
+    assert whole == 6 * matrices * 40 + 12 * 3 * 32 * (10**2 + 30**2)
+    model.requires_grad_(False)
+    assert training_flops(model)(lengths) == whole - 2 * matrices * 40
+    shape = {**TINY, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8, "pad_token_id": 0}
+    gemma = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **shape))
+    local = gemma.config.layer_types.count("sliding_attention")
+    assert 0 < local < 3
+    matrices = sum(p.numel() for p in gemma.parameters() if p.ndim == 2)
+    expected = 6 * matrices * 20 + 12 * 32 * 20 * (local * 8 + (3 - local) * 20)
+    assert training_flops(gemma)(np.array([[20]])) == expected
+    shape = {**TINY, "num_local_experts": 8, "num_experts_per_tok": 2, "num_key_value_heads": 4}
+    mixtral = AutoModelForCausalLM.from_config(AutoConfig.for_model("mixtral", **shape))
+    expert = 3 * 32 * 80
+    dense = 211 * 32 + 3 * (4 * 32 * 32 + 8 * 32)
+    assert training_flops(mixtral)(np.array([[1]])) == 6 * (dense + 3 * 2 * expert) + 12 * 3 * 32
+
+
+def test_our_own_model_on_the_meta_device():
+    config = TransformerConfig(vocab_size=97, hidden_size=32, intermediate_size=48, num_attention_heads=4,
+                               num_encoder_layers=0, num_decoder_layers=2)  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    per_layer = 4 * 32 * 32 + 2 * 32 * 48
+    assert training_flops(model)(np.array([[5]])) == 6 * 5 * (2 * per_layer + 97 * 32) + 12 * 2 * 32 * 25
+    assert count_parameters(model) == count_parameters(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A10G", 70e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Tesla T4", 65e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA GeForce GTX 1080", None),
+    ],
+)
+def test_peaks(name, peak, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda")) == peak
+    assert peak_flops(torch.device("cpu")) is None
+    assert all(10 < value < 5000 for _, value in PEAKS)
