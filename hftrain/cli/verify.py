@@ -1,4 +1,4 @@
-"""`hftrain verify`: whether the checkpoints of a run are what was saved."""
+"""`hftrain verify`: whether the checkpoints of a run, or prepared tokens, are as they were written."""
 
 import argparse
 from pathlib import Path
@@ -6,9 +6,19 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("verify", help="check the checkpoints of a run; exit code 1 if one is damaged")
-    command.add_argument("folder", metavar="DIR", type=Path, help="an output folder, or a checkpoint-N in it")
-    command.set_defaults(command=verify_checkpoints)
+    command = commands.add_parser("verify", help="check checkpoints or prepared tokens; exit code 1 if one is damaged")
+    command.add_argument("folder", metavar="DIR", type=Path, help="an output folder, a checkpoint-N in it, or tokens")
+    command.set_defaults(command=verify)
+
+
+def verify(args: argparse.Namespace) -> int:
+    from hftrain.data import tokens
+
+    if not tokens.is_token_folder(args.folder):
+        return verify_checkpoints(args)
+    problems = tokens.verify(args.folder)
+    print("\n".join(problems) or f"the tokens in {args.folder} are as they were written")
+    return 1 if problems else 0
 
 
 def verify_checkpoints(args: argparse.Namespace) -> int:

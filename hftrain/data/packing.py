@@ -120,6 +120,7 @@ class Packed(Sequence[dict[str, np.ndarray]]):
     def __init__(self, examples: Sequence[Any], packs: Packs):
         self.examples, self.packs = examples, packs
         self.lengths, self.padding = packs.lengths, packs.padding
+        self.pieces = getattr(examples, "pieces", 0)  # how many of the documents are pieces of a longer one
         if hasattr(examples, "_fingerprint"):
             said = examples._fingerprint.encode()
         else:

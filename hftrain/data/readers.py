@@ -8,9 +8,9 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 BATCH_ROWS = 10_000
 
@@ -70,7 +70,7 @@ def decode(raw: bytes) -> str:
         raise Fault(f"invalid UTF-8: {at}{hint}") from None
 
 
-def _pick(record: Any, column: str) -> Any:
+def pick(record: Any, column: str) -> Any:
     """The value of a column in a JSON object: a dot reaches into nested objects, "" is the whole."""
     if not isinstance(record, dict):
         raise Fault(f"not an object with columns but {type(record).__name__}: {record!r:.60}")
@@ -97,7 +97,7 @@ def _dotted(record: dict[str, Any], prefix: str = "") -> Iterator[str]:
 # ---- text files
 
 
-def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines with their ends, split at LF only (U+2028 and form feeds are text), without a byte order mark."""
     number = 0
     try:
@@ -110,7 +110,7 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _lenient_lines(path: Path, faults: dict[int, Fault]) -> Iterator[tuple[int, str]]:
     """Lines where a row may span several: one that is not UTF-8 is noted in `faults`, and the text goes on."""
-    for number, raw in _raw_lines(path):
+    for number, raw in raw_lines(path):
         try:
             text = decode(raw)
         except Fault as fault:
@@ -124,7 +124,7 @@ def _fault_between(faults: dict[int, Fault], first: int, last: int) -> Fault | N
 
 
 def read_fields(path: Path, ours: list[str]) -> Iterator[Item]:
-    for number, raw in _raw_lines(path):
+    for number, raw in raw_lines(path):
         try:
             text = decode(raw).rstrip("\r\n")
             fields = text.split("\t") if len(ours) > 1 else [text]
@@ -135,8 +135,32 @@ def read_fields(path: Path, ours: list[str]) -> Iterator[Item]:
             yield number, fault
 
 
+def read_documents(path: Path, document: Literal["line", "paragraph", "file"]) -> Iterator[Item]:
+    """Texts of a plain text file: its lines but those that are blank, what stands between blank lines, or all of it as
+    it is. A fault is named by its own line."""
+    lines = raw_lines(path)
+    groups: Iterable[list[tuple[int, bytes]]]
+    if document == "line":
+        groups = ([line] for line in lines if line[1].strip())
+    elif document == "paragraph":
+        groups = (list(group) for says, group in groupby(lines, lambda line: bool(line[1].strip())) if says)
+    else:
+        groups = [list(lines)]
+    for group in groups:
+        texts = []
+        for number, raw in group:
+            try:
+                texts.append(decode(raw))
+            except Fault as fault:
+                yield number, fault
+                break
+        else:
+            text = "".join(texts)
+            yield group[0][0] if group else 1, [text if document == "file" else text.rstrip("\r\n")]
+
+
 def read_aligned(paths: list[Path]) -> Iterator[Item]:
-    readers = [_raw_lines(path) for path in paths]
+    readers = [raw_lines(path) for path in paths]
     for number, lines in enumerate(zip_longest(*readers), 1):
         if None in lines:
             counts = [number - (line is None) + sum(1 for _ in rest) for line, rest in zip(lines, readers, strict=True)]
@@ -155,12 +179,12 @@ def read_aligned(paths: list[Path]) -> Iterator[Item]:
 
 
 def read_jsonl(path: Path, columns: list[str]) -> Iterator[Item]:
-    for number, raw in _raw_lines(path):
+    for number, raw in raw_lines(path):
         if raw.isspace():
             continue
         try:
             record = json.loads(decode(raw))
-            yield number, [_pick(record, column) for column in columns]
+            yield number, [pick(record, column) for column in columns]
         except (ValueError, RecursionError) as error:
             yield number, Fault(f"not valid JSON: {error}")
         except Fault as fault:
@@ -172,7 +196,7 @@ def read_json(path: Path, columns: list[str]) -> Iterator[Item]:
 
     A JSON string holds no line end, so an error anywhere but at the end of what was read is an error for good.
     """
-    first = next((raw.lstrip() for _, raw in _raw_lines(path) if not raw.isspace()), b"")
+    first = next((raw.lstrip() for _, raw in raw_lines(path) if not raw.isspace()), b"")
     if not first.startswith(b"["):
         yield from read_jsonl(path, columns)
         return
@@ -199,7 +223,7 @@ def read_json(path: Path, columns: list[str]) -> Iterator[Item]:
                     said = f"not valid JSON, so no row after it can be read: {error.msg}"
                     raise ValueError(f"{path}, line {start}: {said}") from None
                 try:
-                    yield start, _fault_between(faults, start, number) or [_pick(record, column) for column in columns]
+                    yield start, _fault_between(faults, start, number) or [pick(record, column) for column in columns]
                 except Fault as fault:
                     yield start, fault
                 start += text.count("\n", position, end)

@@ -112,7 +112,7 @@ def load_rows(
         raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
     file = str(Path(source).expanduser())
     items = reader(Path(file)) if reader and Path(file).is_file() else None
-    opened = Reader("line", list(columns), items) if items else _open(file, columns, split, config_name, languages)
+    opened = Reader("line", list(columns), items) if items else open_rows(file, columns, split, config_name, languages)
 
     schema = schema or pa.schema([(name, pa.string()) for name in columns])
     batches: list[pa.RecordBatch] = []
@@ -247,7 +247,7 @@ class Reader(NamedTuple):
     items: Iterator[Item]
 
 
-def _open(
+def open_rows(
     source: str, columns: dict[str, str], split: str | None, config_name: str | None, languages: Sequence[str]
 ) -> Reader:
     """The reader for a source; `columns` and the rest are those of `load_rows`."""
@@ -260,19 +260,17 @@ def _open(
                 f"{source}: {{lang}} stands for {len(columns)} languages ({', '.join(columns)}), "
                 f"got {list(languages)}; set source_lang and target_lang"
             )
-        paths = [_existing(Path(source.replace("{lang}", language))) for language in languages]
+        paths = [existing(Path(source.replace("{lang}", language))) for language in languages]
         return Reader("line", [path.name for path in paths], read_aligned(paths))
     if path.is_dir():
         return Reader("row", named, read_tables(source, saved_tables(path, split), wanted))
-    ending = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    known = ending in COLUMNAR or ending in TEXTUAL or ending == ".txt"
-    if not known and not path.exists() and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
+    if is_hub_name(source):
         return Reader("row", named, read_tables(source, hub_tables(source, config_name, split), wanted))
-    path = _existing(path)
-    if ending in COLUMNAR:
-        return Reader("row", named, read_tables(source, COLUMNAR[ending](path), wanted))
-    if ending in TEXTUAL:
-        return Reader("line", named, TEXTUAL[ending](path, wanted))
+    path, kind = existing(path), ending(path)
+    if kind in COLUMNAR:
+        return Reader("row", named, read_tables(source, COLUMNAR[kind](path), wanted))
+    if kind in TEXTUAL:
+        return Reader("line", named, TEXTUAL[kind](path, wanted))
     names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
     lines = read_fields(path, list(columns))
     if wanted == [""]:
@@ -280,7 +278,19 @@ def _open(
     return Reader("line", names, lines)
 
 
-def _existing(path: Path) -> Path:
+def ending(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether `source`, being no path here and without the ending of a file, can be a name on the Hub."""
+    kind = ending(Path(source))
+    known = kind in COLUMNAR or kind in TEXTUAL or kind == ".txt"
+    return not known and not Path(source).exists() and bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source))
+
+
+def existing(path: Path) -> Path:
+    """`path`, a file. Raises: ValueError, there is none; the nearest name beside it."""
     if path.is_file():
         return path
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -73,7 +73,7 @@ def tokenized(
                     arrays = [pa.array(columns[field.name], field.type) for field in schema]
                     stream.write_batch(pa.record_batch(arrays, schema=schema))
                     counts.update(counted)
-            tokenizer("a")  # see _key
+            tokenizer("a")  # see fingerprint_tokenizer
             manifest = {"sha256": _sha256(stage / "examples.arrow"), "counts": counts}
             (stage / "manifest.json").write_text(json.dumps(manifest))
     examples = datasets.Dataset.from_file(str(folder / "examples.arrow"))
@@ -107,11 +107,19 @@ def whole(folder: Path) -> Iterator[Path]:
 def _key(
     rows: Dataset, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
 ) -> str:
+    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(convert.__code__.co_filename).read_bytes())
+    digest.update(json.dumps([fingerprint(rows), fingerprint_tokenizer(tokenizer), str(schema), arguments]).encode())
+    return digest.hexdigest()
+
+
+def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 (hex) of everything that `tokenizer` would save, its class, and the versions of the libraries it runs
+    on."""
     import tokenizers
     import transformers
 
     tokenizer("a")  # a plain call makes it forget the truncation and padding of the last, which it would save
-    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(convert.__code__.co_filename).read_bytes())
+    digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for path in sorted(Path(folder).iterdir()):
@@ -120,8 +128,7 @@ def _key(
                 settings = json.loads(content).items()
                 content = json.dumps([item for item in settings if item[0] not in WHERE_FROM]).encode()
             digest.update(path.name.encode() + content)
-    versions = [transformers.__version__, tokenizers.__version__]
-    digest.update(json.dumps([fingerprint(rows), versions, type(tokenizer).__name__, str(schema), arguments]).encode())
+    digest.update(json.dumps([type(tokenizer).__name__, transformers.__version__, tokenizers.__version__]).encode())
     return digest.hexdigest()
 
 

@@ -1,0 +1,73 @@
+"""`hftrain prepare`: text into token files, once, before training."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "prepare",
+        help="tokenize text for pretraining, on all cores",
+        description="Tokenizes rows into memory-mapped files that pretraining reads. Killed or stopped, the same "
+        "command goes on; done, it finds what is there.",
+        epilog="hftrain prepare --source wiki=wiki.jsonl --source 'code=code/*.parquet' --tokenizer gpt2 "
+        "--output_dir tokens",
+    )
+    command.add_argument(
+        "--source", metavar="NAME=SOURCE", action="append", required=True,
+        help="a file (jsonl, json, csv, tsv, txt, parquet, arrow; .gz), many of them ('x/*.jsonl'), a folder, or a "
+        "data set on the Hub, which is streamed (user/name:split, user/name:config:split); may be given several times",
+    )  # fmt: skip
+    command.add_argument("--tokenizer", metavar="NAME", required=True, help="a folder, or a name on the Hub")
+    command.add_argument("--output_dir", metavar="DIR", type=Path, help="default: a folder in the cache of datasets")
+    command.add_argument("--text_column", metavar="NAME", default="text", help="column of the text (default: text)")
+    command.add_argument(
+        "--document", choices=("line", "paragraph", "file"), default="line",
+        help="what a document is in a text file; paragraphs have blank lines between (default: line)",
+    )  # fmt: skip
+    command.add_argument(
+        "--validation_split", metavar="X", type=float, default=0.0, help="share of documents to set aside (default: 0)"
+    )
+    command.add_argument(
+        "--seed", metavar="N", type=int, default=42, help="which these are depends on it (default: 42)"
+    )
+    command.add_argument("--max_tokens", metavar="N", type=int, help="of each source: read no further")
+    command.add_argument(
+        "--max_bad_rows", metavar="N", type=int, default=0, help="unusable rows that may be left out (default: 0)"
+    )
+    command.add_argument("--num_workers", metavar="N", type=int, help="processes (default: one for each core)")
+    command.set_defaults(command=prepare_tokens)
+
+
+def prepare_tokens(args: argparse.Namespace) -> int:
+    import logging
+
+    from transformers import AutoTokenizer
+
+    from hftrain.data.tokens import TokenFiles
+    from hftrain.prepare import prepare
+
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hftrain").setLevel(logging.INFO)
+    sources = {}
+    for source in args.source:
+        name, equals, place = source.partition("=")
+        if not equals or name in sources:
+            raise ValueError(f"--source {source}: give each source a name of its own, as in --source wiki=wiki.jsonl")
+        sources[name] = place
+    settings = ("text_column", "document", "validation_split", "seed", "max_tokens", "max_bad_rows", "num_workers")
+    folder = prepare(
+        sources,
+        AutoTokenizer.from_pretrained(args.tokenizer),
+        args.output_dir,
+        **{name: getattr(args, name) for name in settings},
+    )
+    shards = TokenFiles(folder).manifest["shards"]
+    for split in sorted({shard["split"] for shard in shards}):
+        for name in sources:
+            mine = [shard for shard in shards if (shard["split"], shard["source"]) == (split, name)]
+            documents, tokens = (sum(shard[count] for shard in mine) for count in ("documents", "tokens"))
+            print(f"{split}  {name}: {documents:,} documents, {tokens:,} tokens")
+    print(folder)
+    return 0

@@ -1,0 +1,143 @@
+"""The texts of a source one after another, whatever its size, with a place from which to read on."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from hftrain.data.readers import Fault, missing, pick, read_documents, text
+from hftrain.data.rows import COLUMNAR, TEXTUAL, BadRow, Reader, ending, existing, is_hub_name, open_rows
+
+Document = Literal["line", "paragraph", "file"]
+SAVED = ("dataset_info.json", "dataset_dict.json")  # one of them is in a folder of save_to_disk
+
+
+class Files:
+    """Texts of files, or of one folder of save_to_disk; iterating gives a text or why there is none.
+
+    Attributes:
+        position: where the next iteration begins, as JSON can hold it: file, rows of it that are read.
+        files: whose content is the source's content.
+    """
+
+    version = ""
+
+    def __init__(self, paths: list[str], column: str, document: Document, split: str | None = None):
+        self.paths, self.column, self.document, self.split = paths, column, document, split
+        self.position = [0, 0]
+        self.files = sorted(inside for path in paths for inside in _files_of(Path(path)))
+
+    def __iter__(self) -> Iterator[str | BadRow]:
+        first, skip = self.position
+        for number, path in enumerate(self.paths[first:], first):
+            reader = self._open(path)
+            for row, (place, values) in enumerate(islice(reader.items, skip, None), skip + 1):
+                self.position = [number, row]
+                try:
+                    if isinstance(values, Fault):
+                        raise values
+                    said: str | BadRow = text(values[0], reader.names[0])
+                except Fault as fault:
+                    said = BadRow(path, f"{reader.unit} {place}", str(fault))
+                yield said
+            skip = 0
+
+    def _open(self, path: str) -> Reader:
+        if Path(path).is_file() and ending(Path(path)) not in (*COLUMNAR, *TEXTUAL):
+            return Reader("line", ["the text"], read_documents(Path(path), self.document))
+        return open_rows(path, {"text": self.column}, self.split, None, ())
+
+
+class Stream:
+    """Texts of a data set that `datasets` streams, in its order, without a copy on the disk; otherwise as `Files`.
+
+    It is not shuffled, and so goes on exactly where it stood (a shuffled one would lose what its buffer held).
+    """
+
+    def __init__(self, name: str, column: str, split: str | None = None, config_name: str | None = None):
+        from datasets import load_dataset_builder
+
+        self.name, self.column, self.rows = name, column, 0
+        self.files = _files_of(Path(name))
+        try:
+            builder = load_dataset_builder(name, config_name)
+            dataset = builder.as_streaming_dataset(split=split or "train")
+        except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
+            raise ValueError(f"{name!r} cannot be streamed: {type(error).__name__}: {error}") from error
+        self.version = f"{builder.hash} {builder.config_id}" if not self.files else ""
+        features = dataset.features or {}
+        head = column if column in features else column.split(".")[0]
+        if features and head not in features:
+            raise ValueError(f"{name}: {missing(column, features)}")
+        self.dataset = dataset.select_columns(head) if features else dataset
+
+    @property
+    def position(self) -> Any:
+        return [self.rows, self.dataset.state_dict()]
+
+    @position.setter
+    def position(self, position: Any) -> None:
+        self.rows, state = position
+        self.dataset.load_state_dict(state)
+
+    def __iter__(self) -> Iterator[str | BadRow]:
+        for row in self.dataset:
+            self.rows += 1
+            try:
+                said: str | BadRow = text(pick(row, self.column), f"column {self.column!r}")
+            except Fault as fault:
+                said = BadRow(self.name, f"row {self.rows}", str(fault))
+            yield said
+
+
+def open_source(source: str, column: str = "text", document: Document = "line") -> Files | Stream:
+    """The texts of a source, named as `hftrain.prepare.prepare` says.
+
+    Raises:
+        ValueError: there is nothing of this name, or no such column.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and (found := sorted(glob.glob(str(path)))):
+        return Files(found, column, document)
+    name, *parts = [str(path)] if path.exists() else source.split(":")
+    config_name, split = [None, None, *parts][-2:]
+    folder = Path(name).expanduser()
+    if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
+        return Files([str(folder)], column, document, split)
+    if folder.is_dir() or is_hub_name(name):
+        return Stream(str(folder), column, split, config_name)
+    return Files([str(existing(path))], column, document)
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(inside for inside in path.rglob("*") if inside.is_file())
+
+
+class Batch(NamedTuple):
+    """Texts to be tokenized together."""
+
+    texts: list[str]
+    bad: list[BadRow]  # that stood between them
+    position: Any  # of the source, after them
+
+
+def batches(source: Files | Stream, characters: int, max_bad_rows: int) -> Iterator[Batch]:
+    """The texts from `source.position` on, at least so many characters at a time, the last but fewer; a batch ends too
+    where it alone has more bad rows than allowed, and enough to show."""
+    texts: list[str] = []
+    bad: list[BadRow] = []
+    size = 0
+    for item in source:
+        if isinstance(item, BadRow):
+            bad.append(item)
+        else:
+            texts.append(item)
+            size += len(item)
+        if size >= characters or len(bad) > max(max_bad_rows, 9):
+            yield Batch(texts, bad, source.position)
+            texts, bad, size = [], [], 0
+    if texts or bad:
+        yield Batch(texts, bad, source.position)

@@ -1,0 +1,240 @@
+"""Token files that `hftrain prepare` wrote: documents of token ids, memory-mapped, and the examples cut from them.
+
+A folder holds `tokens.json`, the manifest, and for each shard NAME: `NAME.tokens`, the token ids of its documents one
+behind the other (uint16, or uint32 for a vocabulary of 65,536 and more), and `NAME.offsets` (int64), where each
+document begins, and where the last one ends. Positions below count the tokens of all shards of a split.
+
+Shapes: N documents, P examples, T tokens of an example.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hftrain.data.packing import Packed, pack
+from hftrain.data.readers import did_you_mean
+
+FORMAT = 1
+MANIFEST = "tokens.json"
+AGAIN = "Delete the folder and run hftrain prepare again"
+
+
+def is_token_folder(path: str | Path) -> bool:
+    """Whether `path` is a finished folder of `hftrain prepare`."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+class TokenFiles(Sequence[dict[str, np.ndarray]]):
+    """The documents of one split: {"input_ids": (n,)}, a read-only view of the file, the end token included.
+
+    Attributes:
+        lengths: (N,) tokens of each document.
+        tokens: their sum.
+        manifest: what `tokens.json` holds.
+
+    Raises:
+        ValueError: no such folder or split, or a file that is not there or not as long as it was written.
+    """
+
+    def __init__(self, folder: str | Path, split: str = "train"):
+        self.folder, self.split = Path(folder), split
+        if not is_token_folder(folder):
+            raise ValueError(
+                f"{folder} holds no finished tokens ({MANIFEST}): run hftrain prepare, once more if need be"
+            )
+        self.manifest = json.loads((self.folder / MANIFEST).read_text())
+        if self.manifest["format"] != FORMAT:
+            raise ValueError(
+                f"{folder} has format {self.manifest['format']}, this hftrain reads {FORMAT}: prepare anew"
+            )
+        self.shards = [shard for shard in self.manifest["shards"] if shard["split"] == split]
+        if not self.shards:
+            there = sorted({shard["split"] for shard in self.manifest["shards"]})
+            raise ValueError(f"{folder} has no document in split {split!r}, but in {' and '.join(there)}")
+        self._tokens = [self._map(shard, "tokens", self.manifest["dtype"], shard["tokens"]) for shard in self.shards]
+        offsets = [self._map(shard, "offsets", "<i8", shard["documents"] + 1) for shard in self.shards]
+        self._starts = np.cumsum([0, *(shard["tokens"] for shard in self.shards)]).tolist()  # of the shards
+        self.tokens = self._starts[-1]
+        self.edges = np.concatenate([[0], *(o[1:] + start for o, start in zip(offsets, self._starts, strict=False))])
+        content = [(shard["source"], shard["sha256"]) for shard in self.shards]
+        self._fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _map(self, shard: dict[str, Any], ending: str, dtype: str, size: int) -> np.ndarray:
+        path = self.folder / f"{shard['name']}.{ending}"
+        written = size * np.dtype(dtype).itemsize
+        found = path.stat().st_size if path.is_file() else None
+        if found != written:
+            has = "is not there" if found is None else f"has {found}"
+            raise ValueError(f"{path} is damaged: {written} bytes were written, but it {has}. {AGAIN}")
+        return np.memmap(path, dtype=dtype, mode="r")
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        return {"input_ids": self.read(int(self.edges[index]), int(self.edges[index + 1]))}
+
+    def __reduce__(self) -> tuple[Any, ...]:  # a pickle of memory maps would hold every token
+        return TokenFiles, (self.folder, self.split)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.edges)
+
+    @cached_property
+    def sources(self) -> dict[str, tuple[int, int]]:
+        """Name of each source -> its documents, from the first to before the last of the pair."""
+        found: dict[str, tuple[int, int]] = {}
+        last = 0
+        for shard in self.shards:
+            first, last = last, last + shard["documents"]
+            found[shard["source"]] = (found.get(shard["source"], (first,))[0], last)
+        return found
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """The tokens at positions `start` .. `stop` - 1: a view where they stand in one shard, else a copy."""
+        parts = []
+        shard = bisect_right(self._starts, start) - 1
+        while start < stop:
+            base, end = self._starts[shard], min(stop, self._starts[shard + 1])
+            parts.append(self._tokens[shard][start - base : end - base])
+            start, shard = end, shard + 1
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Reads every byte of a folder of `hftrain prepare`; a line for each file that is not as it was written."""
+    problems = []
+    for shard in json.loads((Path(folder) / MANIFEST).read_text())["shards"]:
+        for ending, written in shard["sha256"].items():
+            path = Path(folder) / f"{shard['name']}.{ending}"
+            if not path.is_file() or not path.stat().st_size:
+                problems.append(f"{path} is not there")
+            elif hashlib.sha256(np.memmap(path, dtype=np.uint8, mode="r").data).hexdigest() != written:
+                problems.append(f"{path} is damaged (sha256)")
+    return problems
+
+
+class Spans(Sequence[dict[str, np.ndarray]]):
+    """Stretches of token files as examples {"input_ids", "labels"}, each (T,) int64 and the same."""
+
+    def __init__(self, files: TokenFiles, starts: np.ndarray, lengths: np.ndarray, max_length: int, pieces: int):
+        self.files, self.starts, self.lengths, self.pieces = files, starts, lengths[:, None], pieces
+        self.padding = 1 - float(lengths.sum()) / (len(lengths) * max_length)
+        said = [files._fingerprint.encode(), starts.astype("<i8").tobytes(), lengths.astype("<i8").tobytes()]
+        self._fingerprint = hashlib.sha256(b"".join(said)).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        start = int(self.starts[index])
+        tokens = self.files.read(start, start + int(self.lengths[index, 0])).astype(np.int64)
+        return {"input_ids": tokens, "labels": tokens}
+
+
+def blocks(
+    files: TokenFiles | str | Path,
+    max_length: int,
+    *,
+    packing: Literal["best_fit", "concatenate", "none"] = "best_fit",
+    seed: int = 42,
+    weights: Mapping[str, float] | None = None,
+) -> Packed | Spans:
+    """Examples of at most `max_length` tokens, in which each token of the files stands (each that `weights` wants).
+
+    A stretch longer than `max_length` is cut into pieces that share one token, the last of one being the first of the
+    next. A model that predicts labels[1:] so meets every token but a stretch's first exactly once. (nanoGPT's
+    block_size 256 is a `max_length` of 257.)
+
+    Args:
+        packing: best_fit: documents as `Packed`, kept apart by `position_ids`; none: each document is an example;
+            concatenate: all documents of a source are one stretch in file order, as in GPT-2, and see one another.
+        seed: of what `weights` draws, and of which documents of one length share a pack.
+        weights: source -> its share of an epoch's tokens (they are divided by their sum). An epoch has as many tokens
+            as all sources together; those of a source that is to have r times what it has occur floor(r) times, and
+            a part of them, drawn once, once more. None or {}: every document once.
+
+    Returns:
+        Examples with the attributes `lengths` (P, 1), `padding` (its share, were each padded to `max_length`), `pieces`
+        (how many of them, or of the documents in them, are pieces of something longer) and `_fingerprint`.
+
+    Raises:
+        ValueError: `max_length` under 2, or weights that do not fit the sources.
+    """
+    files = files if isinstance(files, TokenFiles) else TokenFiles(files)
+    if max_length < 2:
+        raise ValueError(f"max_length must be 2 or more, to predict a token from the one before it; got {max_length}")
+    firsts, lasts = (np.array(column) for column in zip(*files.sources.values(), strict=True))
+    edges = files.edges
+    if packing == "concatenate":
+        edges = np.concatenate([edges[firsts], edges[-1:]])
+        firsts, lasts = np.arange(len(firsts)), np.arange(len(firsts)) + 1
+    starts, lengths, of = pieces(edges, max_length)
+    if weights:
+        chosen = mix(
+            lengths, dict(zip(files.sources, np.searchsorted(of, (firsts, lasts)).T, strict=True)), weights, seed
+        )
+        starts, lengths, of = starts[chosen], lengths[chosen], of[chosen]
+    cut = int((np.diff(edges)[of] > max_length).sum())
+    if packing != "best_fit":
+        return Spans(files, starts, lengths, max_length, cut)
+    order = np.argsort(draw(len(lengths), seed, 0), kind="stable")
+    return Packed(Spans(files, starts[order], lengths[order], max_length, cut), pack(lengths[order], max_length))
+
+
+def pieces(edges: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stretches from each edge to the next, cut as `blocks` says: start, length and stretch of each piece."""
+    whole = np.diff(edges)
+    step = max_length - 1
+    counts = np.maximum(1, -(-(whole - 1) // step))
+    of = np.repeat(np.arange(len(whole)), counts)
+    passed = (np.arange(len(of)) - np.repeat(np.cumsum(counts) - counts, counts)) * step
+    return edges[of] + passed, np.minimum(max_length, whole[of] - passed), of
+
+
+def draw(size: int, seed: int, stream: int) -> np.ndarray:
+    """(size,) random numbers, the same on every platform and in every NumPy, where its permutations may change."""
+    return np.random.Philox(key=[seed, stream]).random_raw(size)
+
+
+def mix(
+    lengths: np.ndarray, sources: Mapping[str, Sequence[int]], weights: Mapping[str, float], seed: int
+) -> np.ndarray:
+    """Indices into `lengths`, repeated or left out, that give each source its share of tokens; see `blocks`.
+
+    Args:
+        sources: name -> (first, last + 1) of its indices.
+    """
+    for name in weights:
+        if name not in sources:
+            raise ValueError(
+                f"weights: no source {name!r}; there are {', '.join(sources)}" + did_you_mean(name, sources)
+            )
+    for name in sources:
+        if weights.get(name, -1) < 0:
+            raise ValueError(f"weights: source {name!r} needs a share of 0 or more, got {weights.get(name)}")
+    whole = sum(weights.values())
+    if not whole:
+        raise ValueError("weights: every share is 0")
+    chosen = []
+    for stream, (name, (first, last)) in enumerate(sources.items(), start=1):
+        tokens = lengths[first:last]
+        times, rest = divmod(lengths.sum() * weights[name] / whole, tokens.sum())
+        order = np.argsort(draw(len(tokens), seed, stream), kind="stable")
+        part = order[: np.searchsorted(np.cumsum(tokens[order]), rest, side="right")]
+        chosen += [np.arange(first, last)] * int(times) + [first + np.sort(part)]
+    return np.concatenate(chosen)
