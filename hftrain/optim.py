@@ -100,11 +100,15 @@ def adamw_8bit(model: nn.Module, groups: list[dict[str, Any]], **settings: Any) 
         raise ValueError("optim=adamw_8bit needs the package bitsandbytes: pip install bitsandbytes")
     import bitsandbytes
 
-    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            manager.override_config(module.weight, "optim_bits", 32)
-    return bitsandbytes.optim.AdamW8bit(groups, **settings)
+    class AdamW8bit(bitsandbytes.optim.AdamW8bit):
+        """Its own way to say which parameters keep 32 bits goes by their addresses, which a later model may get."""
+
+        def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+            bits = {"optim_bits": 32} if id(group["params"][pindex]) in tables else {}
+            return super().get_config(gindex, pindex, group) | bits
+
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    return AdamW8bit(groups, **settings)
 
 
 def keep_matmuls() -> tuple[Any, Any]:
