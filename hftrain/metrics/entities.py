@@ -9,7 +9,7 @@ from typing import Any
 from hftrain.metrics.checks import same_length, some
 
 TAG = re.compile(r"O|[BIES](?:-(.*))?", re.DOTALL)
-SCHEMES = {"IOB2": "BIO", "IOBES": "BIOES"}
+SCHEMES = {"IOB2": "BIO", "IOBES": "BIOES", "BIOES": "BIOES"}
 
 Entity = tuple[str, int, int]  # type, first token, last token
 
@@ -31,7 +31,6 @@ class Entities:
     tokens_right: int = 0
 
     def __post_init__(self) -> None:
-        self.scheme = "IOBES" if self.scheme == "BIOES" else self.scheme
         if self.scheme not in (None, *SCHEMES):
             raise ValueError(f"scheme={self.scheme!r} is not one of IOB2, IOBES (BIOES) and None (lenient)")
 
@@ -77,7 +76,7 @@ def entities(tags: Iterable[str], scheme: str | None = None) -> list[Entity]:
         letter, type_ = tag[0], match[1] or "_"
         goes_on = before in ("B", "I") and letter in ("I", "E") and type_ == type_before and begin >= 0
         if begin >= 0 and not goes_on:
-            if scheme != "IOBES" or before in ("E", "S"):  # there, an entity that nothing ends is none
+            if scheme in (None, "IOB2") or before in ("E", "S"):  # in BIOES, what has no end is no entity
                 found.append((type_before, begin, at - 1))
             begin = -1
         if not goes_on and (letter in ("B", "S") or (letter in ("I", "E") and scheme is None)):
