@@ -178,7 +178,7 @@ def main(config: WorkerConfig) -> None:
     Path(f"{config.output_dir}.fit-returned").write_text(json.dumps(results))
 
 
-TIMINGS = {"seconds", "tokens_per_second", "train_runtime", "train_tokens_per_second", "window"}
+TIMINGS = {"seconds", "step_seconds", "tokens_per_second", "train_runtime", "train_tokens_per_second", "window"}
 
 
 def without_timings(values: dict[str, Any]) -> dict[str, Any]:
