@@ -14,6 +14,7 @@ def add(commands: Any) -> None:
     command.add_argument("texts", metavar="TEXT", nargs="*", help="what to predict from")
     command.add_argument("--file", type=Path, help="read a text a line, or JSON lines if it ends in .jsonl")
     command.add_argument("--column", metavar="NAME", help="the key of the text in a .jsonl file")
+    command.add_argument("--pair_column", metavar="NAME", help="the key of the second text, where pairs are told apart")
     command.add_argument("--output", type=Path, help="write here and not to the screen; JSON lines if --file has them")
     command.add_argument(
         "--source_prefix", metavar="TEXT", default="", help="put before each text, as in training (T5)"
@@ -26,20 +27,25 @@ def add(commands: Any) -> None:
 
 
 def predict_texts(args: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from hftrain.predict import line, predict
 
     disable_progress_bar()  # of the loading of weights
+    set_verbosity_error()  # it would report the head that an adapter brings along as missing in its base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
-    rows = list(read_jsonl(args.file, args.column)) if args.file and args.file.suffix == ".jsonl" else None
-    if args.column and rows is None:
-        raise ValueError("--column names a key of a .jsonl file given with --file")
+    rows, pairs = None, None
+    if args.file and args.file.suffix == ".jsonl":
+        rows = list(read_jsonl(args.file, [args.column, *([args.pair_column] if args.pair_column else [])]))
+        pairs = [row[args.pair_column] for row in rows] if args.pair_column else None
+    elif args.column or args.pair_column:
+        raise ValueError("--column and --pair_column name keys of a .jsonl file given with --file")
     texts = args.texts or read_lines(args.file) if rows is None else [row[args.column] for row in rows]
     predictions = predict(
         args.folder,
         texts,
+        pairs=pairs,
         batch_size=args.batch_size,
         device=args.device,
         source_prefix=args.source_prefix,
@@ -67,7 +73,7 @@ def read_lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def read_jsonl(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, columns: list[str | None]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
@@ -77,6 +83,8 @@ def read_jsonl(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{path}, line {number}: not a JSON object")
         if "prediction" in row:
             raise ValueError(f'{path}, line {number}: has a "prediction" already, which would be overwritten')
-        if not isinstance(row.get(column), str):
-            raise ValueError(f"{path}, line {number}: no text under {column!r}; --column names one of {', '.join(row)}")
+        for column in columns:
+            if not isinstance(row.get(column), str):
+                said = f"no text under {column!r}; --column names one of {', '.join(row)}"
+                raise ValueError(f"{path}, line {number}: {said}")
         yield row

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hftrain.predict import classifying
 from hftrain.predict.folder import kind, read_config
 from hftrain.predict.translating import translate
 
@@ -23,7 +24,8 @@ def predict(
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
 
-    - encoder-decoder: the text it writes.
+    - encoder-decoder: the text it writes;
+    - sequence classification: the class, the labels or the number, see `classifying.classify`.
 
     Args:
         folder: an output folder, a `checkpoint-N` in it, or what else `save_pretrained` wrote: a model or an adapter.
@@ -44,20 +46,22 @@ def predict(
     folder = Path(folder)
     config = read_config(folder)
     what = kind(folder, config)
+    if "ForSequenceClassification" in what:
+        return classifying.classify(folder, config, texts, pairs, batch_size, device)
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         texts = [source_prefix + text if text.strip() else "" for text in texts]
         chosen = {key: value for key, value in search.items() if value is not None}
         return translate(folder, config, texts, batch_size, device, chosen)
     raise ValueError(
-        f"{folder} holds a {what}: hftrain predict knows encoder-decoder models only. "
+        f"{folder} holds a {what}, of which hftrain predict knows nothing. "
         "Load it with transformers' from_pretrained or pipeline."
     )
 
 
 def line(prediction: Any) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
-    return " ".join(prediction.splitlines())
+    return " ".join(prediction.splitlines()) if isinstance(prediction, str) else classifying.line(prediction)
 
 
 __all__ = ["line", "predict"]

@@ -2,9 +2,18 @@
 
 from hftrain.text.examples import lengths, pad, tokenized
 from hftrain.text.pairs import collate_pairs, tokenize_pairs
-from hftrain.text.tokenizer import decode, language_id, learn_tokenizer, texts_of, train_tokenizer, vocabulary
+from hftrain.text.tokenizer import (
+    check_fit,
+    decode,
+    language_id,
+    learn_tokenizer,
+    texts_of,
+    train_tokenizer,
+    vocabulary,
+)
 
 __all__ = [
+    "check_fit",
     "collate_pairs",
     "decode",
     "language_id",

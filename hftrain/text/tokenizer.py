@@ -103,6 +103,29 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
 
 
+def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, **lengths: int) -> None:
+    """Refuses a tokenizer that is not this model's, and texts that are longer than it reads.
+
+    Args:
+        lengths: setting -> tokens.
+
+    Raises:
+        ValueError: the tokenizer has tokens without an embedding, or a length is more than the model has positions for.
+    """
+    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
+            "model's (tokenizer_name_or_path, model_name_or_path)"
+        )
+    kind = getattr(model.config, "position_embedding_type", None)  # of our own model only tables of positions end
+    positions = (
+        getattr(model.config, "max_position_embeddings", None) if kind in (None, "learned", "absolute") else None
+    )
+    for name, length in lengths.items():
+        if length > (most := min(positions or length, tokenizer.model_max_length)):
+            raise ValueError(f"{name}={length}, but the model has positions for {most} tokens only")
+
+
 def language_id(tokenizer: PreTrainedTokenizerBase, target_lang: str | None) -> int | None:
     """The token a translation into `target_lang` starts with (`forced_bos_token_id` of generation): for multilingual
     tokenizers (mBART, NLLB, M2M100); None for the others.

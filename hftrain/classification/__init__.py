@@ -1,0 +1,30 @@
+"""Classification of texts and of pairs of texts: one class, several labels, or a number.
+
+settings.py what a user may say; rows.py rows, classes, examples; augment.py noise; losses.py; scoring.py evaluation;
+model.py the model with its head; report.py what the report shows.
+"""
+
+from hftrain.classification.losses import classification, count_examples
+from hftrain.classification.model import collator, load_classifier
+from hftrain.classification.rows import load_labelled, load_tokenizer, number_classes, references, tokenize, weights
+from hftrain.classification.scoring import Scores, choose_thresholds, measure, rehearse, score
+from hftrain.classification.settings import ClassificationConfig
+
+__all__ = [
+    "ClassificationConfig",
+    "Scores",
+    "choose_thresholds",
+    "classification",
+    "collator",
+    "count_examples",
+    "load_classifier",
+    "load_labelled",
+    "load_tokenizer",
+    "measure",
+    "number_classes",
+    "references",
+    "rehearse",
+    "score",
+    "tokenize",
+    "weights",
+]

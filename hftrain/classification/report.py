@@ -1,0 +1,135 @@
+"""What the report and the model card of a classification show. Shapes: N examples, K classes or labels."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain.classification.scoring import Scores, decide
+from hftrain.metrics import Metrics
+from hftrain.report import Figure, Table
+from hftrain.report.charts import histogram
+from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WORST = 50  # examples in the table of those with the highest loss
+
+
+def title(config: Any) -> str:
+    what = Path(config.train_file).name.split(".")[0] if config.train_file else str(config.dataset_name)
+    return f"Classification of {what}"
+
+
+def lead(config: Any, rows: "Mapping[str, Dataset]", names: Sequence[str]) -> str:
+    """What was learnt from what, in one sentence."""
+    texts = "pairs of texts" if config.text_pair_column else "texts"
+    into = {
+        "single_label_classification": f"one of {len(names)} classes",
+        "multi_label_classification": f"any of {len(names)} labels",
+        "regression": "a number",
+    }[config.problem_type]
+    sizes = ", ".join(f"{len(split):,} for {name}" for name, split in rows.items())
+    return f"Says {into} of {texts} ({sizes})."
+
+
+def describe_data(
+    rows: "Mapping[str, Dataset]", examples: Mapping[str, Any], lengths: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Of each split the rows, what was left out, leaked and truncated, the tokens, and the rows of each class."""
+
+    def counted(rows: int, of: int) -> str:
+        return f"{rows:,} ({100 * rows / of:.1f} %)" if rows else "0"
+
+    described = {}
+    for name, split in rows.items():
+        bad = len(getattr(split, "bad", ()))
+        labels = Counter(each for label in split["label"] for each in (label if isinstance(label, list) else [label]))
+        described[name] = {
+            "rows": len(split),
+            "unusable rows left out": counted(bad, bad + len(split)),
+            "rows that stand in train": "" if name == "train" else counted(split.leaks.rows, len(split)),
+            "texts that stand in train": "" if name == "train" else counted(split.leaks.inputs, len(split)),
+            "tokens, mean": float(lengths[name].mean()),
+            "tokens, longest": int(lengths[name].max()),
+            "truncated": counted(examples[name].truncated, len(split)),
+        }
+        if not any(isinstance(label, float) for label in labels):
+            described[name] |= {f"label {label}": counted(labels[label], len(split)) for label in sorted(labels)}
+        described[name]["fingerprint"] = split._fingerprint[:16]
+    return described
+
+
+def figures(
+    metrics: Metrics, scores: Scores, references: np.ndarray, examples: "Mapping[str, Dataset]", config: Any
+) -> list[Figure]:
+    """Of the test rows: confusions, ROC, precision and recall, calibration, or the errors of numbers; and how long the
+    training texts are."""
+    found = evaluation_figures(metrics)
+    if config.problem_type == "regression":
+        errors = scores.outputs[:, 0] - references
+        found.append(histogram("errors", "Errors", errors, x_label="prediction - label", whole=False))
+    return [*found, length_figure(np.asarray(examples["train"]["length"]), config.max_seq_length)]
+
+
+def tables(
+    metrics: Metrics,
+    rows: "Dataset",
+    scores: Scores,
+    references: np.ndarray,
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    problem: str,
+) -> list[Table]:
+    """Of the test rows: scores by class, thresholds, and the examples that the model is most wrong about."""
+    found = per_class_table(metrics)
+    if problem == "multi_label_classification":
+        chosen = [{"label": name, "threshold": limit} for name, limit in zip(names, thresholds, strict=True)]
+        found.append(Table("Thresholds", chosen, note="A label is said from this probability on, by validation rows."))
+    said = decide(scores.outputs, problem, thresholds)
+    worst = [
+        {
+            "text": rows[place]["text"],
+            **({"second text": rows[place]["text_pair"]} if "text_pair" in rows.column_names else {}),
+            "label": in_words(references[place], names, problem),
+            "predicted": in_words(said[place], names, problem),
+            "loss": float(scores.losses[place]),
+        }
+        for place in np.argsort(-scores.losses, kind="stable")[:WORST].tolist()
+    ]
+    note = "The test rows with the highest loss: hard ones, and some whose label is wrong."
+    return [*found, Table("Worst examples", worst, note=note, visible=10)]
+
+
+def in_words(label: Any, names: Sequence[str], problem: str) -> Any:
+    """A class's number, 0 and 1 of several labels, or a number, as a reader wants it."""
+    if problem == "regression":
+        return float(label)
+    if problem == "single_label_classification":
+        return names[label]
+    return ", ".join(names[number] for number in np.flatnonzero(label)) or "none"
+
+
+def usage(config: Any, row: Mapping[str, Any]) -> str:
+    """Python that loads what was trained and saved, and asks it about `row`."""
+    folder = config.hub_model_id or config.output_dir
+    text = repr({name: row[name] for name in ("text", "text_pair")} if "text_pair" in row else row["text"])
+    several = ", top_k=None" if config.problem_type == "multi_label_classification" else ""
+    plain = ', function_to_apply="none"' if config.problem_type == "regression" else ""
+    if not config.use_peft:
+        trust = ", trust_remote_code=True" if any(Path(config.output_dir).glob("*.py")) else ""
+        return f"""from transformers import pipeline
+
+classify = pipeline("text-classification", model={folder!r}{trust})
+print(classify({text}{several}{plain}))"""
+    return f"""from peft import PeftModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+config = AutoConfig.from_pretrained({folder!r})  # the classes
+base = AutoModelForSequenceClassification.from_pretrained({config.model_name_or_path!r}, config=config)
+model = PeftModel.from_pretrained(base, {folder!r}).merge_and_unload()
+classify = pipeline("text-classification", model=model, tokenizer=AutoTokenizer.from_pretrained({folder!r}))
+print(classify({text}{several}{plain}))"""

@@ -1,0 +1,110 @@
+"""What a user may say of a classification, checked before anything is loaded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from hftrain.config import Config, at_least, share
+from hftrain.metrics import check_names
+
+USUAL_METRICS = {
+    "single_label_classification": ["accuracy", "f1_macro"],
+    "multi_label_classification": ["f1_micro", "f1_macro"],
+    "regression": ["mse", "pearsonr", "spearmanr"],
+}
+
+
+@dataclass
+class ClassificationConfig(Config):
+    """Texts, or pairs of texts, and the class, the labels or the number that a model is to say of each."""
+
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
+        "single_label_classification"
+    )
+    """One class of several; any number of labels, independent of each other; or a number."""
+
+    text_column: str = "text"
+    """Column of the texts."""
+
+    text_pair_column: str | None = None
+    """Column of the second texts, where pairs are classified."""
+
+    label_column: str = "label"
+    """Column of the labels: names or whole numbers; lists of them, or with commas between, where there may be several;
+    numbers for regression."""
+
+    label_names: list[str] = field(default_factory=list)
+    """Names of the classes, in order, where the data have their numbers from 0 or the training rows lack some; empty:
+    those of the training rows, sorted."""
+
+    max_seq_length: Annotated[int, at_least(2)] = 256
+    """Tokens of a text, or of both of a pair, special tokens included; longer ones are truncated, and counted."""
+
+    vocab_size: Annotated[int, at_least(300)] = 4000
+    """Tokens of the byte-pair encoding that a new model learns from the training text, at most."""
+
+    metrics: list[str] = field(default_factory=list)
+    """Metrics of validation and test, of hftrain or as evaluate.load knows them; empty: accuracy and f1_macro; f1_micro
+    and f1_macro of several labels; mse, pearsonr and spearmanr of numbers."""
+
+    balance_classes: bool = False
+    """Weigh rare classes in the training loss as much as frequent ones; of several labels, a label's rows as much as
+    those without it."""
+
+    class_weights: dict[str, Any] = field(default_factory=dict)
+    """Weights in the training loss by class, the others 1, all scaled to a mean of 1 over the training rows; of several
+    labels, how much a row with the label counts against one without it."""
+
+    focal_gamma: Annotated[float, at_least(0)] = 0.0
+    """Focus of the training loss on what is still wrong (focal loss, arXiv 1708.02002): 2 is usual, 0 is cross-entropy.
+    """
+
+    thresholds: Literal["half", "global", "per_label"] = "per_label"
+    """From which probability on a label is said, where there may be several: 0.5; or what gives the best F1 on the
+    validation rows, one for all or one for each. Saved in the model's configuration, as `thresholds`."""
+
+    freeze: list[str] = field(default_factory=list)
+    """Parts of the model that are not trained, by their names: embeddings, layer.0-3, *.bias."""
+
+    token_drop: Annotated[float, share] = 0.0
+    """Probability of leaving a token out of a training text, drawn anew each time."""
+
+    token_swap: Annotated[float, share] = 0.0
+    """Swaps of two tokens in a training text, as a share of its tokens."""
+
+    span_noise: Annotated[float, share] = 0.0
+    """Share of the tokens of a training text that are hidden, in spans of 3 on average, each behind one mask token."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.metrics = self.metrics or list(USUAL_METRICS[self.problem_type])
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        try:
+            check_names(self.metrics, self.problem_type)
+        except ValueError as error:
+            yield ("metrics", "problem_type"), str(error)
+        for name, weight in self.class_weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+                yield ("class_weights",), f"{name} has the weight {weight!r}: must be a number, 0 or more"
+        if self.balance_classes and self.class_weights:
+            yield ("balance_classes", "class_weights"), "contradict each other: set one of them"
+        if self.freeze and getattr(self, "use_peft", False):
+            yield ("freeze", "use_peft"), "adapters leave all of the model as it is: name modules in neither or one"
+        smoothing = getattr(self, "label_smoothing_factor", 0)
+        if self.focal_gamma and smoothing:
+            yield ("focal_gamma", "label_smoothing_factor"), "pull in opposite directions: set one of them"
+        if self.problem_type == "regression":
+            for name in ("balance_classes", "class_weights", "focal_gamma", "label_names"):
+                if getattr(self, name):
+                    yield (name, "problem_type"), f"{name} is for classes, and regression has none"
+            if smoothing:
+                yield ("label_smoothing_factor", "problem_type"), "is for classes, and regression has none"
+        best = getattr(self, "metric_for_best_model", "loss").removeprefix("eval_")
+        known = self.metrics or USUAL_METRICS[self.problem_type]
+        if best != "loss" and not any(best == name or best.startswith(f"{name}_") for name in known):
+            yield (
+                ("metric_for_best_model", "metrics"),
+                f"only loss, {', '.join(known)} are evaluated: add it there",
+            )

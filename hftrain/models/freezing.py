@@ -1,0 +1,53 @@
+"""Parts of a model that are not trained."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Takes the parameters that a pattern names out of training; returns their names.
+
+    A pattern is a part of a parameter's dotted name, whole words of it: "embeddings" or "encoder.layer.0". Each word
+    may have wildcards ("*.bias"), and "0-3" stands for the numbers 0, 1, 2, 3.
+
+    Raises:
+        ValueError: a pattern that names nothing, with the nearest names; or patterns that leave nothing to train.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    frozen: list[str] = []
+    for pattern in patterns:
+        found = [name for name in trained if _names(pattern.split("."), name.split("."))]
+        if not found:
+            raise ValueError(f"freeze: {pattern!r} names no part of the model{_near(pattern, list(trained))}")
+        frozen += found
+    if set(frozen) == set(trained):
+        raise ValueError(f"freeze: {', '.join(patterns)} leaves nothing to train")
+    for name in frozen:
+        trained[name].requires_grad_(False)
+    return sorted(set(frozen))
+
+
+def _names(pattern: list[str], name: list[str]) -> bool:
+    return any(
+        all(_fits(*pair) for pair in zip(pattern, name[start:], strict=False))
+        for start in range(len(name) - len(pattern) + 1)
+    )
+
+
+def _fits(pattern: str, word: str) -> bool:
+    numbers = re.fullmatch(r"(\d+)-(\d+)", pattern)
+    if numbers:
+        return word.isdigit() and int(numbers[1]) <= int(word) <= int(numbers[2])
+    return fnmatchcase(word, pattern)
+
+
+def _near(pattern: str, names: list[str]) -> str:
+    parts = {".".join(words[start:end]) for name in names for words in [name.split(".")]
+             for end in range(1, len(words) + 1) for start in range(end)}  # fmt: skip
+    near = difflib.get_close_matches(pattern, sorted(parts), n=3)
+    words = dict.fromkeys(word for name in names for word in name.split(".")[:2])
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; it has {', '.join(words)}, ..."

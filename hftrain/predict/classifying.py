@@ -1,0 +1,79 @@
+"""Labels with probabilities, or a number, of texts or of pairs of texts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from hftrain.predict.folder import ADAPTER, batches, load, room, warn_of_cuts
+
+
+def classify(
+    folder: Path, config: Any, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int, device: str | None
+) -> list[Any]:
+    """Of each text, as `config.problem_type` says:
+
+    - one class: {"label": its name, "probability": ..., "probabilities": {name: ...}};
+    - several labels: {"labels": [those from their threshold on], "probabilities": {name: ...}}, the thresholds being
+      `config.thresholds`, or 0.5;
+    - regression: the number.
+
+    None of an empty text. Texts longer than the model reads are cut, and how many they are is said on stderr.
+    """
+    import torch
+
+    from hftrain.classification.rows import encode
+    from hftrain.text import pad
+
+    model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device)
+    most = room(config, tokenizer)
+    told = [i for i, text in enumerate(texts) if text.strip()]
+    if empty := len(texts) - len(told):
+        print(f"{empty} of {len(texts)} texts are empty: nothing is predicted for them", file=sys.stderr)
+    found: list[Any] = [None] * len(texts)
+    if not told:
+        return found
+    columns, lengths = encode(tokenizer, [texts[i] for i in told], pairs and [pairs[i] for i in told], most)
+    warn_of_cuts(lengths, most)
+    accepted = signature(model.get_base_model().forward if (folder / ADAPTER).is_file() else model.forward).parameters
+    for batch in batches(range(len(told)), lengths, batch_size):
+        ids = [columns["input_ids"][i] for i in batch]
+        inputs = {
+            "input_ids": pad(ids, tokenizer.pad_token_id or 0),
+            "attention_mask": pad([[1] * len(tokens) for tokens in ids], 0),
+        }
+        if "token_type_ids" in columns and "token_type_ids" in accepted:
+            inputs["token_type_ids"] = pad([columns["token_type_ids"][i] for i in batch], 0)
+        with torch.no_grad():
+            logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits.float()
+        for i, row in zip(batch, logits, strict=True):
+            found[told[i]] = say(row, config)
+    return found
+
+
+def say(logits: Any, config: Any) -> Any:
+    """(K,) logits of one text as its prediction."""
+    if config.problem_type == "regression":
+        return logits.item()
+    several = config.problem_type == "multi_label_classification"
+    scores = (logits.sigmoid() if several else logits.softmax(dim=-1)).tolist()
+    probabilities = {config.id2label[number]: score for number, score in enumerate(scores)}
+    if several:
+        limits = getattr(config, "thresholds", None) or [0.5] * len(scores)
+        pairs = zip(probabilities.items(), limits, strict=True)
+        return {"labels": [name for (name, score), limit in pairs if score >= limit], "probabilities": probabilities}
+    label = max(probabilities, key=probabilities.__getitem__)
+    return {"label": label, "probability": probabilities[label], "probabilities": probabilities}
+
+
+def line(prediction: Any) -> str:
+    """label TAB probability; of several labels those, one after the other; a number; nothing of an empty text."""
+    if prediction is None:
+        return ""
+    if isinstance(prediction, float):
+        return f"{prediction:.6g}"
+    said = prediction["labels"] if "labels" in prediction else [prediction["label"]]
+    return "\t".join(f"{name}\t{prediction['probabilities'][name]:.4f}" for name in said)

@@ -1,0 +1,85 @@
+"""Classify: any pretrained model, or a new small one, trained to say a text's class, its labels, or a number.
+
+    accelerate launch recipes/classify.py --config recipes/configs/classify-trec.yaml
+    accelerate launch recipes/classify.py --model_name_or_path distilbert/distilbert-base-uncased \\
+        --dataset_name nyu-mll/glue --dataset_config_name rte --text_column sentence1 --text_pair_column sentence2
+    accelerate launch recipes/classify.py --train_file mails.jsonl --label_column topics \\
+        --problem_type multi_label_classification              # "topics": ["billing", "urgent"]
+    accelerate launch recipes/classify.py --train_file reviews.csv --label_column stars --problem_type regression
+
+Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz), a folder of `save_to_disk`, or a data set
+on the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts with what was trained.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hftrain import classification, text
+from hftrain.classification import report
+from hftrain.config import RecipeConfig, parse
+from hftrain.loop import fit, start
+from hftrain.report import publish
+
+
+@dataclass
+class ClassifyConfig(classification.ClassificationConfig, RecipeConfig):
+    """Text classification."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+
+def main(config: ClassifyConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    problem = config.problem_type
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        rows = classification.load_labelled(config, seed=config.seed)
+        names, ids = classification.number_classes(rows, config)
+        tokenizer = classification.load_tokenizer(rows["train"], config)
+        examples = {name: classification.tokenize(split, tokenizer, ids, config) for name, split in rows.items()}
+    lengths = {name: text.lengths(split, ["input_ids"]) for name, split in examples.items()}
+    right = {name: classification.references(split, problem, len(names)) for name, split in examples.items()}
+    classification.rehearse(config, names, right["validation"])
+
+    model = classification.load_classifier(config, tokenizer, names)
+    collate = classification.collator(tokenizer, model, config)
+
+    def score(model: Any, split: str) -> classification.Scores:
+        task = (examples[split], lengths[split], config.eval_batch_size)
+        return classification.score(accelerator, model, *task, collate=collate, problem=problem)
+
+    def measure(scores: classification.Scores, split: str, thresholds: list[float], **kwargs: Any) -> Any:
+        names_of = {"labels": names, "thresholds": thresholds}
+        return classification.measure(scores, right[split], config.metrics, problem, **names_of, **kwargs)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        return measure(score(model, "validation"), "validation", [0.5] * len(names))[0]
+
+    loss = classification.classification(
+        problem,
+        weights=classification.weights(examples["train"], names, config),
+        label_smoothing=config.label_smoothing_factor,
+        focal_gamma=config.focal_gamma,
+    )
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer, loss=loss,
+        collate=classification.collator(tokenizer, model, config, training=True), evaluate=evaluate,
+        count=classification.count_examples,
+    )  # fmt: skip
+    thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
+    scores = score(model, "test")
+    numbers, metrics = measure(scores, "test", thresholds, report=True)
+    results |= {f"test_{name}": value for name, value in numbers.items()}
+    publish(
+        accelerator, config, results, metric=f"test_{next(name for name in numbers if name != 'loss')}",
+        task="text-classification", title=report.title(config), lead=report.lead(config, rows, names),
+        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        usage=report.usage(config, rows["test"][0]), data=report.describe_data(rows, examples, lengths),
+        figures=report.figures(metrics, scores, right["test"], examples, config),
+        tables=report.tables(metrics, rows["test"], scores, right["test"], names, thresholds, problem),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(ClassifyConfig))
