@@ -205,13 +205,12 @@ def write(
                 commit()
         if not done["tokens"]:
             raise ValueError(f"source {name} ({manifest['sources'][name]}) has no document")
-        done["ended"] = True
+        done |= {"ended": True, "position": None}
         commit()
     wanted = {"train", "validation"} if manifest["made_from"]["settings"]["validation_split"] else {"train"}
     if lacking := wanted - {shard["split"] for shard in manifest["shards"]}:
         documents = sum(shard["documents"] for shard in manifest["shards"])
         raise ValueError(f"validation_split leaves no {lacking.pop()} document of {documents}: prepare them apart")
-    _save(folder, {name: value for name, value in manifest.items() if name != "done"})
     os.rename(folder / UNFINISHED, folder / MANIFEST)
     _sync(folder)
 
