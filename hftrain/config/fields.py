@@ -113,10 +113,6 @@ class ModelConfig(Config):
     model_config: dict[str, Any] = field(default_factory=dict)
     """Entries of the model's configuration: --model_config.dropout 0.3, or a mapping in YAML."""
 
-    freeze: list[str] = field(default_factory=list)
-    """Modules of a pretrained model whose weights stay as they are, by name or pattern: model.embed_tokens,
-    model.layers.[0-3]."""
-
 
 @dataclass
 class LoraConfig(Config):
@@ -358,8 +354,6 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
         yield from super().checks()
         if self.use_peft and self.model_name_or_path is None:
             yield ("use_peft", "model_name_or_path"), "adapters are trained on a pretrained model: name one"
-        if self.use_peft and self.freeze:
-            yield ("freeze", "use_peft"), "adapters leave all weights as they are: lora_target_modules says where they go"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -127,7 +127,7 @@ HF_NAMES: dict[str, str] = {
     **dict.fromkeys(("use_flash_attn", "use_flash_attention_2"), "set attn_implementation: flash_attention_2"),
     **dict.fromkeys(("use_lora", "peft", "lora"), "set use_peft"),
     "lora_rank": "set lora_r",
-    **dict.fromkeys(("lora_task_type", "use_rslora", "use_dora", "lora_modules_to_save"), _LORA),
+    **dict.fromkeys(("lora_task_type", "lora_modules_to_save"), _LORA),
     "lora_target_parameters": _LORA,
     "load_in_8bit": _QUANTIZE,
     **dict.fromkeys(("use_bnb_nested_quant", "bnb_4bit_quant_type", "bnb_4bit_quant_storage"), _QUANTIZE),

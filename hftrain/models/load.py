@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from hftrain.config import LoraConfig, ModelConfig
+from hftrain.config import ModelConfig
+from hftrain.models.adapters import add_adapters as add_adapters
+from hftrain.models.adapters import four_bits
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -34,7 +35,7 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     Raises:
         ValueError: it cannot be loaded.
     """
-    name = config.tokenizer_name_or_path or config.model_name_or_path
+    name = where(config.tokenizer_name_or_path or config.model_name_or_path)
     if name is None:
         return None
     try:
@@ -44,6 +45,15 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     except (OSError, ValueError) as error:
         key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
         raise ValueError(not_to_be_had(key, name, error)) from error
+
+
+def where(name: str | None) -> str | None:
+    """The name for `from_pretrained`: for a GGUF file, the folder with what was made of it."""
+    if name is None or not name.endswith(".gguf"):
+        return name
+    from hftrain.models.gguf import folder_of
+
+    return str(folder_of(Path(name)))
 
 
 def not_to_be_had(key: str, name: str, error: Exception) -> str:
@@ -58,7 +68,7 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     Raises:
         ValueError: an unknown model; an entry of `model_config` that it does not know, with the nearest it does.
     """
-    name = config.model_name_or_path
+    name = where(config.model_name_or_path)
     assert name is not None
     try:
         model_config = AutoConfig.from_pretrained(
@@ -96,7 +106,7 @@ def load_model(
     """
     if config.attn_implementation:
         kwargs["attn_implementation"] = config.attn_implementation
-    name, dtype = config.model_name_or_path, DTYPES[config.dtype]
+    name, dtype = where(config.model_name_or_path), DTYPES[config.dtype]
     if name is None:
         assert new is not None
         model_config = new()
@@ -144,58 +154,3 @@ def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:
         raise ValueError(f"model_config: {problem}")
     for name, value in entries.items():
         setattr(model_config, name, value)
-
-
-def four_bits(dtype: str) -> Any:
-    """nf4 with double quantization (QLoRA, Dettmers et al. 2023, section 3).
-
-    Raises:
-        ValueError: bitsandbytes is not installed.
-    """
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
-    if find_spec("bitsandbytes") is None:
-        raise ValueError("load_in_4bit needs the package bitsandbytes: pip install bitsandbytes")
-    compute = torch.float32 if dtype == "float32" and not torch.cuda.is_available() else torch.bfloat16
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-    )
-
-
-def add_adapters(model: nn.Module, config: LoraConfig, task_type: str) -> nn.Module:
-    """The model with LoRA adapters, which alone train, in fp32 (Hu et al. 2021); as it is if `use_peft` is off.
-
-    A module that is new (`load_model`), a head for instance, trains whole and is saved with the adapters: nobody could
-    draw the same random weights again.
-
-    Raises:
-        ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed.
-    """
-    if not config.use_peft:
-        return model
-    import peft
-
-    if config.load_in_4bit:
-        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    targets = config.lora_target_modules
-    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    unknown = [
-        t
-        for t in targets
-        if t != "all-linear" and not any(n == t or n.endswith(f".{t}") for n, _ in model.named_modules())
-    ]
-    if unknown:
-        raise ValueError(
-            f"lora_target_modules {unknown} match no module; linear layers here: {', '.join(sorted(linear))}"
-        )
-    adapters = peft.LoraConfig(
-        task_type=task_type,
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else targets,
-        modules_to_save=getattr(model, "new_modules", None) or None,
-    )
-    return peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)

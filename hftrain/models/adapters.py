@@ -1,0 +1,137 @@
+"""Adapters: a small addition to a model's weights that is trained in place of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hftrain.config import LoraConfig
+
+
+def add_adapters(model: Any, config: LoraConfig, task_type: str, *, new_tokens: Sequence[int] = ()) -> Any:
+    """The model with low-rank adapters, which alone train, in fp32; as it is if `use_peft` is off.
+
+    LoRA (Hu et al. 2021, section 4.1): W x + (lora_alpha / r) B A x. rsLoRA (Kalajdzievski 2023): lora_alpha / sqrt(r).
+    DoRA (Liu et al. 2024, equation 5): the columns' norms train beside their directions. PiSSA (Meng et al. 2024,
+    section 3): A and B begin as W's first singular directions and W as the rest, so that the model without adapters is
+    not the one it was; what is saved is an adapter of twice the rank for that one.
+
+    A module that is new (`load_model`), a head for instance, trains whole and is saved with the adapters: nobody could
+    draw the same random weights again.
+
+    Args:
+        new_tokens: ids whose embeddings train too, in the output head as well; they are saved with the adapters.
+
+    Raises:
+        ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed.
+    """
+    if not config.use_peft:
+        return model
+    import peft
+
+    check_targets(model, config.lora_target_modules)
+    pissa = config.init_lora_weights.startswith("pissa")
+    if pissa and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        raise ValueError("init_lora_weights=pissa needs whole weights, which ZeRO-3 does not keep: use ZeRO-2")
+    if config.load_in_4bit:
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    begin: Any = True if config.init_lora_weights == "default" else config.init_lora_weights
+    adapters = peft.LoraConfig(
+        task_type=task_type,
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules="all-linear" if config.lora_target_modules == ["all-linear"] else config.lora_target_modules,
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        init_lora_weights=begin,
+        modules_to_save=getattr(model, "new_modules", None) or None,
+        trainable_token_indices={name: list(new_tokens) for name in embeddings(model)} if new_tokens else None,
+    )
+    adapted = peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)
+    if pissa:
+        save_for_original(adapted)
+    return adapted
+
+
+def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    unknown = [t for t in targets if t != "all-linear" and not any(n == t or n.endswith(f".{t}") for n in names)]
+    if unknown:
+        linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        raise ValueError(
+            f"lora_target_modules {unknown} match no module; linear layers here: {', '.join(sorted(linear))}"
+        )
+
+
+def embeddings(model: Any) -> list[str]:
+    """Names of the modules that hold a vector for each token: one where input and output are tied."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    if layers[1] is None or layers[0].weight is layers[1].weight:
+        layers.pop()
+    return [name for name, module in model.named_modules() if any(module is layer for layer in layers)]
+
+
+def save_for_original(model: Any) -> None:
+    """Makes `model.save_pretrained` write what adds up with the weights that the base model had before PiSSA.
+
+    W + dW = (W - s B0 A0) + s B A, so dW = s [B, -B0] [A; A0] (peft, "Converting PiSSA to LoRA"), of rank 2r.
+    """
+    adapter = model.peft_config["default"]
+    first = {name: value.detach().cpu().clone() for name, value in model.state_dict().items() if ".lora_" in name}
+    plain = model.save_pretrained
+
+    def save_pretrained(folder: str | Path, state_dict: dict[str, torch.Tensor] | None = None, **kwargs: Any) -> None:
+        state_dict = dict(model.state_dict() if state_dict is None else state_dict)
+        for name, start in first.items():
+            is_b = ".lora_B." in name
+            both = [state_dict[name].cpu(), (-start if is_b else start).to(state_dict[name].dtype)]
+            state_dict[name] = torch.cat(both, dim=1 if is_b else 0)
+        kept = adapter.r, adapter.lora_alpha, adapter.init_lora_weights
+        adapter.r *= 2
+        adapter.lora_alpha *= 2**0.5 if adapter.use_rslora else 2  # the scale stays what it was
+        adapter.init_lora_weights = True
+        try:
+            plain(folder, state_dict=state_dict, **kwargs)
+        finally:
+            adapter.r, adapter.lora_alpha, adapter.init_lora_weights = kept
+
+    model.save_pretrained = save_pretrained
+
+
+def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs: Any) -> Any:
+    """The base model that the adapter in `folder` names, with as many embeddings as the tokenizer beside it has tokens,
+    and the adapter on it (a `PeftModel`). `kwargs` are for the base's `from_pretrained`; `base` is one loaded already."""
+    import peft
+    from transformers import AutoTokenizer
+
+    settings = peft.PeftConfig.from_pretrained(str(folder))
+    model = base
+    if model is None:
+        model = auto_class.from_pretrained(settings.base_model_name_or_path, revision=settings.revision, **kwargs)
+    if (Path(folder) / "tokenizer_config.json").is_file():
+        tokens = len(AutoTokenizer.from_pretrained(folder))
+        if tokens > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
+    return peft.PeftModel.from_pretrained(model, str(folder))
+
+
+def four_bits(dtype: str) -> Any:
+    """nf4 with double quantization (QLoRA, Dettmers et al. 2023, section 3).
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise ValueError("load_in_4bit needs the package bitsandbytes: pip install bitsandbytes")
+    compute = torch.float32 if dtype == "float32" and not torch.cuda.is_available() else torch.bfloat16
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )

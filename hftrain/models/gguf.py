@@ -1,0 +1,51 @@
+"""Models in the GGUF format of llama.cpp, as folders that transformers loads and saves like any other."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hftrain.text.examples import cache, whole
+
+logger = logging.getLogger(__name__)
+
+
+def folder_of(file: Path) -> Path:
+    """The folder with the model and the tokenizer of a GGUF file: dequantized to fp32 and written once, in the cache,
+    under a key of the file's content.
+
+    Raises:
+        ValueError: there is no such file, the package gguf is missing, or transformers knows no such architecture.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not file.is_file():
+        raise ValueError(f"model_name_or_path: there is no file {file}")
+    if find_spec("gguf") is None:
+        raise ValueError(f"to read {file.name} the package gguf is needed: pip install gguf")
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    folder = cache() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}-{transformers.__version__}"
+    if not folder.exists():
+        logger.warning("%s is converted once, to %s", file, folder)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        except (ValueError, KeyError, NotImplementedError) as error:
+            raise ValueError(f"{file} cannot be read by transformers: {error}") from error
+        # A model read from GGUF is marked as quantized and refuses to be saved, though its weights are plain floats.
+        model.hf_quantizer, model.is_quantized = None, False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        with whole(folder) as stage:
+            model.save_pretrained(stage)
+            tokenizer.save_pretrained(stage)
+    return folder

@@ -1,0 +1,97 @@
+"""Chat: teach a language model to answer, by examples (supervised fine-tuning), whole or with adapters.
+
+    accelerate launch recipes/chat.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --use_peft \\
+        --train_file chats.jsonl
+    accelerate launch recipes/chat.py ... --packing --load_in_4bit              # QLoRA, rows filled up
+    accelerate launch recipes/chat.py --model_name_or_path Qwen/Qwen3-0.6B-Base --chat_template chatml ...
+    accelerate launch recipes/chat.py --model_name_or_path model.gguf ...
+
+Rows are messages ({"messages": [{"role", "content"}, ...], "tools": ...}), prompt and completion, instruction, input
+and output, conversations ([{"from", "value"}, ...]), or plain text. Only what the assistant says is learnt, as
+`hftrain inspect chat ...` shows before anything is trained.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from transformers import AutoModelForCausalLM
+
+from hftrain import chat
+from hftrain.causal import causal_lengths, check_packing, chunk_loss, collate_causal, wants_flat
+from hftrain.config import RecipeConfig, parse
+from hftrain.data.packing import Packed, pack
+from hftrain.evaluation import mean_loss
+from hftrain.loop import fit, start
+from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.models import load
+from hftrain.models.freezing import freeze
+from hftrain.report import publish
+
+
+@dataclass
+class ChatRecipeConfig(chat.SupervisedConfig, RecipeConfig):
+    """Supervised fine-tuning on conversations."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    chunked_loss: bool = True
+    """Never keep all logits: the same result in less memory, for models whose head allows it."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "answers are taught to a pretrained model: name one"
+
+
+def main(config: ChatRecipeConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
+        rows = chat.load_chats(config, seed=config.seed)
+        examples = {name: chat.tokenize(split, template, config) for name, split in rows.items()}
+
+    model = load.load_model(config, AutoModelForCausalLM)
+    chat.fit_model(model, template, config.max_length)
+    freeze(model, config.freeze)
+    chats = chat.questions(rows["test"], config.num_samples)
+    answer = partial(chat.answer, accelerator, template=template, chats=chats, batch_size=config.eval_batch_size,
+                     max_new_tokens=config.max_new_tokens)  # fmt: skip
+    before = answer(model)
+    chunked = config.chunked_loss and chunk_loss(model)
+    model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
+    if config.neftune_noise_alpha:
+        chat.add_noise(model, config.neftune_noise_alpha)
+    train = examples["train"]
+    if config.packing:
+        check_packing(model)
+        train = Packed(train, pack(causal_lengths(train), config.max_length))
+    collate = partial(collate_causal, pad_token_id=template.tokenizer.pad_token_id, flat=wants_flat(model))
+
+    def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
+        task = (examples[split], causal_lengths(examples[split]), config.eval_batch_size)
+        loss = mean_loss(
+            accelerator, model, *task, collate=collate, loss=causal_language_model(chunked=chunked),
+            count=count_next_labels,
+        )  # fmt: skip
+        return {"loss": loss, "perplexity": math.exp(loss)}
+
+    model, results = fit(
+        accelerator, model, train, config, lengths=causal_lengths(train), collate=collate, processor=template.tokenizer,
+        loss=causal_language_model(config.label_smoothing_factor, chunked), count=count_next_labels, evaluate=evaluate,
+    )  # fmt: skip
+    results |= {f"test_{name}": value for name, value in evaluate(model.eval(), "test").items()}
+    publish(
+        accelerator, config, results, metric="test_loss", task="text-generation", title="Chat",
+        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        usage=chat.usage(config, rows["test"][0]), data=chat.describe_data(rows, examples),
+        samples=chat.samples(chats, before=before, after=answer(model)),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(ChatRecipeConfig))
