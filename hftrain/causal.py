@@ -5,8 +5,9 @@ Shapes: B rows, T tokens of a row, V vocabulary.
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,38 @@ def causal_lengths(examples: Any) -> np.ndarray:
 def wants_flat(model: Any) -> bool:
     """Whether the model's attention keeps packs apart in a batch of one row only, as the flash kernels do."""
     return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
+
+
+def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+    """`collate_causal` as this tokenizer and this model's attention want it.
+
+    Raises:
+        ValueError: the tokenizer has no pad token, or more tokens than the model has embeddings.
+    """
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
+            "model's (tokenizer_name_or_path, model_name_or_path), or set model_config.vocab_size"
+        )
+    return partial(collate_causal, pad_token_id=tokenizer.pad_token_id, flat=wants_flat(model))
+
+
+def check_causal(model: Any) -> None:
+    """Tries whether a token changes the logits before it. Raises: ValueError, it does (BERT, unless told otherwise)."""
+    rows = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(rows, (8,), generator=torch.Generator().manual_seed(0)).numpy()
+    other = [*ids[:-1], (ids[-1] + 1) % rows]
+    with _as_evaluated(model):
+        first, second = (
+            _logits(model, collate_causal([{"input_ids": i}], pad_token_id=0))[0, :-1] for i in (ids, other)
+        )
+    if not _farthest([first], [second]) < 1e-3:
+        raise ValueError(
+            f"{type(model).__name__} sees the tokens it is to predict, so it is no causal language model: choose "
+            "another, or, where its configuration has it, set model_config.is_decoder true"
+        )
 
 
 def check_packing(model: Any) -> None:

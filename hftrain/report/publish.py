@@ -27,6 +27,7 @@ def publish(
     metric: str,
     dataset: str,
     data: Mapping[str, Any],
+    split: str = "test",
     lead: str = "",
     samples: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Figure] = (),
@@ -41,6 +42,7 @@ def publish(
 
     Args:
         results: what `fit` returned and the test metrics ("test_*"), the first of which are the headline.
+        split: "validation" where there is no test: then "eval_*" are the scores.
         metric: the key in `results` that is the score.
     """
     accelerator.log(
@@ -50,12 +52,13 @@ def publish(
     if not accelerator.is_main_process:
         return
     folder = Path(config.output_dir)
-    scores = {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")}
+    prefix = {"test": "test_", "validation": "eval_"}[split]
+    scores = {key.removeprefix(prefix): value for key, value in results.items() if key.startswith(prefix)}
     numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     write_results(folder, results)
-    tiles: dict[str, Any] = {f"test {key}": value for key, value in numbers.items()}
+    tiles: dict[str, Any] = {f"{split} {key}": value for key, value in numbers.items()}
     tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
     history = read_history(folder / "metrics.jsonl")
@@ -67,6 +70,7 @@ def publish(
         usage=usage,
         results=numbers,
         dataset=dataset,
+        split=split,
         dataset_ids=dataset_ids,
         language=language,
         base_model=base_model,

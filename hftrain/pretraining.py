@@ -1,0 +1,287 @@
+"""What the pretraining recipes share: settings, tokenizer and token files, and how their losses are read."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hftrain import text
+from hftrain.config import InsteadOf, RecipeConfig, above, at_least, share
+from hftrain.data.documents import open_source
+from hftrain.data.packing import Packed
+from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
+from hftrain.evaluation import predict
+from hftrain.flops import training_flops
+from hftrain.models import TransformerConfig, load
+from hftrain.prepare import prepare
+from hftrain.prepare.writing import fingerprint
+from hftrain.text.examples import cache, whole
+
+LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
+WORD_STARTS = ("Ġ", "▁", "Ċ")  # of byte-level and of SentencePiece tokens; the last is a line's end
+
+
+@dataclass
+class PretrainingConfig(RecipeConfig):
+    """Pretraining on text: token files of `hftrain prepare`, or rows, which are tokenized first."""
+
+    dataset_name: str | None = None
+    """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
+
+    train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
+    """Folder of hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, .gz; also 'data/*.jsonl'."""
+
+    validation_file: str | None = None
+    """The same to validate on; null: the validation part of train_file."""
+
+    validation_split: Annotated[float, share] = 0.05
+    """Share of the documents set aside for validation where validation_file names none and train_file is no folder."""
+
+    test_split: Annotated[float, share] = 0.0
+    """Not used: what is pretrained is scored on the validation text."""
+
+    text_column: str = "text"
+    """Column of the text."""
+
+    document: Literal["line", "paragraph", "file"] = "line"
+    """What a document is in a text file; paragraphs have blank lines between."""
+
+    source_weights: dict[str, Any] = field(default_factory=dict)
+    """Shares of the tokens that the sources of a prepared folder get: --source_weights.wiki 0.7; none: as they are."""
+
+    max_length: Annotated[int, at_least(2)] = 256
+    """Tokens of an example; longer documents are cut into several, and counted. None is dropped."""
+
+    vocab_size: Annotated[int, at_least(260)] = 8000
+    """Tokens of the byte-pair encoding that a new model learns from the text, at most; 260 or so: bytes."""
+
+    chunked_loss: bool = True
+    """Compute the logits of a few tokens at a time: the same loss in a fraction of the memory. Models that change their
+    logits after the output head use all of them at once, which is logged."""
+
+    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = 16384
+    """Tokens in one optimizer step, over all devices, about, without padding."""
+
+    micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 4096
+    """Tokens in one forward pass of one device, with padding. Only about memory: no result depends on it."""
+
+    num_train_epochs: Annotated[float | None, above(0)] = 1.0
+    """Passes over the training data."""
+
+    weight_decay: Annotated[float, at_least(0)] = 0.1
+    """Decoupled weight decay of matrices; biases and norms have none."""
+
+    adam_beta2: Annotated[float, share] = 0.95
+    """Decay of AdamW's mean of squared gradients, per step; 0.95 as in GPT-3 (Brown et al. 2020, appendix B)."""
+
+    min_lr_ratio: Annotated[float, share] = 0.1
+    """Learning rate at the end, as a share of the peak."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.test_file or self.test_split:
+            key = "test_file" if self.test_file else "test_split"
+            yield (key,), "pretraining is scored on the validation text: set validation_file"
+        if self.vocab_size != type(self).vocab_size and (self.tokenizer_name_or_path or self.model_name_or_path):
+            yield ("vocab_size",), "is of a tokenizer to be learnt, and there is one"
+
+
+def check_positions(model: Any, max_length: int) -> None:
+    """Raises: ValueError, `max_length` is more than the model has positions for."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(model.config, TransformerConfig) and model.config.position_embedding_type != "learned":
+        return
+    if positions and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has positions for {positions} tokens: lower it, or set "
+            "model_config.max_position_embeddings (of rotary positions, which have no table, any number will do)"
+        )
+
+
+# ---- the tokens ----
+
+
+def load_tokens(
+    config: PretrainingConfig, special_tokens: dict[str, Any] | None = None
+) -> tuple[PreTrainedTokenizerBase, dict[str, TokenFiles]]:
+    """The tokenizer and the documents of the splits "train" and "validation"; text is tokenized where it is not yet.
+
+    Args:
+        special_tokens: for a tokenizer that is learnt, as `add_special_tokens` takes them.
+
+    Raises:
+        ValueError: data that cannot be read, or were tokenized otherwise than the model needs.
+    """
+    source = config.train_file or config.dataset_name
+    assert source is not None
+    if config.dataset_config_name:
+        source = f"{source}:{config.dataset_config_name}:train"
+    prepared = is_token_folder(source)
+    tokenizer: Any = load.load_tokenizer(config)
+    if tokenizer is None and prepared:
+        tokenizer = AutoTokenizer.from_pretrained(Path(source) / "tokenizer")
+        tokenizer.name_or_path = ""
+    tokenizer = tokenizer or learn_tokenizer(config, source, special_tokens or {})
+
+    def open_tokens(source: str, validation_split: float) -> Path:
+        if not is_token_folder(source):
+            return prepare(
+                {Path(source).name.split(".")[0].replace("*", "all") or "text": source}, tokenizer,
+                text_column=config.text_column, document=config.document, validation_split=validation_split,
+                seed=config.seed, max_bad_rows=config.max_bad_rows,
+            )  # fmt: skip
+        if AutoTokenizer.from_pretrained(Path(source) / "tokenizer").get_vocab() != tokenizer.get_vocab():
+            raise ValueError(f"{source} was tokenized by another tokenizer than this model's: run hftrain prepare anew")
+        return Path(source)
+
+    folder = open_tokens(source, 0.0 if config.validation_file else config.validation_split)
+    files = {"train": TokenFiles(folder)}
+    if config.validation_file:
+        files["validation"] = TokenFiles(open_tokens(config.validation_file, 0.0))
+    else:
+        files["validation"] = TokenFiles(folder, "validation")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is told by its place, never by its id
+    return tokenizer, files
+
+
+def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict[str, Any]) -> PreTrainedTokenizerBase:
+    """`text.train_tokenizer` on the first texts of `source`, kept in the cache for the other processes and runs."""
+    opened = open_source(source, config.text_column, config.document)
+    made_from = [fingerprint(opened), config.text_column, config.document, config.vocab_size, special_tokens]
+    folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
+    if not folder.exists():
+        with whole(folder) as stage:
+            tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size)
+            tokenizer.add_special_tokens(special_tokens)
+            tokenizer.save_pretrained(stage)
+    learnt = AutoTokenizer.from_pretrained(folder)
+    learnt.name_or_path = ""  # the cache is no place to come from
+    return learnt
+
+
+def _texts(source: Any) -> Iterator[str]:
+    """The first `LEARN_FROM` characters; rows that cannot be used are left to `prepare` to tell of."""
+    characters = 0
+    for item in source:
+        if isinstance(item, str):
+            yield item
+            characters += len(item)
+        if characters >= LEARN_FROM:
+            return
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
+    """(V,) bool: tokens that begin a word, by the marks of WordPiece, byte-level BPE and SentencePiece.
+
+    Raises:
+        ValueError: the tokenizer's tokens do not show it.
+    """
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    special = np.isin(np.arange(len(tokens)), tokenizer.all_special_ids)
+    if any(token.startswith("##") for token in tokens):
+        return special | np.array([not token.startswith("##") for token in tokens])
+    if not any(token.startswith(WORD_STARTS[:2]) for token in tokens):
+        raise ValueError("whole_words: this tokenizer's tokens do not show where words begin")
+    return special | np.array([token.startswith(WORD_STARTS) for token in tokens])
+
+
+# ---- what is said of a run ----
+
+
+def step_flops(model: Any, examples: Any) -> Callable[[np.ndarray], float]:
+    """`flops` for `fit`: attention within documents, also where they are packed."""
+    flops = training_flops(model)
+    if isinstance(examples, Packed):
+        lengths, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
+        return lambda indices: flops(lengths[np.concatenate([packs[i] for i in indices])])
+    return lambda indices: flops(examples.lengths[indices])
+
+
+def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
+    """A causal model's mean loss in nats, its perplexity per token, and bits per byte of the documents' UTF-8.
+
+    Bits per byte compares models of different tokens: the loss of every token (end tokens too, and without each
+    document's first, which nothing predicts) over all bytes.
+    """
+    sequences = len(examples.packs.members) if isinstance(examples, Packed) else len(examples)
+    predicted = int(examples.lengths.sum()) - sequences
+    size = sum(shard["bytes"] for shard in files.shards)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700)),
+        "bits_per_byte": loss * predicted / math.log(2) / size,
+    }
+
+
+def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:
+    """For the report: documents, tokens, bytes, examples, padding and pieces of each split."""
+    return {
+        name: {
+            "documents": len(split),
+            "tokens": split.tokens,
+            "bytes of text": sum(shard["bytes"] for shard in split.shards),
+            "examples": len(examples[name]),
+            "padding of full examples": f"{100 * examples[name].padding:.2f} %",
+            "documents or examples cut": getattr(
+                examples[name], "pieces", getattr(examples[name].examples, "pieces", 0)
+            ),
+            "fingerprint": split._fingerprint[:16],
+        }
+        for name, split in files.items()
+    }
+
+
+def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing: Any) -> dict[str, Any]:
+    """`blocks` of each split; weights are for training."""
+    weights = {"train": config.source_weights}
+    return {
+        name: blocks(split, config.max_length, packing=packing, seed=config.seed, weights=weights.get(name))
+        for name, split in files.items()
+    }
+
+
+def continuations(
+    accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase, files: TokenFiles, max_new_tokens: int
+) -> list[dict[str, str]]:
+    """What the model writes after the beginnings (16 tokens) of eight documents, or of as many places in one, drawn at
+    temperature 0.8 from the 200 likeliest tokens. Nothing if `max_new_tokens` is 0."""
+    module = accelerator.unwrap_model(model).eval()
+    places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, files.tokens - 16, 8).astype(int)
+    prompts = [files.read(int(place), min(int(place) + 16, files.tokens)).astype(np.int64) for place in places]
+
+    def generate(batch: Any) -> list[str]:
+        settings = {"do_sample": True, "temperature": 0.8, "top_k": min(200, len(tokenizer))}
+        ids = module.generate(**batch, **settings, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+        return text.decode(tokenizer, ids[:, batch["input_ids"].shape[1] :])
+
+    def collate(rows: Sequence[Any]) -> Any:
+        ids = text.pad(rows, 0)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    if not max_new_tokens:
+        return []
+    lengths = np.array([[len(prompt)] for prompt in prompts])
+    written = predict(accelerator, prompts, lengths, 1, collate=collate, generate=generate)
+    starts = text.decode(tokenizer, [prompt.tolist() for prompt in prompts])
+    return [{"prompt": start, "continuation": end} for start, end in zip(starts, written, strict=True)]
+
+
+def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:
+    """Python that loads what was trained and saved, and uses it: `example` stands for its last line."""
+    folder = config.hub_model_id or config.output_dir
+    own_code = any(Path(config.output_dir).glob("*.py"))
+    trust = ", trust_remote_code=True" if own_code else ""
+    return f"""from transformers import {auto_class}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder!r}{trust})
+model = {auto_class}.from_pretrained({folder!r}{trust})
+{example}"""

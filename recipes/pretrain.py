@@ -1,0 +1,91 @@
+"""Pretrain: a causal language model from scratch, or any one further, on text; scored by perplexity and bits per byte.
+
+    accelerate launch recipes/pretrain.py --config recipes/configs/pretrain-10m.yaml --train_file 'books/*.txt'
+    accelerate launch recipes/pretrain.py --model gpt2 --model_config.hidden_size 768 --train_file tokens/
+    accelerate launch recipes/pretrain.py --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file notes.jsonl
+
+Text is what `hftrain prepare` has tokenized, or rows that are tokenized first: json, jsonl, csv, tsv, parquet, arrow,
+txt (also .gz, also data/*.jsonl), a folder, or a data set on the Hub. Documents are packed and do not see one another.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from transformers import AutoModelForCausalLM
+
+from hftrain import causal, pretraining, text
+from hftrain.config import at_least, parse
+from hftrain.evaluation import mean_loss
+from hftrain.loop import fit, start
+from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.models import load, new
+from hftrain.report import publish
+
+GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50, do_sample=True)[0]))"""
+
+
+@dataclass
+class PretrainConfig(pretraining.PretrainingConfig):
+    """A causal language model, from scratch or further."""
+
+    model: str = "llama"
+    """Architecture of a new model: transformer (our own), or of transformers: llama, gpt2, qwen3, ..."""
+
+    packing: Literal["best_fit", "concatenate", "none"] = "best_fit"
+    """How documents make up examples: best_fit: whole, several to one, apart from each other; concatenate: as one text,
+    cut wherever an example is full; none: each for itself, padded."""
+
+    sample_tokens: Annotated[int, at_least(0)] = 100
+    """Tokens written at the end after the beginnings of eight validation documents; 0: none."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        new_model = self.model_name_or_path is None
+        if new_model and (problem := new.model_problem(self.model, self.model_config, AutoModelForCausalLM)):
+            yield problem[:1], problem[1]
+
+
+def main(config: PretrainConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
+        tokenizer, files = pretraining.load_tokens(config)
+    examples = pretraining.make_blocks(config, files, config.packing)
+
+    def shape() -> Any:
+        vocabulary, form = text.vocabulary(tokenizer), {"num_encoder_layers": 0}
+        return new.new_shape(config.model, config.model_config, vocabulary, config.max_length, form)
+
+    model = load.load_model(config, AutoModelForCausalLM, new=shape)
+    pretraining.check_positions(model, config.max_length)
+    causal.check_causal(model)
+    if config.packing == "best_fit":
+        causal.check_packing(model)
+    model = load.add_adapters(model, config, "CAUSAL_LM")
+    chunked = config.chunked_loss and causal.chunk_loss(model)
+    collate = causal.causal_collator(tokenizer, model)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        task = (examples["validation"], examples["validation"].lengths, config.eval_batch_size)
+        loss = causal_language_model(chunked=chunked)
+        mean = mean_loss(accelerator, model, *task, collate=collate, loss=loss, count=count_next_labels)
+        return pretraining.readings(mean, examples["validation"], files["validation"])
+
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=examples["train"].lengths, collate=collate,
+        loss=causal_language_model(config.label_smoothing_factor, chunked=chunked), count=count_next_labels,
+        evaluate=evaluate, processor=tokenizer, flops=pretraining.step_flops(model, examples["train"]),
+    )  # fmt: skip
+    samples = pretraining.continuations(accelerator, model, tokenizer, files["validation"], config.sample_tokens)
+    publish(
+        accelerator, config, results, split="validation", metric="eval_perplexity", task="text-generation",
+        title="Causal language model", base_model=config.model_name_or_path, samples=samples,
+        dataset=str(config.train_file or config.dataset_name), data=pretraining.describe(files, examples),
+        usage=pretraining.usage(config, "AutoModelForCausalLM", GENERATE),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(PretrainConfig))
