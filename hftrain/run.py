@@ -22,7 +22,7 @@ from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.flops import peak_flops
 from hftrain.optim import ExponentialMovingAverage, steps_of
-from hftrain.report import History, Progress
+from hftrain.report import History, Progress, write_seen
 from hftrain.signals import EXIT_INTERRUPTED
 
 
@@ -91,8 +91,10 @@ class Run:
 
     # ---- begin, go on, stop, end ----
 
-    def resume_or_begin(self, total: int) -> None:
-        """Takes up the checkpoint that `resume_from_checkpoint` means, if any; opens the log and the display."""
+    def resume_or_begin(self, total: int, seen: dict[str, Any]) -> None:
+        """Takes up the checkpoint that `resume_from_checkpoint` means, if any; opens the log and the display.
+
+        `seen`: numbers of the training examples, for the report."""
         config, main = self.config, self.accelerator.is_main_process
         found, notes = checkpoint.find(config.output_dir, config.resume_from_checkpoint)
         distributed.require_agreement(self.accelerator, {f"checkpoint in {config.output_dir}": found and found.name})
@@ -120,6 +122,8 @@ class Run:
         self.history = History(Path(config.output_dir) / "metrics.jsonl", resume_step=self.state.step, enabled=main)
         self.progress = Progress(total, start=self.state.step, enabled=main)
         self.clock = time.perf_counter() - self.state.seconds
+        if main:
+            write_seen(config.output_dir, seen)
         for note in notes:
             self.progress.print(note)
         if not found:
@@ -369,7 +373,12 @@ def json_value(value: Any) -> Any:
 
 
 def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:
-    """Writes what plain `from_pretrained` loads; every process calls, the main one writes."""
+    """Writes what plain `from_pretrained` loads, reads it back and compares; every process calls, the main one writes.
+
+    Raises:
+        ValueError: what was written is not what was trained.
+    """
+    weights = distributed.weights(accelerator, model)
     state_dict = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
         module = accelerator.unwrap_model(model)
@@ -383,3 +392,4 @@ def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -
         settings = next(folder.glob("*config.json"))
         for file in folder.glob("*.safetensors"):  # which safetensors makes readable by their owner alone
             shutil.copymode(settings, file)
+        checkpoint.check_export(folder, weights, adapters=getattr(module, "peft_config", {}))

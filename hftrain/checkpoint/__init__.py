@@ -14,6 +14,7 @@ A checkpoint grows in `OUT/.saving-checkpoint-N` and gets its name when all of i
 """
 
 from hftrain.checkpoint.contract import check_contract
+from hftrain.checkpoint.exported import check_export
 from hftrain.checkpoint.locking import lock
 from hftrain.checkpoint.reading import Saved, checkpoints, read, verify
 from hftrain.checkpoint.runs import Row, check_free_space, describe, find, rotate, set_aside
@@ -23,6 +24,7 @@ __all__ = [
     "Row",
     "Saved",
     "check_contract",
+    "check_export",
     "check_free_space",
     "checkpoints",
     "describe",

@@ -3,7 +3,7 @@ nowhere else."""
 
 from hftrain.distributed.agreement import require_agreement
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
-from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state, whole_while_used
+from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state, weights, whole_while_used
 from hftrain.distributed.step import (
     accumulating,
     average_gradients,
@@ -37,6 +37,7 @@ __all__ = [
     "set_learning_rate",
     "total",
     "was_launched",
+    "weights",
     "whole_while_used",
     "zero_stage",
 ]

@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
 
@@ -50,6 +51,7 @@ def make_accelerator(
         )  # Accelerate imports DeepSpeed where it is installed, and it would warn
     file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") if deepspeed else "none"
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first
+    join_again(timeout)
     accelerator = Accelerator(
         # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
         cpu=on_cpu and not deepspeed,
@@ -88,6 +90,25 @@ def make_accelerator(
             plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
     return accelerator
+
+
+def join_again(timeout: timedelta) -> None:
+    """Joins the processes that torchrun has started again after one failed.
+
+    It keeps one store for all its attempts, and torch 2.13 reads there the addresses of processes that are dead: some
+    restarts would hang. Here each attempt has keys of its own.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or dist.is_initialized():
+        return
+    store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timeout)
+    dist.init_process_group(
+        dist.get_default_backend_for_device(torch.accelerator.current_accelerator() or "cpu"),
+        store=dist.PrefixStore(f"attempt-{attempt}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        timeout=timeout,
+    )
 
 
 def was_launched() -> bool:

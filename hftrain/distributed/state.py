@@ -1,14 +1,15 @@
 """The state of training as named, whole tensors: the same under every strategy and number of processes."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hftrain.distributed.step import zero_stage
+from hftrain.distributed.step import total, zero_stage
 
 
 def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -27,6 +28,44 @@ def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterato
         if parameter.requires_grad:
             for key, value in _optimizer_state(accelerator, model, optimizer, parameter):
                 yield f"optimizer.{name}.{key}", value.detach().cpu()
+
+
+class Weight(NamedTuple):
+    """What an export has to hold of one parameter."""
+
+    names: list[str]  # several where it is tied
+    shape: tuple[int, ...]
+    norm: float
+
+
+@torch.no_grad()
+def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
+    """The parameters (of a PEFT model those that train), measured in the pieces where they lie and not by way of a
+    whole copy, so that a copy can be held against them. Every process has to call."""
+    module = accelerator.unwrap_model(model)
+    adapters_only = hasattr(module, "peft_config")
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    kept = [p for p in module.parameters() if p.requires_grad or not adapters_only]
+    squares = [float(torch.linalg.vector_norm(_piece(p), dtype=torch.float64)) ** 2 for p in kept]
+    if any(hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in kept):  # else each process has all of them
+        squares = total(accelerator, *squares)
+    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in kept]
+    return [Weight(names[id(p)], s, math.sqrt(square)) for p, s, square in zip(kept, shapes, squares, strict=True)]
+
+
+def _piece(parameter: Any) -> torch.Tensor:
+    """What this process holds of a parameter."""
+    if not hasattr(parameter, "ds_id"):
+        return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+    size, rank = parameter.ds_tensor.ds_numel, torch.distributed.get_rank()
+    if parameter.ds_tensor.numel() < size:  # it lies on a disk
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.flatten()[size * rank : size * (rank + 1)].clone()
+    return parameter.ds_tensor[: max(0, parameter.ds_numel - size * rank)]  # the last ones are padded
 
 
 def load_parameters(

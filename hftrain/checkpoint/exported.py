@@ -1,0 +1,71 @@
+"""What an export holds, held against the model that was trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+EQUAL = 1e-4  # relative difference of two norms of the same numbers, added in another order
+
+
+def check_export(
+    folder: str | Path, weights: Iterable[tuple[Sequence[str], Sequence[int], float]], adapters: Iterable[str] = ()
+) -> None:
+    """Reads the safetensors files of `folder` back and compares names, shapes and norms.
+
+    weights: (names, of which the file holds one; shape; norm) of each parameter that was trained. Parameters of an
+        architecture that has other names on the disk are compared in sum.
+    adapters: names of PEFT adapters, which its files leave out. A tensor of an adapter may be longer, then its first
+        part is compared: PiSSA exports twice the rank.
+
+    Raises:
+        ValueError: what is missing, empty or another, a line each.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    adapters = list(adapters)
+    expected: dict[str, tuple[str, tuple[int, ...], float]] = {}
+    for names, shape, norm in weights:
+        names = [_on_disk(name, adapters) for name in names]
+        expected |= dict.fromkeys(names, (names[0], tuple(shape), norm))
+    missing = {first: (shape, norm) for first, shape, norm in expected.values()}
+    problems, other_names = [], []
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, it is no dict
+                tensor = tensors.get_tensor(name)
+                if name not in expected:
+                    other_names.append((tensor.numel(), _norm(tensor)))
+                    continue
+                first, shape, norm = expected[name]
+                missing.pop(first, None)
+                part = (
+                    tensor[tuple(slice(size) for size in shape)] if adapters and tensor.dim() == len(shape) else tensor
+                )
+                if tuple(part.shape) != shape:
+                    problems.append(f"{name}: shape {tuple(tensor.shape)} in the file, {shape} trained")
+                elif not math.isclose(_norm(part), norm, rel_tol=EQUAL):
+                    problems.append(f"{name}: norm {_norm(part):.6g} in the file, {norm:.6g} trained")
+    if missing and not adapters and other_names:
+        there = sum(numbers for numbers, _ in other_names), math.hypot(*(norm for _, norm in other_names))
+        trained = sum(math.prod(s) for s, _ in missing.values()), math.hypot(*(norm for _, norm in missing.values()))
+        if there[0] == trained[0] and math.isclose(there[1], trained[1], rel_tol=EQUAL):
+            missing = {}
+    problems += [f"{name}: not in the file" for name in missing]
+    if problems:
+        shown = "\n  ".join([*problems[:9], *([f"and {len(problems) - 9} more"] if len(problems) > 9 else [])])
+        raise ValueError(f"the export in {folder} is not the model that was trained:\n  {shown}")
+
+
+def _on_disk(name: str, adapters: Iterable[str]) -> str:
+    for adapter in adapters:
+        name = name.replace(f".modules_to_save.{adapter}", "").replace(f".{adapter}", "")
+    return name
+
+
+def _norm(tensor: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.float(), dtype=torch.float64))
