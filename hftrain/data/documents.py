@@ -20,15 +20,15 @@ class Files:
 
     Attributes:
         position: where the next iteration begins, as JSON can hold it: file, rows of it that are read.
-        files: whose content is the source's content.
+        files: whose content is the source's content, together with
+        version: whatever else decides what is read, as JSON can hold it.
     """
-
-    version = ""
 
     def __init__(self, paths: list[str], column: str, document: Document, split: str | None = None):
         self.paths, self.column, self.document, self.split = paths, column, document, split
         self.position = [0, 0]
-        self.files = sorted(inside for path in paths for inside in _files_of(Path(path)))
+        self.files = [inside for path in paths for inside in _files_of(Path(path))]
+        self.version = ["files", split, *(ending(path) for path in self.files)]
 
     def __iter__(self) -> Iterator[str | BadRow]:
         first, skip = self.position
@@ -57,17 +57,18 @@ class Stream:
     It is not shuffled, and so goes on exactly where it stood (a shuffled one would lose what its buffer held).
     """
 
-    def __init__(self, name: str, column: str, split: str | None = None, config_name: str | None = None):
+    def __init__(self, name: str, column: str, split: str = "train", config_name: str | None = None):
         from datasets import load_dataset_builder
 
         self.name, self.column, self.rows = name, column, 0
         self.files = _files_of(Path(name))
         try:
             builder = load_dataset_builder(name, config_name)
-            dataset = builder.as_streaming_dataset(split=split or "train")
+            dataset = builder.as_streaming_dataset(split=split)
         except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
             raise ValueError(f"{name!r} cannot be streamed: {type(error).__name__}: {error}") from error
-        self.version = f"{builder.hash} {builder.config_id}" if not self.files else ""
+        names = [str(path.relative_to(name)) for path in self.files]  # they say what is in which split
+        self.version = ["stream", config_name, split, *(names or [builder.hash, builder.config_id])]
         features = dataset.features or {}
         head = column if column in features else column.split(".")[0]
         if features and head not in features:
@@ -108,7 +109,7 @@ def open_source(source: str, column: str = "text", document: Document = "line") 
     if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
         return Files([str(folder)], column, document, split)
     if folder.is_dir() or is_hub_name(name):
-        return Stream(str(folder), column, split, config_name)
+        return Stream(str(folder), column, split or "train", config_name)
     return Files([str(existing(path))], column, document)
 
 

@@ -98,7 +98,7 @@ def prepare(
     settings |= {"max_tokens": max_tokens, "shard_tokens": shard_tokens, "batch_characters": BATCH_CHARACTERS}
     made_from = {
         "format": FORMAT,
-        "sources": {name: fingerprint(source) for name, source in opened.items()},
+        "sources": [[name, fingerprint(source)] for name, source in opened.items()],
         "tokenizer": fingerprint_tokenizer(tokenizer),
         "settings": settings,
     }
@@ -128,7 +128,7 @@ def prepare(
 
 
 def fingerprint(source: Files | Stream) -> str:
-    """sha256 (hex) of the files' content in their order, or of the version that the Hub gives."""
+    """sha256 (hex) of what `source` will give: its files' content in their order, and how they are read."""
     with ThreadPoolExecutor() as pool:
         content = list(pool.map(sha256_of, source.files))
     return hashlib.sha256(json.dumps([content, source.version]).encode()).hexdigest()
