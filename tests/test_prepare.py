@@ -352,6 +352,9 @@ def test_a_source_is_repeated_whole_before_a_part_of_it(files):
     counts = np.bincount(chosen, minlength=20)
     assert counts[:16].sum() == 10 and counts[:16].max() == 1
     assert sorted(counts[16:].tolist()) == [2, 2, 3, 3]
+    lengths = np.arange(1, 21)  # each gets what it has: floating point must not lose one
+    own = {"a": lengths[:13].sum() / 210, "b": lengths[13:].sum() / 210}
+    assert mix(lengths, {"a": (0, 13), "b": (13, 20)}, own, seed=0).tolist() == list(range(20))
 
 
 def test_a_million_documents_are_planned_in_seconds(tmp_path):

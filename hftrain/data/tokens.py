@@ -233,8 +233,8 @@ def mix(
     chosen = []
     for stream, (name, (first, last)) in enumerate(sources.items(), start=1):
         tokens = lengths[first:last]
-        times, rest = divmod(lengths.sum() * weights[name] / whole, tokens.sum())
+        times, rest = divmod(round(int(lengths.sum()) * weights[name] / whole), int(tokens.sum()))
         order = np.argsort(draw(len(tokens), seed, stream), kind="stable")
         part = order[: np.searchsorted(np.cumsum(tokens[order]), rest, side="right")]
-        chosen += [np.arange(first, last)] * int(times) + [first + np.sort(part)]
+        chosen += [np.arange(first, last)] * times + [first + np.sort(part)]
     return np.concatenate(chosen)
