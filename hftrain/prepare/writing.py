@@ -60,7 +60,8 @@ def prepare(
     like a special token inside a text is text.
 
     A folder belongs to a key: the content of the sources, the whole tokenizer, the settings. One that is finished is
-    found, one that is not goes on from where it stands.
+    found, one that is not goes on from where it stands. Memory holds some batches of texts, whatever the size of the
+    sources; one document is held whole.
 
     Args:
         sources: name -> a file that `load_rows` reads, many (`data/*.jsonl`, in the order of their names), a folder of
