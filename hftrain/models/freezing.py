@@ -17,18 +17,18 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a pattern that names nothing, with the nearest names; or patterns that leave nothing to train.
     """
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    frozen: list[str] = []
+    parameters = dict(model.named_parameters())
+    frozen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in trained if _names(pattern.split("."), name.split("."))]
+        found = [name for name in parameters if _names(pattern.split("."), name.split("."))]
         if not found:
-            raise ValueError(f"freeze: {pattern!r} names no part of the model{_near(pattern, list(trained))}")
-        frozen += found
-    if set(frozen) == set(trained):
+            raise ValueError(f"freeze: {pattern!r} names no part of the model{_near(pattern, list(parameters))}")
+        frozen |= set(found)
+    if all(name in frozen or not parameter.requires_grad for name, parameter in parameters.items()):
         raise ValueError(f"freeze: {', '.join(patterns)} leaves nothing to train")
     for name in frozen:
-        trained[name].requires_grad_(False)
-    return sorted(set(frozen))
+        parameters[name].requires_grad_(False)
+    return sorted(frozen)
 
 
 def _names(pattern: list[str], name: list[str]) -> bool:
