@@ -40,14 +40,17 @@ class Weight(NamedTuple):
 
 @torch.no_grad()
 def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
-    """The parameters (of a PEFT model those that train), measured in the pieces where they lie and not by way of a
-    whole copy, so that a copy can be held against them. Every process has to call."""
+    """The parameters (of a PEFT model those that train) that belong into a file, measured in the pieces where they lie
+    and not by way of a whole copy, so that a copy can be held against them. Every process has to call."""
     module = accelerator.unwrap_model(model)
     adapters_only = hasattr(module, "peft_config")
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    kept = [p for p in module.parameters() if p.requires_grad or not adapters_only]
+    computed = set(getattr(module, "_keys_to_ignore_on_save", None) or ())  # Marian's positions: sines, in no file
+    kept = [
+        p for name, p in module.named_parameters() if (p.requires_grad or not adapters_only) and name not in computed
+    ]
     squares = [float(torch.linalg.vector_norm(_piece(p), dtype=torch.float64)) ** 2 for p in kept]
     if any(hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in kept):  # else each process has all of them
         squares = total(accelerator, *squares)
