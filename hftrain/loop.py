@@ -20,7 +20,7 @@ from accelerate.utils import send_to_device, set_seed
 from torch import nn
 from transformers.utils.logging import disable_progress_bar
 
-from hftrain import checkpoint, distributed
+from hftrain import checkpoint, distributed, inspect
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.losses import Batch
@@ -49,7 +49,7 @@ def start(config: TrainConfig) -> Accelerator:
     distributed.require_agreement(accelerator, {"settings": asdict(config), "versions": checkpoint.versions()})
     if not accelerator.is_main_process:
         logging.getLogger("hftrain").setLevel(logging.ERROR)  # what is to be said of the data, one process says
-    if config.resume_from_checkpoint is None:
+    if config.resume_from_checkpoint is None and not inspect.inspecting():
         checkpoint.find(config.output_dir, None)  # refuses a folder that holds a run, before anything takes time
     set_seed(config.seed)
     return accelerator
@@ -118,6 +118,7 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
+    seen = inspect.look(inspect.View(examples, collate, plan, config, model, processor))  # `hftrain inspect` ends here
     contract = run_contract(model, examples, plan, total, config)
     distributed.require_agreement(accelerator, contract)
     model, optimizer = prepare(accelerator, model, optimizer, config)
@@ -125,7 +126,7 @@ def fit(
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
         run = Run(accelerator, model, optimizer, config, contract, processor)
-        run.resume_or_begin(total)
+        run.resume_or_begin(total, seen)
         state, micro_batch_size = run.state, config.micro_batch_size
         stack.enter_context(run.progress)
         signals = stack.enter_context(StopSignals())

@@ -100,4 +100,5 @@ def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
                 "leak: of %d %s rows %d stand in the training rows too, and of %d more the %s does; for example %s",
                 *(len(other), name, other.leaks.rows, other.leaks.inputs - other.leaks.rows, columns[0]),
                 other.leaks.examples[0],
+                extra={"leaked": other.leaks.inputs},
             )

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "hftrain"
 ROWS = [
     {"config", "data", "flops", "losses", "metrics", "optim", "signals"},
     {
+        "answering",
         "causal",
         "chat",
         "checkpoint",
@@ -23,16 +24,22 @@ ROWS = [
         "models",
         "report",
         "splits",
+        "tagging",
         "text",
         "translation",
     },
-    {"preference", "prepare", "pretraining"},
+    {"denoising", "inspect", "preference", "prepare", "pretraining"},
     {"loop", "run"},
     {"launch", "predict"},
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
 INSIDE_A_ROW = {
+    ("answering", "evaluation"),
+    ("answering", "models"),
+    ("answering", "report"),
+    ("answering", "splits"),
+    ("answering", "text"),
     ("causal", "distributed"),
     ("causal", "text"),
     ("classification", "evaluation"),
@@ -47,9 +54,15 @@ INSIDE_A_ROW = {
     ("chat", "text"),
     ("evaluation", "distributed"),
     ("models", "text"),
+    ("tagging", "evaluation"),
+    ("tagging", "models"),
+    ("tagging", "report"),
+    ("tagging", "splits"),
+    ("tagging", "text"),
     ("translation", "evaluation"),
     ("translation", "splits"),
     ("translation", "text"),
+    ("denoising", "pretraining"),
     ("pretraining", "prepare"),
     ("loop", "run"),
 }

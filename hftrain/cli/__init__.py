@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from hftrain import __version__
-from hftrain.cli import predict, prepare, recipes, verify
+from hftrain.cli import inspect, predict, prepare, recipes, verify
 
-COMMANDS = (recipes, prepare, verify, predict)  # in the order of the help
+COMMANDS = (recipes, prepare, inspect, verify, predict)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -132,10 +132,10 @@ def cut(
         largest = groups.pop()
         groups += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
     groups += [order[:0]] * (wanted - len(groups))
-    return sorted(groups, key=lambda g: -_cost(lengths[g]))
+    return sorted(groups, key=lambda g: -padded_tokens(lengths[g]))
 
 
-def _cost(lengths: np.ndarray) -> int:
+def padded_tokens(lengths: np.ndarray) -> int:
     """Padded tokens of one micro-batch."""
     return len(lengths) * int(lengths.max(axis=0).sum()) if len(lengths) else 0
 

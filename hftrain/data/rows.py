@@ -148,7 +148,7 @@ def load_rows(
     if not batches:
         raise ValueError(f"{file} is empty: no rows in it" + (f" but {len(bad)} bad ones" if bad else ""))
     for row in bad:
-        logger.warning("left out: %s", row)
+        logger.warning("left out: %s", row, extra={"refused": 1})
 
     table = pa.Table.from_batches(batches, schema)
     rows = Dataset(table, fingerprint=_hash_tables([table]))

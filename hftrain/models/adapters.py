@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str, *, new_tokens: 
         modules_to_save=getattr(model, "new_modules", None) or None,
         trainable_token_indices={name: list(new_tokens) for name in embeddings(model)} if new_tokens else None,
     )
-    adapted = peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)
+    adapted: Any = peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)
+    if new_tokens:  # the new rows are with the adapters: the others need not be saved again
+        adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     if pissa:
         save_for_original(adapted)
     return adapted

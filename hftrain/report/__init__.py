@@ -9,7 +9,7 @@ from hftrain.report.card import write_model_card
 from hftrain.report.curves import curves_of
 from hftrain.report.figures import Curves, Figure, Series
 from hftrain.report.formats import format_bytes, format_duration, format_number
-from hftrain.report.history import History, read_history, write_results
+from hftrain.report.history import History, read_history, write_results, write_seen
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 from hftrain.report.progress import Progress
@@ -32,4 +32,5 @@ __all__ = [
     "write_model_card",
     "write_report",
     "write_results",
+    "write_seen",
 ]

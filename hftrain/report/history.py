@@ -117,6 +117,16 @@ class History:
         return read_history(self.path) if self.enabled and self.path.exists() else []
 
 
+def write_seen(output_dir: str | Path, seen: Mapping[str, Any]) -> None:
+    """Writes `inspection.json`: numbers of the training examples as the loop sees them."""
+    write_atomically(Path(output_dir) / "inspection.json", json.dumps(_json_safe(seen), indent=2) + "\n")
+
+
+def read_seen(output_dir: str | Path) -> dict[str, Any]:
+    file = Path(output_dir) / "inspection.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def read_history(path: str | Path) -> list[dict[str, Any]]:
     """Every line of a `metrics.jsonl`, in order; a last line cut short by a kill is left out with a warning.
 

@@ -11,7 +11,7 @@ from hftrain.config import TrainConfig, changed
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
 from hftrain.report.formats import format_duration
-from hftrain.report.history import read_history, write_results
+from hftrain.report.history import read_history, read_seen, write_results
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 
@@ -55,6 +55,7 @@ def publish(
     prefix = {"test": "test_", "validation": "eval_"}[split]
     scores = {key.removeprefix(prefix): value for key, value in results.items() if key.startswith(prefix)}
     numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
+    data = {**data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     write_results(folder, results)

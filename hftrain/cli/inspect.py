@@ -1,0 +1,120 @@
+"""`hftrain inspect`: what a recipe's loop will see, before it trains."""
+
+import argparse
+import logging
+import runpy
+import sys
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+LEARNT, PLAIN = ("\x1b[1;32m", "\x1b[0m"), ("⟦", "⟧")
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "inspect",
+        help="show what a recipe will train on; exit code 1 if something is wrong with it",
+        usage="hftrain inspect RECIPE [options of inspect --] [options of the recipe]",
+        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and what is too much, as a share: "
+        "--max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, --min_tokens_learnt 0; "
+        "as a number of rows: --max_leaked 0 (held-out rows that stand in the training rows), --max_refused 0. "
+        "Learnt tokens are green, or stand in ⟦ ⟧ where there is no terminal. Nothing is written.",
+    )
+    command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
+    command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
+    command.set_defaults(command=inspect_recipe)
+
+
+def inspect_recipe(args: argparse.Namespace) -> int:
+    from hftrain.cli.recipes import find_recipe
+    from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
+
+    split = args.arguments.index("--") if "--" in args.arguments else -1
+    options = argparse.ArgumentParser(prog="hftrain inspect RECIPE")
+    options.add_argument("--samples", type=int, default=3)
+    options.add_argument("--look", type=int, default=1000)
+    for name, default in Limits()._asdict().items():
+        options.add_argument(f"--{name}", type=type(default), default=default)
+    chosen = options.parse_args(args.arguments[: max(split, 0)])
+    recipe = str(find_recipe(args.recipe))
+    said = _Said()
+    logging.getLogger("hftrain").addHandler(said)
+    arguments, sys.argv = sys.argv, [recipe, *args.arguments[split + 1 :]]
+    try:
+        with asked():
+            runpy.run_path(recipe, run_name="__main__")
+    except Seen as seen:
+        view = seen.view
+    else:
+        raise ValueError(f"{recipe} has not called fit, so there is nothing to see")
+    finally:
+        sys.argv = arguments
+        logging.getLogger("hftrain").removeHandler(said)
+    examples = sample(view, chosen.look)
+    numbers = measure(view, examples)
+    marks = LEARNT if sys.stdout.isatty() else PLAIN
+    step = max(1, len(examples) // max(1, chosen.samples))
+    for example in examples[::step][: chosen.samples]:
+        print(f"--- example {example.index:,}: {len(example.ids):,} tokens, {example.learnt:,} learnt")
+        print("\n".join(shown(example, view, marks)), end="\n\n")
+    if said.messages:
+        print("said while the data was read:", *said.messages, sep="\n  ", end="\n\n")
+    for name, value in numbers.items():
+        print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {value:,g}")
+    for name, count in (("rows leaked", said.leaked), ("rows refused", said.refused)):
+        print(f"{name:<20} {count:,}")
+    limits = Limits(**{name: getattr(chosen, name) for name in Limits._fields})
+    found = breaches(numbers, limits, leaked=said.leaked, refused=said.refused)
+    for breach in found:
+        print(f"BREACH: {breach}")
+    return 1 if found else 0
+
+
+SHARES = {"padding share", "truncated share", "nothing learnt", "tokens learnt", "end learnt", "duplicates"}
+
+
+class _Said(logging.Handler):
+    """What the log says of the data, and the rows that it counts."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        self.leaked = self.refused = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+        self.leaked += getattr(record, "leaked", 0)
+        self.refused += getattr(record, "refused", 0)
+
+
+def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
+    """Lines that show an example, what is learnt between `marks`."""
+    from hftrain.inspect import tokenizer_of
+
+    tokenizer = tokenizer_of(view.processor)
+    if not hasattr(tokenizer, "decode"):
+        tokenizer = None
+
+    def text(ids: Any) -> str:
+        return tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids))
+
+    def learnt(said: Any) -> str:
+        return f"{marks[0]}{said}{marks[1]}"
+
+    pairs = list(zip(example.ids, example.labels, strict=False))
+    if example.kind == "next":
+        groups = groupby(pairs, key=lambda pair: pair[1] >= 0)
+        yield "".join(learnt(text(i for i, _ in group)) if on else text(i for i, _ in group) for on, group in groups)
+    elif example.kind in ("masked", "tags"):
+        names = view.model.config.id2label if example.kind == "tags" else {}
+        words = (
+            text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs
+        )
+        yield (" " if names else "").join(words)
+    else:
+        yield text(example.ids)
+        if example.kind == "target":
+            yield learnt(text(example.labels))
+    for name, value in example.rest.items():
+        yield f"{name}: {learnt(value) if name == 'label' else value}"

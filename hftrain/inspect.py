@@ -1,0 +1,210 @@
+"""What the loop will see: the examples as the model gets them, which of their tokens are learnt, and what is wrong.
+
+`fit` measures a sample of every run for its report. Under `hftrain inspect`, which runs any recipe inside `asked`, it
+hands the examples over and ends there, before anything is trained or written.
+
+Shapes: N examples, T tokens of one example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from hftrain.data.plan import Plan, cut, fetch, padded_tokens, seed_all
+from hftrain.losses import IGNORE, Batch
+
+_ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
+
+
+class View(NamedTuple):
+    """What `fit` was given."""
+
+    examples: Sequence[Any]
+    collate: Callable[[list[Any]], Batch]
+    plan: Plan
+    config: Any
+    model: Any
+    processor: Any
+
+
+class Seen(Exception):
+    """Carries a `View` from `fit` through the recipe to who asked."""
+
+    def __init__(self, view: View):
+        super().__init__("fit was asked to show its examples")
+        self.view = view
+
+
+class Example(NamedTuple):
+    """One example as the model sees it.
+
+    kind: what its labels are: "next" tokens, tokens in place of "masked" ones, a "target" text, "tags" of tokens, one
+    for the "whole" example, or "none" that are known here.
+    """
+
+    index: int
+    kind: str
+    ids: list[int]  # without padding
+    labels: list[int]  # of a target, its own tokens; else those of `ids`, -100 where nothing is learnt
+    rest: dict[str, Any]  # what else is in the batch: small values, or shapes
+
+    @property
+    def learnt(self) -> int:
+        return sum(label != IGNORE for label in self.labels)
+
+
+def inspecting() -> bool:
+    """Whether `fit` will show its examples and train nothing: what only the result needs may be left out."""
+    return _ASKED.get()
+
+
+@contextmanager
+def asked() -> Iterator[None]:
+    """Makes `fit` raise `Seen`."""
+    token = _ASKED.set(True)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
+
+
+def look(view: View, count: int = 64) -> dict[str, Any]:
+    """`measure` of `count` examples, for the report. Raises `Seen` if somebody asked for the examples."""
+    if inspecting():
+        raise Seen(view)
+    return measure(view, sample(view, count))
+
+
+def sample(view: View, count: int) -> list[Example]:
+    """`count` examples, evenly spread, each as a batch of its own."""
+    chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
+    return [_example(view, index, row) for index, row in zip(chosen, fetch(view.examples, chosen), strict=True)]
+
+
+def _example(view: View, index: int, row: Any) -> Example:
+    seed_all(view.config.seed, 0, index)  # of augmentation
+    batch = {name: value for name, value in view.collate([row]).items() if isinstance(value, torch.Tensor)}
+    ids, labels = batch.pop("input_ids", torch.zeros(1, 0)), batch.pop("labels", None)
+    mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()
+    kind = _kind(view.model, ids, labels, "decoder_input_ids" in batch)
+    rest = {name: value.tolist() if value.numel() < 9 else tuple(value.shape) for name, value in batch.items()}
+    if kind in ("next", "masked", "tags"):
+        told = labels[mask] if labels is not None and mask.shape == labels.shape else ids[mask]
+    elif kind == "target":
+        told = labels[labels != IGNORE]
+    else:
+        rest |= {"label": _named(view.model, labels)} if labels is not None else {}
+        told = torch.zeros(0)
+    tokens = ids[mask] if mask.shape == ids.shape else ids.flatten()
+    return Example(index, kind, tokens.long().tolist(), told.long().tolist(), rest)
+
+
+def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:
+    if labels is None or labels.ndim < 2 or labels.is_floating_point():
+        return "none" if labels is None else "whole"
+    if decoder or labels.shape != ids.shape:
+        return "target"
+    if model.get_output_embeddings() is None:
+        return "tags"
+    learnt = labels != IGNORE
+    return "next" if bool((labels == ids)[learnt].all()) else "masked"
+
+
+def _named(model: Any, labels: torch.Tensor) -> Any:
+    """The class that a single label means."""
+    if labels.numel() > 1 or labels.is_floating_point():
+        return labels.tolist() if labels.numel() < 9 else tuple(labels.shape)
+    return (getattr(model.config, "id2label", None) or {}).get(int(labels), int(labels))
+
+
+def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
+    """Numbers of the examples `seen`, of the lengths of all, and of the padding in the first steps. A number that has no
+    meaning for the task is left out."""
+    numbers: dict[str, Any] = {"examples": len(view.examples), "examples looked at": len(seen)}
+    lengths = view.plan.tokens
+    if lengths.max() > 1:
+        numbers |= {"tokens, median": float(np.median(lengths)), "tokens, longest": int(lengths.max())}
+        numbers["padding share"] = _padding(view)
+    truncated = _attribute(view.examples, "truncated", "counts")
+    if truncated is not None:
+        numbers["truncated share"] = truncated / len(view.examples)
+    if seen[0].kind in ("next", "masked", "tags", "target"):
+        numbers["nothing learnt"] = sum(not example.learnt for example in seen) / len(seen)
+    if seen[0].kind in ("next", "masked", "tags"):
+        numbers["tokens learnt"] = sum(e.learnt for e in seen) / max(1, sum(len(e.ids) for e in seen))
+    if seen[0].kind in ("next", "target") and (ends := end_ids(view)):
+        numbers["end learnt"] = sum(bool(ends.intersection(example.labels)) for example in seen) / len(seen)
+    if any(example.ids for example in seen):
+        numbers["duplicates"] = 1 - len({(*e.ids, IGNORE, *e.labels, str(e.rest)) for e in seen}) / len(seen)
+    return numbers
+
+
+def end_ids(view: View) -> set[int]:
+    """Tokens that end a generated text: what the model stops at, or the tokenizer's own."""
+    told = getattr(getattr(view.model, "generation_config", None), "eos_token_id", None)
+    tokenizer = tokenizer_of(view.processor)
+    ends = {*(told if isinstance(told, list) else [told]), getattr(tokenizer, "eos_token_id", None)}
+    return {end for end in ends if end is not None}
+
+
+def tokenizer_of(processor: Any) -> Any:
+    return getattr(processor, "tokenizer", processor)
+
+
+def _attribute(examples: Any, *names: str) -> int | None:
+    """The number of examples that were cut, where whoever made them has counted."""
+    inner = getattr(examples, "examples", examples)  # of packs
+    for name in names:
+        counted = getattr(inner, name, None)
+        if isinstance(counted, dict):
+            return counted.get("truncated") if name == "counts" else sum(counted.values())
+    return None
+
+
+def _padding(view: View, steps: int = 20) -> float:
+    """Share of the tokens in the first steps that are padding."""
+    plan, config = view.plan, view.config
+    padded = tokens = 0
+    for step in range(min(steps, plan.steps_per_epoch)):
+        lengths = plan.lengths[plan.examples(step)]
+        sizes = {"micro_batch_size": config.micro_batch_size, "micro_batch_tokens": config.micro_batch_tokens}
+        padded += sum(padded_tokens(lengths[group]) for group in cut(lengths, 1, **sizes))
+        tokens += int(lengths.sum())
+    return 1 - tokens / padded
+
+
+class Limits(NamedTuple):
+    """How much of a thing is too much, as a share; what is over is a breach."""
+
+    max_truncated: float = 0.05
+    max_duplicates: float = 0.1
+    max_padding: float = 0.5
+    max_nothing_learnt: float = 0.0
+    min_tokens_learnt: float = 0.0
+    max_leaked: int = 0  # rows held out that stand in the training rows
+    max_refused: int = 0  # rows left out
+
+
+def breaches(numbers: dict[str, Any], limits: Limits, *, leaked: int = 0, refused: int = 0) -> list[str]:
+    """What is wrong, a sentence each."""
+    shares = {"truncated share": "max_truncated", "duplicates": "max_duplicates", "padding share": "max_padding"}
+    shares |= {"nothing learnt": "max_nothing_learnt"}
+    found = [
+        f"{name} {numbers[name]:.1%} is over {limit} = {getattr(limits, limit):.1%}"
+        for name, limit in shares.items()
+        if numbers.get(name, 0) > getattr(limits, limit)
+    ]
+    if numbers.get("tokens learnt", 1) <= limits.min_tokens_learnt:
+        found.append(f"tokens learnt {numbers['tokens learnt']:.1%}, min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
+    if numbers.get("end learnt") == 0 and numbers.get("tokens learnt", 0) < 1:  # a running text need not end
+        found.append("no example learns a token that ends it: what is generated would not stop")
+    for name, count, most in (("leaked", leaked, limits.max_leaked), ("refused", refused, limits.max_refused)):
+        if count > most:
+            found.append(f"{count:,} rows {name}, max_{name} = {most}")
+    return found
