@@ -26,7 +26,6 @@ from hftrain.prepare.writing import fingerprint
 from hftrain.text.examples import cache, whole
 
 LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
-WORD_STARTS = ("Ġ", "▁", "Ċ")  # of byte-level and of SentencePiece tokens; the last is a line's end
 
 
 @dataclass
@@ -179,31 +178,16 @@ def _texts(source: Any) -> Iterator[str]:
             return
 
 
-def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """(V,) bool: tokens that begin a word, by the marks of WordPiece, byte-level BPE and SentencePiece.
-
-    Raises:
-        ValueError: the tokenizer's tokens do not show it.
-    """
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    special = np.isin(np.arange(len(tokens)), tokenizer.all_special_ids)
-    if any(token.startswith("##") for token in tokens):
-        return special | np.array([not token.startswith("##") for token in tokens])
-    if not any(token.startswith(WORD_STARTS[:2]) for token in tokens):
-        raise ValueError("whole_words: this tokenizer's tokens do not show where words begin")
-    return special | np.array([token.startswith(WORD_STARTS) for token in tokens])
-
-
 # ---- what is said of a run ----
 
 
-def step_flops(model: Any, examples: Any) -> Callable[[np.ndarray], float]:
-    """`flops` for `fit`: attention within documents, also where they are packed."""
+def step_flops(model: Any, examples: Any, lengths: np.ndarray) -> Callable[[np.ndarray], float]:
+    """`flops` for `fit`, of examples of these lengths: attention within documents, also where they are packed."""
     flops = training_flops(model)
     if isinstance(examples, Packed):
-        lengths, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
-        return lambda indices: flops(lengths[np.concatenate([packs[i] for i in indices])])
-    return lambda indices: flops(examples.lengths[indices])
+        documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
+        return lambda indices: flops(documents[np.concatenate([packs[i] for i in indices])])
+    return lambda indices: flops(lengths[indices])
 
 
 def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
@@ -224,20 +208,19 @@ def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
 
 def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:
     """For the report: documents, tokens, bytes, examples, padding and pieces of each split."""
-    return {
-        name: {
-            "documents": len(split),
-            "tokens": split.tokens,
-            "bytes of text": sum(shard["bytes"] for shard in split.shards),
-            "examples": len(examples[name]),
-            "padding of full examples": f"{100 * examples[name].padding:.2f} %",
-            "documents or examples cut": getattr(
-                examples[name], "pieces", getattr(examples[name].examples, "pieces", 0)
-            ),
-            "fingerprint": split._fingerprint[:16],
+
+    def told(documents: TokenFiles, blocks: Any) -> dict[str, Any]:
+        return {
+            "documents": len(documents),
+            "tokens": documents.tokens,
+            "bytes of text": sum(shard["bytes"] for shard in documents.shards),
+            "examples": len(blocks),
+            "padding, were all as long as the longest may be": f"{100 * blocks.padding:.2f} %",
+            "pieces of longer documents": getattr(blocks, "examples", blocks).pieces,
+            "fingerprint": documents._fingerprint[:16],
         }
-        for name, split in files.items()
-    }
+
+    return {name: told(files[name], examples[name]) for name in files}
 
 
 def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing: Any) -> dict[str, Any]:

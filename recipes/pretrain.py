@@ -75,7 +75,8 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=examples["train"].lengths, collate=collate,
         loss=causal_language_model(config.label_smoothing_factor, chunked=chunked), count=count_next_labels,
-        evaluate=evaluate, processor=tokenizer, flops=pretraining.step_flops(model, examples["train"]),
+        evaluate=evaluate, processor=tokenizer,
+        flops=pretraining.step_flops(model, examples["train"], examples["train"].lengths),
     )  # fmt: skip
     samples = pretraining.continuations(accelerator, model, tokenizer, files["validation"], config.sample_tokens)
     publish(

@@ -30,7 +30,7 @@ ROWS = [
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining"},
     {"loop", "run"},
-    {"launch", "predict"},
+    {"export", "launch", "merge", "predict", "serving"},
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
@@ -65,6 +65,10 @@ INSIDE_A_ROW = {
     ("denoising", "pretraining"),
     ("pretraining", "prepare"),
     ("loop", "run"),
+    ("export", "merge"),
+    ("export", "predict"),
+    ("merge", "predict"),
+    ("serving", "export"),
 }
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

@@ -78,22 +78,22 @@ def span_corruption(
     ends each text in a span, which of a text with a single span always hides the end.)
 
     Args:
-        tokens: (T,) ids of a text, T >= 2, without an end token.
+        tokens: (T,) ids of a text, without an end token. Of a single one nothing is hidden.
         sentinels: ids, the first for the first span (T5: <extra_id_0>, ...); with fewer, spans are fewer and longer.
 
     Returns:
         inputs and labels, each ending in `eos_token_id`.
     """
+    tokens, end = np.asarray(tokens, dtype=np.int64), np.array([eos_token_id])
     if len(tokens) < 2:
-        raise ValueError(f"span corruption needs texts of 2 or more tokens, and this one has {len(tokens)}")
+        return np.concatenate([tokens, end]), end
     noise = int(np.clip(round(density * len(tokens)), 1, len(tokens) - 1))
     kept = len(tokens) - noise
     spans = min(max(1, round(noise / mean_span)), len(sentinels), noise, kept + 1)
     gaps, hidden = _parts(kept + 2, spans + 1), _parts(noise, spans)
     gaps[[0, -1]] -= 1  # before the first span and behind the last there may be nothing
-    pieces = np.split(np.asarray(tokens, dtype=np.int64), np.cumsum(np.stack([gaps[:-1], hidden], axis=1)))
+    pieces = np.split(tokens, np.cumsum(np.stack([gaps[:-1], hidden], axis=1)))
     marks = [np.array([sentinel]) for sentinel in sentinels[:spans]]
-    end = np.array([eos_token_id])
     inputs = [part for piece, mark in zip(pieces[:-1:2], marks, strict=True) for part in (piece, mark)]
     labels = [part for piece, mark in zip(pieces[1::2], marks, strict=True) for part in (mark, piece)]
     return np.concatenate([*inputs, pieces[-1], end]), np.concatenate([*labels, end])

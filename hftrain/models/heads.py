@@ -156,6 +156,7 @@ class TransformerForMaskedLM(TransformerWithHead):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         label_smoothing: float = 0.0,
+        use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> MaskedLMOutput:
@@ -164,6 +165,7 @@ class TransformerForMaskedLM(TransformerWithHead):
         Args:
             labels: [B, S], -100 where nothing is to be guessed. With them the loss is returned too.
             label_smoothing: share of probability spread over the vocabulary in that loss.
+            use_cache: taken and ignored, as by the encoders of transformers: there is nothing to cache.
         """
         outputs = self.model(
             input_ids=input_ids,

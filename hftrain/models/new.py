@@ -63,11 +63,12 @@ def new_shape(
     small |= dict.fromkeys(("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers"), depth)
     small |= dict.fromkeys(("num_attention_heads", "num_key_value_heads", "decoder_attention_heads"), heads)
     small |= dict.fromkeys(("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), inner)
-    small |= {"head_dim": width // heads, "decoder_start_token_id": vocabulary["pad_token_id"]}
-    small |= form or {} if name == CUSTOM else {}
+    small |= {"head_dim": width // heads} | (form or {} if name == CUSTOM else {})
     known = known_entries(name)
-    shape = vocabulary | {key: value for key, value in small.items() if key in known} | given
+    shape = vocabulary | {key: value for key, value in small.items() if key in known}
+    if plain.is_encoder_decoder:
+        shape["decoder_start_token_id"] = vocabulary["pad_token_id"]  # as in T5
     try:
-        return type(plain)(**shape)
+        return type(plain)(**shape | given)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"model_config: {error}") from error

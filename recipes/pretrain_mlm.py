@@ -1,0 +1,91 @@
+"""Pretrain an encoder by masked tokens (BERT), or an encoder-decoder by hidden spans (T5), from scratch or further.
+
+    accelerate launch recipes/pretrain_mlm.py --model bert --train_file 'books/*.txt' --whole_words
+    accelerate launch recipes/pretrain_mlm.py --model_name_or_path answerdotai/ModernBERT-base --train_file notes.jsonl
+    accelerate launch recipes/pretrain_mlm.py --objective span_corruption --model t5 --train_file tokens/
+
+Text as in pretrain.py. What is hidden in training is drawn anew each time and follows from seed and step; what is
+hidden in the validation text is always the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp
+from typing import Any
+
+from hftrain import causal, denoising, pretraining, text
+from hftrain.config import parse
+from hftrain.data.noise import Noised
+from hftrain.evaluation import mean_loss
+from hftrain.loop import fit, start
+from hftrain.losses import count_labels, sequence_to_sequence
+from hftrain.models import load, new
+from hftrain.report import publish
+
+USE = {
+    "masked_tokens": """from transformers import pipeline
+
+print(pipeline("fill-mask", model=model, tokenizer=tokenizer)(f"To be, or not to {tokenizer.mask_token}."))""",
+    "span_corruption": """ids = tokenizer("To be<extra_id_0> to be.", split_special_tokens=False, return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
+}
+
+
+@dataclass
+class PretrainMlmConfig(denoising.DenoisingConfig):
+    """A masked language model, or an encoder-decoder that fills in spans, from scratch or further."""
+
+    model: str = "bert"
+    """Architecture of a new model: transformer (our own), or of transformers: bert, modernbert, ...; t5, ..."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        new_model, auto_class = self.model_name_or_path is None, denoising.AUTO[self.objective]
+        if new_model and (problem := new.model_problem(self.model, self.model_config, auto_class)):
+            yield problem[:1], problem[1]
+
+
+def main(config: PretrainMlmConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
+        tokenizer, files = pretraining.load_tokens(config, denoising.MARKS[config.objective])
+    noise = denoising.make_noise(config, tokenizer)
+    examples = pretraining.make_blocks(config, files, config.packing)
+    lengths = {name: denoising.noised_lengths(noise, config.objective, e.lengths) for name, e in examples.items()}
+
+    def shape() -> Any:
+        form = {"num_decoder_layers": 0} if config.objective == "masked_tokens" else {}
+        return new.new_shape(config.model, config.model_config, text.vocabulary(tokenizer), config.max_length, form)
+
+    auto_class = denoising.AUTO[config.objective]
+    model = load.load_model(config, auto_class, new=shape)
+    pretraining.check_positions(model, config.max_length)
+    collate = denoising.denoising_collator(config.objective, tokenizer, model)
+    model = load.add_adapters(model, config, None if config.objective == "masked_tokens" else "SEQ_2_SEQ_LM")
+    chunked = config.chunked_loss and causal.chunk_loss(model)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        fixed = Noised(examples["validation"], noise, config.seed)
+        task = (accelerator, model, fixed, lengths["validation"], config.eval_batch_size)
+        loss = mean_loss(*task, collate=collate, loss=sequence_to_sequence(chunked=chunked), count=count_labels)
+        return {"loss": loss, "perplexity": exp(min(loss, 700))}
+
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer,
+        collate=lambda rows: collate([noise(row) for row in rows]), count=count_labels, evaluate=evaluate,
+        loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
+        flops=pretraining.step_flops(model, examples["train"], lengths["train"]),
+    )  # fmt: skip
+    publish(
+        accelerator, config, results, split="validation", metric="eval_perplexity",
+        task="fill-mask" if config.objective == "masked_tokens" else "text2text-generation",
+        title="Masked language model" if config.objective == "masked_tokens" else "Span-filling encoder-decoder",
+        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        data=pretraining.describe(files, examples),
+        usage=pretraining.usage(config, auto_class.__name__, USE[config.objective]),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(PretrainMlmConfig))
