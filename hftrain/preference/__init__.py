@@ -1,8 +1,12 @@
-"""Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers that are good or bad."""
+"""Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers that are good or bad, and reward
+models."""
 
-from hftrain.preference.losses import dpo, ipo, kto, objective, orpo, rewards, simpo
+from hftrain.preference.data import describe, load_preferences, to_preference, tokenize_preferences
+from hftrain.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
+from hftrain.preference.reward import evaluate_rewards, reward_loss, reward_usage
 from hftrain.preference.settings import PreferenceConfig
 from hftrain.preference.training import (
+    IDS,
     ReferencePoint,
     collate_preferences,
     count_examples,
@@ -12,18 +16,27 @@ from hftrain.preference.training import (
 )
 
 __all__ = [
+    "IDS",
     "PreferenceConfig",
     "ReferencePoint",
+    "bradley_terry",
     "collate_preferences",
     "count_examples",
+    "describe",
     "dpo",
     "evaluate_preferences",
+    "evaluate_rewards",
     "ipo",
     "kto",
+    "load_preferences",
     "objective",
     "orpo",
     "preference_loss",
+    "reward_loss",
+    "reward_usage",
     "rewards",
     "simpo",
+    "to_preference",
+    "tokenize_preferences",
     "with_reference",
 ]

@@ -95,6 +95,18 @@ def kto(
     return (weights * torch.sigmoid(torch.where(desirable, -gains, gains))).sum()
 
 
+def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor, *, center: float = 0.0) -> torch.Tensor:
+    """Of a reward model, with R its reward (Ouyang et al. 2022, equation 1): `-log sigmoid(R(y+) - R(y-))`.
+
+    Only differences matter to it; with `center` c, `c (R(y+) + R(y-))^2` (Eisenstein et al. 2023, equation 2) keeps
+    rewards about 0.
+
+    Args:
+        chosen, rejected: (B,) R(y+) and R(y-).
+    """
+    return (center * (chosen + rejected).square() - F.logsigmoid(chosen - rejected)).sum()
+
+
 def objective(
     config: PreferenceConfig,
     log_probs: torch.Tensor,

@@ -24,6 +24,7 @@ from hftrain import distributed, text
 from hftrain.data.plan import MicroBatch
 from hftrain.evaluation import predict
 from hftrain.losses import IGNORE, Batch
+from hftrain.preference.data import IDS, LABELS
 from hftrain.preference.losses import objective, rewards
 from hftrain.preference.settings import PreferenceConfig
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)
-IDS, LABELS = ("first_input_ids", "second_input_ids"), ("first_labels", "second_labels")
 
 
 def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batch:

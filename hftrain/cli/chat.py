@@ -1,0 +1,118 @@
+"""`hftrain chat`: talk to a trained model in the terminal."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("chat", help="talk to a trained model", epilog=f"In the conversation: {HELP}.")
+    command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
+    command.add_argument("--system", metavar="TEXT", help="a system message that begins the conversation")
+    command.add_argument("--max_new_tokens", type=int, metavar="N", default=512, help="of an answer (default: 512)")
+    command.add_argument(
+        "--temperature", type=float, metavar="T", default=0.0, help="of sampling; 0, the default: the likeliest tokens"
+    )
+    command.add_argument("--top_p", type=float, metavar="P", default=1.0, help="sample from this share (default: 1)")
+    command.add_argument("--seed", type=int, metavar="N", help="of sampling")
+    command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    command.set_defaults(command=chat)
+
+
+def chat(args: argparse.Namespace) -> int:
+    """A message a line on standard input, until /exit or its end; the answers stream to standard output."""
+    from transformers import set_seed
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of the loading of weights
+    if args.seed is not None:
+        set_seed(args.seed)
+    model, tokenizer = load(args.folder, args.device)
+    if tokenizer.chat_template is None:
+        if args.system:
+            raise ValueError(f"{args.folder} has no chat template, which could hold a system message")
+        print("this model has no chat template: it goes on with what you type", file=sys.stderr)
+    start = [{"role": "system", "content": args.system}] if args.system else []
+    messages = list(start)
+    search: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
+    if args.temperature > 0:
+        search |= {"temperature": args.temperature, "top_p": args.top_p}
+    if sys.stdin.isatty():
+        print(f"{args.folder} ({HELP})", file=sys.stderr)
+    while (line := read_line()) not in (None, "/exit"):
+        if line == "/new":
+            messages = list(start)
+        elif line:
+            messages.append({"role": "user", "content": line})
+            forget(messages, model, tokenizer, args.max_new_tokens)
+            messages.append({"role": "assistant", "content": say(model, tokenizer, messages, search)})
+    return 0
+
+
+def load(folder: Path, device: str | None) -> tuple[Any, Any]:
+    """The model, and the tokenizer that was saved with it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from hftrain.models.adapters import load_adapted
+    from hftrain.predict.folder import ADAPTER, kind, read_config
+
+    config = read_config(folder)
+    if not kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
+        raise ValueError(f"{folder} holds a {kind(folder, config)}, which does not chat: try hftrain predict")
+    adapter = (folder / ADAPTER).is_file()
+    model = load_adapted(folder, AutoModelForCausalLM) if adapter else AutoModelForCausalLM.from_pretrained(folder)
+    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    return model.eval().to(device), AutoTokenizer.from_pretrained(folder)
+
+
+def read_line() -> str | None:
+    """A line of standard input; None at its end, or at Ctrl-C."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """What the answer goes on from: the conversation; without a chat template the last line alone."""
+    if tokenizer.chat_template is None:
+        return tokenizer(messages[-1]["content"])["input_ids"]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
+def forget(messages: list[dict[str, str]], model: Any, tokenizer: Any, max_new_tokens: int) -> None:
+    """Drops the oldest turns, and says so, while the model has no positions for the conversation and an answer."""
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+    first = 1 if messages[0]["role"] == "system" else 0
+    while len(prompt_ids(tokenizer, messages)) + max_new_tokens > room and len(messages) > first + 2:
+        del messages[first : first + 2]
+        print(f"the oldest turn is forgotten: the model reads {room} tokens", file=sys.stderr)
+
+
+def say(model: Any, tokenizer: Any, messages: list[dict[str, str]], search: dict[str, Any]) -> str:
+    """The answer, shown while it is written; of one that Ctrl-C stops, what was shown."""
+    import torch
+    from transformers import TextStreamer
+
+    class Streamer(TextStreamer):
+        shown = ""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            self.shown += text
+            super().on_finalized_text(text, stream_end)
+
+    streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    ids = torch.tensor([prompt_ids(tokenizer, messages)], device=model.device)
+    try:
+        with torch.no_grad():
+            model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer, num_beams=1,
+                pad_token_id=tokenizer.pad_token_id, **search,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print()
+    return streamer.shown

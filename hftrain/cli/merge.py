@@ -1,0 +1,87 @@
+"""`hftrain merge` and `hftrain export`: a trained model written anew, and compared with what was trained."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "merge",
+        help="write a model with its adapter merged into the weights; exit code 1 if it is not the same model",
+        epilog="What was written is read back, and its logits are compared with those of the base with the adapter.",
+    )
+    _shared(command, "the base's", "merged")
+    command.set_defaults(command=merge_adapter)
+
+    command = commands.add_parser(
+        "export",
+        help="write a model for servers: merged, in half precision, with test vectors",
+        epilog="`hftrain check-serve URL OUT-export` compares a running server with the test vectors.",
+    )
+    _shared(command, "bfloat16", "export")
+    command.add_argument(
+        "--gguf",
+        metavar="LLAMA_CPP",
+        type=Path,
+        help="also write model.gguf, with the converter in this checkout of llama.cpp",
+    )
+    command.add_argument(
+        "--max_new_tokens", type=int, metavar="N", default=32, help="tokens of each test vector's answer (default: 32)"
+    )
+    command.set_defaults(command=export_model)
+
+
+def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
+    command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
+    command.add_argument("--output", metavar="DIR", type=Path, help=f"write here (default: OUT-{name})")
+    command.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help=f"format of the weights (default: {dtype})"
+    )
+    command.add_argument("--max_shard_size", metavar="SIZE", default="5GB", help="of a file of weights (default: 5GB)")
+    command.add_argument("--prompts", metavar="FILE", type=Path, help="compare on these texts, one a line")
+    command.add_argument("--max_kl", type=float, metavar="NATS", help="mean KL divergence that is allowed, by rounding")
+    command.add_argument("--load_in_4bit", action="store_true", default=None, help="the adapter was trained on 4 bits")
+    command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    command.set_defaults(suffix=name)
+
+
+def merge_adapter(args: argparse.Namespace) -> int:
+    from hftrain.merge import merge
+
+    return _write(args, merge, {"dtype": args.dtype})
+
+
+def export_model(args: argparse.Namespace) -> int:
+    from hftrain.export import export
+
+    more = {"dtype": args.dtype or "bfloat16", "llama_cpp": args.gguf, "max_new_tokens": args.max_new_tokens}
+    return _write(args, export, more)
+
+
+def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from hftrain.cli.predict import read_lines
+    from hftrain.merge import NotTheSame
+
+    disable_progress_bar()  # of the loading of weights
+    if args.prompts:
+        more["prompts"] = read_lines(args.prompts)
+    output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-{args.suffix}")
+    try:
+        parity = function(
+            args.folder,
+            output,
+            max_shard_size=args.max_shard_size,
+            max_kl=args.max_kl,
+            load_in_4bit=args.load_in_4bit,
+            device=args.device,
+            **more,
+        )
+    except NotTheSame as error:
+        print(f"hftrain: {error}", file=sys.stderr)
+        return 1
+    print(f"{output}: {parity}")
+    return 0

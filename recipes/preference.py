@@ -1,0 +1,99 @@
+"""Preference: teach a chat model which of two answers people prefer (DPO, IPO, SimPO, ORPO), or which are good (KTO).
+
+    accelerate launch recipes/preference.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \\
+        --train_file pairs.jsonl --use_peft
+    accelerate launch recipes/preference.py ... --loss_type kto          # {"prompt", "completion", "label"}
+
+Rows are prompt, chosen, rejected, each text or messages; chosen and rejected that begin alike; instruction, input,
+chosen, rejected; and for KTO prompt, completion, label. Files as in every recipe. Reward accuracy, margin and the
+answers' log-probabilities on held-out pairs are in the log and the report.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from transformers import AutoModelForCausalLM
+
+from hftrain import chat, preference, text
+from hftrain.config import RecipeConfig, above, parse
+from hftrain.loop import fit, start
+from hftrain.models import load
+from hftrain.report import publish
+
+
+@dataclass
+class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, RecipeConfig):
+    """Learning from preferences."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
+    """Peak learning rate; null: 2e-5 for adapters, 1e-6 for a whole model."""
+
+    global_batch_size: Annotated[int | None, above(0)] = 16
+    """Pairs in one optimizer step, over all devices; of KTO, answers. Part of the recipe: results depend on it."""
+
+    num_train_epochs: Annotated[float | None, above(0)] = 1.0
+    """Passes over the training data."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            self.learning_rate = 2e-5 if self.use_peft else 1e-6
+        super().__post_init__()
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "preferences are taught to a model that can chat: name one"
+        if self.label_smoothing_factor:
+            yield ("label_smoothing_factor",), "is of classes and tokens: of preferences, set label_smoothing"
+        if self.needs_reference and not self.precompute_ref_log_probs and not self.use_peft:
+            yield (
+                ("precompute_ref_log_probs", "use_peft"),
+                "without adapters to switch off, the reference model is the model before training: leave it on",
+            )
+
+
+def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
+    accelerator, unpaired = start(config), config.loss_type == "kto"
+    template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        rows = preference.load_preferences(config, seed=config.seed, unpaired=unpaired)
+        tokenize = partial(preference.tokenize_preferences, template=template, config=config, unpaired=unpaired)
+        examples = {name: tokenize(split) for name, split in rows.items()}
+    lengths = {name: text.lengths(split, preference.IDS) for name, split in examples.items()}
+
+    model = load.load_model(config, AutoModelForCausalLM)
+    chat.fit_model(model, template, config.max_length)
+    model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
+    collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
+    if config.needs_reference and config.precompute_ref_log_probs:
+        for name, split in examples.items():
+            task = (split, lengths[name], config.eval_batch_size)
+            examples[name] = preference.with_reference(accelerator, model, *task, collate)
+    point = preference.ReferencePoint(accelerator, config) if unpaired else None
+
+    def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
+        task = (examples[split], lengths[split], config.eval_batch_size)
+        return preference.evaluate_preferences(accelerator, model, *task, config, collate)
+
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, evaluate=evaluate,
+        loss=preference.preference_loss(accelerator, config, point), count=preference.count_examples,
+        before_step=point.measure if point else None, processor=template.tokenizer,
+    )  # fmt: skip
+    results |= {f"test_{name}": value for name, value in evaluate(model.eval(), "test").items()}
+    publish(
+        accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
+        title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,
+        dataset=str(config.train_file or config.dataset_name), usage=chat.usage(config, rows["test"][0]),
+        data=preference.describe(rows, examples, lengths),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(PreferenceRecipeConfig))

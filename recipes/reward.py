@@ -1,0 +1,79 @@
+"""Reward: a model that gives a conversation a number, learnt from which of two answers people prefer (Bradley-Terry).
+
+    accelerate launch recipes/reward.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \\
+        --train_file pairs.jsonl --use_peft
+
+Rows are pairs as recipes/preference.py reads them: prompt, chosen, rejected, each text or messages, and so on. The model
+is one for sequence classification with one label; its logit is the reward. Accuracy is the share of held-out pairs whose
+chosen answer gets the higher reward.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from transformers import AutoModelForSequenceClassification
+
+from hftrain import chat, preference, text
+from hftrain.config import RecipeConfig, at_least, parse
+from hftrain.loop import fit, start
+from hftrain.models import load
+from hftrain.report import publish
+
+
+@dataclass
+class RewardConfig(chat.ChatConfig, RecipeConfig):
+    """Learning a reward."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
+    """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
+    it, and algorithms that add up rewards do."""
+
+    num_train_epochs: Annotated[float | None, at_least(0)] = 1.0
+    """Passes over the training data."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "a reward is taught to a model that can read: name one"
+        if self.label_smoothing_factor:
+            yield ("label_smoothing_factor",), "is of classes and tokens, and a reward has neither: leave it out"
+
+
+def main(config: RewardConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        rows = preference.load_preferences(config, seed=config.seed)
+        examples = {name: preference.tokenize_preferences(split, template, config) for name, split in rows.items()}
+    lengths = {name: text.lengths(split, preference.IDS) for name, split in examples.items()}
+
+    model = load.load_model(config, AutoModelForSequenceClassification, settings={"num_labels": 1})
+    chat.fit_model(model, template, config.max_length)
+    model = load.add_adapters(model, config, "SEQ_CLS", new_tokens=template.new_ids)
+    collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
+
+    def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
+        task = (examples[split], lengths[split], config.eval_batch_size)
+        return preference.evaluate_rewards(accelerator, model, *task, collate)
+
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, evaluate=evaluate,
+        loss=preference.reward_loss(config.center_rewards_coefficient), count=preference.count_examples,
+        processor=template.tokenizer,
+    )  # fmt: skip
+    results |= {f"test_{name}": value for name, value in evaluate(model.eval(), "test").items()}
+    publish(
+        accelerator, config, results, metric="test_accuracy", task="text-classification", title="Reward model",
+        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        usage=preference.reward_usage(config, rows["test"][0]), data=preference.describe(rows, examples, lengths),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(RewardConfig))

@@ -1,0 +1,126 @@
+"""`hftrain merge`: what is written is the model that was trained, or is not written."""
+
+import json
+
+import peft
+import pytest
+import torch
+from chat_models import make_adapter, make_folder
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hftrain.cli import main
+from hftrain.merge import MAX_KL, NotTheSame, compare, logits_of, merge
+
+PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"])
+def test_the_merged_model_is_the_trained_one(tmp_path, tied, settings):
+    """Plain `from_pretrained` of what was written gives the logits of the base with its adapter."""
+    base = make_folder(tmp_path / "base", tie_word_embeddings=tied)
+    folder = make_adapter(base, tmp_path / "out", **settings)
+    parity = merge(folder, tmp_path / "merged", prompts=PROMPTS)
+    assert parity.mean_kl < 1e-9 and parity.max_difference < 1e-3 and parity.top1_agreement == 1
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    trained = peft.AutoPeftModelForCausalLM.from_pretrained(folder).eval()
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    start = AutoModelForCausalLM.from_pretrained(base).eval()
+    trained, written, start = (logits_of(model, tokenizer, PROMPTS) for model in (trained, written, start))
+    torch.testing.assert_close(written, trained, rtol=1e-4, atol=1e-4)
+    assert compare(start, written).mean_kl > 1e-2  # the adapter is in it
+
+
+@pytest.mark.parametrize(
+    ("settings", "stays_tied"),
+    [({"target_modules": ["lm_head", "q_proj"]}, False), ({"target_modules": ["embed_tokens", "q_proj"]}, False),
+     ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False), ({"target_modules": ["q_proj"]}, True)],
+    ids=["lm_head", "embed_tokens", "whole lm_head", "neither"],
+)  # fmt: skip
+def test_embeddings_are_untied_when_needed(tmp_path, settings, stays_tied):
+    """One matrix cannot hold an adapter of the input or the output embeddings alone."""
+    folder = make_adapter(make_folder(tmp_path / "base", tie_word_embeddings=True), tmp_path / "out", **settings)
+    assert merge(folder, tmp_path / "merged", prompts=PROMPTS).mean_kl < 1e-9
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is stays_tied
+    assert ("lm_head.weight" in load_file(tmp_path / "merged" / "model.safetensors")) is not stays_tied
+
+
+def test_tokens_that_the_base_has_not(tmp_path):
+    """New tokens' embeddings come with the adapter, and are in the merged model."""
+    base = make_folder(tmp_path / "base", tie_word_embeddings=False)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<|new|>"], special_tokens=True)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer))
+    new = {name: [len(tokenizer) - 1] for name in ("embed_tokens", "lm_head")}
+    adapters = peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", trainable_token_indices=new)
+    model = peft.get_peft_model(model, adapters).eval()
+    for name, parameter in model.named_parameters():
+        if "trainable_tokens_delta" in name:
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "out")
+    tokenizer.save_pretrained(tmp_path / "out")
+    assert merge(tmp_path / "out", tmp_path / "merged", prompts=["<|new|> words <|new|>"]).mean_kl < 1e-9
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    prompts = ["<|new|> and <|new|>"]
+    found, expected = (logits_of(each, tokenizer, prompts) for each in (again, model))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_base_in_4_bits_is_dequantized(tmp_path):
+    """The adapter was trained on the quantized weights: the merged model is these, and not the base's own."""
+    pytest.importorskip("bitsandbytes")
+    base = make_folder(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    folder = make_adapter(base, tmp_path / "out", target_modules=["q_proj", "down_proj"])
+    parity = merge(folder, tmp_path / "merged", prompts=PROMPTS, load_in_4bit=True)
+    assert parity.mean_kl < MAX_KL[torch.bfloat16]
+    merge(folder, tmp_path / "unquantized", prompts=PROMPTS, load_in_4bit=False)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "unquantized"))
+    off = [float((first[name] - second[name]).abs().max()) for name in first]
+    assert 0.01 < max(off) < 0.5  # as far as 16 levels lie apart
+
+
+def test_half_precision_is_near(tmp_path):
+    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    for dtype in ("float16", "bfloat16"):
+        parity = merge(folder, tmp_path / dtype, dtype=dtype, prompts=PROMPTS)
+        assert 0 < parity.mean_kl < MAX_KL[getattr(torch, dtype)]
+        assert load_file(tmp_path / dtype / "model.safetensors")["lm_head.weight"].dtype == getattr(torch, dtype)
+
+
+def test_shards(tmp_path):
+    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    merge(folder, tmp_path / "merged", max_shard_size="50KB", prompts=PROMPTS)
+    assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 1
+
+
+def test_nothing_is_left_of_what_is_not_the_same(tmp_path, capsys):
+    """Beyond the threshold the command fails with exit code 1, and the folder is not there."""
+    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    with pytest.raises(NotTheSame, match="not the model that was trained: max .dlogit"):
+        merge(folder, tmp_path / "merged", dtype="bfloat16", prompts=PROMPTS, max_kl=0.0)
+    command = ["merge", str(folder), "--output", str(tmp_path / "merged"), "--dtype", "bfloat16", "--max_kl", "0"]
+    assert main(command) == 1 and "Nothing of it is kept" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if "merged" in path.name] == []
+
+
+def test_a_broken_adapter_is_refused(tmp_path):
+    """An adapter with a number that is none is not merged into a model that says nothing."""
+    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    weights = load_file(folder / "adapter_model.safetensors")
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError):
+        merge(folder, tmp_path / "merged", prompts=PROMPTS)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_the_command(tmp_path, capsys):
+    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    (tmp_path / "prompts.txt").write_text("some words\nmore words\n")
+    assert main(["merge", str(folder), "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    assert "out-merged: max |dlogit|" in capsys.readouterr().out
+    assert main(["merge", str(folder)]) == 2  # it is there already
+    assert "out-merged is there already" in capsys.readouterr().err
+    assert main(["merge", str(tmp_path / "none")]) == 2
