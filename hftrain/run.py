@@ -169,6 +169,7 @@ class Run:
         elif self.average:
             self.average.write(self.average.average)
         export(self.accelerator, self.model, self.processor, Path(config.output_dir))
+        self.model.eval()  # what is asked of it from here on is asked without dropout
 
     def results(self, plan: Plan) -> dict[str, Any]:
         """Totals of the whole run, and the metrics of the model that was kept."""
