@@ -14,7 +14,7 @@ from torch import nn
 from hftrain.config import LoraConfig
 
 
-def add_adapters(model: Any, config: LoraConfig, task_type: str, *, new_tokens: Sequence[int] = ()) -> Any:
+def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
     """The model with low-rank adapters, which alone train, in fp32; as it is if `use_peft` is off.
 
     LoRA (Hu et al. 2021, section 4.1): W x + (lora_alpha / r) B A x. rsLoRA (Kalajdzievski 2023): lora_alpha / sqrt(r).
