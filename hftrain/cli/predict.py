@@ -37,7 +37,8 @@ def predict_texts(args: argparse.Namespace) -> int:
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
     rows, pairs = None, None
     if args.file and args.file.suffix == ".jsonl":
-        rows = list(read_jsonl(args.file, [args.column, *([args.pair_column] if args.pair_column else [])]))
+        named = {"--column": args.column} | ({"--pair_column": args.pair_column} if args.pair_column else {})
+        rows = list(read_jsonl(args.file, named))
         pairs = [row[args.pair_column] for row in rows] if args.pair_column else None
     elif args.column or args.pair_column:
         raise ValueError("--column and --pair_column name keys of a .jsonl file given with --file")
@@ -73,7 +74,7 @@ def read_lines(path: Path) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def read_jsonl(path: Path, columns: list[str | None]) -> Iterator[dict[str, Any]]:
+def read_jsonl(path: Path, columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(read_lines(path), 1):
         try:
             row = json.loads(line)
@@ -83,8 +84,10 @@ def read_jsonl(path: Path, columns: list[str | None]) -> Iterator[dict[str, Any]
             raise ValueError(f"{path}, line {number}: not a JSON object")
         if "prediction" in row:
             raise ValueError(f'{path}, line {number}: has a "prediction" already, which would be overwritten')
-        for column in columns:
-            if not isinstance(row.get(column), str):
-                said = f"no text under {column!r}; --column names one of {', '.join(row)}"
+        for option, column in columns.items():
+            value = row.get(column)
+            words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
+            if not isinstance(value, str) and not words:
+                said = f"no text under {column!r}; {option} names one of {', '.join(row)}"
                 raise ValueError(f"{path}, line {number}: {said}")
         yield row
