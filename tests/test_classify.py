@@ -1,8 +1,6 @@
 """Classification as it is used: rows with labels of every kind, losses, noise, thresholds, a recipe and its folder."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from classify_worker import recipe
 from torch.testing import assert_close
 
 from hftrain import classification, text
@@ -21,13 +20,6 @@ from hftrain.classification.scoring import best_threshold, tune_thresholds
 from hftrain.config import ConfigError
 from hftrain.metrics import load_metric
 from hftrain.models.freezing import freeze
-
-ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["classify"] = recipe
-spec.loader.exec_module(recipe)
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 WORDS = {"animal": ["dog", "cat", "bird"], "colour": ["red", "blue", "green"], "food": ["bread", "rice", "soup"]}
@@ -441,12 +433,12 @@ def test_the_loss_does_not_depend_on_the_cut(tmp_path):
     for size in (None, 5):
         settings = {"balance_classes": True, "label_smoothing_factor": 0.1, "micro_batch_size": size}
         config = configured(tmp_path, model_name_or_path=folder, output_dir=str(tmp_path / f"out{size}"), **settings)
-        found.append(train(config))
+        found.append(train(config)[0])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-def train(config: Any) -> list[float]:
-    """Losses and gradient norms of each step, without test and report."""
+def train(config: Any) -> tuple[list[float], Any]:
+    """Losses and gradient norms of each step, and the model, without test and report."""
     from hftrain.loop import fit, start
 
     accelerator = start(config)
@@ -457,9 +449,10 @@ def train(config: Any) -> list[float]:
         weights=classification.weights(examples["train"], names, config),
         label_smoothing=config.label_smoothing_factor,
     )
-    fit(
+    model, _ = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
         collate=classification.collator(tokenizer, model, config), loss=loss, count=classification.count_examples,
+        processor=tokenizer,
     )  # fmt: skip
     rows = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
-    return [row[key] for row in rows for key in ("loss", "grad_norm") if key in row]
+    return [row[key] for row in rows for key in ("loss", "grad_norm") if key in row], model
