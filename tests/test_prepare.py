@@ -107,22 +107,23 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(tokenizer, tmp_path, monke
         (tmp_path / "data" / f"{part}.jsonl").write_text("\n".join(rows))
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     sources = {"files": f"{tmp_path}/data/*.jsonl", "stream": f"{tmp_path}/data"}
-    folder, kills, workers, finished = tmp_path / "killed", 0, set(), False
+    folder, workers, finished = tmp_path / "killed", set(), False
+    kill_in = ["files", "files", "stream"]
     while not finished:
         command = [sys.executable, "-c", WORKER, json.dumps(sources), str(tmp_path / "tokenizer"), str(folder)]
-        before = set(folder.glob("*.tokens"))
+        before = set(folder.iterdir()) if folder.exists() else set()
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while kills < 3 and process.poll() is None:
-            if len(set(folder.glob("*.tokens")) - before) > 2 + kills:
+        while kill_in and process.poll() is None:
+            if len(set(folder.glob(f"{kill_in[0]}-*.tokens")) - before) > 3:
                 workers |= set(psutil.Process(process.pid).children(recursive=True))
                 process.kill()
-                kills += 1
+                del kill_in[0]
                 break
             time.sleep(0.002)
         said = process.communicate(timeout=120)[1]
         finished = process.returncode == 0
         assert finished or (process.returncode == -signal.SIGKILL and not is_token_folder(folder)), said
-    assert kills == 3 and len(workers) == 6
+    assert not kill_in and len(workers) == 6
     assert not psutil.wait_procs(workers, timeout=10)[1]
     monkeypatch.setattr(writing, "BATCH_CHARACTERS", 2000)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
