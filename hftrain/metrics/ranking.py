@@ -87,24 +87,32 @@ def roc_auc(scores: Scores, average: Average | None = "macro") -> Any:
     Raises:
         ValueError: a class is the reference never, or always.
     """
-
-    def area(column: Column) -> float:
-        negatives, positives, _ = _cumulative(column)
-        # Twice the area in whole numbers, as floats: exact up to 2^53.
-        twice = np.sum(np.diff(negatives).astype(np.float64) * (positives[1:] + positives[:-1]))
-        return float(twice / (2.0 * negatives[-1] * positives[-1]))
-
-    return _averaged(scores, average, area)
+    return _averaged(scores, average, area_under_roc)
 
 
 def average_precision(scores: Scores, average: Average | None = "macro") -> Any:
     """Sum over thresholds of (recall_n - recall_n-1) precision_n. `average` and Raises are those of `roc_auc`."""
+    return _averaged(scores, average, area_under_pr)
 
-    def area(column: Column) -> float:
-        curve = pr_curve(column)
-        return float(np.sum(-np.diff(curve["recall"]) * curve["precision"][:-1]))
 
-    return _averaged(scores, average, area)
+def area_under_roc(column: Column) -> float:
+    """`roc_auc` of one class."""
+    negatives, positives, _ = _cumulative(column)
+    # Twice the area in whole numbers, as floats: exact up to 2^53.
+    twice = np.sum(np.diff(negatives).astype(np.float64) * (positives[1:] + positives[:-1]))
+    return float(twice / (2.0 * negatives[-1] * positives[-1]))
+
+
+def area_under_pr(column: Column) -> float:
+    """`average_precision` of one class."""
+    curve = pr_curve(column)
+    return float(np.sum(-np.diff(curve["recall"]) * curve["precision"][:-1]))
+
+
+def together(columns: Sequence[Column]) -> Column:
+    """All decisions as those of one class (micro)."""
+    _, positive, scores = zip(*columns, strict=True)
+    return Column("all together", np.concatenate(positive), np.concatenate(scores))
 
 
 def roc_curve(column: Column) -> dict[str, np.ndarray]:
@@ -141,8 +149,7 @@ def _cumulative(column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _averaged(scores: Scores, average: Average | None, area: Callable[[Column], float]) -> Any:
     columns = scores.columns()
     if average == "micro":
-        _, positive, score = zip(*columns, strict=True)
-        columns = [Column("any class", np.concatenate(positive), np.concatenate(score))]
+        columns = [together(columns)]
     values = np.array([area(column) for column in columns])
     if average is None:
         return values

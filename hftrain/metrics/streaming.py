@@ -43,7 +43,6 @@ FITTING: dict[str, tuple[str, ...]] = {
     "token_classification": ("seqeval", "accuracy"),
     "question_answering": ("squad", "squad_v2"),
 }
-LOWER_IS_BETTER = ("mse", "mae", "expected_calibration_error")
 CURVES_OF = 50  # classes at most; the report keeps no scores of more
 
 

@@ -6,7 +6,9 @@ the card shows the curves that the report has drawn.
 """
 
 from hftrain.report.card import write_model_card
+from hftrain.report.charts import bars, confusion_matrix, histogram, reliability
 from hftrain.report.curves import curves_of
+from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table, pr_figure, roc_figure
 from hftrain.report.figures import Curves, Figure, Series
 from hftrain.report.formats import format_bytes, format_duration, format_number
 from hftrain.report.history import History, read_history, write_results, write_seen
@@ -22,13 +24,22 @@ __all__ = [
     "Progress",
     "Series",
     "Table",
+    "bars",
+    "confusion_matrix",
     "curves_of",
     "environment",
+    "evaluation_figures",
     "format_bytes",
     "format_duration",
     "format_number",
+    "histogram",
+    "length_figure",
+    "per_class_table",
+    "pr_figure",
     "publish",
     "read_history",
+    "reliability",
+    "roc_figure",
     "write_model_card",
     "write_report",
     "write_results",

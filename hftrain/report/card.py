@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
+from hftrain.report.figures import Figure
 from hftrain.report.formats import by_split, flatten, format_number, format_setting, format_value
 from hftrain.report.history import write_atomically
 
@@ -30,8 +32,10 @@ def write_model_card(
     data: Mapping[str, Any] | None = None,
     samples: Sequence[Mapping[str, Any]] = (),
     environment: Mapping[str, Any] | None = None,
+    figures: Sequence[Figure] = (),
 ) -> Path:
-    """Write `README.md` in `output_dir`; the curve `figures/loss.png` is shown where `write_report` has left it.
+    """Write `README.md` in `output_dir`; it shows the curve `figures/loss.png` and the first four of `figures`, where
+    `write_report` has left them.
 
     Args:
         task: pipeline tag of the Hub, "translation", "text-classification", ...
@@ -76,6 +80,8 @@ def write_model_card(
     if scores:
         table = _table([{"metric": metric, "value": value} for metric, value in results.items()])
         parts += ["## Results", f"On the {_plain(split)} split of {_plain(dataset)}:", table]
+    if shown := [_image(each) for each in figures[:4] if (output_dir / "figures" / f"{each.name}.png").exists()]:
+        parts += ["\n".join(shown)]
     parts += ["## Use", _fenced(usage.strip(), "python")]
     if data:
         rows, rest = by_split(data)
@@ -95,6 +101,11 @@ def write_model_card(
     body = "\n\n".join(part for part in parts if part)
     write_atomically(output_dir / "README.md", f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
     return output_dir / "README.md"
+
+
+def _image(figure: Figure) -> str:
+    """Two of them stand side by side on the Hub."""
+    return f'<img src="figures/{escape(figure.name)}.png" alt="{escape(figure.title)}" width="460">'
 
 
 def _is_hub_name(name: str) -> bool:

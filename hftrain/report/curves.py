@@ -16,6 +16,10 @@ TITLES = {
     "chrf": ("chrF", ""),
     "wer": ("Word error rate", ""),
     "cer": ("Character error rate", ""),
+    "roc_auc": ("ROC-AUC", ""),
+    "mse": ("Squared error", "mean"),
+    "mae": ("Absolute error", "mean"),
+    "overall_f1": ("F1 of entities", ""),
 }
 
 

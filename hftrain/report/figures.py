@@ -1,11 +1,12 @@
 """Charts, each drawn twice from the same numbers: as SVG for the page and as PNG for the model card.
 
-The page takes anything that is a `Figure`. `Curves` are lines over x; a confusion matrix is another small class.
+The page takes anything that is a `Figure`. `Curves` are lines over x; `charts` has others.
 """
 
 import json
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -100,7 +101,9 @@ class Curves:
     def html(self) -> str:
         """Legend, and an `<svg>` that is complete without scripts; `data-chart` has the numbers for hovering."""
         keys = [
-            f'<li class="s{colour}">{escape(each.name)}</li>' for colour, each in self._coloured() if not each.faint
+            f'<li class="s{colour}{" dashed" * each.dashed}">{escape(each.name)}</li>'
+            for colour, each in self._coloured()
+            if not each.faint
         ]
         return (f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else "") + self._svg()
 
@@ -121,11 +124,11 @@ class Curves:
         parts, lines = [], []
         for tick in y_ticks:
             parts.append(f'<path class="grid" d="M{left} {at_y(tick)}H{right}"/>')
-            parts.append(f'<text class="y" x="{left - 7}" y="{at_y(tick) + 3.5:.1f}">{_tick(tick)}</text>')
-        for tick in _ticks(x_low, x_high):
+            parts.append(f'<text class="y" x="{left - 7}" y="{at_y(tick) + 3.5:.1f}">{tick_text(tick)}</text>')
+        for tick in round_ticks(x_low, x_high):
             last = " last" if at_x(tick) > right - 12 else ""
             parts.append(f'<path class="axis" d="M{at_x(tick)} {bottom}v4"/>')
-            parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{_tick(tick)}</text>')
+            parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{tick_text(tick)}</text>')
         parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
         parts.append(f'<text class="label" x="{right}" y="{bottom + 32}">{escape(self.x_label)}</text>')
         for colour, each in self._coloured():
@@ -147,10 +150,7 @@ class Curves:
 
     def png(self, path: Path) -> None:
         """Draw to `path`, 1400 x 800 pixels."""
-        from matplotlib import rc_context
-
-        with rc_context({"text.parse_math": False}):  # a "$" in a label is a dollar
-            self._plot().savefig(path)
+        save_png(self._plot, path)
 
     def _plot(self) -> Any:
         # The Agg canvas itself instead of pyplot: no display, no global state, nothing to close.
@@ -172,18 +172,18 @@ class Curves:
                 linestyle="--" if each.dashed else "-",
                 marker="o" if len(x) <= FEW and not each.dashed else "",
                 markersize=4,
-                label=_encodable(each.name),
+                label=encodable(each.name),
             )
         low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
         axes.margins(x=0.01)
         axes.set_yscale("log" if self.logarithmic else "linear")
         axes.set_ylim(low, high)
         axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_major_formatter(FixedFormatter([_tick(tick) for tick in ticks]))
+        axes.yaxis.set_major_formatter(FixedFormatter([tick_text(tick) for tick in ticks]))
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: _tick(value))
-        axes.set_xlabel(_encodable(self.x_label))
-        axes.set_ylabel(_encodable(f"{self.title} ({self.unit})" if self.unit else self.title))
+        axes.xaxis.set_major_formatter(lambda value, _: tick_text(value))
+        axes.set_xlabel(encodable(self.x_label))
+        axes.set_ylabel(encodable(f"{self.title} ({self.unit})" if self.unit else self.title))
         axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0, colors="#444")
@@ -227,7 +227,17 @@ def told_in_words(x: Sequence[float], y: Sequence[float | None]) -> str:
     return f"lowest {low} at {low_at}, highest {high} at {high_at}, last {last}"
 
 
-def _encodable(text: str) -> str:
+def save_png(plot: Callable[[], Any], path: Path) -> None:
+    """Save the canvas that `plot` draws."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
+        # Of a script that the font lacks, the picture shows boxes; the page has the browser's fonts and shows letters.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        plot().savefig(path)
+
+
+def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -255,10 +265,10 @@ def _y_axis(values: Sequence[float], log: bool, fixed: tuple[float, float] | Non
     low, high = fixed or _ends(values, pad=0.05)
     if not fixed and values and 0 <= min(values) < 0.5 * max(values):
         low = 0.0  # an axis that nearly reaches zero should show how far it is
-    return low, high, _ticks(low, high)
+    return low, high, round_ticks(low, high)
 
 
-def _ticks(low: float, high: float) -> list[float]:
+def round_ticks(low: float, high: float) -> list[float]:
     """About six round numbers within [low, high]: multiples of 1, 2, 2.5 or 5 times a power of ten."""
     wanted = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(wanted))
@@ -266,7 +276,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def _tick(value: float) -> str:
+def tick_text(value: float) -> str:
     value = float(f"{value:.6g}")
     for size, unit, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= size:

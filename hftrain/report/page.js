@@ -56,6 +56,24 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
   svg.addEventListener("pointerdown", show);
   svg.addEventListener("pointerleave", hide);
 }
+// Drawings: the words of the box under the pointer.
+for (const svg of document.querySelectorAll("svg.drawn")) {
+  const figure = svg.closest("figure");
+  const tip = Object.assign(document.createElement("div"), {className: "tip", hidden: true});
+  figure.append(tip);
+  const show = event => {
+    const words = event.target.dataset?.tip;
+    tip.hidden = !words;
+    if (!words) return;
+    tip.textContent = words;
+    const box = figure.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top;
+    tip.style.left = `${x + 14 + tip.offsetWidth > box.width ? Math.max(4, x - 14 - tip.offsetWidth) : x + 14}px`;
+    tip.style.top = `${y + 14}px`;
+  };
+  svg.addEventListener("pointermove", show);
+  svg.addEventListener("pointerdown", show);
+  svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+}
 // On paper nothing can be unfolded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(each => { each.open = true; }));
 document.documentElement.dataset.ready = document.querySelectorAll("figure .tip").length;

@@ -44,6 +44,7 @@ def publish(
         results: what `fit` returned and the test metrics ("test_*"), the first of which are the headline.
         split: "validation" where there is no test: then "eval_*" are the scores.
         metric: the key in `results` that is the score.
+        figures: charts for the report, the main ones first: the card shows four.
     """
     accelerator.log(
         {key: value for key, value in results.items() if key.startswith("test_")}, step=results["total_steps"]
@@ -67,6 +68,7 @@ def publish(
     write_model_card(
         folder,
         **shared,
+        figures=figures,
         task=task,
         usage=usage,
         results=numbers,

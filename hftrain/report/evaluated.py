@@ -1,0 +1,132 @@
+"""The figures and the table that show what `hftrain.metrics` has counted on a test set."""
+
+from typing import Any
+
+import numpy as np
+
+from hftrain.metrics import Metrics, counts, ranking
+from hftrain.metrics.calibration import Bins, expected_calibration_error
+from hftrain.metrics.calibration import reliability as binned
+from hftrain.metrics.entities import seqeval
+from hftrain.report.charts import bars, confusion_matrix, histogram, reliability
+from hftrain.report.drawing import Drawn
+from hftrain.report.figures import Curves, Figure, Series
+from hftrain.report.page import Table
+
+LINES = 6  # that a chart of curves can show
+
+
+def evaluation_figures(metrics: Metrics) -> list[Figure]:
+    """Of what `metrics` (loaded with report=True) has seen: confusions or F1 by class, ROC, precision, calibration.
+
+    What one class alone makes undefined is left out.
+    """
+    states, labels = metrics.states, metrics.labels
+    figures: list[Figure] = []
+    if isinstance(states.get("counts"), counts.Counts):
+        figures.append(confusion_matrix(states["counts"].matrix(range(len(labels))), labels))
+    elif rows := per_class(metrics):
+        figures.append(f1_figure(rows))
+    if "bins" in states:
+        figures.append(calibration_figure(states["bins"]))
+    if "scores" in states and _defined(states["scores"]):
+        figures += [roc_figure(states["scores"]), pr_figure(states["scores"])]
+    return figures
+
+
+def per_class(metrics: Metrics) -> list[dict[str, Any]]:
+    """{"class", "precision", "recall", "f1", "examples"} of each class, label or type of entity."""
+    if "entities" in metrics.states:
+        scores = seqeval(metrics.states["entities"])
+        return [{"type": name, **each} for name, each in scores.items() if not name.startswith("overall_")]
+    if "counts" not in metrics.states:
+        return []
+    state, every = metrics.states["counts"], range(len(metrics.labels))
+    columns = [function(state, None, labels=every) for function in (counts.precision, counts.recall, counts.f1)]
+    names = ("class", "precision", "recall", "f1", "number")
+    rows = zip(metrics.labels, *(each.tolist() for each in (*columns, state.per_class(every).references)), strict=True)
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def per_class_table(metrics: Metrics, title: str = "By class") -> list[Table]:
+    """The table of `per_class`, or none."""
+    rows = per_class(metrics)
+    return [Table(title, rows, note="number: how many there are in the references")] if rows else []
+
+
+def roc_figure(scores: ranking.Scores, name: str = "roc") -> Curves:
+    """ROC: each class against the rest; of more than six, all decisions together and the five with the least area."""
+    columns, note = _chosen(scores)
+    series = []
+    for column in columns:
+        curve = ranking.roc_curve(column)
+        label = f"{column.name} ({ranking.area_under_roc(column):.3f})"
+        series.append(_steps(label, curve["fpr"], curve["tpr"]))
+    series.append(Series("chance", [0.0, 1.0], [0.0, 1.0], dashed=True, colour=5))
+    note = f"In brackets the area under the curve. {note}".strip()
+    return Curves(
+        name, "ROC", series, "true positive rate", "false positive rate", y_log=False, y_range=(0, 1), note=note
+    )
+
+
+def pr_figure(scores: ranking.Scores, name: str = "precision_recall") -> Curves:
+    """Precision over recall, of the classes that `roc_figure` shows."""
+    columns, note = _chosen(scores)
+    series = []
+    for column in columns:
+        curve = ranking.pr_curve(column)
+        label = f"{column.name} ({ranking.area_under_pr(column):.3f})"
+        series.append(_steps(label, curve["recall"][::-1], curve["precision"][::-1]))
+    if len(columns) == 1:
+        share = float(columns[0].positive.mean())
+        series.append(Series("chance", [0.0, 1.0], [share, share], dashed=True, colour=5))
+    note = f"In brackets the average precision. {note}".strip()
+    return Curves(name, "Precision and recall", series, "precision", "recall", y_log=False, y_range=(0, 1), note=note)
+
+
+def calibration_figure(bins: Bins, name: str = "calibration") -> Drawn:
+    """The reliability diagram of the bins."""
+    each = binned(bins)
+    columns = (each["edges"], each["count"], each["confidence"], each["accuracy"])
+    return reliability(*columns, error=expected_calibration_error(bins), name=name)
+
+
+def f1_figure(rows: list[dict[str, Any]], name: str = "f1_by_class") -> Drawn:
+    """F1 of each row of `per_class`, highest first."""
+    key = next(iter(rows[0]))
+    ordered = sorted(rows, key=lambda row: -row["f1"])
+    numbers = {row[key]: f"of {row['number']:,}" for row in ordered}
+    return bars(name, "F1", {row[key]: row["f1"] for row in ordered}, notes=numbers, high=1.0, unit=f"of each {key}")
+
+
+def length_figure(
+    lengths: np.ndarray, limit: int | None = None, name: str = "lengths", unit: str = "examples"
+) -> Drawn:
+    """How long the examples (N,) are in tokens before anything is cut, and what share is beyond the limit."""
+    cut = float(np.mean(np.asarray(lengths) > limit)) if limit is not None else 0.0
+    label = f"limit {limit:,}: {100 * cut:.1f} % are cut" if limit is not None else ""
+    return histogram(name, "Lengths", lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
+
+
+def _steps(name: str, x: np.ndarray, y: np.ndarray) -> Series:
+    """The line through the points, (N,) each, without those that are where their neighbours are on a grid of 500."""
+    moves = (np.diff(np.round(500 * np.stack([x, y])), axis=1) != 0).any(axis=0)
+    kept = np.append(True, moves) | np.append(moves, True)
+    return Series(name, x[kept].tolist(), y[kept].tolist())
+
+
+def _defined(scores: ranking.Scores) -> list[ranking.Column]:
+    return [column for column in scores.columns() if column.positive.any() and not column.positive.all()]
+
+
+def _chosen(scores: ranking.Scores) -> tuple[list[ranking.Column], str]:
+    """The columns that a chart shows, and what it says of the others."""
+    every = scores.columns()
+    columns = _defined(scores)
+    absent = f"{len(every) - len(columns)} of {len(every)} classes are left out: always or never true."
+    notes = [absent] if len(columns) < len(every) else []
+    if len(columns) > LINES:
+        lowest = sorted(columns, key=ranking.area_under_roc)[: LINES - 1]
+        notes.append(f"Of {len(columns)} classes: all together, and the {LINES - 1} with the least area under ROC.")
+        columns = [ranking.together(columns), *lowest]
+    return columns, " ".join(notes)
