@@ -65,6 +65,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         tokenize = partial(preference.tokenize_preferences, template=template, config=config, unpaired=unpaired)
         examples = {name: tokenize(split) for name, split in rows.items()}
     lengths = {name: text.lengths(split, preference.IDS) for name, split in examples.items()}
+    data = preference.describe(rows, examples, lengths)
 
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
@@ -90,7 +91,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
         title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,
         dataset=str(config.train_file or config.dataset_name), usage=chat.usage(config, rows["test"][0]),
-        data=preference.describe(rows, examples, lengths),
+        data=data,
     )  # fmt: skip
     return results
 

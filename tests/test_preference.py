@@ -1,17 +1,27 @@
 """Preference losses against TRL's own on the same batch, and against any cut of it; learning on real processes."""
 
 import copy
+import importlib
 import itertools
+import json
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from chat_models import make_folder
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hftrain.config import changed
 from hftrain.data.plan import MicroBatch
+from hftrain.data.readers import Fault
 from hftrain.preference import (
     PreferenceConfig,
     ReferencePoint,
@@ -20,12 +30,14 @@ from hftrain.preference import (
     dpo,
     evaluate_preferences,
     preference_loss,
+    to_preference,
     with_reference,
 )
 from hftrain.preference.losses import log1mexp
 from hftrain.preference.training import sequence_log_probs
 
 IGNORE = -100
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def make_model(seed: int, **changes) -> LlamaForCausalLM:
@@ -333,3 +345,157 @@ def test_equation_7_by_hand():
 def test_settings_that_cannot_be(changes, message):
     with pytest.raises(ValueError, match=message):
         PreferenceConfig(**changes)
+
+
+# ---- rows ----
+
+USER, GOOD, BAD = (
+    {"role": role, "content": said} for role, said in (("user", "q"), ("assistant", "a"), ("assistant", "b"))
+)
+SYSTEM = {"role": "system", "content": "s"}
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt"),
+    [
+        ({"prompt": "q", "chosen": "a", "rejected": "b"}, [USER]),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, [USER]),
+        ({"prompt": "q", "chosen": [USER, GOOD], "rejected": [USER, BAD]}, [USER]),
+        ({"prompt": [SYSTEM, USER], "chosen": [USER, GOOD], "rejected": [BAD]}, [SYSTEM, USER]),
+        ({"chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, [SYSTEM, USER]),
+        ({"instruction": "q", "input": "", "chosen": "a", "rejected": "b", "output": "a"}, [USER]),
+        ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, [SYSTEM, USER]),
+        ({"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"},
+          "rejected": {"from": "gpt", "value": "b"}}, [USER]),
+    ],
+)  # fmt: skip
+def test_shapes_of_pairs(record, prompt):
+    assert to_preference(record) == (prompt, [GOOD], [BAD], [])
+
+
+def test_answers_with_a_label():
+    assert to_preference({"prompt": "q", "completion": "a", "label": True}) == ([USER], [GOOD], None, [])
+    assert to_preference({"prompt": [USER], "completion": [BAD], "label": 0}) == ([USER], None, [BAD], [])
+
+
+@pytest.mark.parametrize(
+    ("record", "fault"),
+    [
+        ({"prompt": "q", "chosen": "a"}, "no rejected: a pair is prompt, chosen, rejected"),
+        ({"prompt": "q", "chosen": "a", "rejected": "a"}, "the same"),
+        ({"chosen": "a", "rejected": "b"}, "no prompt"),
+        ({"prompt": "q", "chosen": [USER], "rejected": [USER, BAD]}, "nothing, where the assistant's answer is needed"),
+        ({"prompt": "q", "completion": "a", "label": "good"}, "label is 'good'"),
+    ],
+)
+def test_rows_that_cannot_be_used(record, fault):
+    with pytest.raises(Fault, match=fault):
+        to_preference(record)
+
+
+# ---- the recipe ----
+
+WORDS = ["some", "words", "and", "numbers", "of", "no", "weight", "1", "2", "3", "more", "few"]
+
+
+def write_rows(path, loss_type: str, count: int = 40) -> str:
+    """Preferences that can be learnt: good answers end in a number, bad ones in a word."""
+    draw, lines = np.random.default_rng(0), []
+    for _ in range(count):
+        asked, said = " ".join(draw.choice(WORDS, 3)), " ".join(draw.choice(WORDS, draw.integers(1, 4)))
+        answers = {"chosen": f"{said} 1 2 3", "rejected": f"{said} of weight"}
+        if loss_type == "kto":
+            good = bool(draw.integers(2))
+            answers = {"completion": answers["chosen" if good else "rejected"], "label": good}
+        lines.append(json.dumps({"prompt": asked, **answers}))
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def make_config(tmp_path, **changes):
+    recipe = importlib.import_module("recipes.preference")
+    loss_type = changes.get("loss_type", "sigmoid")
+    settings = {"model_name_or_path": str(tmp_path / "base"), "output_dir": str(tmp_path / "out"), "use_peft": True}
+    settings |= {"train_file": write_rows(tmp_path / f"{loss_type}.jsonl", loss_type), "global_batch_size": 8}
+    settings |= {"validation_split": 8, "test_split": 8, "max_steps": 6, "warmup_steps": 0, "learning_rate": 1e-2, "max_length": 64}
+    settings |= {"save_steps": 0, "eval_steps": 0, "eval_on_start": True, "load_best_model_at_end": False}
+    return recipe.PreferenceRecipeConfig(**settings | changes)
+
+
+def run(config) -> tuple[dict, list[dict]]:
+    results = importlib.import_module("recipes.preference").main(config)
+    return results, [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "kto"])
+def test_the_recipe_learns(tmp_path, loss_type):
+    make_folder(tmp_path / "base", scale=0.1)
+    results, history = run(make_config(tmp_path, loss_type=loss_type))
+    assert history[0]["eval_reward_margin"] == pytest.approx(0, abs=1e-6)  # the start is the reference
+    assert results["eval_reward_margin"] > 0.05 and results["eval_loss"] < history[0]["eval_loss"]
+    assert results["test_reward_accuracy"] > 0.6
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file() and (tmp_path / "out" / "README.md").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_type", ["ipo", "simpo", "orpo"])
+def test_the_recipe_learns_by_every_loss(tmp_path, loss_type):
+    make_folder(tmp_path / "base", scale=0.1)
+    results, history = run(make_config(tmp_path, loss_type=loss_type, use_peft=False, learning_rate=3e-3))
+    assert results["eval_loss"] < history[0]["eval_loss"]
+    assert results["eval_reward_margin"] > history[0]["eval_reward_margin"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_type", ["sigmoid", "kto"])
+def test_precomputed_or_not_cut_or_not(tmp_path, loss_type):
+    """The reference's log-probabilities before training or in each step, and any micro-batch: the same losses."""
+    make_folder(tmp_path / "base", scale=0.1)
+    shared = {"loss_type": loss_type, "logging_steps": 1}
+    found = []
+    for number, changes in enumerate([{}, {"micro_batch_size": 3}, {"precompute_ref_log_probs": False}]):
+        config = make_config(tmp_path, output_dir=str(tmp_path / str(number)), **shared, **changes)
+        found.append([(row["loss"], row["grad_norm"]) for row in run(config)[1] if "loss" in row])
+    assert len(found[0]) == 6 and found[0][0] != found[0][-1]
+    np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-4)  # of losses of 0.5, log-ratios being differences
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["--multi_gpu", "--use_deepspeed --zero_stage 3"])
+def test_two_processes_are_one(tmp_path, strategy):
+    """DDP, and ZeRO-3 whose parameters are whole only while the reference is computed: the losses of one process."""
+    if "deepspeed" in strategy:
+        pytest.importorskip("deepspeed")
+    make_folder(tmp_path / "base", scale=0.1)
+    shared = {"loss_type": "kto", "logging_steps": 1, "max_steps": 4}
+    _, alone = run(make_config(tmp_path, **shared))
+    config = make_config(tmp_path, **shared, output_dir=str(tmp_path / "two"))
+    (tmp_path / "config.yaml").write_text(json.dumps(changed(config)))
+    arguments = ["--config", str(tmp_path / "config.yaml")]
+    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *strategy.split()]
+    launch += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+    recipe = [f"--main_process_port={free_port()}", str(ROOT / "recipes/preference.py"), *arguments]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}  # the reference is computed, not found
+    subprocess.run([*launch, *recipe], check=True, timeout=280, env=environment)
+    two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "grad_norm", "eval_loss", "eval_reward_margin"):
+        expected, found = ([row[name] for row in rows if name in row] for rows in (alone, two))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_peft": False, "precompute_ref_log_probs": False}, "the reference model is the model before training"),
+        ({"label_smoothing_factor": 0.1}, "set label_smoothing"),
+        ({"model_name_or_path": None, "use_peft": False}, "name one"),
+    ],
+)
+def test_recipe_settings_that_cannot_be(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(tmp_path, **changes)
