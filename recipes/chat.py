@@ -24,6 +24,7 @@ from hftrain.causal import causal_lengths, check_packing, chunk_loss, collate_ca
 from hftrain.config import RecipeConfig, parse
 from hftrain.data.packing import Packed, pack
 from hftrain.evaluation import mean_loss
+from hftrain.inspect import inspecting
 from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import load
@@ -57,17 +58,18 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
     freeze(model, config.freeze)
-    chats = chat.questions(rows["test"], config.num_samples)
+    chats = [] if inspecting() else chat.questions(rows["test"], config.num_samples)
     answer = partial(chat.answer, accelerator, template=template, chats=chats, batch_size=config.eval_batch_size,
                      max_new_tokens=config.max_new_tokens)  # fmt: skip
     before = answer(model)
-    chunked = config.chunked_loss and chunk_loss(model)
+    if config.packing:
+        check_packing(model)
     model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
+    chunked = config.chunked_loss and chunk_loss(model)
     if config.neftune_noise_alpha:
         chat.add_noise(model, config.neftune_noise_alpha)
     train = examples["train"]
     if config.packing:
-        check_packing(model)
         train = Packed(train, pack(causal_lengths(train), config.max_length))
     collate = partial(collate_causal, pad_token_id=template.tokenizer.pad_token_id, flat=wants_flat(model))
 

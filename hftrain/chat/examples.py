@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,10 +109,12 @@ def fit_model(model: Any, template: Template, max_length: int) -> None:
     if all(index in template.new_ids for index in range(rows, len(tokenizer))) and len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
     check_fit(model, tokenizer, max_length=max_length)
-    generation = model.generation_config
-    ends = generation.eos_token_id or []
-    generation.eos_token_id = sorted({template.end_id, *([ends] if isinstance(ends, int) else ends)})
-    generation.pad_token_id = model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:  # a reward model does not write
+        ends = generation.eos_token_id or []
+        generation.eos_token_id = sorted({template.end_id, *([ends] if isinstance(ends, int) else ends)})
+        generation.pad_token_id = tokenizer.pad_token_id
 
 
 def answer(
@@ -144,7 +147,7 @@ def answer(
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
-    with whole_while_used(module), torch.no_grad():
+    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
         answers = predict(accelerator, ids, lengths, batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

@@ -61,6 +61,7 @@ class Template:
                 "the tokenizer has no chat template, as those of base models: set chat_template to chatml (its two "
                 "tokens are added, and learnt, where they are missing) or to a file of Jinja"
             )
+        tokenizer.split_special_tokens = False  # what the template writes around turns stands for tokens
         tokenizer.add_tokens([token for token in new_tokens if token not in known], special_tokens=True)
         self.new_ids = sorted(set(tokenizer.convert_tokens_to_ids(new_tokens)))
         if tokenizer.pad_token is None:
