@@ -1,6 +1,8 @@
 """Classification as it is used: rows with labels of every kind, losses, noise, thresholds, a recipe and its folder."""
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from classify_worker import recipe
 from torch.testing import assert_close
 
 from hftrain import classification, text
@@ -20,6 +21,13 @@ from hftrain.classification.scoring import best_threshold, tune_thresholds
 from hftrain.config import ConfigError
 from hftrain.metrics import load_metric
 from hftrain.models.freezing import freeze
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
+assert spec and spec.loader
+recipe = importlib.util.module_from_spec(spec)
+sys.modules["classify"] = recipe
+spec.loader.exec_module(recipe)
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 WORDS = {"animal": ["dog", "cat", "bird"], "colour": ["red", "blue", "green"], "food": ["bread", "rice", "soup"]}

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from classify_worker import run
 from safetensors import safe_open
-from test_classify import NUMBER, SEVERAL, build, configured, make_rows, prepare, train, write
+from test_classify import NUMBER, ROOT, SEVERAL, build, configured, make_rows, prepare, recipe, train, write
 
 from hftrain import classification, cli, text
 from hftrain.predict import predict
@@ -122,29 +121,26 @@ def test_long_texts_are_cut_and_counted(saved, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_score_as_one(tmp_path):
-    """Full and with adapters, an odd number of test rows, batches of two processes of which the last is filled up."""
+@pytest.mark.parametrize("adapters", [False, True])
+def test_two_processes_train_and_score_as_one(tmp_path, adapters):
+    """An odd number of rows everywhere: the last step, and the last batch of the scores, are filled up."""
     (tmp_path / "bert").mkdir()
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    folder = build("bert", tmp_path / "bert", **still)
     sizes = {"train": 61, "validation": 23, "test": 37}
-    shared = {f"{name}_file": write(tmp_path / f"{name}.jsonl", make_rows(size, size)) for name, size in sizes.items()}
-    shared |= {"model_name_or_path": folder}
-    shared |= {"max_steps": 4, "eval_steps": 0, "save_steps": 0, "eval_batch_size": 4, "balance_classes": True}
-    shared |= {"metrics": ["accuracy", "f1_macro", "roc_auc", "matthews_correlation"], "learning_rate": 1e-3}
-    jobs = [{**shared, "use_peft": peft, "output_dir": str(tmp_path / f"out-{peft}")} for peft in (False, True)]
-    alone = run([{**job, "output_dir": f"{job['output_dir']}-alone"} for job in jobs])
-    (tmp_path / "jobs.json").write_text(json.dumps(jobs))
+    files = {f"{name}_file": write(tmp_path / f"{name}.jsonl", make_rows(size, size)) for name, size in sizes.items()}
+    settings = files | {"model_name_or_path": build("bert", tmp_path / "bert", **still), "use_peft": adapters}
+    settings |= {"max_steps": 4, "eval_steps": 0, "save_steps": 0, "eval_batch_size": 4, "balance_classes": True}
+    settings |= {"metrics": ["accuracy", "f1_macro", "roc_auc", "matthews_correlation"], "learning_rate": 1e-3}
+    one = recipe.main(recipe.ClassifyConfig(**settings, output_dir=str(tmp_path / "one")))
+    (tmp_path / "two.yaml").write_text(json.dumps({**settings, "output_dir": str(tmp_path / "two")}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    command += [str(Path(__file__).with_name("classify_worker.py")), str(tmp_path)]
-    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, timeout=300)
-    told = json.loads((tmp_path / "results.json").read_text())
-    assert told["processes"] == 2
-    for one, two in zip(alone, told["results"], strict=True):
-        keys = [key for key in one if key.startswith(("eval_", "test_"))]
-        assert len(keys) == 10
-        assert {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys}, abs=1e-6)
+    command += [str(ROOT / "recipes" / "classify.py"), "--config", str(tmp_path / "two.yaml")]
+    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    two = json.loads((tmp_path / "two" / "all_results.json").read_text())
+    keys = [key for key in one if key.startswith(("eval_", "test_"))]
+    assert len(keys) == 10
+    assert {key: two[key] for key in keys} == pytest.approx({key: one[key] for key in keys}, abs=1e-6)
