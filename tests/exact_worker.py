@@ -6,18 +6,23 @@ A job is a dict: `name`, `model` (a key of MODELS), `settings` of TrainConfig, a
 """
 
 import json
+import math
 import os
+import platform
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -191,6 +196,9 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     result |= {"processes": accelerator.num_processes, "strategy": accelerator.distributed_type.value}
     if accelerator.state.deepspeed_plugin is not None:
         result["zero_stage"] = accelerator.state.deepspeed_plugin.zero_stage
+    if result["ended"] == "finished":
+        result["pieces"] = gather_object([pieces(accelerator, model)])
+        result["hosts"] = gather_object([platform.node()])
     if evaluation := job.get("evaluate"):
         model.eval()
         where = (accelerator, model, examples, lengths_of(examples))
@@ -214,10 +222,63 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     return result
 
 
+def pieces(accelerator: Any, model: Any) -> dict[str, float | bool]:
+    """The share of the parameters and of AdamW's moments that this process holds; whether it cuts gradients up too."""
+    parameters = [p for p in accelerator.unwrap_model(model).parameters() if p.requires_grad]
+    zero = accelerator.distributed_type == DistributedType.DEEPSPEED
+    optimizer = model.optimizer.optimizer if zero else accelerator._optimizers[-1].optimizer
+    kept = [getattr(p, "ds_tensor", p) for p in parameters]
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+
+    def numbers(tensors: list[Any]) -> int:
+        return sum((t.to_local() if hasattr(t, "to_local") else t).numel() for t in tensors)
+
+    whole = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in parameters)
+    gradients = bool(getattr(model.optimizer, "partition_gradients", True)) if zero else numbers(parameters) < whole
+    return {"parameters": numbers(kept) / whole, "moments": numbers(moments) / whole, "gradients": gradients}
+
+
+@contextmanager
+def two_hosts() -> Iterator[list[list[str]]]:
+    """What to put before a command to run it on either of two hosts: network namespaces joined by a cable, host-0
+    (10.77.0.1) and host-1 (10.77.0.2). Needs root."""
+    names = [f"hftrain-{os.getpid()}-{i}" for i in (0, 1)]
+
+    def ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+    try:
+        for name in names:
+            ip("netns", "add", name)
+            (Path("/etc/netns") / name).mkdir(parents=True)  # where `ip netns exec` looks for a host's own files
+            (Path("/etc/netns") / name / "hosts").write_text(
+                "127.0.0.1 localhost\n10.77.0.1 host-0\n10.77.0.2 host-1\n"
+            )
+        ip("link", "add", "cable", "netns", names[0], "type", "veth", "peer", "cable", "netns", names[1])
+        for i, name in enumerate(names):
+            ip("-n", name, "address", "add", f"10.77.0.{i + 1}/24", "dev", "cable")
+            for link in ("lo", "cable"):
+                ip("-n", name, "link", "set", link, "up")
+        hostname = ["unshare", "--uts", "sh", "-c"]
+        yield [
+            ["ip", "netns", "exec", name, *hostname, f'hostname host-{i} && exec "$@"', "sh"]
+            for i, name in enumerate(names)
+        ]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
+
+
 def launch(
-    folder: Path, jobs: list[dict[str, Any]], *arguments: str, shard_on_cpu: bool = False, timeout: int = 280
+    folder: Path,
+    jobs: list[dict[str, Any]],
+    *arguments: str,
+    shard_on_cpu: bool = False,
+    timeout: int = 280,
+    hosts: Sequence[list[str]] = ([],),
 ) -> dict[str, dict[str, Any]]:
-    """Runs the jobs in one launch of 2 processes: name -> what `run` returned on the main process."""
+    """Runs the jobs in one launch of 2 processes, on one or two hosts: name -> what `run` returned on the main one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
     with socket.socket() as free:
@@ -225,13 +286,23 @@ def launch(
         port = free.getsockname()[1]
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"), *arguments, "--num_processes", "2",
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--main_process_port", str(port), __file__, str(folder)),
-        *(["--shard-on-cpu"] if shard_on_cpu else []),
+        *("--num_machines", str(len(hosts)), "--dynamo_backend", "no", "--main_process_port", str(port)),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    if done.returncode != 0:
-        raise RuntimeError(done.stdout[-2000:] + done.stderr[-20000:])
+    recipe = [__file__, str(folder), *(["--shard-on-cpu"] if shard_on_cpu else [])]
+    started = []
+    for i, host in enumerate(hosts):
+        there = ["--machine_rank", str(i), "--main_process_ip", "host-0"] if len(hosts) > 1 else []
+        environment = os.environ | ({"GLOO_SOCKET_IFNAME": "cable"} if there else {})
+        with open(folder / f"log-{i}", "w") as log:
+            words = [*host, *command, *there, *recipe]
+            started.append(subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment))
+    try:
+        codes = [process.wait(timeout) for process in started]
+    finally:
+        for process in started:
+            process.terminate()
+    if any(codes):
+        raise RuntimeError("\n".join((folder / f"log-{i}").read_text()[-20000:] for i in range(len(hosts))))
     results = json.loads((folder / "results.json").read_text())
     for result in results.values():
         result["steps"] = {int(step): tuple(values) for step, values in result["steps"].items()}

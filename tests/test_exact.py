@@ -1,18 +1,25 @@
 """The hardware decides how fast a run is and never what it computes: losses and gradient norms of the same run, cut in
 every way, on one process and on two, under DDP, ZeRO and FSDP2, stopped and gone on elsewhere."""
 
+import os
 import shutil
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from exact_worker import MODELS, launch, run
+from exact_worker import MODELS, launch, run, two_hosts
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 SEQ2SEQ = [name for name in MODELS if name != "llama"]
-DDP, ZERO = ("--multi_gpu",), ("--use_deepspeed", "--zero_stage")
-FSDP2 = ("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "NO_WRAP")
+LAUNCH_FILES = Path(__file__).resolve().parents[1] / "ds_configs"
+STRATEGIES = {"DDP": "ddp", "ZeRO-1": "zero1", "ZeRO-2": "zero2", "ZeRO-3": "zero3", "FSDP2": "fsdp2"}
+# of the parameters, of AdamW's moments: the share that one of two processes holds; whether it cuts gradients up
+PIECES = {
+    "DDP": (1, 1, False), "ZeRO-1": (1, 0.5, False), "ZeRO-2": (1, 0.5, True), "ZeRO-3": (0.5, 0.5, True),
+    "FSDP2": (0.5, 0.5, True),
+}  # fmt: skip
+ACCUMULATION = (1, 2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +39,83 @@ def alone(folder):
     return result
 
 
+def launch_with(strategy: str, place: Path, jobs: list[dict], **options) -> dict:
+    """Runs jobs on 2 processes under a strategy, from its launch file; refuses any other that came instead."""
+    files = ("--config_file", str(LAUNCH_FILES / f"{STRATEGIES[strategy]}.yaml"))
+    results = launch(place, jobs, *files, shard_on_cpu=strategy == "FSDP2", **options)
+    kind = "DEEPSPEED" if "ZeRO" in strategy else "FSDP" if strategy == "FSDP2" else "MULTI_CPU"
+    for name, result in results.items():
+        assert (name, result["strategy"], result["processes"]) == (name, kind, 2)
+        assert "ZeRO" not in strategy or result["zero_stage"] == int(strategy[-1])
+        if result["ended"] == "finished":
+            parameters, moments, gradients = PIECES[strategy]
+            shares = {"parameters": pytest.approx(parameters, abs=0.1), "moments": pytest.approx(moments, abs=0.1)}
+            assert result["pieces"] == [{**shares, "gradients": gradients}] * 2
+    return results
+
+
 def assert_same(steps: dict, expected: dict) -> None:
     """Loss and gradient norm of each step, to 1e-5; measured: 3e-7."""
     assert steps.keys() == expected.keys()
     for step, values in expected.items():
         assert steps[step] == (values if None in values else pytest.approx(values, rel=1e-5)), step
+
+
+# ------------------------------------------------------------------------------------------------------- the matrix
+
+
+def matrix_jobs(processes: int) -> list[dict]:
+    """20 steps of the same 16 examples each, in 1, 2 or 4 micro-batches of each process."""
+    recipe = {"max_steps": 20, "global_batch_size": 16}
+    return [
+        {"name": f"matrix {n}", "model": "custom", "settings": {**recipe, "micro_batch_size": 16 // processes // n}}
+        for n in ACCUMULATION
+    ]
+
+
+@pytest.fixture(scope="module")
+def matrix(folder):
+    """Compares a row of the matrix, the results of `matrix_jobs`, with one process that sees each step whole.
+
+    With HFTRAIN_EXACTNESS=FILE, the measured differences are written there as a table.
+    """
+    whole = run(matrix_jobs(1)[0], folder)["steps"]
+    rows: dict[str, list[tuple[float, float]]] = {}
+
+    def compare(name: str, results: dict) -> None:
+        rows[name] = []
+        for n in ACCUMULATION:
+            steps = results[f"matrix {n}"]["steps"]
+            assert list(steps) == list(range(1, 21))
+            apart = [max(abs(steps[s][i] / whole[s][i] - 1) for s in whole) for i in (0, 1)]
+            assert max(apart) < 1e-5, (name, n)
+            rows[name].append(tuple(apart))
+
+    yield compare
+    if file := os.environ.get("HFTRAIN_EXACTNESS"):
+        lines = ["| | accumulation 1 | accumulation 2 | accumulation 4 |", "|---|---|---|---|"]
+        for name, row in rows.items():
+            lines.append(f"| {name} | " + " | ".join(f"{loss:.1e} / {norm:.1e}" for loss, norm in row) + " |")
+        Path(file).write_text("\n".join(lines) + "\n")
+
+
+def test_accumulation_on_one_process(matrix, folder):
+    matrix("1 process", {job["name"]: run(job, folder / "one") for job in matrix_jobs(1)})
+
+
+def test_two_processes_in_the_matrix(matrix, ddp):
+    matrix("DDP, 2 processes", ddp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["DDP", "ZeRO-3"])
+def test_two_hosts_give_the_same_losses(matrix, folder, strategy):
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("two hosts here are network namespaces: that needs root and `ip` (iproute2)")
+    with two_hosts() as hosts:
+        results = launch_with(strategy, folder / f"hosts {strategy}", matrix_jobs(2), hosts=hosts)
+    assert results["matrix 1"]["hosts"] == ["host-0", "host-1"]
+    matrix(f"{strategy}, 2 hosts of 1 process", results)
 
 
 # ------------------------------------------------------------------------------------------------------ one process
@@ -93,15 +172,25 @@ DDP_JOBS = [
     {"name": "nan", "model": "marian", "settings": TWO, "nan_at": 3},
     {"name": "skipped", "model": "marian", "settings": {**TWO, "max_nonfinite_steps": 1}, "nan_at": 3},
     {"name": "evaluation", "model": "custom", "settings": {"max_steps": 4}, "evaluate": [1, 2, 7, 64]},
+    {"name": "stopped", "model": "custom", "settings": TWO, "stop_after": 4},
+    *matrix_jobs(2),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def ddp(folder):
-    results = launch(folder / "ddp", DDP_JOBS, *DDP)
-    for name, result in results.items():
-        assert (name, result["strategy"], result["processes"]) == (name, "MULTI_CPU", 2)
-    return results
+def ddp(folder, alone):
+    alone("custom", stop_after=4)
+    resumed = {"name": "resumed", "model": "custom", "output_dir": copied(folder, "alone-custom-('stop_after', 4)")}
+    jobs = [*DDP_JOBS, {**resumed, "settings": {**TWO, "resume_from_checkpoint": "auto"}}]
+    return launch_with("DDP", folder / "ddp", jobs)
+
+
+def test_a_run_goes_on_with_more_and_with_fewer_processes(alone, folder, ddp):
+    unbroken = alone("custom")["steps"]
+    assert ddp["stopped"]["ended"] == "SystemExit: 75"
+    assert_same(ddp["resumed"]["steps"], unbroken)
+    settings = {"resume_from_checkpoint": "auto"}
+    assert_same(run({"name": "stopped", "model": "custom", "settings": settings}, folder / "ddp")["steps"], unbroken)
 
 
 @pytest.mark.parametrize("model", SEQ2SEQ)
@@ -187,19 +276,15 @@ def copied(folder: Path, name: str) -> str:
 
 
 @pytest.fixture(scope="module", params=["ZeRO-1", "ZeRO-2", "ZeRO-3", "FSDP2"])
-def sharded(request, folder, alone):
+def sharded(request, folder, alone, matrix):
     """(models, folder, results) of one launch of 2 processes under each strategy."""
-    zero = request.param.startswith("ZeRO")
     # Accelerate 1.15 gives the input embedding an FSDP group of its own, where torch 2.13 allows no third module to
     # share it, as the encoders of Marian, T5 and BART do
-    models = SEQ2SEQ if zero else ["custom", "llama"]
-    arguments = (*ZERO, request.param[-1]) if zero else FSDP2
+    models = SEQ2SEQ if "ZeRO" in request.param else ["custom", "llama"]
     place = folder / request.param
-    jobs = sharded_jobs(folder, alone, models)
-    results = launch(place, jobs, *arguments, shard_on_cpu=not zero, timeout=580)  # DeepSpeed may have to compile
-    for result in results.values():  # neither one process nor plain DDP
-        assert (result["strategy"], result["processes"]) == ("DEEPSPEED" if zero else "FSDP", 2)
-        assert not zero or result["zero_stage"] == int(request.param[-1])
+    jobs = [*sharded_jobs(folder, alone, models), *matrix_jobs(2)]
+    results = launch_with(request.param, place, jobs, timeout=580)  # DeepSpeed may have to compile
+    matrix(f"{request.param}, 2 processes", results)
     return models, place, results
 
 
@@ -247,4 +332,4 @@ def test_a_run_goes_on_under_another_strategy(alone, folder, sharded):
 def test_fsdp_is_not_dropped_silently(folder):
     jobs = [{"name": "fsdp", "model": "custom"}]
     with pytest.raises(RuntimeError, match="the launcher asked for FSDP, but Accelerate dropped it, as it does on"):
-        launch(folder / "dropped", jobs, *FSDP2)
+        launch(folder / "dropped", jobs, "--config_file", str(LAUNCH_FILES / "fsdp2.yaml"))

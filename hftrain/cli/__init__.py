@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from hftrain import __version__
-from hftrain.cli import chat, inspect, merge, predict, prepare, recipes, serve, verify
+from hftrain.cli import chat, inspect, merge, predict, prepare, recipes, serve, slurm, verify
 
-COMMANDS = (recipes, prepare, inspect, verify, predict, chat, merge, serve)  # in the order of the help
+COMMANDS = (recipes, prepare, inspect, verify, predict, chat, merge, serve, slurm)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

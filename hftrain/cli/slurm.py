@@ -1,0 +1,103 @@
+"""`hftrain slurm`: a batch script of `scripts/slurm/`, filled in for a recipe. It is submitted only if asked."""
+
+import argparse
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from hftrain.cli.recipes import PACKAGE, find_recipe
+
+SBATCH = ("time", "partition", "account", "qos", "constraint", "mem", "cpus_per_task", "job_name", "signal")
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "slurm",
+        help="write a Slurm batch script that runs a recipe",
+        usage="hftrain slurm RECIPE [options of Slurm] [options of accelerate launch --] [options of the recipe]",
+        description="Prints a batch script that runs a recipe on the GPUs of one or many nodes, saves before the time "
+        "limit and goes on in the next job.",
+        allow_abbrev=False,
+    )
+    command.add_argument(
+        "recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or the path of a recipe"
+    )
+    command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="as those of `hftrain run`")
+    add_options(command)
+    command.set_defaults(command=write_script)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--nodes", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--gpus_per_node", type=int, default=8, help="and processes; default: %(default)s")
+    for name in SBATCH:
+        parser.add_argument(f"--{name}", metavar="VALUE", help=f"of sbatch: --{name.replace('_', '-')}")
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write the script there; default: print it")
+    parser.add_argument("--submit", action="store_true", help="also hand it to sbatch")
+
+
+def write_script(args: argparse.Namespace) -> int:
+    # The options may stand after RECIPE too, where argparse leaves them to the recipe; not after "--".
+    own = argparse.ArgumentParser(prog="hftrain slurm", add_help=False, allow_abbrev=False)
+    add_options(own)
+    split = args.arguments.index("--") if "--" in args.arguments else len(args.arguments)
+    args, rest = own.parse_known_args(args.arguments[:split], args)
+    after = args.arguments[split + 1 :]
+    launch, options = (rest, after) if split < len(args.arguments) else ([], rest)
+    if min(args.nodes, args.gpus_per_node) < 1:
+        raise ValueError("--nodes and --gpus_per_node are at least 1")
+    script = fill_in(
+        args.recipe if args.recipe == find_recipe(args.recipe).stem else str(find_recipe(args.recipe).resolve()),
+        launch,
+        options,
+        nodes=args.nodes,
+        gpus_per_node=args.gpus_per_node,
+        sbatch={name: getattr(args, name) for name in SBATCH if getattr(args, name) is not None},
+    )
+    if args.output:
+        args.output.write_text(script)
+        print(f"wrote {args.output}" + ("" if args.submit else f"; submit it with: sbatch {args.output}"))
+    elif not args.submit:
+        print(script, end="")
+    if args.submit:
+        try:
+            return subprocess.run(["sbatch"], input=script, text=True).returncode
+        except FileNotFoundError:
+            raise ValueError("--submit: there is no sbatch here; write the script with --output FILE") from None
+    return 0
+
+
+def fill_in(
+    recipe: str, launch: list[str], options: list[str], *, nodes: int, gpus_per_node: int, sbatch: dict[str, str]
+) -> str:
+    """The batch script for this many nodes. `sbatch` are values of its options, which replace those of the template."""
+    packaged = PACKAGE / "_recipes" / "slurm"
+    folder = packaged if packaged.is_dir() else PACKAGE.parent / "scripts" / "slurm"
+    script = (folder / ("one_node.sbatch" if nodes == 1 else "many_nodes.sbatch")).read_text(encoding="utf-8")
+    words = [word.partition("=")[0].replace("-", "_") for word in options]
+    if "__resume_from_checkpoint" not in words:
+        options = [
+            *options,
+            "--resume_from_checkpoint",
+            "auto",
+        ]  # else the second job would refuse the first one's folder
+    values = {"job_name": Path(recipe).stem, "nodes": str(nodes), "gpus_per_node": str(gpus_per_node), **sbatch}
+    for name, value in values.items():
+        line = f"#SBATCH --{name.replace('_', '-')}={shlex.quote(value)}"
+        script, found = re.subn(rf"^{line.partition('=')[0]}=\S+", _literally(line), script, flags=re.MULTILINE)
+        if not found:
+            script = script.replace("#SBATCH --time=", f"{line}\n#SBATCH --time=", 1)
+    for name, text in {
+        "gpus_per_node": str(gpus_per_node),
+        "recipe": shlex.quote(recipe),
+        "launch": f"({shlex.join(launch)})",
+        "options": f"({shlex.join(options)})",
+    }.items():
+        script = re.sub(rf"^{name}=.*$", _literally(f"{name}={text}"), script, flags=re.MULTILINE)
+    return script
+
+
+def _literally(text: str) -> str:
+    return text.replace("\\", r"\\")
