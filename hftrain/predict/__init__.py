@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.predict import classifying
+from hftrain.predict import answering, classifying, tagging
 from hftrain.predict.folder import kind, read_config
 from hftrain.predict.translating import translate
 
 
 def predict(
     folder: str | Path,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     *,
     pairs: Sequence[str] | None = None,
     batch_size: int = 32,
@@ -25,7 +25,9 @@ def predict(
     """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
 
     - encoder-decoder: the text it writes;
-    - sequence classification: the class, the labels or the number, see `classifying.classify`.
+    - sequence classification: the class, the labels or the number, see `classifying.classify`;
+    - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
+    - question answering: the answer to each of `texts` that stands in its context of `pairs`, see `answering.answer`.
 
     Args:
         folder: an output folder, a `checkpoint-N` in it, or what else `save_pretrained` wrote: a model or an adapter.
@@ -46,8 +48,14 @@ def predict(
     folder = Path(folder)
     config = read_config(folder)
     what = kind(folder, config)
+    if "ForTokenClassification" in what:
+        return tagging.tag(folder, config, texts, batch_size, device)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{folder} holds a {what}, which reads texts, no lists of words")
     if "ForSequenceClassification" in what:
         return classifying.classify(folder, config, texts, pairs, batch_size, device)
+    if "ForQuestionAnswering" in what:
+        return answering.answer(folder, config, texts, pairs, batch_size, device)
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         texts = [source_prefix + text if text.strip() else "" for text in texts]
@@ -61,7 +69,13 @@ def predict(
 
 def line(prediction: Any) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
-    return " ".join(prediction.splitlines()) if isinstance(prediction, str) else classifying.line(prediction)
+    if isinstance(prediction, str):
+        return " ".join(prediction.splitlines())
+    if isinstance(prediction, list):
+        return tagging.line(prediction)
+    if isinstance(prediction, dict) and "answer" in prediction:
+        return answering.line(prediction)
+    return classifying.line(prediction)
 
 
 __all__ = ["line", "predict"]

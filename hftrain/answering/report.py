@@ -1,0 +1,107 @@
+"""A question answering run for people: scores, the questions that are hardest, how long the contexts are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from hftrain import text
+from hftrain.answering.predictions import Found, best_answers, probabilities
+from hftrain.answering.rows import AnsweringConfig
+from hftrain.metrics.answers import score_v2
+from hftrain.report import Figure, Table
+from hftrain.report.charts import histogram
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WORST = 50  # questions in the table of those with the highest loss
+SETTINGS = ("max_seq_length", "doc_stride", "max_answer_length", "n_best_size")
+
+
+def model_settings(config: AnsweringConfig) -> dict[str, Any]:
+    """What the model's configuration has to say for `hftrain predict` to say the same."""
+    windows = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig) if field.name in SETTINGS}
+    return {"use_cache": False, "answering": windows | {"no_answer_threshold": 1.0}}
+
+
+def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
+    """Writes into the saved configuration from which probability of no answer on none is given."""
+    config = accelerator.unwrap_model(model).config
+    config.answering = config.answering | {"no_answer_threshold": threshold}
+    if accelerator.is_main_process:
+        config.save_pretrained(output_dir)
+
+
+def report(
+    rows: Mapping[str, Dataset],
+    examples: Mapping[str, Dataset],
+    found: Sequence[Found],
+    threshold: float,
+    config: AnsweringConfig,
+) -> dict[str, Any]:
+    """What `publish` is to show of the data and of what is `found` in the test rows."""
+    test = rows["test"]
+    shown = [
+        {
+            "question": row["question"],
+            "answer": answer or "(none)",
+            "right": " / ".join(dict.fromkeys(row["answers"])) or "(none)",
+            "F1": 100 * score_v2(answer, row["answers"])[1],
+            "no answer": probabilities(each)[1],
+            "loss": each.loss,
+        }
+        for row, answer, each in zip(test, best_answers(found, test["context"], threshold), found, strict=True)
+    ]
+    worst = np.argsort([-each.loss for each in found], kind="stable")[:WORST].tolist()
+    note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
+    samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
+    scores = np.array([each["F1"] for each in shown])
+    f1 = histogram("answers", "F1 of the answers", scores, x_label="F1", unit="questions", whole=False)
+    return {
+        "figures": [f1, lengths(examples["train"], config)],
+        "tables": [Table("Worst questions", [shown[i] for i in worst], note=note, visible=10)],
+        "samples": [{name: each[name] for name in ("question", "answer", "right")} for each in samples],
+        "data": {name: describe(rows[name], examples[name]) for name in rows},
+    }
+
+
+def lengths(examples: Dataset, config: AnsweringConfig) -> Figure:
+    """Tokens of the training questions with their contexts, and how many of them are read in several windows."""
+    part, limit = np.array(examples["part"]), config.max_seq_length
+    windows = text.lengths(examples, ["input_ids"])[:, 0]
+    new = windows - np.where(part > 0, np.array(examples["begin"]) + 1 + config.doc_stride, 0)
+    whole = np.add.reduceat(new, np.flatnonzero(part == 0))
+    label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
+    title = "Lengths of the training questions with their contexts"
+    return histogram("lengths", title, whole, x_label="tokens", unit="questions", limit=limit, limit_label=label)
+
+
+def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
+    """Questions, articles, contexts and windows of a split."""
+    return {
+        "questions": len(rows),
+        "of them without an answer": sum(not answers for answers in rows["answers"]),
+        "articles": len(set(rows["title"])),
+        "contexts": len(set(rows["context"])),
+        "unusable rows left out": len(rows.bad),
+        "questions of articles that stand in train": rows.leaks.inputs if hasattr(rows, "leaks") else "",
+        "windows": len(examples),
+        "questions in several windows": examples.counts["questions in windows"],
+        "windows without their answer": examples.counts["windows without the answer"],
+        "tokens of a window, mean": float(text.lengths(examples, ["input_ids"]).mean()),
+        "fingerprint": rows._fingerprint[:16],
+    }
+
+
+def usage(config: Any, row: Mapping[str, Any]) -> str:
+    """Python that asks what was trained the question of `row`."""
+    folder = config.hub_model_id or config.output_dir
+    return f"""from hftrain.predict import predict
+
+context = {row["context"]!r}
+print(predict({folder!r}, [{row["question"]!r}], pairs=[context]))"""

@@ -1,0 +1,43 @@
+"""Reader of SQuAD's JSON: articles of paragraphs, each with its questions (Rajpurkar et al., 2016, 2018)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hftrain.data.readers import Fault, Item, raw_lines
+
+
+def read_squad(path: Path) -> Iterator[Item] | None:
+    """Questions as (line of the question's id, [{"id", "title", "context", "question", "answers"}]); None if the file
+    is not one JSON object with "data", as SQuAD's are.
+
+    A question without the key "answers" has none; `is_impossible` and `plausible_answers` are not read.
+    """
+    if ".json" not in path.suffixes:
+        return None
+    content = b"".join(raw for _, raw in raw_lines(path))
+    try:
+        articles = json.loads(content)["data"]
+    except (ValueError, TypeError, KeyError):
+        return None  # rows of another kind, or damaged: their reader says where
+    return _questions(path, content, articles)
+
+
+def _questions(path: Path, content: bytes, articles: Any) -> Iterator[Item]:
+    place, line = 0, 1
+    try:
+        for number, article in enumerate(articles, 1):
+            title = article.get("title") or f"article {number}"
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    found = content.find(json.dumps(question["id"]).encode(), place)
+                    if found > 0:
+                        place, line = found, line + content.count(b"\n", place, found)
+                    row = {"id": question["id"], "title": title, "context": paragraph["context"]}
+                    yield line, [row | {"question": question["question"], "answers": question.get("answers", [])}]
+    except (KeyError, TypeError, AttributeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else str(error)
+        yield line, Fault(f"not SQuAD's form, so no question after it can be read: {missing}")

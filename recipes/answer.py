@@ -1,0 +1,80 @@
+"""Answer: a pretrained model learns to find the answer to a question in a text, or that it is not there; EM and F1.
+
+    accelerate launch recipes/answer.py --config recipes/configs/answer-xquad.yaml
+    accelerate launch recipes/answer.py --model_name_or_path google-bert/bert-base-uncased \\
+        --train_file train-v2.0.json --validation_file dev-v2.0.json
+    hftrain predict output --file questions.jsonl --column question --pair_column context
+
+Questions are the JSON of SQuAD 1.1 or 2.0, or rows (jsonl, json, parquet, arrow, a folder of `save_to_disk`, a data set
+on the Hub) of context, question, answers {text, answer_start}. Rows set aside for validation and test are of whole
+articles (title). Long contexts are read in windows; a step's batch counts windows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoModelForQuestionAnswering
+
+from hftrain import answering, text
+from hftrain.answering import report
+from hftrain.config import RecipeConfig, parse
+from hftrain.loop import fit, start
+from hftrain.losses import count_labels
+from hftrain.models import load
+from hftrain.report import publish
+
+
+@dataclass
+class AnswerConfig(answering.AnsweringConfig, RecipeConfig):
+    """Extractive question answering."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "must be set: a pretrained model that is to learn to answer"
+
+
+def main(config: AnswerConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    tokenizer = answering.load_tokenizer(config)
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        rows = answering.load_questions(config, seed=config.seed)
+        examples = {name: answering.tokenize(split, tokenizer, config) for name, split in rows.items()}
+    metrics = config.metrics or ["squad" if all(all(split["answers"]) for split in rows.values()) else "squad_v2"]
+    model = load.load_model(config, AutoModelForQuestionAnswering, settings=report.model_settings(config))
+    text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    collate = answering.collator(tokenizer, model)
+    model = load.add_adapters(model, config, "QUESTION_ANS")
+
+    def answer(model: Any, split: str) -> list[answering.Found]:
+        return answering.answer(accelerator, model, examples[split], config, collate)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        found = answer(model, "validation")
+        return answering.score(found, rows["validation"], len(examples["validation"]), metrics)
+
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
+        collate=collate, processor=tokenizer, loss=answering.loss(config.label_smoothing_factor), count=count_labels,
+        evaluate=evaluate,
+    )  # fmt: skip
+    threshold = results.get("eval_no_answer_threshold", 1.0)  # of the kept model, by validation rows
+    report.save_threshold(accelerator, model, config.output_dir, threshold)
+    found = answer(model, "test")
+    scores = answering.score(found, rows["test"], len(examples["test"]), metrics, threshold)
+    results |= {f"test_{name}": value for name, value in scores.items()}
+    publish(
+        accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
+        task="question-answering", title="Question answering", base_model=config.model_name_or_path,
+        dataset=str(config.train_file or config.dataset_name), usage=report.usage(config, rows["test"][0]),
+        **report.report(rows, examples, found, threshold, config),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(AnswerConfig))

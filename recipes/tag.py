@@ -1,0 +1,79 @@
+"""Tag: a pretrained model learns a tag for each word, of entities or parts of speech; scored by F1, or accuracy.
+
+    accelerate launch recipes/tag.py --config recipes/configs/tag-wnut17.yaml
+    accelerate launch recipes/tag.py --model_name_or_path bert-base-cased --train_file train.conll
+    accelerate launch recipes/tag.py --model_name_or_path bert-base-cased --train_file train.conllu --use_peft
+    hftrain predict output "Anna moved to Rome."
+
+Words and tags are CoNLL columns (a word a line, a blank line after each sentence), or rows with a list of words and one
+of tags (jsonl, json, parquet, arrow, a folder of `save_to_disk`, a data set on the Hub). Long sentences are read in
+windows, and no word is lost; a step's batch counts windows.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoModelForTokenClassification
+
+from hftrain import tagging, text
+from hftrain.config import RecipeConfig, parse
+from hftrain.loop import fit, start
+from hftrain.losses import count_labels
+from hftrain.models import load
+from hftrain.report import publish
+from hftrain.tagging import TaggingConfig
+
+
+@dataclass
+class TagConfig(TaggingConfig, RecipeConfig):
+    """A tag for each word."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "must be set: a pretrained model that is to learn to tag"
+
+
+def main(config: TagConfig) -> dict[str, Any]:
+    accelerator = start(config)
+    tokenizer = tagging.load_tokenizer(config)
+    with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
+        rows, scheme = tagging.load_sentences(config, seed=config.seed)
+        names = tagging.label_names(rows, config)
+        examples = {name: tagging.tokenize(split, tokenizer, names, config) for name, split in rows.items()}
+    metrics = config.metrics or ["accuracy" if scheme == "none" else "seqeval"]
+    model = load.load_model(config, AutoModelForTokenClassification, settings=tagging.model_settings(names, config))
+    text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    model = load.add_adapters(model, config, "TOKEN_CLS")
+    collate = tagging.collator(tokenizer)
+
+    def tag(model: Any, split: str) -> list[tagging.Tagged]:
+        return tagging.tag(accelerator, model, examples[split], config.eval_batch_size, collate)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        return tagging.score(tag(model, "validation"), rows["validation"]["tags"], names, metrics)[0]
+
+    model, results = fit(
+        accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
+        collate=collate, processor=tokenizer, loss=tagging.loss(config.label_smoothing_factor), count=count_labels,
+        evaluate=evaluate,
+    )  # fmt: skip
+    found = tag(model, "test")
+    scores, measured = tagging.score(found, rows["test"]["tags"], names, metrics)
+    results |= {f"test_{name}": value for name, value in scores.items()}
+    publish(
+        accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
+        task="token-classification", title="Tagging" if scheme == "none" else "Named entities",
+        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        usage=tagging.usage(config, rows["test"][0]["tokens"]),
+        **tagging.report(rows, examples, found, names, measured, config),
+    )  # fmt: skip
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(TagConfig))
