@@ -252,7 +252,7 @@ def test_correlation_with_constant_predictions(constant):
 PREFIXES = {None: "BIOES", IOB2: "BIO", IOBES: "BIOES"}
 
 
-def random_tags(letters, types, seed, sentences=150):
+def random_tags(letters, types, seed, sentences=60):
     draw = np.random.default_rng(seed)
     choose = lambda choices: choices[draw.integers(len(choices))]  # noqa: E731
     tag = lambda letter: "O" if letter == "O" else f"{letter}-{choose(types)}"  # noqa: E731
