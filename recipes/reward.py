@@ -3,9 +3,9 @@
     accelerate launch recipes/reward.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \\
         --train_file pairs.jsonl --use_peft
 
-Rows are pairs as recipes/preference.py reads them: prompt, chosen, rejected, each text or messages, and so on. The model
-is one for sequence classification with one label; its logit is the reward. Accuracy is the share of held-out pairs whose
-chosen answer gets the higher reward.
+Rows are pairs as recipes/preference.py reads them: prompt, chosen, rejected, each text or messages, and so on. The
+model is one for sequence classification with one label, whose logit is the reward. Accuracy is the share of held-out
+pairs whose chosen answer gets the higher reward.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers that are good or bad, and reward
 models."""
 
-from hftrain.preference.data import describe, load_preferences, to_preference, tokenize_preferences
+from hftrain.preference.data import describe, load_preferences, prompt_of, to_preference, tokenize_preferences
 from hftrain.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
 from hftrain.preference.reward import evaluate_rewards, reward_loss, reward_usage
 from hftrain.preference.settings import PreferenceConfig
@@ -32,6 +32,7 @@ __all__ = [
     "objective",
     "orpo",
     "preference_loss",
+    "prompt_of",
     "reward_loss",
     "reward_usage",
     "rewards",

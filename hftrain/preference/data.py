@@ -44,7 +44,7 @@ def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None,
     Raises:
         Fault: it is none of these, or there is nothing to learn from it.
     """
-    prompt = _prompt(record)
+    prompt = prompt_of(record)
     tools = chat.to_chat({"prompt": "-", "completion": "-", "tools": record.get("tools")}).tools
     if "label" in record and "completion" in record:
         if record["label"] not in (True, False):
@@ -53,8 +53,8 @@ def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None,
         return prompt, answer if record["label"] else None, None if record["label"] else answer, tools
     if absent := [name for name in ("chosen", "rejected") if record.get(name) is None]:
         raise Fault(
-            f"no {' and no '.join(absent)}: a pair is prompt, chosen, rejected; an answer to judge, which loss_type kto "
-            f"learns from, is prompt, completion, label. There are {', '.join(record)}"
+            f"no {' and no '.join(absent)}: a pair is prompt, chosen, rejected; an answer to judge, for loss_type "
+            f"kto, is prompt, completion, label. There are {', '.join(record)}"
         )
     chosen, rejected = _messages(record, "chosen"), _messages(record, "rejected")
     if chosen == rejected:
@@ -68,7 +68,8 @@ def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None,
     return prompt, _after(prompt, chosen), _after(prompt, rejected), tools
 
 
-def _prompt(record: Mapping[str, Any]) -> Messages:
+def prompt_of(record: Mapping[str, Any]) -> Messages:
+    """The prompt of a row, whatever it is called; [] if there is none."""
     if record.get("instruction") is not None:
         return chat.to_chat({**record, "output": "-"}, "instruction").prompt  # type: ignore[return-value]
     found: Any = next((record[name] for name in PROMPTS if record.get(name) is not None), [])
@@ -83,7 +84,7 @@ def _messages(record: Mapping[str, Any], name: str) -> Messages:
 
 
 def _after(prompt: Messages, answer: Messages) -> Messages:
-    """The answer alone, of one that may begin with its prompt (which may have a system message that the answer has not).
+    """The answer alone, of one that may begin with its prompt (without the prompt's system message, perhaps).
 
     Raises:
         Fault: nothing follows the prompt, or not the assistant.
@@ -115,8 +116,8 @@ def load_preferences(config: DataConfig, *, seed: int, unpaired: bool = False) -
 
 def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *, unpaired: bool = False) -> Dataset:
     """Examples of two sequences: "first_input_ids", "first_labels", "second_input_ids", "second_labels", where labels
-    are -100 but in the answer. Of a pair first the chosen, then the rejected answer; `unpaired`, for KTO, first an answer
-    that is judged, then another row's answer, drawn once by the seed, to the same prompt; and "desirable".
+    are -100 but in the answer. Of a pair first the chosen, then the rejected answer. `unpaired`, for KTO: first an
+    answer that is judged, then another row's answer, drawn once by the seed, to the same prompt; and "desirable".
 
     Sequences of more than max_length tokens are cut there, and counted in the attribute `counts`: "truncated".
 

@@ -1,0 +1,69 @@
+"""GRPO: reinforcement learning of answers, handed over to TRL's GRPOTrainer with hftrain's data and settings.
+
+    pip install trl
+    accelerate launch recipes/grpo.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --use_peft \\
+        --train_file prompts.jsonl --reward_funcs '["my_rewards.py:ends_in_a_number"]'
+
+A row is a prompt (prompt, question, instruction and input, or messages up to the first answer); its other columns reach
+the rewards. A reward is a function in a file (file.py:name, called as TRL does: name(prompts, completions, **columns)
+-> a number each), or a reward model that recipes/reward.py has trained.
+
+Generating inside training is a loop of its own, which is TRL's and not ours: so are its batches and its log, and what
+the other recipes promise of cuts, checkpoints and resuming does not hold here. Settings that TRL does not get are
+refused.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from transformers import AutoModelForCausalLM
+
+from hftrain import chat
+from hftrain.config import RecipeConfig, at_least, parse
+from hftrain.models import load
+from hftrain.preference.online import OnlineConfig, load_prompts, reward_function, trl_arguments
+
+
+@dataclass
+class GrpoConfig(OnlineConfig, chat.ChatConfig, RecipeConfig):
+    """What is handed over to TRL."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
+
+    global_batch_size: Annotated[int | None, at_least(1)] = 32
+    """Answers in one optimizer step, over all devices: prompts times num_generations."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "answers are written by a model that can chat: name one"
+
+
+def main(config: GrpoConfig) -> dict[str, Any]:
+    if importlib.util.find_spec("trl") is None:
+        raise ValueError("recipes/grpo.py hands over to TRL, which is not installed: pip install trl")
+    from trl import GRPOConfig, GRPOTrainer
+
+    arguments = GRPOConfig(**trl_arguments(config))
+    template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
+    model = load.load_model(config, AutoModelForCausalLM)
+    chat.fit_model(model, template, config.max_length)
+    trainer = GRPOTrainer(
+        load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids),
+        [reward_function(name) for name in config.reward_funcs],
+        arguments,
+        train_dataset=load_prompts(config),
+        processing_class=template.tokenizer,
+    )
+    if trainer.is_world_process_zero():
+        print("handed over to TRL's GRPOTrainer: the steps, the log and the weights are its own from here on")
+    results = trainer.train().metrics
+    trainer.save_model(config.output_dir)
+    return results
+
+
+if __name__ == "__main__":
+    main(parse(GrpoConfig))
