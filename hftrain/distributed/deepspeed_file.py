@@ -105,6 +105,9 @@ def read_deepspeed_file(name: str) -> dict[str, Any]:
 
 def check_deepspeed(config: Any) -> Iterator[str]:
     """What is wrong with a DeepSpeed configuration, a line each; DeepSpeed itself ignores most unknown keys."""
+    if not isinstance(config, dict):
+        yield "is no mapping of keys to values"
+        return
     yield from _unknown(config, KEYS, "")
     for key, meaning in AUTO.items():
         block, _, last = key.rpartition(".")
@@ -115,12 +118,7 @@ def check_deepspeed(config: Any) -> Iterator[str]:
 
 def _unknown(config: Any, known: Any, prefix: str) -> Iterator[str]:
     known = _keys_of(known) if isinstance(known, str) and known != ANYTHING else known
-    if known is None or known == ANYTHING:
-        return
-    if not isinstance(config, dict):
-        if prefix:  # null or false: the block is left out
-            return
-        yield "is no mapping of keys to values"
+    if known is None or known == ANYTHING or not isinstance(config, dict):  # null: the block is left out
         return
     for key, value in config.items():
         if not prefix and key in OURS:
