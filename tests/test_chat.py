@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import re
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from hftrain.chat.neftune import lengths_of
 from hftrain.chat.template import CHATML
 from hftrain.config import ConfigError, parse
 from hftrain.data.readers import Fault
-from hftrain.losses import causal_language_model
+from hftrain.losses import causal_language_model, count_next_labels
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "chat.py"
@@ -353,7 +354,7 @@ def test_noise_in_training_only(tmp_path, adapters):
 def made(tmp_path_factory):
     """A base model without a template, and rows."""
     folder = tmp_path_factory.mktemp("chat")
-    base = make_folder(folder / "base", scale=0.05)
+    base = make_folder(folder / "base", scale=0.1)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = None
     (base / "chat_template.jinja").unlink()
@@ -366,44 +367,60 @@ def made(tmp_path_factory):
 def options(made, out, *more):
     settings = {
         "model_name_or_path": made / "base", "train_file": made / "rows.jsonl", "output_dir": out, "max_length": 64,
-        "max_new_tokens": 8, "num_samples": 2, "logging_steps": 1, "chat_template": "chatml",
+        "max_new_tokens": 8, "logging_steps": 1, "chat_template": "chatml",
     }  # fmt: skip
     return [word for name, value in settings.items() for word in (f"--{name}", str(value))] + list(more)
+
+
+def loss_on_test(config, model, tokenizer):
+    """Of the rows that the recipe held out, with what was saved."""
+    examples = chat.tokenize(chat.load_chats(config, seed=config.seed)["test"], chat.Template(tokenizer), config)
+    batch = collate_causal(list(examples), pad_token_id=tokenizer.pad_token_id)
+    with torch.no_grad():
+        return float(causal_language_model()(model.eval(), batch)) / count_next_labels(batch)
 
 
 def test_the_recipe_with_new_tokens_packing_noise_and_adapters(made, tmp_path):
     out = tmp_path / "out"
     argv = options(
-        made, out, "--use_peft", "--packing", "--neftune_noise_alpha", "5",
-        "--max_steps", "12", "--global_batch_size", "4", "--learning_rate", "3e-2", "--eval_on_start",
+        made, out, "--use_peft", "--packing", "--neftune_noise_alpha", "0.5", "--max_steps", "4", "--learning_rate",
+        "2e-2", "--eval_on_start", "--global_batch_size", "4", "--num_samples", "2",
     )  # fmt: skip
-    results = recipe.main(parse(recipe.ChatRecipeConfig, argv))
+    config = parse(recipe.ChatRecipeConfig, argv)
+    results = recipe.main(config)
     history = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     losses = [row["eval_loss"] for row in history if "eval_loss" in row]
-    assert losses[-1] < 0.7 * losses[0] and results["test_perplexity"] == pytest.approx(math.exp(results["test_loss"]))
-    model = peft.AutoPeftModelForCausalLM.from_pretrained(out).eval()
-    tokenizer = AutoTokenizer.from_pretrained(out)
-    assert tokenizer.chat_template == CHATML and len(tokenizer) == model.get_input_embeddings().num_embeddings
-    asked = tokenizer.apply_chat_template([{"role": "user", "content": "some words 1"}], add_generation_prompt=True,
-                                          return_tensors="pt", return_dict=True)  # fmt: skip
-    answer = tokenizer.decode(model.generate(**asked, max_new_tokens=8)[0, asked["input_ids"].shape[1] :])
-    assert answer.startswith("numbers") and answer.endswith("<|im_end|>")  # it has learnt to stop, at a new token
+    assert losses[-1] < losses[0] - 0.5 and results["test_perplexity"] == pytest.approx(math.exp(results["test_loss"]))
+    model, tokenizer = peft.AutoPeftModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template == CHATML and len(tokenizer) == model.get_input_embeddings().weight.shape[0]
+    assert loss_on_test(config, model, tokenizer) == pytest.approx(results["test_loss"], rel=1e-5)
     saved = load_file(out / "adapter_model.safetensors")
     assert [tuple(saved[name].shape) for name in saved if "trainable_tokens" in name] == [(2, 32)] * 2
     card = (out / "README.md").read_text()
-    assert "before" in card and "after" in card and "tokens learnt" in card
+    assert "before" in card and "after" in card
     seen = json.loads((out / "inspection.json").read_text())
-    assert seen["end learnt"] == 1 and 0 < seen["tokens learnt"] < 1
+    assert seen["end learnt"] == 1 and 0 < seen["tokens learnt"] < 1 and "tokens learnt" in card
 
 
-def test_the_whole_model_or_parts_of_it(made, tmp_path):
-    argv = options(made, tmp_path / "out", "--freeze", "layers.0", "--max_steps", "2")
-    recipe.main(parse(recipe.ChatRecipeConfig, argv))
+def test_a_model_learns_to_answer_and_to_stop(made, tmp_path):
+    argv = options(
+        made, tmp_path / "out", "--freeze", "layers.0", "--max_steps", "40", "--learning_rate", "1e-2", "--num_samples",
+        "0", "--eval_steps", "0", "--save_steps", "0",
+    )  # fmt: skip
+    config = parse(recipe.ChatRecipeConfig, argv)
+    results = recipe.main(config)
     before = load_file(made / "base" / "model.safetensors")
     after = load_file(tmp_path / "out" / "model.safetensors")
-    assert len(after["model.embed_tokens.weight"]) == len(before["model.embed_tokens.weight"]) + 2
     same = {name for name, weight in before.items() if torch.equal(after[name][: len(weight)], weight)}
     assert same == {name for name in before if "layers.0." in name}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert loss_on_test(config, model, tokenizer) == pytest.approx(results["test_loss"], rel=1e-5)
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "some words 4"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = tokenizer.decode(model.generate(**asked, max_new_tokens=12)[0, asked["input_ids"].shape[1] :])
+    assert re.fullmatch(r"numbers \d<\|im_end\|>", answer)
 
 
 def test_settings_that_cannot_be(tmp_path):
