@@ -98,8 +98,8 @@ def merge(
 ) -> Parity:
     """Writes the model of `folder`, with its adapter merged into the weights if it is one, to `output`.
 
-    The model is loaded and merged in fp32; a base that was trained on in 4 bits is dequantized. What was written is read
-    back, and its logits, computed in fp32, are compared with those of the model that was trained.
+    The model is loaded and merged in fp32; a base that was trained on in 4 bits is dequantized. What was written is
+    read back, and its logits, computed in fp32, are compared with those of the model that was trained.
 
     Args:
         folder: an output folder, or what else `save_pretrained` wrote.

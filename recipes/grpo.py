@@ -51,9 +51,10 @@ def main(config: GrpoConfig) -> dict[str, Any]:
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
+    rewards: list[Any] = [reward_function(name) for name in config.reward_funcs]
     trainer = GRPOTrainer(
         load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids),
-        [reward_function(name) for name in config.reward_funcs],
+        rewards,
         arguments,
         train_dataset=load_prompts(config),
         processing_class=template.tokenizer,

@@ -417,8 +417,9 @@ def make_config(tmp_path, **changes):
     loss_type = changes.get("loss_type", "sigmoid")
     settings = {"model_name_or_path": str(tmp_path / "base"), "output_dir": str(tmp_path / "out"), "use_peft": True}
     settings |= {"train_file": write_rows(tmp_path / f"{loss_type}.jsonl", loss_type), "global_batch_size": 8}
-    settings |= {"validation_split": 8, "test_split": 8, "max_steps": 6, "warmup_steps": 0, "learning_rate": 1e-2, "max_length": 64}
+    settings |= {"validation_split": 8, "test_split": 8, "max_steps": 6, "warmup_steps": 0, "learning_rate": 1e-2}
     settings |= {"save_steps": 0, "eval_steps": 0, "eval_on_start": True, "load_best_model_at_end": False}
+    settings |= {"max_length": 64}
     return recipe.PreferenceRecipeConfig(**settings | changes)
 
 

@@ -7,14 +7,14 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 
 from hftrain import chat
-from hftrain.config import Config, DataConfig, at_least, changed
+from hftrain.config import Config, DataConfig, LoraConfig, ModelConfig, at_least, changed
 from hftrain.data.readers import Fault
 from hftrain.data.rows import load_rows
 from hftrain.preference.data import prompt_of
@@ -22,15 +22,13 @@ from hftrain.preference.data import prompt_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# What TRL's GRPOConfig, too, calls so and means so; and what it gets under another name, or the recipe uses itself.
-SAME = ("output_dir", "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm")
-SAME += ("adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "logging_steps", "report_to", "run_name")
-SAME += ("num_generations", "temperature")
-HANDED = (*SAME, "global_batch_size", "micro_batch_size", "num_train_epochs", "max_steps", "max_new_tokens", "kl_beta")
-HANDED += ("reward_funcs", "train_file", "dataset_name", "dataset_config_name", "max_bad_rows", "max_length")
-HANDED += ("model_name_or_path", "tokenizer_name_or_path", "model_revision", "trust_remote_code", "dtype")
-HANDED += ("attn_implementation", "model_config", "chat_template", "new_tokens", "use_peft", "load_in_4bit", "use_dora")
-HANDED += ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "init_lora_weights")
+# What TRL's GRPOConfig calls so and means so too; what it gets under another name, or the recipe uses itself.
+SAME = ["output_dir", "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"]
+SAME += ["adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "logging_steps", "report_to", "run_name"]
+SAME += ["num_generations", "temperature"]
+HANDED = {*SAME, "global_batch_size", "micro_batch_size", "num_train_epochs", "max_steps", "max_bad_rows", "train_file"}
+HANDED |= {"dataset_name", "dataset_config_name", "kl_beta", "reward_funcs"}
+HANDED |= {entry.name for group in (ModelConfig, LoraConfig, chat.ChatConfig) for entry in fields(group)}
 
 
 @dataclass
@@ -108,7 +106,7 @@ def load_prompts(config: DataConfig) -> Dataset:
     return Dataset.from_list([{"prompt": json.loads(row["prompt"]), **json.loads(row["columns"])} for row in rows])
 
 
-def reward_function(name: str) -> Callable[..., list[float]] | str:
+def reward_function(name: str) -> Callable[..., Any] | str:
     """The function that file.py:name means, or the name of a reward model as it is.
 
     Raises:
