@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, gather_object
+from peft import LoraConfig, get_peft_model
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -148,13 +149,15 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     Read from the job: `dropout` (0), `examples` (46), `stop_after` (a SIGTERM to itself, so that it stops after this
     step), `nan_at` (a loss that is NaN at this step, or its gradient if `nan_in` says so), `room` (a micro-batch of
     more examples asks for more memory than there is, on process 1 only if `on_process_1`), `evaluate` (mean loss and
-    predictions for these batch sizes), `output_dir` (`name`).
+    predictions for these batch sizes), `output_dir` (`name`), `lora` (trains adapters only).
     """
     output_dir = folder / job.get("output_dir", job["name"])
     config = TrainConfig(output_dir=str(output_dir), **SETTINGS | job.get("settings", {}))
     accelerator = accelerator or start(config)
     torch.manual_seed(0)
     model = MODELS[job["model"]](job.get("dropout", 0.0))
+    if job.get("lora"):
+        model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     examples = make_examples(job.get("examples", EXAMPLES))
     causal = job["model"] == "llama"
     exact_loss, count = (

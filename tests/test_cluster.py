@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from hftrain import checkpoint
 from hftrain.report.history import read_history
 
 WORKER = Path(__file__).with_name("resume_worker.py")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def logs(out: Path) -> list[str]:
@@ -105,6 +108,37 @@ def test_torchrun_starts_a_killed_job_again_and_it_goes_on(tmp_path):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.search(r"resumed from \S+/checkpoint-6 at step 6 of 12", done.stdout)
+    train(WorkerConfig(output_dir=str(tmp_path / "unbroken"), logging_steps=1, dropout=0.0))
+    assert steps(out) == {
+        step: pytest.approx(values, rel=1e-5) for step, values in steps(tmp_path / "unbroken").items()
+    }
+
+
+@pytest.mark.slow
+def test_sigterm_on_zero_3_saves_and_the_run_goes_on(tmp_path):
+    """From a folder that is not the launch file's, by way of `hftrain run`, which keeps the exit code."""
+    pytest.importorskip("deepspeed")
+    out, log = tmp_path / "out", tmp_path / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "hftrain.cli", "run", WORKER, "--config_file", ROOT / "ds_configs" / "zero3.yaml"]
+    command += ["--main_process_port", port, "--", "--output_dir", out, "--resume_from_checkpoint", "auto"]
+    command += ["--logging_steps", "1", "--dropout", "0", "--seconds_per_step", "0.3"]
+
+    def start() -> subprocess.Popen:
+        with open(log, "a") as file:
+            return subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=file, stderr=file)
+
+    started, deadline = start(), time.monotonic() + 250
+    while "did step 3" not in log.read_text():
+        assert started.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    assert started.wait(250) == 75, log.read_text()
+    assert list(out.glob("checkpoint-*")) and not (out / "model.safetensors").exists()
+    assert start().wait(250) == 0, log.read_text()
+    assert "resumed from" in log.read_text()
     train(WorkerConfig(output_dir=str(tmp_path / "unbroken"), logging_steps=1, dropout=0.0))
     assert steps(out) == {
         step: pytest.approx(values, rel=1e-5) for step, values in steps(tmp_path / "unbroken").items()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from exact_worker import MODELS, launch, run, two_hosts
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 SEQ2SEQ = [name for name in MODELS if name != "llama"]
@@ -108,12 +109,13 @@ def test_two_processes_in_the_matrix(matrix, ddp):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", ["DDP", "ZeRO-3"])
 def test_two_hosts_give_the_same_losses(matrix, folder, strategy):
     if os.geteuid() != 0 or not shutil.which("ip"):
         pytest.skip("two hosts here are network namespaces: that needs root and `ip` (iproute2)")
     with two_hosts() as hosts:
-        results = launch_with(strategy, folder / f"hosts {strategy}", matrix_jobs(2), hosts=hosts)
+        results = launch_with(strategy, folder / f"hosts {strategy}", matrix_jobs(2), hosts=hosts, timeout=580)
     assert results["matrix 1"]["hosts"] == ["host-0", "host-1"]
     matrix(f"{strategy}, 2 hosts of 1 process", results)
 
@@ -259,6 +261,7 @@ def sharded_jobs(folder: Path, alone, models: list[str]) -> list[dict]:
             "name": "resumed", "model": "custom", "output_dir": copied(folder, "alone-custom-('stop_after', 4)"),
             "settings": {**TWO, "resume_from_checkpoint": "auto"},
         },
+        {"name": "adapters", "model": "llama", "settings": TWO, "lora": True},
         {"name": "stopped", "model": "custom", "settings": TWO, "stop_after": 4},
         {"name": "stopped again", "model": "custom", "settings": TWO, "stop_after": 4},
         {
@@ -296,6 +299,19 @@ def test_sharded_training_gives_the_same_losses_and_weights(alone, folder, shard
         expected = alone(model)
         assert_same(results[model]["steps"], expected["steps"])
         close(model, folder / expected["name"], place / model)
+
+
+@pytest.mark.slow
+def test_adapters_trained_in_pieces_are_saved_whole(alone, folder, sharded):
+    _, place, results = sharded
+    expected = alone("llama", lora=True)
+    assert_same(results["adapters"]["steps"], expected["steps"])
+    one = load_file(folder / expected["name"] / "adapter_model.safetensors")
+    two = load_file(place / "adapters" / "adapter_model.safetensors")
+    assert one.keys() == two.keys() and len(one) == 2 * 2 * 7  # A and B of 7 matrices of 2 layers
+    for name, weight in one.items():
+        assert weight.norm() > 0
+        torch.testing.assert_close(two[name], weight, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.slow
