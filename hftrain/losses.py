@@ -124,7 +124,9 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 gradient = gradient.to(dtype)
                 if grad_hidden is not None:
                     grad_hidden[part] = gradient @ matrix
-                if grad_weight is not None:
+                if grad_weight is not None and dtype == torch.float32:
+                    grad_weight.addmm_(gradient.T, inputs)
+                elif grad_weight is not None:
                     grad_weight += gradient.T @ inputs
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         return losses.sum()
@@ -151,7 +153,7 @@ def chunked_cross_entropy(
     """
     labelled = labels != IGNORE
     hidden, labels = hidden[labelled], labels[labelled]
-    rows = min(max(256, len(labels) // 16), 2048)  # few, since each chunk reads and writes the weight's gradient once
+    rows = min(max(128, len(labels) // 16), 2048)  # few, since each chunk reads and writes the weight's gradient once
     return ChunkedCrossEntropy.apply(hidden, weight, bias, labels, label_smoothing, rows)
 
 

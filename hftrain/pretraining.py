@@ -160,7 +160,9 @@ def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict
     if not folder.exists():
         with whole(folder) as stage:
             tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size)
-            tokenizer.add_special_tokens(special_tokens)
+            if special_tokens:
+                tokenizer.add_special_tokens(special_tokens)
+                tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
             tokenizer.save_pretrained(stage)
     learnt = AutoTokenizer.from_pretrained(folder)
     learnt.name_or_path = ""  # the cache is no place to come from
@@ -233,29 +235,37 @@ def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing
 
 
 def continuations(
-    accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase, files: TokenFiles, max_new_tokens: int
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    files: TokenFiles,
+    tokens: int,
+    length: int,
 ) -> list[dict[str, str]]:
-    """What the model writes after the beginnings (16 tokens) of eight documents, or of as many places in one, drawn at
-    temperature 0.8 from the 200 likeliest tokens. Nothing if `max_new_tokens` is 0."""
-    module = accelerator.unwrap_model(model).eval()
-    places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, files.tokens - 16, 8).astype(int)
-    prompts = [files.read(int(place), min(int(place) + 16, files.tokens)).astype(np.int64) for place in places]
+    """What the model writes after the beginnings (16 tokens) of eight documents, or of as many places in one: `tokens`
+    tokens, drawn at temperature 0.8 from the 200 likeliest, and no more than make `length` in all."""
+    module, start = accelerator.unwrap_model(model).eval(), min(16, length // 2)
+    places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, max(0, files.tokens - start), 8).astype(int)
+    prompts = [files.read(int(place), min(int(place) + start, files.tokens)).astype(np.int64) for place in places]
 
     def generate(batch: Any) -> list[str]:
-        settings = {"do_sample": True, "temperature": 0.8, "top_k": min(200, len(tokenizer))}
-        ids = module.generate(**batch, **settings, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id)
-        return text.decode(tokenizer, ids[:, batch["input_ids"].shape[1] :])
+        read = batch["input_ids"].shape[1]
+        ids = module.generate(
+            **batch, do_sample=True, temperature=0.8, top_k=min(200, len(tokenizer)),
+            max_new_tokens=min(tokens, length - read), pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        return text.decode(tokenizer, ids[:, read:])
 
     def collate(rows: Sequence[Any]) -> Any:
         ids = text.pad(rows, 0)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
-    if not max_new_tokens:
+    if not tokens:
         return []
     lengths = np.array([[len(prompt)] for prompt in prompts])
     written = predict(accelerator, prompts, lengths, 1, collate=collate, generate=generate)
     starts = text.decode(tokenizer, [prompt.tolist() for prompt in prompts])
-    return [{"prompt": start, "continuation": end} for start, end in zip(starts, written, strict=True)]
+    return [{"prompt": begun, "continuation": rest} for begun, rest in zip(starts, written, strict=True)]
 
 
 def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:

@@ -11,25 +11,16 @@ Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz), a 
 on the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts with what was trained.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from hftrain import classification, text
 from hftrain.classification import report
-from hftrain.config import RecipeConfig, parse
+from hftrain.config import parse
 from hftrain.loop import fit, start
 from hftrain.report import publish
 
 
-@dataclass
-class ClassifyConfig(classification.ClassificationConfig, RecipeConfig):
-    """Text classification."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
-
-
-def main(config: ClassifyConfig) -> dict[str, Any]:
+def main(config: classification.ClassificationConfig) -> dict[str, Any]:
     accelerator = start(config)
     problem = config.problem_type
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
@@ -48,12 +39,8 @@ def main(config: ClassifyConfig) -> dict[str, Any]:
         task = (examples[split], lengths[split], config.eval_batch_size)
         return classification.score(accelerator, model, *task, collate=collate, problem=problem)
 
-    def measure(scores: classification.Scores, split: str, thresholds: list[float], **kwargs: Any) -> Any:
-        names_of = {"labels": names, "thresholds": thresholds}
-        return classification.measure(scores, right[split], config.metrics, problem, **names_of, **kwargs)
-
     def evaluate(model: Any) -> dict[str, float]:
-        return measure(score(model, "validation"), "validation", [0.5] * len(names))[0]
+        return classification.measure(score(model, "validation"), right["validation"], config, names)[0]
 
     loss = classification.classification(
         problem,
@@ -68,7 +55,7 @@ def main(config: ClassifyConfig) -> dict[str, Any]:
     )  # fmt: skip
     thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
     scores = score(model, "test")
-    numbers, metrics = measure(scores, "test", thresholds, report=True)
+    numbers, metrics = classification.measure(scores, right["test"], config, names, thresholds, report=True)
     results |= {f"test_{name}": value for name, value in numbers.items()}
     publish(
         accelerator, config, results, metric=f"test_{next(name for name in numbers if name != 'loss')}",
@@ -82,4 +69,4 @@ def main(config: ClassifyConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(ClassifyConfig))
+    main(parse(classification.ClassificationConfig))

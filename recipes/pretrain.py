@@ -23,7 +23,7 @@ from hftrain.models import load, new
 from hftrain.report import publish
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=50, do_sample=True)[0]))"""
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
 
 
 @dataclass
@@ -78,7 +78,8 @@ def main(config: PretrainConfig) -> dict[str, Any]:
         evaluate=evaluate, processor=tokenizer,
         flops=pretraining.step_flops(model, examples["train"], examples["train"].lengths),
     )  # fmt: skip
-    samples = pretraining.continuations(accelerator, model, tokenizer, files["validation"], config.sample_tokens)
+    task = (files["validation"], config.sample_tokens, config.max_length)
+    samples = pretraining.continuations(accelerator, model, tokenizer, *task)
     publish(
         accelerator, config, results, split="validation", metric="eval_perplexity", task="text-generation",
         title="Causal language model", base_model=config.model_name_or_path, samples=samples,

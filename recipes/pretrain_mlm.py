@@ -26,7 +26,7 @@ USE = {
     "masked_tokens": """from transformers import pipeline
 
 print(pipeline("fill-mask", model=model, tokenizer=tokenizer)(f"To be, or not to {tokenizer.mask_token}."))""",
-    "span_corruption": """ids = tokenizer("To be<extra_id_0> to be.", split_special_tokens=False, return_tensors="pt").input_ids
+    "span_corruption": """ids = tokenizer("To be<extra_id_0> to be.", return_tensors="pt").input_ids
 print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
 }
 

@@ -31,7 +31,7 @@ def model_problem(name: str, entries: dict[str, Any], auto_class: Any) -> tuple[
 def known_entries(name: str) -> set[str]:
     """Entries of `model_config` that a new model of this architecture takes."""
     if name == CUSTOM:
-        return {*TransformerConfig.shape_fields(), "vocab_size"}
+        return {*TransformerConfig.shape_fields(), "vocab_size", "num_hidden_layers"}  # the last: of each stack
     config = AutoConfig.for_model(name)
     return {*config.to_dict(), *config.attribute_map}
 
@@ -57,6 +57,8 @@ def new_shape(
     aliases = {special: common for common, special in plain.attribute_map.items()}
     given = {aliases.get(key, key): value for key, value in entries.items()}
     width, depth = given.get("hidden_size", 256), given.get("num_hidden_layers", 6)
+    if name == CUSTOM:
+        given.pop("num_hidden_layers", None)
     heads = given.get("num_attention_heads", max(1, width // 64))
     inner = -(-width * 8 // 3 // 64) * 64 if getattr(plain, "hidden_act", None) == "silu" else 4 * width
     small = {"hidden_size": width, "num_hidden_layers": depth, "max_position_embeddings": max_length}
@@ -64,7 +66,7 @@ def new_shape(
     small |= dict.fromkeys(("num_attention_heads", "num_key_value_heads", "decoder_attention_heads"), heads)
     small |= dict.fromkeys(("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim"), inner)
     small |= {"head_dim": width // heads} | (form or {} if name == CUSTOM else {})
-    known = known_entries(name)
+    known = known_entries(name) - ({"num_hidden_layers"} if name == CUSTOM else set())
     shape = vocabulary | {key: value for key, value in small.items() if key in known}
     if plain.is_encoder_decoder:
         shape["decoder_start_token_id"] = vocabulary["pad_token_id"]  # as in T5
