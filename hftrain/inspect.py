@@ -124,8 +124,8 @@ def _named(model: Any, labels: torch.Tensor) -> Any:
 
 
 def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
-    """Numbers of the examples `seen`, of the lengths of all, and of the padding in the first steps. A number that has no
-    meaning for the task is left out."""
+    """Numbers of the examples `seen`, of the lengths of all, and of the padding in the first steps; without those that
+    mean nothing for the task."""
     numbers: dict[str, Any] = {"examples": len(view.examples), "examples looked at": len(seen)}
     lengths = view.plan.tokens
     if lengths.max() > 1:
@@ -200,8 +200,8 @@ def breaches(numbers: dict[str, Any], limits: Limits, *, leaked: int = 0, refuse
         for name, limit in shares.items()
         if numbers.get(name, 0) > getattr(limits, limit)
     ]
-    if numbers.get("tokens learnt", 1) <= limits.min_tokens_learnt:
-        found.append(f"tokens learnt {numbers['tokens learnt']:.1%}, min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
+    if (learnt := numbers.get("tokens learnt", 1)) <= limits.min_tokens_learnt:
+        found.append(f"tokens learnt {learnt:.1%} is not over min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
     if numbers.get("end learnt") == 0 and numbers.get("tokens learnt", 0) < 1:  # a running text need not end
         found.append("no example learns a token that ends it: what is generated would not stop")
     for name, count, most in (("leaked", leaked, limits.max_leaked), ("refused", refused, limits.max_refused)):

@@ -16,9 +16,10 @@ def add(commands: Any) -> None:
         "inspect",
         help="show what a recipe will train on; exit code 1 if something is wrong with it",
         usage="hftrain inspect RECIPE [options of inspect --] [options of the recipe]",
-        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and what is too much, as a share: "
-        "--max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, --min_tokens_learnt 0; "
-        "as a number of rows: --max_leaked 0 (held-out rows that stand in the training rows), --max_refused 0. "
+        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and what is too much, as a "
+        "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
+        "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that stand in the training rows), "
+        "--max_refused 0. "
         "Learnt tokens are green, or stand in ⟦ ⟧ where there is no terminal. Nothing is written.",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
@@ -108,9 +109,7 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
         yield "".join(learnt(text(i for i, _ in group)) if on else text(i for i, _ in group) for on, group in groups)
     elif example.kind in ("masked", "tags"):
         names = view.model.config.id2label if example.kind == "tags" else {}
-        words = (
-            text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs
-        )
+        words = (text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs)
         yield (" " if names else "").join(words)
     else:
         yield text(example.ids)
