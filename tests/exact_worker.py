@@ -278,7 +278,7 @@ def launch(
     jobs: list[dict[str, Any]],
     *arguments: str,
     shard_on_cpu: bool = False,
-    timeout: int = 280,
+    timeout: int = 580,
     hosts: Sequence[list[str]] = ([],),
 ) -> dict[str, dict[str, Any]]:
     """Runs the jobs in one launch of 2 processes, on one or two hosts: name -> what `run` returned on the main one."""

@@ -115,7 +115,7 @@ def test_two_hosts_give_the_same_losses(matrix, folder, strategy):
     if os.geteuid() != 0 or not shutil.which("ip"):
         pytest.skip("two hosts here are network namespaces: that needs root and `ip` (iproute2)")
     with two_hosts() as hosts:
-        results = launch_with(strategy, folder / f"hosts {strategy}", matrix_jobs(2), hosts=hosts, timeout=580)
+        results = launch_with(strategy, folder / f"hosts {strategy}", matrix_jobs(2), hosts=hosts)
     assert results["matrix 1"]["hosts"] == ["host-0", "host-1"]
     matrix(f"{strategy}, 2 hosts of 1 process", results)
 
@@ -286,7 +286,7 @@ def sharded(request, folder, alone, matrix):
     models = SEQ2SEQ if "ZeRO" in request.param else ["custom", "llama"]
     place = folder / request.param
     jobs = [*sharded_jobs(folder, alone, models), *matrix_jobs(2)]
-    results = launch_with(request.param, place, jobs, timeout=580)  # DeepSpeed may have to compile
+    results = launch_with(request.param, place, jobs)
     matrix(f"{request.param}, 2 processes", results)
     return models, place, results
 

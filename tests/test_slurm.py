@@ -55,7 +55,7 @@ def test_options_of_slurm_the_launcher_and_the_recipe_come_to_their_places(capsy
 def test_one_node_needs_no_rendezvous_and_options_may_come_first(capsys):
     script = script_of(capsys, "--time", "1:00:00", "translate", "--max_steps", "5", "--resume_from_checkpoint", "x")
     check(script.replace("resume_from_checkpoint x", "resume_from_checkpoint auto"))
-    assert "#SBATCH --nodes=1\n" in script and "rdzv" not in script and "#SBATCH --time=1:00:00" in script
+    assert "#SBATCH --nodes=1\n" in script and "main_process_ip" not in script and "#SBATCH --time=1:00:00" in script
     assert "options=(--max_steps 5 --resume_from_checkpoint x)" in script
 
 
