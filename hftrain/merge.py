@@ -60,8 +60,10 @@ class Parity(NamedTuple):
 
 
 def compare(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Parity:
-    """Of logits (T, V) of each prompt."""
+    """Of logits (T, V) of each prompt. A single number, as of a reward model, counts as the logit of yes beside no."""
     a, b = torch.cat(list(first)).double(), torch.cat(list(second)).double()
+    if a.shape[-1] == 1:
+        a, b = (torch.nn.functional.pad(logits, (0, 1)) for logits in (a, b))
     kl = (a.softmax(-1) * (a.log_softmax(-1) - b.log_softmax(-1))).sum(-1)
     return Parity(float((a - b).abs().max()), float(kl.mean()), float((a.argmax(-1) == b.argmax(-1)).double().mean()))
 

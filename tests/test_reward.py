@@ -12,6 +12,7 @@ from datasets import Dataset
 from test_preference import collate, make_examples, write_rows
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+from hftrain.merge import merge
 from hftrain.preference import bradley_terry, count_examples, reward_loss
 from hftrain.preference.online import reward_function
 
@@ -84,9 +85,12 @@ def test_the_recipe_learns(tmp_path, use_peft):
     said: list[float] = []
     exec(code, {"print": said.append})  # as a reader of the card would paste it
     assert np.isfinite(said[0])
-    if not use_peft:
-        model = AutoModelForSequenceClassification.from_pretrained(config.output_dir)
-        assert model.config.num_labels == 1 and json.loads((tmp_path / "out" / "all_results.json").read_text())
+    folder = config.output_dir
+    if use_peft:
+        folder = str(tmp_path / "merged")
+        assert merge(config.output_dir, folder).max_difference < 1e-3
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert model.config.num_labels == 1 and model.score.weight.abs().max() > 0
 
 
 # ---- GRPO, TRL's loop ----

@@ -162,11 +162,10 @@ def with_reference(
         if next(model.parameters()).device != accelerator.device:
             model.to(accelerator.device)
         file = text.examples.cache() / f"reference-{_digest(model, examples, accelerator)}.npy"
-        known = [file.is_file()]
-        broadcast_object_list(known)  # the main process may have seen it, and another one not
-        if known[0]:
-            found = np.load(file)
-        else:
+        known = [np.load(file) if accelerator.is_main_process and file.is_file() else None]
+        broadcast_object_list(known)
+        found = known[0]
+        if found is None:
 
             def compute(batch: Batch) -> list[list[float]]:
                 return sequence_log_probs(model, batch)[0].tolist()
