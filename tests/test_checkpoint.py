@@ -255,6 +255,12 @@ def test_a_flip_of_any_byte_of_the_manifest_is_found(tmp_path):
             assert checkpoint.verify(manifest.parent), (place, content[place : place + 9])
 
 
+def test_a_contract_with_numbers_as_keys_is_found_unchanged(tmp_path):
+    """`id2label` has them; JSON has not, and orders 10 before 2 as text."""
+    folder = save(tmp_path, 1, contract={"model": {"id2label": {i: f"label {i}" for i in range(12)}}})
+    assert checkpoint.verify(folder) == []
+
+
 def test_the_size_of_a_truncated_file_is_told(tmp_path):
     folder = save(tmp_path, 1)
     (folder / "state.json").write_text("{}")

@@ -117,7 +117,8 @@ def sha256_of(path: Path) -> str:
 
 
 def sha256_of_json(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    read_back = json.loads(json.dumps(value))  # keys that are numbers (id2label) come back as text, in another order
+    return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()
 
 
 class _TensorsOnDisk(Mapping[str, torch.Tensor]):
