@@ -117,7 +117,8 @@ class Watch:
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Says which process is gone when one's connection breaks; whoever is alive beats within two beats."""
         self.hook(kind, error, trace)
-        if any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out")):
+        words = ("gloo", "nccl", "connection", "timed out")
+        if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words):
             self.left.wait(4 * self.seconds)
             verdict = self.verdict(2.5 * self.seconds)
             os.write(2, f"\nhftrain: {verdict or 'every process is still heard of'}\n".encode())
