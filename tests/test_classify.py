@@ -81,7 +81,7 @@ def configured(tmp_path: Path, rows: list[Any] | None = None, **settings: Any) -
     defaults |= {"validation_split": 0.2, "test_split": 0.2}
     if "model_name_or_path" not in settings:
         defaults["model_config"] = SIZE
-    return recipe.ClassifyConfig(**defaults | settings)
+    return classification.ClassificationConfig(**defaults | settings)
 
 
 def prepare(config: Any) -> tuple[Any, Any, list[str]]:
@@ -373,8 +373,7 @@ def test_scores_do_not_depend_on_the_batch(tmp_path, kind, problem):
         scores = classification.score(
             accelerate.Accelerator(), model, examples["train"], lengths, size, collate=collate, problem=problem
         )
-        limits = [0.5] * len(names)
-        found.append(classification.measure(scores, right, config.metrics, problem, labels=names, thresholds=limits)[0])
+        found.append(classification.measure(scores, right, config, names)[0])
     # Padding is masked, but a matrix product of another shape may add in another order: 1e-6 of numbers near 1.
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-6)

@@ -131,7 +131,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, adapters):
     settings = files | {"model_name_or_path": build("bert", tmp_path / "bert", **still), "use_peft": adapters}
     settings |= {"max_steps": 4, "eval_steps": 0, "save_steps": 0, "eval_batch_size": 4, "balance_classes": True}
     settings |= {"metrics": ["accuracy", "f1_macro", "roc_auc", "matthews_correlation"], "learning_rate": 1e-3}
-    one = recipe.main(recipe.ClassifyConfig(**settings, output_dir=str(tmp_path / "one")))
+    one = recipe.main(classification.ClassificationConfig(**settings, output_dir=str(tmp_path / "one")))
     (tmp_path / "two.yaml").write_text(json.dumps({**settings, "output_dir": str(tmp_path / "two")}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -9,6 +9,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from hftrain.classification.augment import augment
 from hftrain.classification.rows import collate
+from hftrain.classification.settings import ClassificationConfig
 from hftrain.losses import Batch
 from hftrain.models import TransformerConfig, load
 from hftrain.models.freezing import freeze
@@ -19,7 +20,7 @@ NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads"
 NEW_MODEL |= {"num_encoder_layers": 2, "num_decoder_layers": 0}
 
 
-def load_classifier(config: Any, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Any:
+def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Any:
     """The model that `config` names, or a new encoder, with a head for the classes `names` (none: for one number).
 
     Its configuration knows names, kind of problem and padding; a decoder needs the last to find a text's last token.
@@ -44,7 +45,7 @@ def load_classifier(config: Any, tokenizer: PreTrainedTokenizerBase, names: Sequ
 
 
 def collator(
-    tokenizer: PreTrainedTokenizerBase, model: Any, config: Any, *, training: bool = False
+    tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig, *, training: bool = False
 ) -> Callable[[Sequence[Any]], Batch]:
     """`collate` with what this model reads; in `training` with the noise that `config` asks for."""
     module = model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain.classification.scoring import Scores, decide
+from hftrain.classification.settings import ClassificationConfig
 from hftrain.metrics import Metrics
 from hftrain.report import Figure, Table
 from hftrain.report.charts import histogram
@@ -17,14 +18,15 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 WORST = 50  # examples in the table of those with the highest loss
+CLASSES = 30  # at most whose rows are counted in the table of the data
 
 
-def title(config: Any) -> str:
+def title(config: ClassificationConfig) -> str:
     what = Path(config.train_file).name.split(".")[0] if config.train_file else str(config.dataset_name)
     return f"Classification of {what}"
 
 
-def lead(config: Any, rows: "Mapping[str, Dataset]", names: Sequence[str]) -> str:
+def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Sequence[str]) -> str:
     """What was learnt from what, in one sentence."""
     texts = "pairs of texts" if config.text_pair_column else "texts"
     into = {
@@ -57,14 +59,18 @@ def describe_data(
             "tokens, longest": int(lengths[name].max()),
             "truncated": counted(examples[name].truncated, len(split)),
         }
-        if not any(isinstance(label, float) for label in labels):
+        if len(labels) <= CLASSES and not any(isinstance(label, float) for label in labels):
             described[name] |= {f"label {label}": counted(labels[label], len(split)) for label in sorted(labels)}
         described[name]["fingerprint"] = split._fingerprint[:16]
     return described
 
 
 def figures(
-    metrics: Metrics, scores: Scores, references: np.ndarray, examples: "Mapping[str, Dataset]", config: Any
+    metrics: Metrics,
+    scores: Scores,
+    references: np.ndarray,
+    examples: "Mapping[str, Dataset]",
+    config: ClassificationConfig,
 ) -> list[Figure]:
     """Of the test rows: confusions, ROC, precision and recall, calibration, or the errors of numbers; and how long the
     training texts are."""
@@ -110,10 +116,10 @@ def in_words(label: Any, names: Sequence[str], problem: str) -> Any:
         return float(label)
     if problem == "single_label_classification":
         return names[label]
-    return ", ".join(names[number] for number in np.flatnonzero(label)) or "none"
+    return ", ".join(names[number] for number in np.flatnonzero(label).tolist()) or "none"
 
 
-def usage(config: Any, row: Mapping[str, Any]) -> str:
+def usage(config: ClassificationConfig, row: Mapping[str, Any]) -> str:
     """Python that loads what was trained and saved, and asks it about `row`."""
     folder = config.hub_model_id or config.output_dir
     text = repr({name: row[name] for name in ("text", "text_pair")} if "text_pair" in row else row["text"])

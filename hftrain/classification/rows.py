@@ -41,7 +41,7 @@ ID_TYPE = {
 }
 
 
-def load_labelled(config: Any, seed: int) -> "dict[str, Dataset]":
+def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset]":
     """Rows {"text", ["text_pair",] "label"} of each split: as a `DataConfig` and `ClassificationConfig` say.
 
     Labels are class names (whole numbers as their digits), lists of them, or numbers.
@@ -109,7 +109,7 @@ READ_LABEL: dict[str, Callable[[Any, str], Any]] = {
 # ---- classes
 
 
-def number_classes(rows: "dict[str, Dataset]", config: Any) -> tuple[list[str], dict[str, int]]:
+def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> tuple[list[str], dict[str, int]]:
     """The classes' names, in the order of their numbers, and the number of each label as it stands in the rows.
 
     The names are `config.label_names`; else those of the model, if it is a classifier that has all the labels of the
@@ -143,7 +143,8 @@ def number_classes(rows: "dict[str, Dataset]", config: Any) -> tuple[list[str], 
         strange = [label for label in labels if label not in ids]
         if not strange:
             continue
-        numbers = sorted({label for each in found.values() for label in each}, key=_by_size_or_name(labels))
+        every = {label for each in found.values() for label in each}
+        numbers = sorted(every, key=_by_size_or_name(every))
         if _whole_numbers(numbers) and numbers[0] == "1" and numbers[-1] == str(len(names)):
             raise ValueError(
                 f"the labels are off by one: the rows have 1 to {len(names)}, and {origin} ({_some(names)}) count from "
@@ -159,6 +160,8 @@ def number_classes(rows: "dict[str, Dataset]", config: Any) -> tuple[list[str], 
         raise ValueError(
             f"all {len(rows['train'])} training rows have the label {train[0]!r}: there is nothing to tell apart"
         )
+    if absent := [name for number, name in enumerate(names) if number not in {ids[label] for label in train}]:
+        logger.warning("no training row has the labels %s of %s", _some(absent), origin)
     return list(names), ids
 
 
@@ -171,11 +174,11 @@ def label_rows(rows: "Dataset") -> dict[str, list[int]]:
     return found
 
 
-def classes_of_model(config: Any) -> list[str]:
+def classes_of_model(config: ClassificationConfig) -> list[str]:
     """The classes of a pretrained model that is a classifier already; [] of any other."""
     if config.model_name_or_path is None:
         return []
-    model_config = load.load_model_config(config)
+    model_config: Any = load.load_model_config(config)
     classifies = any("ForSequenceClassification" in name for name in model_config.architectures or ())
     if not classifies or model_config.num_labels < 2:
         return []
@@ -204,7 +207,7 @@ def _rows(numbers: list[int]) -> str:
 # ---- examples
 
 
-def load_tokenizer(rows: "Dataset", config: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(rows: "Dataset", config: ClassificationConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`; with a
     token to pad with."""
     tokenizer = load.load_tokenizer(config)
@@ -255,7 +258,7 @@ def tokenize(
 
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, max_length: int
-) -> tuple[dict[str, list[list[int]]], list[int]]:
+) -> tuple[dict[str, list[Any]], list[int]]:
     """Token ids and, if the model is given them, types of each text or pair; and how many there were before the longer
     text of a pair was cut to fit: those that need it are encoded again, by the tokenizer's own rules."""
     kept = [name for name in tokenizer.model_input_names if name in ("input_ids", "token_type_ids")]

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftrain.classification.losses import logits_of, losses
+from hftrain.classification.settings import ClassificationConfig
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import Metrics, load_metrics
@@ -64,22 +65,27 @@ def decide(outputs: np.ndarray, problem: str, thresholds: Sequence[float]) -> np
     """What (N, K) outputs say, as metrics want it: (N,) classes, (N, K) 0 or 1, (N,) numbers."""
     if problem == "regression":
         return outputs[:, 0]
-    return outputs.argmax(axis=1) if problem == "single_label_classification" else (outputs >= thresholds).astype(int)
+    if problem == "single_label_classification":
+        return outputs.argmax(axis=1)
+    return (outputs >= (thresholds or 0.5)).astype(np.int64)
 
 
 def measure(
     scores: Scores,
     references: np.ndarray,
+    config: ClassificationConfig,
     names: Sequence[str],
-    problem: str,
+    thresholds: Sequence[float] = (),
     *,
-    labels: Sequence[str],
-    thresholds: Sequence[float],
     report: bool = False,
 ) -> tuple[dict[str, float], Metrics]:
-    """{"loss": ..., metric: ...}, and the metrics' states for the report's figures."""
-    metrics = load_metrics(names, problem, labels=labels, report=report)
-    metrics.add(decide(scores.outputs, problem, thresholds), references, scores.outputs)
+    """{"loss": ..., metric: ...}, and the metrics' states, for the report's figures too if `report` is set.
+
+    Args:
+        thresholds: (K,) of several labels; () is 0.5 for each.
+    """
+    metrics = load_metrics(config.metrics, config.problem_type, labels=names, report=report)
+    metrics.add(decide(scores.outputs, config.problem_type, thresholds), references, scores.outputs)
     return {"loss": scores.loss, **metrics.compute()}, metrics
 
 
@@ -113,7 +119,7 @@ def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
     return float(middle[best][np.abs(middle[best] - 0.5).argmin()])
 
 
-def rehearse(config: Any, names: Sequence[str], references: np.ndarray) -> None:
+def rehearse(config: ClassificationConfig, names: Sequence[str], references: np.ndarray) -> None:
     """Raises before training what the metrics would raise of these references after hours: that a class is missing, or
     that a metric cannot be loaded."""
     load_metrics(config.metrics, config.problem_type, labels=names).rehearse(references)
@@ -122,7 +128,7 @@ def rehearse(config: Any, names: Sequence[str], references: np.ndarray) -> None:
 def choose_thresholds(
     accelerator: Accelerator,
     model: Any,
-    config: Any,
+    config: ClassificationConfig,
     score: Callable[[Any, str], Scores],
     references: np.ndarray,
 ) -> list[float]:

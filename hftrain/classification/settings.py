@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from hftrain.config import Config, at_least, share
+from hftrain.config import RecipeConfig, at_least, share
 from hftrain.metrics import check_names
+from hftrain.models import TransformerConfig, load
 
 USUAL_METRICS = {
     "single_label_classification": ["accuracy", "f1_macro"],
@@ -15,8 +16,11 @@ USUAL_METRICS = {
 
 
 @dataclass
-class ClassificationConfig(Config):
+class ClassificationConfig(RecipeConfig):
     """Texts, or pairs of texts, and the class, the labels or the number that a model is to say of each."""
+
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
@@ -90,18 +94,20 @@ class ClassificationConfig(Config):
                 yield ("class_weights",), f"{name} has the weight {weight!r}: must be a number, 0 or more"
         if self.balance_classes and self.class_weights:
             yield ("balance_classes", "class_weights"), "contradict each other: set one of them"
-        if self.freeze and getattr(self, "use_peft", False):
-            yield ("freeze", "use_peft"), "adapters leave all of the model as it is: name modules in neither or one"
-        smoothing = getattr(self, "label_smoothing_factor", 0)
-        if self.focal_gamma and smoothing:
+        if self.freeze and self.use_peft:
+            yield ("freeze", "use_peft"), "adapters freeze all of the model already: drop one of the two"
+        if self.focal_gamma and self.label_smoothing_factor:
             yield ("focal_gamma", "label_smoothing_factor"), "pull in opposite directions: set one of them"
         if self.problem_type == "regression":
             for name in ("balance_classes", "class_weights", "focal_gamma", "label_names"):
                 if getattr(self, name):
                     yield (name, "problem_type"), f"{name} is for classes, and regression has none"
-            if smoothing:
+            if self.label_smoothing_factor:
                 yield ("label_smoothing_factor", "problem_type"), "is for classes, and regression has none"
-        best = getattr(self, "metric_for_best_model", "loss").removeprefix("eval_")
+        for name in self.model_config if self.model_name_or_path is None else ():
+            if problem := load.unknown_key([name], TransformerConfig.shape_fields(), "the custom Transformer"):
+                yield (f"model_config.{name}",), problem
+        best = self.metric_for_best_model.removeprefix("eval_")
         known = self.metrics or USUAL_METRICS[self.problem_type]
         if best != "loss" and not any(best == name or best.startswith(f"{name}_") for name in known):
             yield (

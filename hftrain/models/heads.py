@@ -242,7 +242,7 @@ class TransformerForSequenceClassification(TransformerOfForm):
     def __init__(self, config: TransformerConfig):
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     @can_return_tuple
@@ -282,7 +282,7 @@ class TransformerForTokenClassification(TransformerOfForm):
     def __init__(self, config: TransformerConfig):
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     @can_return_tuple

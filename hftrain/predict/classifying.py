@@ -19,7 +19,7 @@ def classify(
     - one class: {"label": its name, "probability": ..., "probabilities": {name: ...}};
     - several labels: {"labels": [those from their threshold on], "probabilities": {name: ...}}, the thresholds being
       `config.thresholds`, or 0.5;
-    - regression: the number.
+    - regression, or whatever has one output: the number.
 
     None of an empty text. Texts longer than the model reads are cut, and how many they are is said on stderr.
     """
@@ -36,7 +36,8 @@ def classify(
     found: list[Any] = [None] * len(texts)
     if not told:
         return found
-    columns, lengths = encode(tokenizer, [texts[i] for i in told], pairs and [pairs[i] for i in told], most)
+    seconds = None if pairs is None else [pairs[i] for i in told]
+    columns, lengths = encode(tokenizer, [texts[i] for i in told], seconds, most)
     warn_of_cuts(lengths, most)
     accepted = signature(model.get_base_model().forward if (folder / ADAPTER).is_file() else model.forward).parameters
     for batch in batches(range(len(told)), lengths, batch_size):
@@ -56,7 +57,7 @@ def classify(
 
 def say(logits: Any, config: Any) -> Any:
     """(K,) logits of one text as its prediction."""
-    if config.problem_type == "regression":
+    if config.num_labels == 1:
         return logits.item()
     several = config.problem_type == "multi_label_classification"
     scores = (logits.sigmoid() if several else logits.softmax(dim=-1)).tolist()
