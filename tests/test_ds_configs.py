@@ -13,7 +13,7 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 
-from hftrain.distributed.deepspeed_file import check_deepspeed, read_deepspeed_file
+from hftrain.distributed.deepspeed_file import check_deepspeed, find_deepspeed_file
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "ds_configs"
@@ -89,13 +89,13 @@ def test_what_is_no_configuration_is_refused(tmp_path, monkeypatch, text, messag
     (tmp_path / "x.json").write_text(text)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=message):
-        read_deepspeed_file("x.json")
+        find_deepspeed_file("x.json")
 
 
 def test_a_file_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"there is no {tmp_path}/y.json"):
-        read_deepspeed_file("y.json")
+        find_deepspeed_file("y.json")
 
 
 def test_the_deepspeed_file_beside_the_launch_file_is_found_from_any_folder(tmp_path):
@@ -104,10 +104,10 @@ def test_the_deepspeed_file_beside_the_launch_file_is_found_from_any_folder(tmp_
     there.mkdir()
     here.mkdir()
     shutil.copy(FOLDER / "zero3.json", there)
-    read = "from hftrain.distributed.deepspeed_file import read_deepspeed_file as r; print(r('zero3.json'))"
+    read = "from hftrain.distributed.deepspeed_file import find_deepspeed_file as find; print(find('zero3.json'))"
     launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {read!r}], check=True)"
     done = subprocess.run(
         [sys.executable, "-c", launcher, "--config_file", "../there/zero3.yaml"], cwd=here,
         env=os.environ | {"DS_ACCELERATOR": "cpu"}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert "'stage3_gather_16bit_weights_on_model_save': True" in done.stdout
+    assert Path(done.stdout.splitlines()[-1]).resolve() == there / "zero3.json"

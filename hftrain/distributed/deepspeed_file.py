@@ -73,8 +73,8 @@ AUTO = {
 }
 
 
-def read_deepspeed_file(name: str) -> dict[str, Any]:
-    """The DeepSpeed configuration in file `name`, relative to the launch file that names it, else to this folder.
+def find_deepspeed_file(name: str) -> Path:
+    """The DeepSpeed file `name`, relative to the launch file that names it, else to this folder; its content checked.
 
     Raises:
         ValueError: no such file, no JSON, a key twice, a key that DeepSpeed does not know, a value that the recipe's
@@ -100,7 +100,7 @@ def read_deepspeed_file(name: str) -> dict[str, Any]:
         raise ValueError(f"{path}:{error.lineno}: no JSON: {error.msg}") from None
     if problems := list(check_deepspeed(config)):
         raise ValueError("\n  ".join([f"{path}:", *problems]))
-    return config
+    return path
 
 
 def check_deepspeed(config: Any) -> Iterator[str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DeepSpeedPlugin, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
-from hftrain.distributed.deepspeed_file import read_deepspeed_file
+from hftrain.distributed.deepspeed_file import find_deepspeed_file
 from hftrain.distributed.watch import beat_seconds, watch_over
 
 
@@ -49,14 +49,14 @@ def make_accelerator(
         os.environ.setdefault(
             "DS_ACCELERATOR", "cpu"
         )  # Accelerate imports DeepSpeed where it is installed, and it would warn
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none") if deepspeed else "none"
+    if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first
     join_again(timeout)
     accelerator = Accelerator(
         # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
         cpu=on_cpu and not deepspeed,
         mixed_precision=mixed_precision,
-        deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=read_deepspeed_file(file)) if file.endswith(".json") else None,
         # without the backend's name, Accelerate takes each DeepSpeed process on a CPU for the only one
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
         # over 1, DeepSpeed keeps its accumulation buffers; where a step ends we say ourselves
