@@ -10,7 +10,6 @@ on the Hub) of context, question, answers {text, answer_start}. Rows set aside f
 articles (title). Long contexts are read in windows; a step's batch counts windows.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from transformers import AutoModelForQuestionAnswering
 
 from hftrain import answering, text
 from hftrain.answering import report
-from hftrain.config import RecipeConfig, parse
+from hftrain.config import FineTuneConfig, parse
 from hftrain.loop import fit, start
 from hftrain.losses import count_labels
 from hftrain.models import load
@@ -26,16 +25,8 @@ from hftrain.report import publish
 
 
 @dataclass
-class AnswerConfig(answering.AnsweringConfig, RecipeConfig):
+class AnswerConfig(answering.AnsweringConfig, FineTuneConfig):
     """Extractive question answering."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "must be set: a pretrained model that is to learn to answer"
 
 
 def main(config: AnswerConfig) -> dict[str, Any]:

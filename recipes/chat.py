@@ -12,7 +12,6 @@ and output, conversations ([{"from", "value"}, ...]), or plain text. Only what t
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from hftrain import chat
 from hftrain.causal import causal_lengths, check_packing, chunk_loss, collate_causal, wants_flat
-from hftrain.config import RecipeConfig, parse
+from hftrain.config import FineTuneConfig, parse
 from hftrain.data.packing import Packed, pack
 from hftrain.evaluation import mean_loss
 from hftrain.inspect import inspecting
@@ -33,19 +32,11 @@ from hftrain.report import publish
 
 
 @dataclass
-class ChatRecipeConfig(chat.SupervisedConfig, RecipeConfig):
+class ChatRecipeConfig(chat.SupervisedConfig, FineTuneConfig):
     """Supervised fine-tuning on conversations."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     chunked_loss: bool = True
     """Never keep all logits: the same result in less memory, for models whose head allows it."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "answers are taught to a pretrained model: name one"
 
 
 def main(config: ChatRecipeConfig) -> dict[str, Any]:

@@ -14,32 +14,23 @@ refused.
 """
 
 import importlib.util
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from transformers import AutoModelForCausalLM
 
 from hftrain import chat
-from hftrain.config import RecipeConfig, at_least, parse
+from hftrain.config import FineTuneConfig, at_least, parse
 from hftrain.models import load
 from hftrain.preference.online import OnlineConfig, load_prompts, reward_function, trl_arguments
 
 
 @dataclass
-class GrpoConfig(OnlineConfig, chat.ChatConfig, RecipeConfig):
+class GrpoConfig(OnlineConfig, chat.ChatConfig, FineTuneConfig):
     """What is handed over to TRL."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = 32
     """Answers in one optimizer step, over all devices: prompts times num_generations."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "answers are written by a model that can chat: name one"
 
 
 def main(config: GrpoConfig) -> dict[str, Any]:

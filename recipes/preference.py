@@ -17,18 +17,15 @@ from typing import Annotated, Any
 from transformers import AutoModelForCausalLM
 
 from hftrain import chat, preference, text
-from hftrain.config import RecipeConfig, above, parse
+from hftrain.config import FineTuneConfig, above, parse
 from hftrain.loop import fit, start
 from hftrain.models import load
 from hftrain.report import publish
 
 
 @dataclass
-class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, RecipeConfig):
+class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, FineTuneConfig):
     """Learning from preferences."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
     """Peak learning rate; null: 2e-5 for adapters, 1e-6 for a whole model."""
@@ -46,8 +43,6 @@ class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, Recip
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "preferences are taught to a model that can chat: name one"
         if self.label_smoothing_factor:
             yield ("label_smoothing_factor",), "is of classes and tokens: of preferences, set label_smoothing"
         if self.needs_reference and not self.precompute_ref_log_probs and not self.use_peft:

@@ -16,18 +16,15 @@ from typing import Annotated, Any
 from transformers import AutoModelForSequenceClassification
 
 from hftrain import chat, preference, text
-from hftrain.config import RecipeConfig, at_least, parse
+from hftrain.config import FineTuneConfig, at_least, parse
 from hftrain.loop import fit, start
 from hftrain.models import load
 from hftrain.report import publish
 
 
 @dataclass
-class RewardConfig(chat.ChatConfig, RecipeConfig):
+class RewardConfig(chat.ChatConfig, FineTuneConfig):
     """Learning a reward."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
@@ -38,8 +35,6 @@ class RewardConfig(chat.ChatConfig, RecipeConfig):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "a reward is taught to a model that can read: name one"
         if self.label_smoothing_factor:
             yield ("label_smoothing_factor",), "is of classes and tokens, and a reward has neither: leave it out"
 

@@ -10,14 +10,13 @@ of tags (jsonl, json, parquet, arrow, a folder of `save_to_disk`, a data set on 
 windows, and no word is lost; a step's batch counts windows.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import AutoModelForTokenClassification
 
 from hftrain import tagging, text
-from hftrain.config import RecipeConfig, parse
+from hftrain.config import FineTuneConfig, parse
 from hftrain.loop import fit, start
 from hftrain.losses import count_labels
 from hftrain.models import load
@@ -26,16 +25,8 @@ from hftrain.tagging import TaggingConfig
 
 
 @dataclass
-class TagConfig(TaggingConfig, RecipeConfig):
+class TagConfig(TaggingConfig, FineTuneConfig):
     """A tag for each word."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "must be set: a pretrained model that is to learn to tag"
 
 
 def main(config: TagConfig) -> dict[str, Any]:

@@ -19,9 +19,6 @@ USUAL_METRICS = {
 class ClassificationConfig(RecipeConfig):
     """Texts, or pairs of texts, and the class, the labels or the number that a model is to say of each."""
 
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
-
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
     )

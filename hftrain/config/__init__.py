@@ -20,6 +20,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "FineTuneConfig",
     "InsteadOf",
     "LoraConfig",
     "ModelConfig",

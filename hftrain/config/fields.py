@@ -20,8 +20,8 @@ LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "
 class DataConfig(Config):
     """Where the examples come from."""
 
-    dataset_name: str | None = "cldr"
-    """Built-in data set, data set on the Hugging Face Hub, or folder written by save_to_disk."""
+    dataset_name: str | None = None
+    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     dataset_config_name: str | None = None
     """Configuration of the data set, for one that has several."""
@@ -56,6 +56,9 @@ class DataConfig(Config):
 @dataclass
 class PairConfig(Config):
     """Text pairs: a source and the target that a model is to write for it."""
+
+    dataset_name: str | None = "cldr"
+    """The built-in cldr (dates and times), data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
     source_lang: str = "en"
     """Language of the sources: a locale for cldr, the tokenizer's code for multilingual models (en_XX, eng_Latn)."""
@@ -359,3 +362,13 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
         super().__post_init__()
         if self.learning_rate is None:
             self.learning_rate = 2e-3 if self.model_name_or_path is None else 2e-4 if self.use_peft else 5e-5
+
+
+@dataclass
+class FineTuneConfig(RecipeConfig):
+    """What every recipe takes that teaches a task to a pretrained model."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model_name_or_path is None:
+            yield ("model_name_or_path",), "the task is taught to a pretrained model: name one"
