@@ -48,7 +48,7 @@ class Example(NamedTuple):
     for the "whole" example, or "none" that are known here.
     """
 
-    index: int
+    number: int
     kind: str
     ids: list[int]  # without padding
     labels: list[int]  # of a target, its own tokens; else those of `ids`, -100 where nothing is learnt
@@ -84,11 +84,11 @@ def look(view: View, count: int = 64) -> dict[str, Any]:
 def sample(view: View, count: int) -> list[Example]:
     """`count` examples, evenly spread, each as a batch of its own."""
     chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
-    return [_example(view, index, row) for index, row in zip(chosen, fetch(view.examples, chosen), strict=True)]
+    return [_example(view, number, row) for number, row in zip(chosen, fetch(view.examples, chosen), strict=True)]
 
 
-def _example(view: View, index: int, row: Any) -> Example:
-    seed_all(view.config.seed, 0, index)  # of augmentation
+def _example(view: View, number: int, row: Any) -> Example:
+    seed_all(view.config.seed, 0, number)  # of augmentation
     batch = {name: value for name, value in view.collate([row]).items() if isinstance(value, torch.Tensor)}
     ids, labels = batch.pop("input_ids", torch.zeros(1, 0)), batch.pop("labels", None)
     mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()
@@ -96,13 +96,13 @@ def _example(view: View, index: int, row: Any) -> Example:
     rest = {name: value.tolist() if value.numel() < 9 else tuple(value.shape) for name, value in batch.items()}
     if kind in ("next", "masked", "tags"):
         told = labels[mask] if labels is not None and mask.shape == labels.shape else ids[mask]
-    elif kind == "target":
+    elif kind == "target" and labels is not None:
         told = labels[labels != IGNORE]
     else:
         rest |= {"label": _named(view.model, labels)} if labels is not None else {}
         told = torch.zeros(0)
     tokens = ids[mask] if mask.shape == ids.shape else ids.flatten()
-    return Example(index, kind, tokens.long().tolist(), told.long().tolist(), rest)
+    return Example(number, kind, tokens.long().tolist(), told.long().tolist(), rest)
 
 
 def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:

@@ -1,7 +1,7 @@
 """Translate: a new model, or any pretrained sequence-to-sequence model, trained on pairs, scored by BLEU and chrF.
 
     accelerate launch recipes/translate.py                    # built-in English-German dates and times
-    accelerate launch recipes/translate.py --config recipes/configs/multi30k.yaml
+    accelerate launch recipes/translate.py --config recipes/configs/translate-multi30k.yaml
     accelerate launch recipes/translate.py --train_file pairs.tsv --source_column en --target_column de
     accelerate launch recipes/translate.py --model_name_or_path Helsinki-NLP/opus-mt-en-de --train_file pairs.jsonl \\
         --use_peft

@@ -25,7 +25,7 @@ def base(request, tmp_path_factory):
 
 
 def adapted(base, *, new_tokens=(), grow=0, **settings):
-    config = RecipeConfig(model_name_or_path=base, use_peft=True, lora_r=4, lora_alpha=8, **settings)
+    config = RecipeConfig(train_file="-", model_name_or_path=base, use_peft=True, lora_r=4, lora_alpha=8, **settings)
     model = load.load_model(config, AutoModelForCausalLM)
     if grow:
         model.resize_token_embeddings(40 + grow)
@@ -58,7 +58,9 @@ VARIANTS = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_what_is_saved_gives_the_same_model_on_the_original_base(base, variant, tmp_path):
-    original = logits(load.load_model(RecipeConfig(model_name_or_path=base), AutoModelForCausalLM).eval())
+    original = logits(
+        load.load_model(RecipeConfig(train_file="-", model_name_or_path=base), AutoModelForCausalLM).eval()
+    )
     model = adapted(base, **VARIANTS[variant])
     assert {n.split(".")[-4] for n, p in model.named_parameters() if p.requires_grad} >= {"down_proj", "q_proj"}
     torch.testing.assert_close(logits(model.eval()), original)  # nothing is added before training
@@ -97,7 +99,7 @@ def test_new_tokens_train_and_come_back(base, tmp_path):
     saved = {name: value.shape for name, value in load_file(tmp_path / "adapter_model.safetensors").items()}
     embeddings = {name: shape for name, shape in saved.items() if "lora" not in name}
     assert set(embeddings.values()) == {(2, 64)} and len(embeddings) == (1 if tied else 2)  # the new rows alone
-    tiny = load.load_model(RecipeConfig(model_name_or_path=base), AutoModelForCausalLM)
+    tiny = load.load_model(RecipeConfig(train_file="-", model_name_or_path=base), AutoModelForCausalLM)
     tiny.resize_token_embeddings(42)
     torch.testing.assert_close(logits(peft.PeftModel.from_pretrained(tiny, tmp_path).eval(), IDS), expected)
     if tied:
@@ -106,7 +108,7 @@ def test_new_tokens_train_and_come_back(base, tmp_path):
 
 def test_what_cannot_be(base):
     with pytest.raises(ConfigError, match="PiSSA takes its beginning out of the weights: choose one"):
-        RecipeConfig(model_name_or_path=base, use_peft=True, init_lora_weights="pissa", use_dora=True)
+        RecipeConfig(train_file="-", model_name_or_path=base, use_peft=True, init_lora_weights="pissa", use_dora=True)
     with pytest.raises(ValueError, match=r"lora_target_modules \['query'\] match no module; linear layers here: down"):
         adapted(base, lora_target_modules=["query"])
 
@@ -120,7 +122,7 @@ def test_four_bits_train_on_a_cpu(base, tmp_path):
     expected = logits(trained(model, steps=20))
     assert float(model(input_ids=IDS[:, :5], labels=IDS[:, :5]).loss) < 0.9 * first
     model.save_pretrained(tmp_path, state_dict=model.state_dict())
-    config = RecipeConfig(model_name_or_path=base, use_peft=True, load_in_4bit=True)
+    config = RecipeConfig(train_file="-", model_name_or_path=base, use_peft=True, load_in_4bit=True)
     again = peft.PeftModel.from_pretrained(load.load_model(config, AutoModelForCausalLM), tmp_path).eval()
     torch.testing.assert_close(logits(again), expected)
 

@@ -55,6 +55,9 @@ class SearchConfig(Config):
 class TranslateConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
     """Translate text."""
 
+    dataset_name: str | None = "cldr"
+    """Data set."""
+
     source_lang: str = "en"
     """Language to translate from."""
 
@@ -225,7 +228,7 @@ def test_a_mapping_in_the_file_replaces_the_default_and_entries_add_to_it(run_ya
         ("bf16: no", ":1: bf16: must be true or false, not 'no' (str)"),
         ("bf16: 0", ":1: bf16: must be true or false, not 0"),
         ("run_name: 2024", ":1: run_name: must be str, or null, not 2024; quote it"),
-        ("optim: adamw", ":1: optim: must be adamw_torch | adafactor | muon, not 'adamw' (str); did you mean adamw_torch?"),  # noqa: E501
+        ("optim: adamw", ":1: optim: must be adamw_torch | adamw_8bit | adafactor | muon, not 'adamw' (str); did you mean adamw_torch?"),  # noqa: E501
         ("report_to: wandb", ":1: report_to: must be list of tensorboard | wandb | mlflow | trackio, not 'wandb' (str)"),  # noqa: E501
         ("report_to:\n- wanbd", ":1: report_to: must be tensorboard | wandb | mlflow | trackio, not 'wanbd' (str); did you mean wandb?"),  # noqa: E501
         ("model_config: [1]", ":1: model_config: must be mapping, not [1] (list)"),

@@ -55,7 +55,7 @@ def test_what_cannot_be_loaded(t5, tmp_path):
 
 
 def adapted(t5, **settings):
-    config = RecipeConfig(model_name_or_path=t5, use_peft=True, **settings)
+    config = RecipeConfig(train_file="-", model_name_or_path=t5, use_peft=True, **settings)
     return load.add_adapters(load.load_model(config, AutoModelForSeq2SeqLM), config, "SEQ_2_SEQ_LM")
 
 
@@ -78,7 +78,7 @@ def test_adapters_on_named_modules(t5):
 
 def test_without_adapters_the_model_is_as_it_is(t5):
     model = torch.nn.Linear(2, 2)
-    assert load.add_adapters(model, RecipeConfig(), "SEQ_2_SEQ_LM") is model
+    assert load.add_adapters(model, RecipeConfig(train_file="-"), "SEQ_2_SEQ_LM") is model
 
 
 # ---- splits

@@ -15,8 +15,11 @@ from hftrain.merge import MAX_KL, NotTheSame, compare, logits_of, merge
 PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
 
 
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_rslora": True}], ids=["lora", "dora", "rslora"])
+@pytest.mark.parametrize(
+    ("tied", "settings"),
+    [(False, {}), (True, {"use_dora": True}), (True, {"use_rslora": True})],
+    ids=["lora", "tied, dora", "tied, rslora"],
+)
 def test_the_merged_model_is_the_trained_one(tmp_path, tied, settings):
     """Plain `from_pretrained` of what was written gives the logits of the base with its adapter."""
     base = make_folder(tmp_path / "base", tie_word_embeddings=tied)

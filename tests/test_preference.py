@@ -482,7 +482,7 @@ def test_two_processes_are_one(tmp_path, strategy):
     launch += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
     recipe = [f"--main_process_port={free_port()}", str(ROOT / "recipes/preference.py"), *arguments]
     environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}  # the reference is computed, not found
-    subprocess.run([*launch, *recipe], check=True, timeout=280, env=environment)
+    subprocess.run([*launch, *recipe], check=True, timeout=290, env=environment)
     two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     for name in ("loss", "grad_norm", "eval_loss", "eval_reward_margin"):
         expected, found = ([row[name] for row in rows if name in row] for rows in (alone, two))

@@ -67,7 +67,7 @@ def test_only_differences_matter_without_centering():
     assert bradley_terry(chosen + 8, rejected + 8, center=0.1) > bradley_terry(chosen, rejected, center=0.1)
 
 
-@pytest.mark.parametrize("use_peft", [True, False])
+@pytest.mark.parametrize("use_peft", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_recipe_learns(tmp_path, use_peft):
     """It tells good answers from bad ones, and the saved model gives the same rewards."""
     recipe = importlib.import_module("recipes.reward")

@@ -330,11 +330,6 @@ def test_mistakes_in_yaml_have_file_and_line(tmp_path, text, message):
         parse(recipe.TranslateConfig, ["--config", str(tmp_path / "run.yaml")])
 
 
-@pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "recipes" / "configs").glob("*.yaml"))])
-def test_configurations_parse(name):
-    assert parse(recipe.TranslateConfig, ["--config", str(ROOT / "recipes" / "configs" / name)])
-
-
 # ---- as commands
 
 

@@ -14,12 +14,13 @@ from hftrain.answering.predictions import Found, best_answers, probabilities
 from hftrain.answering.rows import AnsweringConfig
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Table
-from hftrain.report.charts import histogram
+from hftrain.report.charts import bars, histogram
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WORST = 50  # questions in the table of those with the highest loss
+NONE = "(none)"
 SETTINGS = ("max_seq_length", "doc_stride", "max_answer_length", "n_best_size")
 
 
@@ -49,8 +50,8 @@ def report(
     shown = [
         {
             "question": row["question"],
-            "answer": answer or "(none)",
-            "right": " / ".join(dict.fromkeys(row["answers"])) or "(none)",
+            "answer": answer or NONE,
+            "right": " / ".join(dict.fromkeys(row["answers"])) or NONE,
             "F1": 100 * score_v2(answer, row["answers"])[1],
             "no answer": probabilities(each)[1],
             "loss": each.loss,
@@ -60,14 +61,26 @@ def report(
     worst = np.argsort([-each.loss for each in found], kind="stable")[:WORST].tolist()
     note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
     samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
-    scores = np.array([each["F1"] for each in shown])
-    f1 = histogram("answers", "F1 of the answers", scores, x_label="F1", unit="questions", whole=False)
     return {
-        "figures": [f1, lengths(examples["train"], config)],
+        "figures": [outcomes(shown), lengths(examples["train"], config)],
         "tables": [Table("Worst questions", [shown[i] for i in worst], note=note, visible=10)],
         "samples": [{name: each[name] for name in ("question", "answer", "right")} for each in samples],
         "data": {name: describe(rows[name], examples[name]) for name in rows},
     }
+
+
+def outcomes(shown: Sequence[Mapping[str, Any]]) -> Figure:
+    """How many questions are answered rightly, in part, wrongly, or are left open."""
+    names = ("right", "in part", "wrong", "rightly left open", "wrongly left open", "there is no answer")
+    counts = dict.fromkeys(names, 0)
+    for each in shown:
+        if each["answer"] == NONE:
+            counts["rightly left open" if each["right"] == NONE else "wrongly left open"] += 1
+        elif each["right"] == NONE:
+            counts["there is no answer"] += 1
+        else:
+            counts["right" if each["F1"] == 100 else "in part" if each["F1"] else "wrong"] += 1
+    return bars("answers", "Answers", {name: count for name, count in counts.items() if count}, unit="questions")
 
 
 def lengths(examples: Dataset, config: AnsweringConfig) -> Figure:

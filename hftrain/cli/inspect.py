@@ -57,7 +57,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     marks = LEARNT if sys.stdout.isatty() else PLAIN
     step = max(1, len(examples) // max(1, chosen.samples))
     for example in examples[::step][: chosen.samples]:
-        print(f"--- example {example.index:,}: {len(example.ids):,} tokens, {example.learnt:,} learnt")
+        print(f"--- example {example.number:,}: {len(example.ids):,} tokens, {example.learnt:,} learnt")
         print("\n".join(shown(example, view, marks)), end="\n\n")
     if said.messages:
         print("said while the data was read:", *said.messages, sep="\n  ", end="\n\n")

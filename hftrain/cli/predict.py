@@ -56,8 +56,8 @@ def predict_texts(args: argparse.Namespace) -> int:
     if rows is None:
         lines = [line(prediction) for prediction in predictions]
     else:
-        pairs = zip(rows, predictions, strict=True)
-        lines = [json.dumps({**row, "prediction": prediction}, ensure_ascii=False) for row, prediction in pairs]
+        both = zip(rows, predictions, strict=True)
+        lines = [json.dumps({**row, "prediction": prediction}, ensure_ascii=False) for row, prediction in both]
     out = "".join(line + "\n" for line in lines)
     if args.output:
         args.output.write_text(out, encoding="utf-8")

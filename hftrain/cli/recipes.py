@@ -66,9 +66,9 @@ def list_recipes(args: argparse.Namespace) -> int:
 
 
 def copy_recipe(args: argparse.Namespace) -> int:
-    """Copies the recipe, and of `configs/` what mentions the recipe's file. Overwrites nothing that differs."""
+    """Copies the recipe, and its `configs/RECIPE-*.yaml`. Overwrites nothing that differs."""
     recipe = find_recipe(args.recipe)
-    configs = [path for path in sorted(recipe.parent.glob("configs/*.yaml")) if recipe.name in path.read_text("utf-8")]
+    configs = sorted(recipe.parent.glob(f"configs/{recipe.stem}-*.yaml"))
     copies = {path: args.folder / path.relative_to(recipe.parent) for path in [recipe, *configs]}
     for path, copied in copies.items():
         if copied.exists() and copied.read_bytes() != path.read_bytes():

@@ -1,6 +1,14 @@
 """Configuration: dataclasses whose defaults are the recommended run, and ``parse``, which is strict about the rest."""
 
-from hftrain.config.fields import DataConfig, LoraConfig, ModelConfig, PairConfig, RecipeConfig, TrainConfig
+from hftrain.config.fields import (
+    DataConfig,
+    FineTuneConfig,
+    LoraConfig,
+    ModelConfig,
+    PairConfig,
+    RecipeConfig,
+    TrainConfig,
+)
 from hftrain.config.parse import parse
 from hftrain.config.schema import (
     Config,

@@ -191,7 +191,9 @@ def conform(kind: Any, value: Any) -> Any:
     if fits and all(mark.test(value) for mark in marks if isinstance(mark, Must)):
         return value
     shown = repr(value) if len(repr(value)) < 60 else repr(value)[:57] + "..."
-    near = get_close_matches(str(value), get_args(core), 1) if get_origin(core) is Literal else []
+    options = get_args(core) if get_origin(core) is Literal else ()
+    begun = [option for option in options if value and option.startswith(str(value))]
+    near = begun or get_close_matches(str(value), options, 1)
     hint = f"; did you mean {near[0]}?" if near else "; quote it" if core is str and number else ""
     shown = "null" if value is None else shown if number else f"{shown} ({type(value).__name__})"
     raise ValueError(f"must be {describe(kind)}, not {shown}{hint}")

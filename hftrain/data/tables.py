@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,15 +73,20 @@ def read_tables(source: str, tables: Tables, columns: list[str]) -> Iterator[Ite
         for table in tables:
             for values in zip(*(_values(source, table, column) for column in columns), strict=True):
                 number += 1
-                fault = next((value for value in values if isinstance(value, Fault)), None)
-                yield number, fault or list(values)
+                yield number, _fault_in(values) or list(values)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{source}, after row {number}: not a readable Arrow or Parquet file: {error}") from None
 
 
+def _fault_in(values: Iterable[Any]) -> Fault | None:
+    return next((value for value in values if isinstance(value, Fault)), None)
+
+
 def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[Any]:
     if column == "":  # the whole row
-        return table.to_pylist()
+        columns = table.schema.names
+        rows = zip(*(_values(source, table, name) for name in columns), strict=True)
+        return [_fault_in(row) or dict(zip(columns, row, strict=True)) for row in rows]
     head, *rest = [column] if column in table.schema.names else column.split(".")
     try:
         array = table.column(head)
@@ -93,7 +99,24 @@ def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         # Arrow files may hold bytes that are not UTF-8; as binary they come out one by one and can be blamed.
         return [_text_or_fault(raw, column) for raw in array.cast(pa.large_binary()).to_pylist()]
-    return array.to_pylist()
+    names = _class_names(table.schema, column)
+    return [_name(value, names) for value in array.to_pylist()] if names else array.to_pylist()
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """Names of the classes whose numbers the column holds, alone or in lists (`datasets.ClassLabel`); [] of others."""
+    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = told.get("info", {}).get("features", {}).get(column, {})
+    while isinstance(feature, dict) and "feature" in feature:
+        feature = feature["feature"]
+    return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []
+
+
+def _name(value: Any, names: list[str]) -> Any:
+    """The class's name in place of its number, in lists too; what is no number of a class stays."""
+    if isinstance(value, list):
+        return [_name(each, names) for each in value]
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def _text_or_fault(raw: bytes | None, column: str) -> str | Fault | None:

@@ -109,7 +109,7 @@ def save_for_original(model: Any) -> None:
 
 def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs: Any) -> Any:
     """The base model that the adapter in `folder` names, with as many embeddings as the tokenizer beside it has tokens,
-    and the adapter on it (a `PeftModel`). `kwargs` are for the base's `from_pretrained`; `base` is one loaded already."""
+    and the adapter on it (a `PeftModel`). `kwargs` are for the base's `from_pretrained`; `base`: one loaded already."""
     import peft
     from transformers import AutoTokenizer
 

@@ -180,13 +180,13 @@ def _bins(values: np.ndarray, limit: float | None, whole: bool) -> tuple[np.ndar
     low, high = float(values.min()), float(values.max())
     far = float(np.percentile(values, 99)) * 1.25
     end = max(far, (limit or 0) * 1.15) if high > max(far, (limit or 0) * 1.15) * 1.3 else high
-    width = max((end - low) / 40, 1e-9)
+    width = (end - low) / 40 or 1.0
     if whole:
         width, low, end = max(1.0, float(np.ceil(width))), np.floor(low), end + 1
     if limit is not None:
         first = limit + (1 if whole else 0)  # what is as long as the limit is not beyond it
         low = first - width * np.ceil((first - low) / width) if low < first else first
-    edges = low + width * np.arange(int(np.ceil((end - low) / width)) + 1)
+    edges = low + width * np.arange(max(1, int(np.ceil((end - low) / width))) + 1)
     return edges, int((values >= edges[-1]).sum()) if high > edges[-1] else 0
 
 
