@@ -70,6 +70,7 @@ def fit(
     optimizer: torch.optim.Optimizer | None = None,
     processor: Any = None,
     flops: Callable[[np.ndarray], float] | None = None,
+    augment: Callable[[Any], Any] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -89,6 +90,8 @@ def fit(
         processor: tokenizer, image processor or feature extractor, saved beside the model.
         flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
             the share of what the devices could do (`hftrain.flops`).
+        augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
+            and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
             what a loss needs to know of the whole step.
         after_step: called with (steps done, model) after each optimizer step.
@@ -118,7 +121,8 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
-    seen = inspect.look(inspect.View(examples, collate, plan, config, model, processor))  # `hftrain inspect` ends here
+    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
+    seen = inspect.look(inspect.View(examples, shown, plan, config, model, processor))  # `hftrain inspect` ends here
     contract = run_contract(model, examples, plan, total, config)
     distributed.require_agreement(accelerator, contract)
     model, optimizer = prepare(accelerator, model, optimizer, config)
@@ -138,6 +142,7 @@ def fit(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
+                augment=augment,
             ):  # fmt: skip
                 learning_rate = config.learning_rate * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)

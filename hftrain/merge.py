@@ -13,10 +13,10 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import checkpoint
+from hftrain.files import whole
 from hftrain.models.adapters import four_bits, load_adapted
 from hftrain.models.load import DTYPES
 from hftrain.predict.folder import ADAPTER, kind, read_config
-from hftrain.text.examples import whole
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",

@@ -19,11 +19,11 @@ from hftrain.data.documents import open_source
 from hftrain.data.packing import Packed
 from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
 from hftrain.evaluation import predict
+from hftrain.files import cache, whole
 from hftrain.flops import training_flops
 from hftrain.models import TransformerConfig, load
 from hftrain.prepare import prepare
 from hftrain.prepare.writing import fingerprint
-from hftrain.text.examples import cache, whole
 
 LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
 

@@ -50,8 +50,8 @@ def main(config: classification.ClassificationConfig) -> dict[str, Any]:
     )
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer, loss=loss,
-        collate=classification.collator(tokenizer, model, config, training=True), evaluate=evaluate,
-        count=classification.count_examples,
+        collate=collate, count=classification.count_examples, evaluate=evaluate,
+        augment=classification.augmentation(config, tokenizer),
     )  # fmt: skip
     thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
     scores = score(model, "test")

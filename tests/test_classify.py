@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import transformers
 from torch.testing import assert_close
 
 from hftrain import classification, text
-from hftrain.classification.augment import augment
 from hftrain.classification.losses import losses
 from hftrain.classification.scoring import best_threshold, tune_thresholds
 from hftrain.config import ConfigError
@@ -232,15 +232,16 @@ def test_noise_is_of_the_seed_and_leaves_special_tokens(tmp_path):
     tokenizer = classification.load_tokenizer([], config)
     encoded = tokenizer("the big dog is my old cat", "red soup and blue rice")
     example = {name: np.array(encoded[name]) for name in ("input_ids", "token_type_ids")}
-    assert augment(example, config, tokenizer) is example
+    assert classification.augmentation(config, tokenizer) is None
     seen = set()
     for name in ("token_drop", "token_swap", "span_noise"):
         noise = configured(tmp_path, model_name_or_path=config.model_name_or_path, **{name: 0.4})
+        augment = classification.augmentation(noise, tokenizer)
         for seed in range(5):
             told = []
             for _ in range(2):
                 np.random.seed(seed)
-                told.append(augment(example, noise, tokenizer))
+                told.append(augment(example))
             ids, types = told[0]["input_ids"].tolist(), told[0]["token_type_ids"].tolist()
             assert ids == told[1]["input_ids"].tolist() and len(ids) == len(types)
             words = tokenizer.convert_ids_to_tokens(ids)
@@ -255,16 +256,25 @@ def test_noise_is_of_the_seed_and_leaves_special_tokens(tmp_path):
     assert len(seen) > 10  # it does change from seed to seed
 
 
-def test_noise_is_for_training_alone(tmp_path):
-    config = configured(tmp_path, token_drop=0.5)
-    examples, tokenizer, names = prepare(config)
-    model = classification.load_classifier(config, tokenizer, names)
-    rows = [examples["train"][n] for n in range(8)]
-    np.random.seed(0)
-    noisy = classification.collator(tokenizer, model, config, training=True)(rows)
-    plain = classification.collator(tokenizer, model, config)(rows)
-    assert plain["attention_mask"].sum(1).tolist() == [len(row["input_ids"]) for row in rows]
-    assert noisy["attention_mask"].sum() < plain["attention_mask"].sum()
+def test_noise_is_of_step_and_example_whatever_the_cut_and_after_a_resume(tmp_path):
+    (tmp_path / "bert").mkdir()
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings = {"model_name_or_path": build("bert", tmp_path / "bert", **still), "learning_rate": 1e-2}
+    settings |= {"token_drop": 0.2, "token_swap": 0.2, "span_noise": 0.2, "max_steps": 4, "warmup_steps": 0}
+    found = {}
+    for name, more in {"whole": {}, "cut": {"micro_batch_size": 5}, "plain": {"token_drop": 0.0}}.items():
+        found[name] = train(configured(tmp_path, output_dir=str(tmp_path / name), **settings | more))[0]
+    assert found["whole"] == pytest.approx(found["cut"], rel=1e-5) and found["whole"][0] != found["plain"][0]
+    rows = [{**row, "text": row["text"] + " the"} for row in make_rows(90, 0)]
+    with pytest.raises(AssertionError):  # the comparison can fail
+        other = configured(tmp_path, rows, output_dir=str(tmp_path / "other"), **settings)
+        assert train(other)[0] == pytest.approx(found["whole"], rel=1e-5)
+    half = {"save_steps": 2, "output_dir": str(tmp_path / "half"), "save_total_limit": 9}
+    whole = train(configured(tmp_path, **settings | half))[0]
+    assert whole == found["whole"]
+    shutil.rmtree(tmp_path / "half" / "checkpoint-4")
+    resumed = train(configured(tmp_path, **settings | half, resume_from_checkpoint="auto"))[0]
+    assert resumed == whole
 
 
 # ---- losses
@@ -459,7 +469,7 @@ def train(config: Any) -> tuple[list[float], Any]:
     model, _ = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
         collate=classification.collator(tokenizer, model, config), loss=loss, count=classification.count_examples,
-        processor=tokenizer,
+        processor=tokenizer, augment=classification.augmentation(config, tokenizer),
     )  # fmt: skip
     rows = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
     return [row[key] for row in rows for key in ("loss", "grad_norm") if key in row], model

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from hftrain.files import sha256_of
+
 FORMAT = 1
 
 
@@ -106,14 +108,6 @@ def _problem(path: Path, size: int, sha256: str) -> str | None:
         return "missing"
     except OSError as error:  # the disk cannot read it back
         return str(error)
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def sha256_of_json(value: object) -> str:

@@ -20,8 +20,9 @@ from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 
 from hftrain.checkpoint.contract import flatten
-from hftrain.checkpoint.reading import FORMAT, sha256_of, sha256_of_json
+from hftrain.checkpoint.reading import FORMAT, sha256_of_json
 from hftrain.checkpoint.runs import GB, REPLACED, SAVING, free_bytes, recover
+from hftrain.files import sha256_of
 
 PACKAGES = ("hftrain", "torch", "transformers", "accelerate", "datasets", "safetensors", "peft", "deepspeed")
 

@@ -4,6 +4,7 @@ settings.py what a user may say; rows.py rows, classes, examples; augment.py noi
 model.py the model with its head; report.py what the report shows.
 """
 
+from hftrain.classification.augment import augmentation
 from hftrain.classification.losses import classification, count_examples
 from hftrain.classification.model import collator, load_classifier
 from hftrain.classification.rows import load_labelled, load_tokenizer, number_classes, references, tokenize, weights
@@ -13,6 +14,7 @@ from hftrain.classification.settings import ClassificationConfig
 __all__ = [
     "ClassificationConfig",
     "Scores",
+    "augmentation",
     "choose_thresholds",
     "classification",
     "collator",

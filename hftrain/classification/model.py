@@ -7,7 +7,6 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from hftrain.classification.augment import augment
 from hftrain.classification.rows import collate
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.losses import Batch
@@ -45,17 +44,14 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
 
 
 def collator(
-    tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig, *, training: bool = False
+    tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig
 ) -> Callable[[Sequence[Any]], Batch]:
-    """`collate` with what this model reads; in `training` with the noise that `config` asks for."""
+    """`collate` with what this model reads."""
     module = model.get_base_model() if hasattr(model, "get_base_model") else model
-    padded = partial(
+    return partial(
         collate,
         pad_token_id=tokenizer.pad_token_id,
         problem=config.problem_type,
         classes=module.config.num_labels,
         typed=TYPES in tokenizer.model_input_names and TYPES in signature(module.forward).parameters,
     )
-    if not training:
-        return padded
-    return lambda examples: padded([augment(example, config, tokenizer) for example in examples])

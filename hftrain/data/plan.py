@@ -174,9 +174,14 @@ def steps(
     micro_batch_size: int | None = None,
     micro_batch_tokens: int | None = None,
     num_workers: int = 0,
+    augment: Callable[[Any], Any] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
     """Steps `start` .. `stop` - 1: (step, indices of the whole step's examples, this process's micro-batches,
-    collated)."""
+    collated).
+
+    Args:
+        augment: example -> example, with randomness that (seed, step, example) determines: the same in any cut.
+    """
     ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = (
         deque()
     )  # planned; workers collate before we ask
@@ -196,7 +201,7 @@ def steps(
 
     batches = iter(
         DataLoader(
-            _Collated(examples, collate, plan.seed),
+            _Collated(examples, collate, plan.seed, augment),
             sampler=_Keys(keys()),
             batch_size=None,
             num_workers=num_workers,
@@ -231,18 +236,30 @@ class _Keys(Sampler):
 
 
 class _Collated(Dataset):
-    """Collated micro-batches by key (step, number, indices); augmentation draws from randomness that the key
-    determines."""
+    """Collated micro-batches by key (step, number, indices), with randomness that the key determines."""
 
-    def __init__(self, examples: Sequence[Any], collate: Callable[[list[Any]], dict[str, torch.Tensor]], seed: int):
-        self.examples, self.collate, self.seed = examples, collate, seed
+    def __init__(
+        self,
+        examples: Sequence[Any],
+        collate: Callable[[list[Any]], dict[str, torch.Tensor]],
+        seed: int,
+        augment: Callable[[Any], Any] | None,
+    ):
+        self.examples, self.collate, self.seed, self.augment = examples, collate, seed, augment
 
     def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor]:
         step, number, indices = key
+        indices = indices or [0]  # an empty one stands in for its process, with weight 0
+        examples = fetch(self.examples, indices)
+        if self.augment is not None:
+            examples = [self._augmented(step, *each) for each in zip(indices, examples, strict=True)]
         seed_all(self.seed, step, number)
-        return self.collate(
-            fetch(self.examples, indices or [0])
-        )  # an empty one stands in for its process, with weight 0
+        return self.collate(examples)
+
+    def _augmented(self, step: int, index: int, example: Any) -> Any:
+        assert self.augment is not None
+        seed_all(self.seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
+        return self.augment(example)
 
 
 def fetch(examples: Sequence[Any], indices: list[int]) -> list[Any]:

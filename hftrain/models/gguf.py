@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hftrain.text.examples import cache, whole
+from hftrain.files import cache, sha256_of, whole
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +28,7 @@ def folder_of(file: Path) -> Path:
         raise ValueError(f"model_name_or_path: there is no file {file}")
     if find_spec("gguf") is None:
         raise ValueError(f"to read {file.name} the package gguf is needed: pip install gguf")
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    folder = cache() / "gguf" / f"{file.stem}-{digest.hexdigest()[:16]}-{transformers.__version__}"
+    folder = cache() / "gguf" / f"{file.stem}-{sha256_of(file)[:16]}-{transformers.__version__}"
     if not folder.exists():
         logger.warning("%s is converted once, to %s", file, folder)
         try:

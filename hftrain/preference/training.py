@@ -23,6 +23,7 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from hftrain import distributed, text
 from hftrain.data.plan import MicroBatch
 from hftrain.evaluation import predict
+from hftrain.files import cache
 from hftrain.losses import IGNORE, Batch
 from hftrain.preference.data import IDS, LABELS
 from hftrain.preference.losses import objective, rewards
@@ -161,7 +162,7 @@ def with_reference(
     with distributed.whole_while_used(model), _evaluating(model), accelerator.autocast():
         if next(model.parameters()).device != accelerator.device:
             model.to(accelerator.device)
-        file = text.examples.cache() / f"reference-{_digest(model, examples, accelerator)}.npy"
+        file = cache() / f"reference-{_digest(model, examples, accelerator)}.npy"
         known = [np.load(file) if accelerator.is_main_process and file.is_file() else None]
         broadcast_object_list(known)
         found = known[0]

@@ -25,12 +25,12 @@ from transformers import PreTrainedTokenizerBase
 
 import hftrain
 from hftrain.checkpoint import lock
-from hftrain.checkpoint.reading import sha256_of
 from hftrain.data.documents import Batch, Document, Files, Stream, batches, open_source
 from hftrain.data.rows import BadRow
 from hftrain.data.tokens import FORMAT, MANIFEST
+from hftrain.files import cache, sha256_of
 from hftrain.prepare.encoding import Documents, Encoded, Encoder, available_cores, workers
-from hftrain.text.examples import cache, fingerprint_tokenizer
+from hftrain.text.examples import fingerprint_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.rows import fingerprint
+from hftrain.files import cache, sha256_of, whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -74,34 +73,12 @@ def tokenized(
                     stream.write_batch(pa.record_batch(arrays, schema=schema))
                     counts.update(counted)
             tokenizer("a")  # see fingerprint_tokenizer
-            manifest = {"sha256": _sha256(stage / "examples.arrow"), "counts": counts}
+            manifest = {"sha256": sha256_of(stage / "examples.arrow"), "counts": counts}
             (stage / "manifest.json").write_text(json.dumps(manifest))
     examples = datasets.Dataset.from_file(str(folder / "examples.arrow"))
     examples._fingerprint = folder.name  # by content, where `datasets` would look at the file's date
     examples.counts = Counter(json.loads((folder / "manifest.json").read_text())["counts"])
     return examples
-
-
-def cache() -> Path:
-    """Where what can be made again is kept; HF_HOME and HF_DATASETS_CACHE move it."""
-    import datasets
-
-    return Path(datasets.config.HF_DATASETS_CACHE) / "hftrain"
-
-
-@contextmanager
-def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
-    try:
-        yield stage
-        os.rename(stage, folder)
-    except OSError:
-        if not folder.exists():  # else another process was faster with the same
-            raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _key(
@@ -136,17 +113,9 @@ def _damage(folder: Path) -> str | None:
     """Why what is written there is not what was written, or None."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        return None if _sha256(folder / "examples.arrow") == manifest["sha256"] else "wrong checksum"
+        return None if sha256_of(folder / "examples.arrow") == manifest["sha256"] else "wrong checksum"
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def lengths(examples: Dataset, columns: Sequence[str] = ("input_ids", "labels")) -> np.ndarray:

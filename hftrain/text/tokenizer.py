@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hftrain.data.rows import fingerprint
-from hftrain.text.examples import BATCH_ROWS, cache, whole
+from hftrain.files import cache, whole
+from hftrain.text.examples import BATCH_ROWS
 
 if TYPE_CHECKING:
     from datasets import Dataset

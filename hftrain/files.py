@@ -1,0 +1,42 @@
+"""Files and folders: where what can be made again is kept, written whole, and told apart by its content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache() -> Path:
+    """Where what can be made again is kept; HF_HOME and HF_DATASETS_CACHE move it."""
+    import datasets
+
+    return Path(datasets.config.HF_DATASETS_CACHE) / "hftrain"
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[Path]:
+    """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    try:
+        yield stage
+        os.rename(stage, folder)
+    except OSError:
+        if not folder.exists():  # else another process was faster with the same
+            raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 (hex) of the file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
