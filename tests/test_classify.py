@@ -259,16 +259,12 @@ def test_noise_is_of_the_seed_and_leaves_special_tokens(tmp_path):
 def test_noise_is_of_step_and_example_whatever_the_cut_and_after_a_resume(tmp_path):
     (tmp_path / "bert").mkdir()
     still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    settings = {"model_name_or_path": build("bert", tmp_path / "bert", **still), "learning_rate": 1e-2}
+    settings = {"model_name_or_path": build("bert", tmp_path / "bert", **still), "learning_rate": 1e-3}
     settings |= {"token_drop": 0.2, "token_swap": 0.2, "span_noise": 0.2, "max_steps": 4, "warmup_steps": 0}
     found = {}
     for name, more in {"whole": {}, "cut": {"micro_batch_size": 5}, "plain": {"token_drop": 0.0}}.items():
         found[name] = train(configured(tmp_path, output_dir=str(tmp_path / name), **settings | more))[0]
     assert found["whole"] == pytest.approx(found["cut"], rel=1e-5) and found["whole"][0] != found["plain"][0]
-    rows = [{**row, "text": row["text"] + " the"} for row in make_rows(90, 0)]
-    with pytest.raises(AssertionError):  # the comparison can fail
-        other = configured(tmp_path, rows, output_dir=str(tmp_path / "other"), **settings)
-        assert train(other)[0] == pytest.approx(found["whole"], rel=1e-5)
     half = {"save_steps": 2, "output_dir": str(tmp_path / "half"), "save_total_limit": 9}
     whole = train(configured(tmp_path, **settings | half))[0]
     assert whole == found["whole"]

@@ -34,7 +34,7 @@ def augmentation(
         free = ~np.isin(ids, fixed)
         edges = np.flatnonzero(np.diff(free.astype(np.int8)) | np.diff(types)) + 1
         pieces = []
-        for run, kinds, movable in zip(np.split(ids, edges), np.split(types, edges), np.split(free, edges), strict=True):
+        for run, kinds, movable in zip(*(np.split(each, edges) for each in (ids, types, free)), strict=True):
             changed = noisy(run, config, mask) if movable[0] else run
             pieces.append((changed, np.full(len(changed), kinds[0])))
         ids, types = (np.concatenate(part) for part in zip(*pieces, strict=True))
