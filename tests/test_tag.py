@@ -389,7 +389,7 @@ def test_a_cased_byte_level_tokenizer_reads_words(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_two_processes_train_and_score_as_one(bert, folder, tmp_path):
-    """Both recipes of windows, tag and answer, in one launch."""
+    """Both recipes of windows, tag and answer, whole and with adapters, one after the other in one launch."""
     text = "anna likes rome. bert left oslo. clara saw new york."
     asked = {"anna": "rome", "bert": "oslo", "clara": "new york"}
     rows = [
@@ -399,34 +399,32 @@ def test_two_processes_train_and_score_as_one(bert, folder, tmp_path):
     ]  # fmt: skip
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shared = {"model_name_or_path": str(bert), "max_seq_length": 24, "doc_stride": 6, "max_steps": 6, "eval_steps": 3}
-    shared |= {
-        "learning_rate": 1e-3,
-        "eval_batch_size": 5,
-        "validation_split": 6,
-        "test_split": 7,
-        "global_batch_size": 7,
-    }
+    shared |= {"learning_rate": 1e-3, "eval_batch_size": 5, "global_batch_size": 7}
+    shared |= {"validation_split": 6, "test_split": 7}
     shared["model_config"] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     files = {"tag": str(folder / "a.conll"), "answer": str(tmp_path / "a.jsonl")}
-    worker = tmp_path / "worker.py"
-    worker.write_text(f"""import runpy, sys
-for name, file in {files!r}.items():
+    runs = [(name, adapters) for name in files for adapters in (False, True)]
+    worker = f"""import runpy, sys
+for name, adapters in {runs!r}:
     recipe = runpy.run_path(f"{ROOT}/recipes/{{name}}.py")
-    config = recipe[name.title() + "Config"](**{shared!r}, train_file=file, output_dir=f"{{sys.argv[1]}}/{{name}}")
-    recipe["main"](config)
-""")
+    own = {{"train_file": {files!r}[name], "output_dir": f"{{sys.argv[1]}}/{{name}}-{{adapters}}"}}
+    recipe["main"](recipe[name.title() + "Config"](**{shared!r}, **own, use_peft=adapters))
+"""
+    (tmp_path / "worker.py").write_text(worker)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
     for how, output in (([], "one"), (launch, "two")):
-        command = [sys.executable, *how, str(worker), str(tmp_path / output)]
+        command = [sys.executable, *how, str(tmp_path / "worker.py"), str(tmp_path / output)]
         done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
         assert done.returncode == 0, done.stderr[-3000:]
-    for name in files:
-        one, two = (json.loads((tmp_path / n / name / "all_results.json").read_text()) for n in ("one", "two"))
+    for name, adapters in runs:
+        folders = (tmp_path / where / f"{name}-{adapters}" for where in ("one", "two"))
+        one, two = (json.loads((where / "all_results.json").read_text()) for where in folders)
         compared = [key for key in one if key.startswith(("eval_", "test_", "train_loss"))]
+        assert "test_f1" in compared
         assert {key: two[key] for key in compared} == pytest.approx(
             {key: one[key] for key in compared}, rel=1e-6, abs=1e-6
         )
