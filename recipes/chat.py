@@ -76,7 +76,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
         accelerator, model, train, config, lengths=causal_lengths(train), collate=collate, processor=template.tokenizer,
         loss=causal_language_model(config.label_smoothing_factor, chunked), count=count_next_labels, evaluate=evaluate,
     )  # fmt: skip
-    results |= {f"test_{name}": value for name, value in evaluate(model.eval(), "test").items()}
+    results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
     publish(
         accelerator, config, results, metric="test_loss", task="text-generation", title="Chat",
         base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),

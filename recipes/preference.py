@@ -81,7 +81,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         loss=preference.preference_loss(accelerator, config, point), count=preference.count_examples,
         before_step=point.measure if point else None, processor=template.tokenizer,
     )  # fmt: skip
-    results |= {f"test_{name}": value for name, value in evaluate(model.eval(), "test").items()}
+    results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
     publish(
         accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
         title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,

@@ -61,7 +61,7 @@ def main(config: RewardConfig) -> dict[str, Any]:
         loss=preference.reward_loss(config.center_rewards_coefficient), count=preference.count_examples,
         processor=template.tokenizer,
     )  # fmt: skip
-    results |= {f"test_{name}": value for name, value in evaluate(model.eval(), "test").items()}
+    results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
     publish(
         accelerator, config, results, metric="test_accuracy", task="text-classification", title="Reward model",
         base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
