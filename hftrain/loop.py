@@ -187,7 +187,7 @@ def prepare(
         )
     if config.optim != "adamw_torch" and optimizer is None and sharded:
         raise ValueError(
-            f"optim={config.optim} works on whole matrices, which ZeRO and FSDP cut up: set optim=adamw_torch"
+            f"optim={config.optim} works on whole tensors, which ZeRO and FSDP cut up: set optim=adamw_torch"
         )
     if config.halve_on_oom and sharded:
         raise ValueError(
