@@ -1,6 +1,6 @@
 """Pretrain an encoder by masked tokens (BERT), or an encoder-decoder by hidden spans (T5), from scratch or further.
 
-    accelerate launch recipes/pretrain_mlm.py --model bert --train_file 'books/*.txt' --whole_words
+    accelerate launch recipes/pretrain_mlm.py --model bert --train_file 'books/*.txt' --whole_word_mask true
     accelerate launch recipes/pretrain_mlm.py --model_name_or_path answerdotai/ModernBERT-base --train_file notes.jsonl
     accelerate launch recipes/pretrain_mlm.py --objective span_corruption --model t5 --train_file tokens/
 
