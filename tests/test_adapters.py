@@ -113,6 +113,18 @@ def test_what_cannot_be(base):
         adapted(base, lora_target_modules=["query"])
 
 
+def test_what_pieces_of_weights_do_not_allow(base):
+    config = RecipeConfig(train_file="-", model_name_or_path=base, use_peft=True)
+    model = load.load_model(config, AutoModelForCausalLM)
+    model.get_input_embeddings().weight.ds_id = 0  # what ZeRO-3 marks its pieces with
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="new tokens under ZeRO-3 on CUDA only: use ZeRO-2, or a chat_template"):
+            load.add_adapters(model, config, "CAUSAL_LM", new_tokens=[39])
+    config.init_lora_weights = "pissa"
+    with pytest.raises(ValueError, match="pissa needs whole weights, which ZeRO-3 does not keep: use ZeRO-2"):
+        load.add_adapters(model, config, "CAUSAL_LM")
+
+
 def test_four_bits_train_on_a_cpu(base, tmp_path):
     pytest.importorskip("bitsandbytes")
     model = adapted(base, load_in_4bit=True)

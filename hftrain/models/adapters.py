@@ -29,7 +29,8 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
         new_tokens: ids whose embeddings train too, in the output head as well; they are saved with the adapters.
 
     Raises:
-        ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed.
+        ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed. What
+            is asked for cannot be done with weights in pieces (ZeRO-3).
     """
     if not config.use_peft:
         return model
@@ -37,8 +38,14 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
 
     check_targets(model, config.lora_target_modules)
     pissa = config.init_lora_weights.startswith("pissa")
-    if pissa and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-        raise ValueError("init_lora_weights=pissa needs whole weights, which ZeRO-3 does not keep: use ZeRO-2")
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        if pissa:
+            raise ValueError("init_lora_weights=pissa needs whole weights, which ZeRO-3 does not keep: use ZeRO-2")
+        if new_tokens and not torch.cuda.is_available():
+            raise ValueError(
+                "beside adapters, PEFT trains embeddings of new tokens under ZeRO-3 on CUDA only: use ZeRO-2, or a "
+                "chat_template whose tokens the vocabulary has"
+            )
     if config.load_in_4bit:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     begin: Any = True if config.init_lora_weights == "default" else config.init_lora_weights
