@@ -96,9 +96,10 @@ def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
             continue
         other.leaks = leaks(rows["train"], other, columns)
         if other.leaks.inputs:
+            alike = other.leaks.inputs - other.leaks.rows
             logger.warning(
-                "leak: of %d %s rows %d stand in the training rows too, and of %d more the %s does; for example %s",
-                *(len(other), name, other.leaks.rows, other.leaks.inputs - other.leaks.rows, columns[0]),
+                "leak: of %d %s rows %d stand in the training rows too%s; for example %s",
+                *(len(other), name, other.leaks.rows, f", and of {alike} more the {columns[0]} does" if alike else ""),
                 other.leaks.examples[0],
                 extra={"leaked": other.leaks.inputs},
             )

@@ -20,6 +20,7 @@ from hftrain.answering import report
 from hftrain.config import FineTuneConfig, parse
 from hftrain.loop import fit, start
 from hftrain.losses import count_labels
+from hftrain.metrics import rehearse
 from hftrain.models import load
 from hftrain.report import publish
 
@@ -36,6 +37,8 @@ def main(config: AnswerConfig) -> dict[str, Any]:
         rows = answering.load_questions(config, seed=config.seed)
         examples = {name: answering.tokenize(split, tokenizer, config) for name, split in rows.items()}
     metrics = config.metrics or ["squad" if all(all(split["answers"]) for split in rows.values()) else "squad_v2"]
+    right = {name: rows[name]["answers"] for name in ("validation", "test")}
+    rehearse(metrics, "question_answering", right, best=config.metric_for_best_model)
     model = load.load_model(config, AutoModelForQuestionAnswering, settings=report.model_settings(config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     collate = answering.collator(tokenizer, model)

@@ -17,6 +17,7 @@ from hftrain import classification, text
 from hftrain.classification import report
 from hftrain.config import parse
 from hftrain.loop import fit, start
+from hftrain.metrics import rehearse
 from hftrain.report import publish
 
 
@@ -29,8 +30,9 @@ def main(config: classification.ClassificationConfig) -> dict[str, Any]:
         tokenizer = classification.load_tokenizer(rows["train"], config)
         examples = {name: classification.tokenize(split, tokenizer, ids, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split, ["input_ids"]) for name, split in examples.items()}
-    right = {name: classification.references(split, problem, len(names)) for name, split in examples.items()}
-    classification.rehearse(config, names, right["validation"])
+    held = ("validation", "test")
+    right = {name: classification.references(examples[name], problem, len(names)) for name in held}
+    rehearse(config.metrics, problem, right, labels=names, best=config.metric_for_best_model)
 
     model = classification.load_classifier(config, tokenizer, names)
     collate = classification.collator(tokenizer, model, config)

@@ -19,6 +19,7 @@ from hftrain import tagging, text
 from hftrain.config import FineTuneConfig, parse
 from hftrain.loop import fit, start
 from hftrain.losses import count_labels
+from hftrain.metrics import rehearse
 from hftrain.models import load
 from hftrain.report import publish
 from hftrain.tagging import TaggingConfig
@@ -37,6 +38,8 @@ def main(config: TagConfig) -> dict[str, Any]:
         names = tagging.label_names(rows, config)
         examples = {name: tagging.tokenize(split, tokenizer, names, config) for name, split in rows.items()}
     metrics = config.metrics or ["accuracy" if scheme == "none" else "seqeval"]
+    right = {name: rows[name]["tags"] for name in ("validation", "test")}
+    rehearse(metrics, "token_classification", right, best=config.metric_for_best_model)
     model = load.load_model(config, AutoModelForTokenClassification, settings=tagging.model_settings(names, config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     model = load.add_adapters(model, config, "TOKEN_CLS")
@@ -46,7 +49,7 @@ def main(config: TagConfig) -> dict[str, Any]:
         return tagging.tag(accelerator, model, examples[split], config.eval_batch_size, collate)
 
     def evaluate(model: Any) -> dict[str, float]:
-        return tagging.score(tag(model, "validation"), rows["validation"]["tags"], names, metrics)[0]
+        return tagging.score(tag(model, "validation"), right["validation"], names, metrics)[0]
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
@@ -54,7 +57,7 @@ def main(config: TagConfig) -> dict[str, Any]:
         evaluate=evaluate,
     )  # fmt: skip
     found = tag(model, "test")
-    scores, measured = tagging.score(found, rows["test"]["tags"], names, metrics)
+    scores, measured = tagging.score(found, right["test"], names, metrics)
     results |= {f"test_{name}": value for name, value in scores.items()}
     publish(
         accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",

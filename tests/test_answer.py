@@ -157,6 +157,20 @@ def test_bad_rows_are_named(bert, tmp_path, change, why):
     assert f"a.jsonl, line 2: {why}" in str(error.value)
 
 
+def test_training_questions_without_any_answer(bert, tmp_path):
+    none = {"text": [], "answer_start": []}
+    (tmp_path / "a.json").write_text(json.dumps(squad([row | {"answers": none} for row in questions(40)])))
+    with pytest.raises(ValueError, match="none of 16 training questions has an answer: look at answers_column"):
+        answering.load_questions(configured(bert, tmp_path, train_file=tmp_path / "a.json"), seed=1)
+
+
+def test_metrics_are_refused_before_training(bert, folder, tmp_path):
+    settings = {"train_file": folder / "v2.json", "metrics": ["squad"]}
+    with pytest.raises(ValueError, match="metrics of the validation rows: a question has no answer: score this data"):
+        recipe.main(configured(bert, tmp_path / "out", **settings))
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
 def test_json_that_is_not_of_squads_form(bert, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"data": [{"title": "a", "paragraphs": [{"qas": [{"id": "q"}]}]}]}))
     with pytest.raises(

@@ -343,7 +343,7 @@ def test_texts_that_are_too_long_are_counted(translator, capsys):
     ("content", "column", "message"),
     [
         (b'{"en": "a"}\n{"en": 3}\n', "en", "rows.jsonl, line 2: no text under 'en'"),
-        (b'{"en": "a"}\n', None, "line 1: no text under None; --column names one of en"),
+        (b'{"en": "a"}\n', None, "line 1: --column names one of en"),
         (b'{"en": "a"}\n\n', "en", "rows.jsonl, line 2: not JSON"),
         (b"[1]\n", "en", "rows.jsonl, line 1: not a JSON object"),
         (b'{"en": "a", "prediction": "b"}\n', "en", 'has a "prediction" already'),

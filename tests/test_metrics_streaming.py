@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import hftrain.metrics
-from hftrain.metrics import FITTING, check_names, load_metric, load_metrics
+from hftrain.metrics import FITTING, check_names, load_metric, load_metrics, rehearse
 
 SINGLE, MULTI, REGRESSION, TAGS, ANSWERS = FITTING
 FOLDER = Path(hftrain.metrics.__file__).parent
@@ -129,6 +129,25 @@ def test_what_the_references_make_undefined_is_told_before_training(task, name, 
     once = loaded(task, [name])
     once.add(*example(task))
     assert metrics.compute() == once.compute()
+
+
+def test_rehearsal_names_the_split_and_what_cannot_be_the_best(tmp_path):
+    splits = {"validation": [0, 1, 2], "test": [0, 1, 1]}
+    labels = ["no", "maybe", "yes"]
+    with pytest.raises(ValueError, match=r"metrics of the test rows: .* none of 3 references is 'yes'"):
+        rehearse(["roc_auc"], SINGLE, splits, labels=labels)
+    with pytest.raises(ValueError, match=r"'acuracy' could not be loaded: (.|\n)*Did you mean 'accuracy'"):
+        rehearse(["acuracy"], SINGLE, splits, labels=labels)
+    rehearse(["accuracy"], SINGLE, splits, labels=labels, best="eval_accuracy")
+    with pytest.raises(ValueError, match="metric_for_best_model='f1' is not evaluated; there are loss, accuracy"):
+        rehearse(["accuracy"], SINGLE, splits, labels=labels, best="f1")
+    tags = {"validation": [["B-X", "O"]], "test": [["O"]]}
+    rehearse(["seqeval"], TAGS, tags, best="f1")
+    with pytest.raises(ValueError, match="'f2' is not evaluated; there are loss, precision, recall, f1, accuracy"):
+        rehearse(["seqeval"], TAGS, tags, best="f2")
+    (tmp_path / "off").mkdir()
+    (tmp_path / "off" / "off.py").write_text(FOREIGN)
+    rehearse(["accuracy", str(tmp_path / "off")], SINGLE, splits, labels=labels, best="off_mean")
 
 
 def test_names():

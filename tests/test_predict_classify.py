@@ -113,11 +113,35 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
         assert [found["no"], found["yes"]] == pytest.approx(right.tolist(), abs=1e-6)
     assert cli.main([*arguments[:-1], "three"]) == 2
     assert "no text under 'three'; --pair_column names one of one, two, n" in capsys.readouterr().err
+    assert cli.main(["predict", saved["single"], "--file", file]) == 2
+    assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
 
 
 def test_long_texts_are_cut_and_counted(saved, capsys):
     assert predict(saved["single"], ["dog " * 400, "dog"])[0]["label"] in ("no", "yes")
     assert "1 of 2 texts are longer than the 256 tokens the model reads: cut" in capsys.readouterr().err
+
+
+def test_texts_are_read_as_in_training(tmp_path, capsys):
+    """Two where it learnt from two, and as much of them."""
+    (tmp_path / "bert").mkdir()
+    folder = build("bert", tmp_path / "bert")
+    rows = [{**row, "second": "the big dog"} for row in make_rows(60, 0)]
+    said = {}
+    for name in ("alone", "pairs"):
+        settings = {"text_pair_column": "second"} if name == "pairs" else {}
+        settings |= {"max_seq_length": 6, "output_dir": str(tmp_path / name), "model_name_or_path": folder}
+        config = configured(tmp_path, rows, **settings)
+        train(config)
+        pairs = ["soup"] * 2 if name == "pairs" else None
+        said[name] = predict(tmp_path / name, ["the big dog is my old cat", "dog"], pairs=pairs)
+        assert "1 of 2 texts are longer than the 6 tokens the model reads: cut" in capsys.readouterr().err
+    cut = predict(tmp_path / "alone", ["the big dog is"])[0]["probabilities"]
+    assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
+    with pytest.raises(ValueError, match="was trained on pairs of texts: name both columns"):
+        predict(tmp_path / "pairs", ["dog"])
+    with pytest.raises(ValueError, match="was trained on single texts: leave pairs"):
+        predict(tmp_path / "alone", ["dog"], pairs=["cat"])
 
 
 @pytest.mark.slow

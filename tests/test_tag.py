@@ -207,7 +207,9 @@ def test_bad_rows_are_named(bert, tmp_path, row, why):
 def test_numbers_beyond_their_names(bert, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "tags": [2]}\n')
     config = configured(bert, tmp_path, train_file=tmp_path / "a.jsonl", label_names=["O", "B-X"])
-    with pytest.raises(ValueError, match="tag 1 is 2, but label_names has the numbers 0 to 1"):
+    with pytest.raises(
+        ValueError, match=r"tag 1 is 2, but label_names has the numbers 0 to 1 \(do they count from 1\?\)"
+    ):
         tagging.load_sentences(config, seed=1)
 
 

@@ -73,7 +73,10 @@ def load_questions(config: Any, seed: int) -> dict[str, Dataset]:
     read = partial(read_question, config=config)
     compare = ["title", "context", "question"]
     reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": squad_reader(config), "seed": seed}
-    return load_splits(config, columns={"row": ""}, compare=compare, **reading)
+    rows = load_splits(config, columns={"row": ""}, compare=compare, **reading)
+    if not any(rows["train"]["answers"]):
+        raise ValueError(f"none of {len(rows['train'])} training questions has an answer: look at answers_column")
+    return rows
 
 
 def squad_reader(config: AnsweringConfig) -> Callable[..., Iterator[readers.Item] | None]:

@@ -8,7 +8,7 @@ from hftrain.classification.augment import augmentation
 from hftrain.classification.losses import classification, count_examples
 from hftrain.classification.model import collator, load_classifier
 from hftrain.classification.rows import load_labelled, load_tokenizer, number_classes, references, tokenize, weights
-from hftrain.classification.scoring import Scores, choose_thresholds, measure, rehearse, score
+from hftrain.classification.scoring import Scores, choose_thresholds, measure, score
 from hftrain.classification.settings import ClassificationConfig
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "measure",
     "number_classes",
     "references",
-    "rehearse",
     "score",
     "tokenize",
     "weights",

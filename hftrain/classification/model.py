@@ -22,7 +22,8 @@ NEW_MODEL |= {"num_encoder_layers": 2, "num_decoder_layers": 0}
 def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Any:
     """The model that `config` names, or a new encoder, with a head for the classes `names` (none: for one number).
 
-    Its configuration knows names, kind of problem and padding; a decoder needs the last to find a text's last token.
+    Its configuration knows names, kind of problem, padding (a decoder needs it to find a text's last token), and what
+    `hftrain predict` reads as the training did: tokens of a text, one text or two.
 
     Raises:
         ValueError: tokenizer or `max_seq_length` do not fit the model, or `freeze` names nothing.
@@ -33,6 +34,7 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
         "problem_type": config.problem_type,
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": False,
+        "classification": {"max_seq_length": config.max_seq_length, "pairs": config.text_pair_column is not None},
     }
     shape = vocabulary(tokenizer) | NEW_MODEL | config.model_config
     new = partial(TransformerConfig, **shape)

@@ -119,12 +119,6 @@ def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
     return float(middle[best][np.abs(middle[best] - 0.5).argmin()])
 
 
-def rehearse(config: ClassificationConfig, names: Sequence[str], references: np.ndarray) -> None:
-    """Raises before training what the metrics would raise of these references after hours: that a class is missing, or
-    that a metric cannot be loaded."""
-    load_metrics(config.metrics, config.problem_type, labels=names).rehearse(references)
-
-
 def choose_thresholds(
     accelerator: Accelerator,
     model: Any,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hftrain.config import RecipeConfig, at_least, share
-from hftrain.metrics import check_names
+from hftrain.metrics import belongs, check_names
 from hftrain.models import TransformerConfig, load
 
 USUAL_METRICS = {
@@ -106,7 +106,7 @@ class ClassificationConfig(RecipeConfig):
                 yield (f"model_config.{name}",), problem
         best = self.metric_for_best_model.removeprefix("eval_")
         known = self.metrics or USUAL_METRICS[self.problem_type]
-        if best != "loss" and not any(best == name or best.startswith(f"{name}_") for name in known):
+        if best != "loss" and not any(belongs(best, name) for name in known):
             yield (
                 ("metric_for_best_model", "metrics"),
                 f"only loss, {', '.join(known)} are evaluated: add it there",

@@ -88,6 +88,7 @@ def read_jsonl(path: Path, columns: dict[str, str | None]) -> Iterator[dict[str,
             value = row.get(column)
             words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
             if not isinstance(value, str) and not words:
-                said = f"no text under {column!r}; {option} names one of {', '.join(row)}"
+                said = f"{option} names " if column is None else f"no text under {column!r}; {option} names "
+                said += f"one of {', '.join(row)}"
                 raise ValueError(f"{path}, line {number}: {said}")
         yield row

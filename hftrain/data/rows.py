@@ -207,7 +207,10 @@ def split_rows(
                 split_of_group[group] = split
                 room -= group_sizes[group]
         if size and room == size:
-            raise ValueError(f"{name}_split: every text in column {by!r} is repeated more than {size} times")
+            raise ValueError(
+                f"{name}_split: rows with the same {by!r} stay together, and each stands in more than {size} rows: "
+                f"raise {name}_split, or name a {name}_file"
+            )
     split_of_row = split_of_group[group_of_row]
     if not (split_of_row == 0).any():
         raise ValueError(f"the splits {sizes} leave no row to train on: too few different texts in column {by!r}")

@@ -10,15 +10,16 @@ here it imports by the full name (`from hftrain.metrics import counts`).
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
 
-from hftrain.metrics.streaming import FITTING, Metrics, check_names, load_metrics
+from hftrain.metrics.streaming import FITTING, Metrics, belongs, check_names, load_metrics, rehearse
 
-__all__ = ["FITTING", "NAMES", "Metrics", "check_names", "load_metric", "load_metrics"]
+__all__ = ["FITTING", "NAMES", "Metrics", "belongs", "check_names", "load_metric", "load_metrics", "rehearse"]
 
 NAMES = tuple(
     sorted(module.stem for module in Path(__file__).parent.glob("*/*.py") if module.stem == module.parent.name)
@@ -41,7 +42,10 @@ def load_metric(name_or_path: str, config_name: str | None = None) -> Evaluation
     try:
         return evaluate.load(name_or_path, config_name, keep_in_memory=True)
     except Exception as error:  # the Hub client, the network and the script itself all raise what they like
+        every = {*NAMES, *(name for names in FITTING.values() for name in names)}
+        near = difflib.get_close_matches(name_or_path, sorted(every), n=1)
+        meant = f"Did you mean {near[0]!r}?" if near else "Is the network there?"
         raise ValueError(
             f"metric {name_or_path!r} could not be loaded: {type(error).__name__}: {error}\n"
-            f"Is the network there? These need none: {', '.join(NAMES)}, or a folder or script with an evaluate.Metric."
+            f"{meant} These need no network: {', '.join(NAMES)}, or a folder or script with an evaluate.Metric."
         ) from error

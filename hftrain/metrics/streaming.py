@@ -130,15 +130,19 @@ class Metrics:
             results |= value if isinstance(value, dict) else {name: value}
         return results
 
-    def rehearse(self, references: Any) -> None:
-        """Raises what `compute` would raise for all these references, whatever the model says: before training."""
+    def rehearse(self, references: Any) -> dict[str, float]:
+        """Raises what `compute` would raise for all these references, whatever the model says: before training.
+
+        Returns:
+            the results of right predictions, of the metrics that are ours.
+        """
         ours = {name: measure for name, measure in self.measures.items() if measure.state != name}
         states = {key: deepcopy(self.states[key]) for key in {measure.state for measure in ours.values()}}
         rehearsal = Metrics(self.task, self.labels, ours, states)
         answered = self.task == "question_answering"
         scores = np.full((len(references), len(self.labels)), 1 / len(self.labels)) if self.labels else None
         rehearsal.add([""] * len(references) if answered else references, references, scores)
-        rehearsal.compute()
+        return rehearsal.compute()
 
 
 def load_metrics(
@@ -184,6 +188,38 @@ def load_metrics(
     if report and task.endswith("label_classification"):
         kept |= {"counts", "bins", "scores"} if len(labels) <= CURVES_OF else {"counts", "bins"}
     return Metrics(task, labels, measures, {key: state for key, state in states.items() if key in kept})
+
+
+def rehearse(
+    names: Sequence[str], task: str, references: Mapping[str, Any], *, labels: Sequence[str] = (), best: str = "loss"
+) -> None:
+    """Raises before training what would be raised after hours of it.
+
+    Args:
+        names, task, labels: of `load_metrics`.
+        references: of each split that will be evaluated, as `Metrics.add` takes them.
+        best: metric_for_best_model.
+
+    Raises:
+        ValueError: a metric cannot be loaded, or is not defined for the references of a split; `best` is none of them.
+    """
+    known = {"loss": 0.0}
+    for split, each in references.items():
+        metrics = load_metrics(names, task, labels=labels)
+        try:
+            known |= metrics.rehearse(each)
+        except ValueError as error:
+            raise ValueError(f"metrics of the {split} rows: {error}") from error
+    best = best.removeprefix("eval_")
+    others = [Path(name).stem for name, measure in metrics.measures.items() if measure.state == name]
+    if not {best, f"overall_{best}"} & known.keys() and not any(belongs(best, name) for name in others):
+        said = ", ".join([*(name.removeprefix("overall_") for name in known), *others])
+        raise ValueError(f"metric_for_best_model={best!r} is not evaluated; there are {said} (metrics)")
+
+
+def belongs(result: str, name: str) -> bool:
+    """Whether a result may be one of the metric of this name or path."""
+    return result == Path(name).stem or result.startswith(f"{Path(name).stem}_")
 
 
 def check_names(names: Sequence[str], task: str) -> None:

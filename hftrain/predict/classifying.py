@@ -21,15 +21,25 @@ def classify(
       `config.thresholds`, or 0.5;
     - regression, or whatever has one output: the number.
 
-    None of an empty text. Texts longer than the model reads are cut, and how many they are is said on stderr.
+    None of an empty text. Texts longer than those it was trained on are cut, and how many they are is said on stderr.
+
+    Raises:
+        ValueError: pairs of texts where it was trained on single ones, or the other way round.
     """
     import torch
 
     from hftrain.classification.rows import encode
     from hftrain.text import pad
 
+    trained = getattr(config, "classification", None) or {}  # of another's model we do not know
+    if trained.get("pairs") and pairs is None:
+        raise ValueError(
+            f"{folder} was trained on pairs of texts: name both columns (--column, --pair_column of --file)"
+        )
+    if trained.get("pairs") is False and pairs is not None:
+        raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column) away")
     model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device)
-    most = room(config, tokenizer)
+    most = min(room(config, tokenizer), trained.get("max_seq_length", sys.maxsize))
     told = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(told):
         print(f"{empty} of {len(texts)} texts are empty: nothing is predicted for them", file=sys.stderr)

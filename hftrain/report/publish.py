@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from hftrain.config import TrainConfig, changed
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
-from hftrain.report.formats import format_duration
+from hftrain.report.formats import format_duration, format_number
 from hftrain.report.history import read_history, read_seen, write_results
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
@@ -85,7 +85,7 @@ def publish(
     )
     for sample in samples[:3]:
         print("\n".join(f"  {name:<11} {value}" for name, value in sample.items()), end="\n\n")
-    print(f"{metric}: {results[metric]:.2f}")
+    print(f"{metric}: {format_number(results[metric])}")
     print(f"model, report and card: {folder}  (open {folder / 'report.html'})")
     if config.push_to_hub:
         upload(config)

@@ -132,7 +132,8 @@ def read_tag(tag: Any, number: int, names: Sequence[str]) -> str:
         if not names:
             raise readers.Fault(f"tag {number} is the number {tag}: say with label_names what the numbers mean")
         if not 0 <= tag < len(names):
-            raise readers.Fault(f"tag {number} is {tag}, but label_names has the numbers 0 to {len(names) - 1}")
+            hint = " (do they count from 1?)" if tag == len(names) else ""
+            raise readers.Fault(f"tag {number} is {tag}, but label_names has the numbers 0 to {len(names) - 1}{hint}")
         return names[tag]
     tag = readers.text(tag, f"tag {number}")
     if names and tag not in names:
