@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from resume_worker import WorkerConfig, exit_codes, fork, train
@@ -115,31 +116,36 @@ def test_torchrun_starts_a_killed_job_again_and_it_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_on_zero_3_saves_and_the_run_goes_on(tmp_path):
-    """From a folder that is not the launch file's, by way of `hftrain run`, which keeps the exit code."""
+def test_sigterm_on_a_zero_3_pretraining_saves_and_one_process_goes_on(tmp_path):
+    """A new model, by way of `hftrain run` from another folder: 2 processes, then 1, are the unbroken run of 1."""
     pytest.importorskip("deepspeed")
-    out, log = tmp_path / "out", tmp_path / "log"
+    out, log, text = tmp_path / "out", tmp_path / "log", tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(str(i * k % 97) for k in range(5 + i % 20)) for i in range(300)))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "hftrain.cli", "run", WORKER, "--config_file", ROOT / "ds_configs" / "zero3.yaml"]
-    command += ["--main_process_port", port, "--", "--output_dir", out, "--resume_from_checkpoint", "auto"]
-    command += ["--logging_steps", "1", "--dropout", "0", "--seconds_per_step", "0.3"]
+    options = ["--model_config.hidden_size", "16", "--model_config.num_hidden_layers", "1", "--vocab_size", "300"]
+    options += ["--max_length", "48", "--global_batch_size", "8", "--micro_batch_size", "4", "--max_steps", "40"]
+    options += ["--eval_steps", "0", "--save_steps", "0", "--sample_tokens", "0", "--logging_steps", "1"]
 
-    def start() -> subprocess.Popen:
+    def start(*launch: Any, output_dir: Path = out) -> subprocess.Popen:
+        words = [*launch, "--", "--train_file", text, "--output_dir", output_dir, "--resume_from_checkpoint", "auto"]
+        command = [sys.executable, "-m", "hftrain.cli", "run", "pretrain", *words, *options]
         with open(log, "a") as file:
             return subprocess.Popen(list(map(str, command)), cwd=tmp_path, stdout=file, stderr=file)
 
-    started, deadline = start(), time.monotonic() + 250
-    while "did step 3" not in log.read_text():
+    started = start("--config_file", ROOT / "ds_configs" / "zero3.yaml", "--main_process_port", port)
+    deadline = time.monotonic() + 250
+    while "step  3/40" not in log.read_text():
         assert started.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
+        time.sleep(0.02)
     started.send_signal(signal.SIGTERM)
     assert started.wait(250) == 75, log.read_text()
     assert list(out.glob("checkpoint-*")) and not (out / "model.safetensors").exists()
     assert start().wait(250) == 0, log.read_text()
-    assert "resumed from" in log.read_text()
-    train(WorkerConfig(output_dir=str(tmp_path / "unbroken"), logging_steps=1, dropout=0.0))
+    assert re.search(r"resumed from \S+ at step \d+ of 40", log.read_text())
+    assert start(output_dir=tmp_path / "unbroken").wait(250) == 0, log.read_text()
+    assert len(steps(out)) == 40
     assert steps(out) == {
         step: pytest.approx(values, rel=1e-5) for step, values in steps(tmp_path / "unbroken").items()
     }

@@ -52,6 +52,7 @@ INSIDE_A_ROW = {
     ("chat", "splits"),
     ("chat", "text"),
     ("evaluation", "distributed"),
+    ("models", "distributed"),
     ("tagging", "evaluation"),
     ("tagging", "models"),
     ("tagging", "report"),

@@ -3,7 +3,15 @@ nowhere else."""
 
 from hftrain.distributed.agreement import require_agreement
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
-from hftrain.distributed.state import cut_like, load_optimizer, load_parameters, named_state, weights, whole_while_used
+from hftrain.distributed.state import (
+    cut_like,
+    draw,
+    load_optimizer,
+    load_parameters,
+    named_state,
+    weights,
+    whole_while_used,
+)
 from hftrain.distributed.step import (
     accumulating,
     average_gradients,
@@ -26,6 +34,7 @@ __all__ = [
     "clip_and_step",
     "cut_like",
     "die_with_parent",
+    "draw",
     "exchange_nothing_in_forward",
     "is_out_of_memory",
     "is_sharded",

@@ -1,15 +1,21 @@
 """The state of training as named, whole tensors: the same under every strategy and number of processes."""
 
+import logging
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from hftrain.distributed.step import total, zero_stage
+
+logger = logging.getLogger(__name__)
 
 
 def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -117,6 +123,34 @@ def whole_while_used(model: nn.Module) -> AbstractContextManager:
     from deepspeed.runtime.zero import GatheredParameters
 
     return GatheredParameters(pieces)
+
+
+def draw(make: Callable[[], nn.Module]) -> nn.Module:
+    """`make()`, a model of new weights: under ZeRO-3 too they are drawn whole on every process, and cut up by
+    `prepare`, so that they are those of every other strategy. Every process has to call.
+
+    Where the processes of a machine would fill more than half of its free memory with them, transformers draws them
+    module by module and cuts them up at once: from the same distributions, but other random numbers.
+    """
+    from transformers.integrations import deepspeed
+
+    if not deepspeed.is_deepspeed_zero3_enabled():
+        return make()
+    config = deepspeed._hf_deepspeed_config_weak_ref()  # type: ignore[misc]
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        with torch.random.fork_rng(), torch.device("meta"):
+            size = sum(parameter.nbytes for parameter in make().parameters())
+        needed, free = size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), psutil.virtual_memory().available
+        if all(gather_object([needed <= free / 2])):
+            return make()
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
+    logger.warning(
+        "new weights are drawn in pieces, since the processes of a machine would need %.1f GB of its memory for whole "
+        "ones: they are others than without ZeRO-3", needed / 1e9,
+    )  # fmt: skip
+    return make()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from hftrain.config import ModelConfig
+from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import four_bits
 
@@ -112,7 +113,8 @@ def load_model(
         model_config = new()
         for key, value in (settings or {}).items():
             setattr(model_config, key, value)
-        return auto_class.from_config(model_config, dtype=torch.float32 if dtype == "auto" else dtype, **kwargs)
+        kwargs["dtype"] = torch.float32 if dtype == "auto" else dtype
+        return draw(lambda: auto_class.from_config(model_config, **kwargs))
     model_config = load_model_config(config)
     for key, value in (settings or {}).items():
         setattr(model_config, key, value)
