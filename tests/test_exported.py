@@ -49,12 +49,14 @@ def test_what_is_missing_empty_or_another_is_named(tmp_path, accelerator):
     assert "lm_head.weight: shape (0, 16) in the file, (40, 16) trained" in str(refused.value)
 
 
-def test_adapters_under_the_names_of_their_file(tmp_path, accelerator):
-    model = get_peft_model(llama(), LoraConfig(r=2, target_modules="all-linear", modules_to_save=["lm_head"]))
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_adapters_under_the_names_of_their_file(tmp_path, accelerator, use_dora):
+    adapters = LoraConfig(r=2, target_modules="all-linear", modules_to_save=["lm_head"], use_dora=use_dora)
+    model = get_peft_model(llama(), adapters)
     export(accelerator, model, None, tmp_path)
     weights = distributed.weights(accelerator, model)
     checkpoint.check_export(tmp_path, weights, adapters=["default"])
-    assert len(weights) == 2 * 2 * 7 + 1
+    assert len(weights) == 2 * (3 if use_dora else 2) * 7 + 1
     first = "base_model__model__model__layers__0__self_attn__"
     damage(tmp_path, "adapter_model.safetensors", **{first + "q_proj__lora_A__weight": lambda w: w * 0})
     with pytest.raises(ValueError, match=r"q_proj\.lora_A\.weight: norm 0 in the file, "):

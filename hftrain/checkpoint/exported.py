@@ -63,7 +63,9 @@ def check_export(
 
 def _on_disk(name: str, adapters: Iterable[str]) -> str:
     for adapter in adapters:
-        name = name.replace(f".modules_to_save.{adapter}", "").replace(f".{adapter}", "")
+        name = name.replace(f".modules_to_save.{adapter}", "")
+        name = name.replace(f".lora_magnitude_vector.{adapter}.weight", ".lora_magnitude_vector")  # of DoRA
+        name = name.replace(f".{adapter}", "")
     return name
 
 
