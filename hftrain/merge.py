@@ -131,7 +131,7 @@ def merge(
     quantized = {"quantization_config": four_bits("float32")} if adapter and load_in_4bit else {}
     model = load_adapted(folder, auto, **loading, **quantized) if adapter else auto.from_pretrained(folder, **loading)
     before = logits_of(model.eval().to(device), tokenizer, prompts)
-    if quantized:  # a base of its own: bitsandbytes repacks weights when they are used
+    if quantized:  # a base of its own, without adapters in it
         base = auto.from_pretrained(model.peft_config["default"].base_model_name_or_path, **loading, **quantized)
         model = load_adapted(folder, auto, base.dequantize().to(torch.float32))
     if adapter:
@@ -143,7 +143,7 @@ def merge(
         del model
         again = auto.from_pretrained(stage, dtype=torch.float32)
         parity = compare(before, logits_of(again.eval().to(device), tokenizer, prompts))
-        rounded = torch.bfloat16 if quantized else stored  # in bf16 bitsandbytes multiplies, on CPUs in fp32 runs too
+        rounded = torch.bfloat16 if quantized else stored  # in bf16 bitsandbytes multiplies on GPUs, in fp32 runs too
         allowed = max(MAX_KL[stored], MAX_KL[rounded]) if max_kl is None else max_kl
         if not parity.mean_kl <= allowed:
             raise NotTheSame(

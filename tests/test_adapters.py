@@ -139,6 +139,23 @@ def test_four_bits_train_on_a_cpu(base, tmp_path):
     torch.testing.assert_close(logits(again), expected)
 
 
+def test_four_bits_have_the_same_gradients_after_an_evaluation(base):
+    pytest.importorskip("bitsandbytes")
+    model, ids = adapted(base, load_in_4bit=True).train(), IDS[:, :5]
+    trained(model, steps=1)
+
+    def gradients():
+        model.train().zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        return {name: value.grad.clone() for name, value in model.named_parameters() if value.requires_grad}
+
+    expected = gradients()
+    with torch.no_grad():
+        model.eval()(input_ids=ids)
+    found = gradients()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_four_bits_need_a_package(base, monkeypatch):
     monkeypatch.setattr("hftrain.models.adapters.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="load_in_4bit needs the package bitsandbytes: pip install bitsandbytes"):

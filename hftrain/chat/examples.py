@@ -81,7 +81,8 @@ def check_refused(rows: Dataset, examples: Dataset, max_bad_rows: int) -> None:
         shown = "\n".join(f"  {said}" for said in list(refused)[:10])
         raise ValueError(
             f"{examples.refused} of {len(rows)} rows cannot be learnt from, max_bad_rows is {max_bad_rows}; the "
-            f"first:\n{shown}\nMend them, or raise max_bad_rows to leave that many out."
+            f"first:\n{shown}\nMend them, or max_length or chat_template where they are the reason, or raise "
+            "max_bad_rows to leave that many out."
         )
     for said in refused:
         logger.warning("left out: %s", said, extra={"refused": refused[said]})

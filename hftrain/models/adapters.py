@@ -124,11 +124,20 @@ def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs
     model = base
     if model is None:
         model = auto_class.from_pretrained(settings.base_model_name_or_path, revision=settings.revision, **kwargs)
+        keep_layout(model)
     if (Path(folder) / "tokenizer_config.json").is_file():
         tokens = len(AutoTokenizer.from_pretrained(folder))
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
     return peft.PeftModel.from_pretrained(model, str(folder))
+
+
+def keep_layout(model: nn.Module) -> None:
+    """Of 4-bit layers: bitsandbytes 0.50 repacks their weights at the first forward pass in evaluation, on CPUs that
+    multiply in bf16, for a kernel that has no gradient: training after that would be wrong without a word."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def four_bits(dtype: str) -> Any:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from hftrain.config import ModelConfig
 from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
-from hftrain.models.adapters import four_bits
+from hftrain.models.adapters import four_bits, keep_layout
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -136,6 +136,7 @@ def load_model(
             raise
         kind = model_config.model_type
         raise ValueError(f"model_name_or_path {name!r} is a {kind}: not among {auto_class.__name__}") from error
+    keep_layout(model)
     drawn = {*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])}
     for key, saved, wanted in told["mismatched_keys"]:
         if wanted[0] != model.config.num_labels:
