@@ -132,7 +132,7 @@ def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs
     return peft.PeftModel.from_pretrained(model, str(folder))
 
 
-def keep_layout(model: nn.Module) -> None:
+def keep_layout(model: Any) -> None:
     """Of 4-bit layers: bitsandbytes 0.50 repacks their weights at the first forward pass in evaluation, on CPUs that
     multiply in bf16, for a kernel that has no gradient: training after that would be wrong without a word."""
     for module in model.modules():
