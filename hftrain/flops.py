@@ -75,8 +75,8 @@ def training_flops(model: Any) -> Callable[[np.ndarray], float]:
             times = 6 if parameter.requires_grad else 4
             per_token[not (both and ".encoder." in f".{name}")] += times * size(parameter) * share
     layers = _layer_windows(config)
-    heads = _any(config, "num_attention_heads", "n_head")
-    width = heads * (getattr(config, "head_dim", None) or _any(config, "d_kv") or config.hidden_size // heads)
+    heads = _any(config, "num_attention_heads", "n_head") or 0  # Mamba has none, and no attention
+    width = heads and heads * (getattr(config, "head_dim", None) or _any(config, "d_kv") or config.hidden_size // heads)
 
     def flops(lengths: np.ndarray) -> float:
         lengths = np.asarray(lengths, dtype=np.float64)

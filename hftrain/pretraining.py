@@ -98,10 +98,14 @@ def check_positions(model: Any, max_length: int) -> None:
     positions = getattr(model.config, "max_position_embeddings", None)
     if isinstance(model.config, TransformerConfig) and model.config.position_embedding_type != "learned":
         return
-    if positions and max_length > positions:
+    tables = [m for name, m in model.named_modules() if "position" in name and isinstance(m, torch.nn.Embedding)]
+    # RoBERTa and its kin count from behind the place of padding
+    unused = max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
+    if positions and max_length > positions - unused:
         raise ValueError(
-            f"max_length={max_length}, but the model has positions for {positions} tokens: lower it, or set "
-            "model_config.max_position_embeddings (of rotary positions, which have no table, any number will do)"
+            f"max_length={max_length}, but the model has positions for {positions - unused} tokens: lower it, or set "
+            f"model_config.max_position_embeddings={max_length + unused} (of rotary positions, which have no table, "
+            "any number will do)"
         )
 
 

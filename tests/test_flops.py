@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from hftrain.flops import PEAKS, count_parameters, peak_flops, training_flops
 from hftrain.models import TransformerConfig
@@ -57,6 +64,12 @@ def test_frozen_parameters_windows_and_experts():
     expert = 3 * 32 * 80
     dense = 211 * 32 + 3 * (4 * 32 * 32 + 8 * 32)
     assert training_flops(mixtral)(np.array([[1]])) == 6 * (dense + 3 * 2 * expert) + 12 * 3 * 32
+
+
+def test_a_model_without_attention_counts_its_parameters():
+    shape = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    flops = training_flops(MambaForCausalLM(MambaConfig(**shape)))
+    assert flops(np.array([[12]])) == 2 * flops(np.array([[6]])) > 0
 
 
 def test_our_own_model_on_the_meta_device():

@@ -237,6 +237,12 @@ def test_bad_rows_are_counted_and_named(tmp_path, tokenizer):
     assert len(files) == 2 and files.manifest["bad_rows"] == 2
 
 
+def test_a_column_that_is_nowhere_is_named(tmp_path, tokenizer):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n' * 30)
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 1: no column 'said'; there are 'text'"):
+        prepare({"rows": str(tmp_path / "rows.jsonl")}, tokenizer, tmp_path / "tokens", text_column="said")
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -372,6 +378,11 @@ def test_a_million_documents_are_planned_in_seconds(tmp_path):
     examples = blocks(tmp_path, 2048)
     assert time.process_time() - began < 8
     assert examples.padding < 0.001 and examples.pieces > 0
+
+
+def test_the_command_names_a_tokenizer_that_is_nowhere(corpus, capsys):
+    assert cli.main(["prepare", "--source", f"a={corpus}/rows.jsonl", "--tokenizer", "/no/such/folder"])
+    assert "--tokenizer /no/such/folder: no folder here" in capsys.readouterr().err
 
 
 def test_the_command(corpus, tokenizer, tmp_path, capsys):

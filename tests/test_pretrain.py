@@ -144,6 +144,13 @@ def test_models_that_cannot_learn_this_way(words, message, tmp_path, texts):
         run(PRETRAIN, tmp_path, texts, *words)
 
 
+def test_positions_that_roberta_keeps_for_padding_do_not_count(tmp_path, texts):
+    with pytest.raises(ValueError, match=r"positions for 4[0-9] tokens.*max_position_embeddings=(\d+)") as refused:
+        run(MLM, tmp_path, texts, "--model", "roberta")
+    enough = str(refused.value).split("max_position_embeddings=")[1].split()[0]
+    run(MLM, tmp_path, texts, "--model", "roberta", "--model_config.max_position_embeddings", enough)
+
+
 def test_what_a_new_shape_leaves_open_follows_from_what_it_says():
     vocabulary = {"vocab_size": 300, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     llama = new.new_shape("llama", {"hidden_size": 384}, vocabulary, 100)

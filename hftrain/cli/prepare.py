@@ -56,10 +56,14 @@ def prepare_tokens(args: argparse.Namespace) -> int:
         if not equals or name in sources:
             raise ValueError(f"--source {source}: give each source a name of its own, as in --source wiki=wiki.jsonl")
         sources[name] = place
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--tokenizer {args.tokenizer}: no folder here, nor had from the Hub: {error}") from error
     settings = ("text_column", "document", "validation_split", "seed", "max_tokens", "max_bad_rows", "num_workers")
     folder = prepare(
         sources,
-        AutoTokenizer.from_pretrained(args.tokenizer),
+        tokenizer,
         args.output_dir,
         **{name: getattr(args, name) for name in settings},
     )

@@ -53,6 +53,8 @@ class Encoder:
             logger.warning("this tokenizer takes %r in a text for its end token, whatever it is told", word)
 
     def ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:  # a batch of bad rows only; tokenizers fail
+            return []
         rows = self.tokenizer(
             texts, return_attention_mask=False, return_token_type_ids=False, split_special_tokens=True, verbose=False
         )["input_ids"]
