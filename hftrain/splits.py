@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,3 +103,9 @@ def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
                 other.leaks.examples[0],
                 extra={"leaked": other.leaks.inputs},
             )
+
+
+def sizes(rows: Mapping[str, Dataset]) -> str:
+    """How many rows serve what, for a report's first sentence."""
+    served = {"train": "to train on", "validation": "to choose by", "test": "to test on"}
+    return ", ".join(f"{len(split):,} {served[name]}" for name, split in rows.items())

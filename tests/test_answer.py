@@ -311,6 +311,7 @@ def test_the_threshold_is_chosen_on_validation_rows_and_saved(trained):
     output, results = trained
     settings = json.loads((output / "config.json").read_text())["answering"]
     assert settings["no_answer_threshold"] == results["eval_no_answer_threshold"] and settings["max_seq_length"] == 20
+    assert not [name for name in results if name.endswith("_total")]  # the report's data say how many there are
     assert {"test_exact", "test_f1", "test_HasAns_f1", "test_NoAns_f1"} <= results.keys()
     assert "test_no_answer_threshold" not in results
 

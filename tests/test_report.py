@@ -582,6 +582,12 @@ def browse(page: Path, folder: Path, *flags: str) -> str:
     return done.stdout
 
 
+def test_on_a_phone_sentences_are_stacked_and_numbers_are_not():
+    long = "a sentence of more than sixty letters is not to be read in a column"
+    assert 'class="prose"' in Table("Worst", [{"text": long, "loss": 2.5}]).html()
+    assert 'class="facts"' in Table("By class", [{"class": "a name of more than thirty letters", "f1": 0.5}]).html()
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here to open the page in")
 def test_page_in_a_browser(report, tmp_path):
     from PIL import Image
@@ -610,10 +616,11 @@ def test_hover_tells_the_values_and_a_phone_needs_no_sideways_scroll(report, tmp
     """A page around the report (its policy taken out, to let a script look inside) points at the loss curve."""
     inner = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.read_text(encoding="utf-8"))
     probe = """<script>
-      const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
+      const loss = [...document.querySelectorAll("figure")].find((f) => f.innerText.startsWith("Loss"));
+      const svg = loss.querySelector("svg"), box = svg.getBoundingClientRect();
       const at = box.left + box.width * (52 + 396 * 99 / 599) / 460;  // step 100 of 1..600
       svg.dispatchEvent(new PointerEvent("pointermove", {clientX: at, clientY: box.top + 40}));
-      parent.document.body.dataset.tip = document.querySelector(".tip").innerText;
+      parent.document.body.dataset.tip = loss.querySelector(".tip").innerText;
       parent.document.body.dataset.width = document.documentElement.scrollWidth;
     </script></body>"""
     (tmp_path / "inner.html").write_text(inner.replace("</body>", probe), encoding="utf-8")

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -297,6 +298,9 @@ def test_it_learns_and_predicts_entities_with_their_places(trained):
 def test_the_report_says_what_is_mistaken_for_what(trained):
     output, _ = trained
     page = (output / "report.html").read_text()
+    tiles = re.findall(r"<dt>(.*?)</dt>", page)
+    assert tiles[:2] == ["test f1", "test precision"] and tiles[4] == "test loss"  # what matters first
+    assert "Finds entities of 2 types: LOC, PER. Sentences: 36 to train on, 12 to choose by, 12 to test on." in page
     assert all(said in page for said in ("By type", "Worst sentences", "scheme of the tags", "[new york]LOC")), page
     assert {"confusion_matrix.png", "lengths.png", "f1_by_class.png"} <= {
         each.name for each in (output / "figures").iterdir()

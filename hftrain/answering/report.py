@@ -15,6 +15,7 @@ from hftrain.answering.rows import AnsweringConfig
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Table
 from hftrain.report.charts import bars, histogram
+from hftrain.splits import sizes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,14 +47,14 @@ def report(
     config: AnsweringConfig,
 ) -> dict[str, Any]:
     """What `publish` is to show of the data and of what is `found` in the test rows."""
-    test = rows["test"]
+    test, always = rows["test"], all(all(split["answers"]) for split in rows.values())
     shown = [
         {
             "question": row["question"],
             "answer": answer or NONE,
             "right": " / ".join(dict.fromkeys(row["answers"])) or NONE,
             "F1": 100 * score_v2(answer, row["answers"])[1],
-            "no answer": probabilities(each)[1],
+            **({} if always else {"no answer": round(probabilities(each)[1], 4)}),
             "loss": each.loss,
         }
         for row, answer, each in zip(test, best_answers(found, test["context"], threshold), found, strict=True)
@@ -61,7 +62,9 @@ def report(
     worst = np.argsort([-each.loss for each in found], kind="stable")[:WORST].tolist()
     note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
     samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
+    none = "" if always else ", or that it is not there"
     return {
+        "lead": f"Finds the answer to a question in a text{none}. Questions: {sizes(rows)}.",
         "figures": [outcomes(shown), lengths(examples["train"], config)],
         "tables": [Table("Worst questions", [shown[i] for i in worst], note=note, visible=10)],
         "samples": [{name: each[name] for name in ("question", "answer", "right")} for each in samples],
@@ -80,7 +83,11 @@ def outcomes(shown: Sequence[Mapping[str, Any]]) -> Figure:
             counts["there is no answer"] += 1
         else:
             counts["right" if each["F1"] == 100 else "in part" if each["F1"] else "wrong"] += 1
-    return bars("answers", "Answers", {name: count for name, count in counts.items() if count}, unit="questions")
+    note = (
+        "Right: no word more or less than an answer that is right; in part: some words in common; open: not answered."
+    )
+    shares = {name: count for name, count in counts.items() if count}
+    return bars("answers", "Answers", shares, unit="questions", note=note)
 
 
 def lengths(examples: Dataset, config: AnsweringConfig) -> Figure:

@@ -13,11 +13,13 @@ from hftrain.metrics import Metrics
 from hftrain.report import Figure, Table
 from hftrain.report.charts import histogram
 from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table
+from hftrain.splits import sizes
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WORST = 50  # examples in the table of those with the highest loss
+NAMED = 10  # classes at most that the first sentence lists
 CLASSES = 30  # at most whose rows are counted in the table of the data
 
 
@@ -27,15 +29,15 @@ def title(config: ClassificationConfig) -> str:
 
 
 def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Sequence[str]) -> str:
-    """What was learnt from what, in one sentence."""
-    texts = "pairs of texts" if config.text_pair_column else "texts"
-    into = {
-        "single_label_classification": f"one of {len(names)} classes",
-        "multi_label_classification": f"any of {len(names)} labels",
-        "regression": "a number",
+    """What was learnt from what, in a sentence or two."""
+    what = "a pair of texts" if config.text_pair_column else "a text"
+    listed = ": " + ", ".join(names) if len(names) <= NAMED else ""
+    said = {
+        "single_label_classification": f"Says which of {len(names)} classes {what} belongs to{listed}.",
+        "multi_label_classification": f"Says which of {len(names)} labels {what} has{listed}.",
+        "regression": f"Says {config.label_column} of {what}, a number.",
     }[config.problem_type]
-    sizes = ", ".join(f"{len(split):,} for {name}" for name, split in rows.items())
-    return f"Says {into} of {texts} ({sizes})."
+    return f"{said} Rows: {sizes(rows)}."
 
 
 def describe_data(
@@ -78,7 +80,8 @@ def figures(
     if config.problem_type == "regression":
         errors = scores.outputs[:, 0] - references
         found.append(histogram("errors", "Errors", errors, x_label="prediction - label", whole=False))
-    return [*found, length_figure(np.asarray(examples["train"]["length"]), config.max_seq_length)]
+    lengths, title = np.asarray(examples["train"]["length"]), "Lengths of the training texts"
+    return [*found, length_figure(lengths, config.max_seq_length, unit="texts", title=title)]
 
 
 def tables(

@@ -124,7 +124,8 @@ def histogram(
     """How many of the values (N,) lie where. The last bar holds what is far out, if that is little.
 
     Args:
-        limit: a line; bars beyond it have another colour. `limit_label` stands beside it.
+        limit: a line; bars beyond it have another colour. `limit_label` stands beside it, or in the note where no value
+            comes near.
         whole: the values are whole numbers: no bin is narrower than 1, or between two.
 
     Raises:
@@ -168,6 +169,8 @@ def histogram(
         drawing.line((x, top - 8), (x, bottom), colour="ink", dashed=True)
         beside = x + 6 + text_width(limit_label) < right
         drawing.text(x + 6 if beside else x - 6, top - 4, limit_label, "start" if beside else "end", "ink")
+    elif limit_label:
+        note = f"{limit_label[:1].upper()}{limit_label[1:]}. {note}"
     median, far, largest = (format_number(float(each)) for each in np.percentile(values, [50, 95, 100]))
     told = f"median {median}, 95 % up to {far}, largest {largest}"
     if beyond:

@@ -96,16 +96,22 @@ def f1_figure(rows: list[dict[str, Any]], name: str = "f1_by_class") -> Drawn:
     key = next(iter(rows[0]))
     ordered = sorted(rows, key=lambda row: -row["f1"])
     numbers = {row[key]: f"of {row['number']:,}" for row in ordered}
-    return bars(name, "F1", {row[key]: row["f1"] for row in ordered}, notes=numbers, high=1.0, unit=f"of each {key}")
+    values = {row[key]: row["f1"] for row in ordered}
+    note = f"Behind each value, how many of the {key} there are in the references."
+    return bars(name, "F1", values, notes=numbers, high=1.0, unit=f"of each {key}", note=note)
 
 
 def length_figure(
-    lengths: np.ndarray, limit: int | None = None, name: str = "lengths", unit: str = "examples"
+    lengths: np.ndarray,
+    limit: int | None = None,
+    name: str = "lengths",
+    unit: str = "examples",
+    title: str = "Lengths",
 ) -> Drawn:
     """How long the examples (N,) are in tokens before anything is cut, and what share is beyond the limit."""
     cut = float(np.mean(np.asarray(lengths) > limit)) if limit is not None else 0.0
     label = f"limit {limit:,}: {100 * cut:.1f} % are cut" if limit is not None else ""
-    return histogram(name, "Lengths", lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
+    return histogram(name, title, lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
 
 
 def _steps(name: str, x: np.ndarray, y: np.ndarray) -> Series:

@@ -34,8 +34,8 @@ class Table:
         head = "".join(f"<th{' class=number' * (name in numeric)}>{_text(name)}</th>" for name in columns)
 
         # Sentences side by side are unreadable on a phone: page.css stacks the cells of prose there.
-        long = any(len(str(value)) > 30 for row in self.rows for value in row.values())
-        kind = "prose" if long and not numeric else "facts"
+        longest = max((len(value) for row in self.rows for value in row.values() if isinstance(value, str)), default=0)
+        kind = "prose" if longest > (60 if numeric else 30) else "facts"
 
         def cell(name: str, value: Any) -> str:
             # dir=auto: an Arabic or Hebrew sample is set from right to left.
@@ -76,7 +76,7 @@ def write_report(
         history: `History.rows()`; every number in it becomes a curve.
         samples: rows of a table, such as source, hypothesis, reference.
         data: name -> value, or split -> {name -> value}, which becomes a table with a column per split.
-        figures: further charts, after the curves. `tables`: further tables, after the samples.
+        figures: charts of the results, before the curves. `tables`: further tables, after the samples.
         lead: one sentence below the title: what was trained on what.
 
     Raises:
@@ -94,8 +94,8 @@ def write_report(
         figure.png(output_dir / "figures" / f"{figure.name}.png")
 
     sections = [
-        ("Curves", _grid(curves)),
         ("Figures", _grid(figures)),
+        ("Curves", _grid(curves)),
         ("Samples", Table("Samples", samples).html() if samples else ""),
         *((table.title, table.html()) for table in tables),
         ("Configuration", _configuration(config, changed)),

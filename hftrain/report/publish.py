@@ -59,12 +59,13 @@ def publish(
     folder = Path(config.output_dir)
     prefix = {"test": "test_", "validation": "eval_"}[split]
     scores = {key.removeprefix(prefix): value for key, value in results.items() if key.startswith(prefix)}
-    numbers = {key: value for key, value in scores.items() if isinstance(value, int | float)}
+    first = [metric.removeprefix(prefix), *(key for key in scores if key != "loss"), "loss"]
+    numbers = {key: scores[key] for key in first if isinstance(scores.get(key), int | float)}
     data = {**data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     write_results(folder, results)
-    tiles: dict[str, Any] = {f"{split} {key}": value for key, value in numbers.items()}
+    tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): value for key, value in numbers.items()}
     tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
     history = read_history(folder / "metrics.jsonl")

@@ -13,6 +13,7 @@ from hftrain.metrics.entities import entities
 from hftrain.report import Figure, Table
 from hftrain.report.charts import confusion_matrix, histogram
 from hftrain.report.evaluated import evaluation_figures, per_class_table
+from hftrain.splits import sizes
 from hftrain.tagging.predictions import Tagged
 from hftrain.tagging.rows import TaggingConfig, find_scheme
 
@@ -62,7 +63,12 @@ def report(
     worst = [pairs[i] | {"loss": float(means[i])} for i in np.argsort(-means, kind="stable")[:WORST].tolist()]
     note = "Of the test rows those with the highest mean loss of a word: hard ones, and some whose tags are wrong."
     described = {name: describe(rows[name], examples[name]) for name in rows}
+    types = sorted({tag.partition("-")[2] for tag in names} - {""}) if scheme != "none" else []
+    what = f"Says which of {len(names)} tags a word has."
+    if types:
+        what = f"Finds entities of {len(types)} types: {', '.join(types)}."
     return {
+        "lead": f"{what} Sentences: {sizes(rows)}.",
         "figures": [
             *evaluation_figures(measured),
             confusions(test["tags"], predicted, names),
