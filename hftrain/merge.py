@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import checkpoint
 from hftrain.files import whole
-from hftrain.models.adapters import four_bits, load_adapted
+from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
 from hftrain.predict.folder import ADAPTER, kind, read_config
 
@@ -26,7 +26,6 @@ AUTO_CLASSES = {
     "ForTokenClassification": "AutoModelForTokenClassification",
     "ForQuestionAnswering": "AutoModelForQuestionAnswering",
 }
-HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
 PROMPTS = (
     "The capital of France is",
     "Write a short poem about the sea.",
@@ -127,12 +126,14 @@ def merge(
     adapter, auto = (folder / ADAPTER).is_file(), getattr(transformers, auto_class)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    loading: dict[str, Any] = {"dtype": torch.float32, "config": config} if name in HEADS else {"dtype": torch.float32}
-    quantized = {"quantization_config": four_bits("float32")} if adapter and load_in_4bit else {}
-    model = load_adapted(folder, auto, **loading, **quantized) if adapter else auto.from_pretrained(folder, **loading)
+    quantized: dict[str, Any] = {"quantization_config": four_bits("float32")} if adapter and load_in_4bit else {}
+    if adapter:
+        model = load_adapted(folder, auto, dtype=torch.float32, **quantized)
+    else:
+        model = auto.from_pretrained(folder, dtype=torch.float32)
     before = logits_of(model.eval().to(device), tokenizer, prompts)
     if quantized:  # a base of its own, without adapters in it
-        base = auto.from_pretrained(model.peft_config["default"].base_model_name_or_path, **loading, **quantized)
+        base = load_base(folder, auto, dtype=torch.float32, **quantized)
         model = load_adapted(folder, auto, base.dequantize().to(torch.float32))
     if adapter:
         model = merged(model)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from chat_models import make_adapter, make_folder
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from hftrain import chat
 from hftrain.cli import main
+from hftrain.config import RecipeConfig
 from hftrain.merge import MAX_KL, NotTheSame, compare, logits_of, merge
+from hftrain.models import load
 
 PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
 
@@ -82,6 +85,23 @@ def test_a_base_in_4_bits_is_dequantized(tmp_path):
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("merged", "unquantized"))
     off = [float((first[name] - second[name]).abs().max()) for name in first]
     assert 0.01 < max(off) < 0.5  # as far as 16 levels lie apart
+
+
+def test_a_reward_model_with_new_tokens_on_a_base_in_4_bits(tmp_path):
+    """The configuration beside the adapter is of the model that was trained: longer than the base, and quantized."""
+    pytest.importorskip("bitsandbytes")
+    base = make_folder(tmp_path / "base", hidden_size=64)
+    config = RecipeConfig(train_file="-", model_name_or_path=str(base), use_peft=True, lora_r=4, load_in_4bit=True)
+    model = load.load_model(config, AutoModelForSequenceClassification, settings={"num_labels": 1})
+    template = chat.Template(AutoTokenizer.from_pretrained(base), "chatml")
+    chat.fit_model(model, template, 64)
+    model = load.add_adapters(model, config, "SEQ_CLS", new_tokens=template.new_ids)
+    for part in (model, model.config, template.tokenizer):
+        part.save_pretrained(tmp_path / "out")
+    expected = logits_of(model.eval(), template.tokenizer, PROMPTS)
+    merge(tmp_path / "out", tmp_path / "merged", prompts=PROMPTS, load_in_4bit=True)
+    written = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(logits_of(written, template.tokenizer, PROMPTS), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_half_precision_is_near(tmp_path):

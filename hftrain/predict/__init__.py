@@ -63,7 +63,7 @@ def predict(
         return translate(folder, config, texts, batch_size, device, chosen)
     raise ValueError(
         f"{folder} holds a {what}, of which hftrain predict knows nothing. "
-        "Load it with transformers' from_pretrained or pipeline."
+        "Load it with transformers' from_pretrained or pipeline; with a language model, talk: hftrain chat."
     )
 
 

@@ -60,13 +60,9 @@ def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | 
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     if (folder / ADAPTER).is_file():
-        import peft
+        from hftrain.models.adapters import load_adapted
 
-        adapter = peft.PeftConfig.from_pretrained(str(folder))
-        base = getattr(transformers, auto_class).from_pretrained(
-            adapter.base_model_name_or_path, config=config, revision=adapter.revision
-        )
-        model = peft.PeftModel.from_pretrained(base, str(folder))
+        model = load_adapted(folder, getattr(transformers, auto_class))
     else:
         model = getattr(transformers, auto_class).from_pretrained(folder, config=config)
     return model.eval().to(device), tokenizer, device
