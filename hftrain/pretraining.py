@@ -17,6 +17,7 @@ from hftrain import text
 from hftrain.config import InsteadOf, RecipeConfig, above, at_least, share
 from hftrain.data.documents import open_source
 from hftrain.data.packing import Packed
+from hftrain.data.rows import is_hub_name
 from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
 from hftrain.evaluation import predict
 from hftrain.files import cache, whole
@@ -46,6 +47,10 @@ class PretrainingConfig(RecipeConfig):
 
     test_split: Annotated[float, share] = 0.0
     """Not used: what is pretrained is scored on the validation text."""
+
+    max_train_tokens: Annotated[int | None, at_least(1)] = None
+    """Read no more of the training text than about so many tokens, validation documents included; null: all of it, but
+    of a data set on the Hub only what max_steps will see."""
 
     text_column: str = "text"
     """Column of the text."""
@@ -134,18 +139,19 @@ def load_tokens(
         tokenizer.name_or_path = ""
     tokenizer = tokenizer or learn_tokenizer(config, source, special_tokens or {})
 
-    def open_tokens(source: str, validation_split: float) -> Path:
+    def open_tokens(source: str, validation_split: float, max_tokens: int | None = None) -> Path:
         if not is_token_folder(source):
             return prepare(
-                {Path(source).name.split(".")[0].replace("*", "all") or "text": source}, tokenizer,
-                text_column=config.text_column, document=config.document, validation_split=validation_split,
-                seed=config.seed, max_bad_rows=config.max_bad_rows,
+                {"text": source}, tokenizer, text_column=config.text_column, document=config.document,
+                validation_split=validation_split, seed=config.seed, max_bad_rows=config.max_bad_rows,
+                max_tokens=max_tokens,
             )  # fmt: skip
         if AutoTokenizer.from_pretrained(Path(source) / "tokenizer").get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"{source} was tokenized by another tokenizer than this model's: run hftrain prepare anew")
         return Path(source)
 
-    folder = open_tokens(source, 0.0 if config.validation_file else config.validation_split)
+    set_aside = 0.0 if config.validation_file else config.validation_split
+    folder = open_tokens(source, set_aside, max_tokens(config, source, set_aside))
     files = {"train": TokenFiles(folder)}
     if config.validation_file:
         files["validation"] = TokenFiles(open_tokens(config.validation_file, 0.0))
@@ -154,6 +160,14 @@ def load_tokens(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is told by its place, never by its id
     return tokenizer, files
+
+
+def max_tokens(config: PretrainingConfig, source: str, set_aside: float) -> int | None:
+    """How much of `source` is to be tokenized, where that is not all: a data set on the Hub may have no end."""
+    if config.max_train_tokens or not config.max_steps or not is_hub_name(source.split(":")[0]):
+        return config.max_train_tokens
+    step = config.global_batch_tokens or (config.global_batch_size or 1) * config.max_length
+    return math.ceil(config.max_steps * step / (1 - set_aside))
 
 
 def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict[str, Any]) -> PreTrainedTokenizerBase:
