@@ -88,6 +88,9 @@ def make_accelerator(
             plugin.deepspeed_config["bf16"]["check_grad_overflow"] = True  # else a NaN would reach the weights
         if plugin.zero_stage == 3:
             plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
+    if accelerator.distributed_type == DistributedType.FSDP and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+        # else these are the layers of the model that this program trained first
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
     return accelerator
 
