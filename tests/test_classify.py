@@ -404,7 +404,48 @@ def test_thresholds_have_the_best_f1():
     assert len(set(tune_thresholds(outputs, references, "global"))) == 1
 
 
+def test_thresholds_are_chosen_by_validation_rows_alone(tmp_path):
+    asked = []
+
+    def score(model, split):
+        asked.append(split)
+        return classification.Scores(np.zeros(4), np.array([[0.9, 0.2], [0.8, 0.3], [0.4, 0.6], [0.1, 0.7]]))
+
+    model = torch.nn.Linear(1, 1)
+    model.config = transformers.BertConfig(**SIZE)
+    config, right = configured(tmp_path, problem_type=SEVERAL), np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
+    found = classification.choose_thresholds(accelerate.Accelerator(), model, config, score, right)
+    assert asked == ["validation"] and found == pytest.approx([0.6, 0.65])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["thresholds"] == found
+
+
 # ---- the recipe
+
+
+def test_the_recipe_learns_by_the_weights_the_focus_and_the_parts_that_are_set(tmp_path):
+    """Its first loss is that of all training rows, computed apart; what is frozen stays as it was."""
+    (tmp_path / "bert").mkdir()
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    folder = build("bert", tmp_path / "bert", **still)
+    names = dict(enumerate(WORDS))
+    before = transformers.AutoModelForSequenceClassification.from_pretrained(folder, id2label=names).eval()
+    before.save_pretrained(folder)
+    settings: dict[str, Any] = {"class_weights": {"food": 3}, "focal_gamma": 2.0, "freeze": ["embeddings", "layer.0"]}
+    settings |= {"model_name_or_path": folder, "global_batch_size": 1000, "max_steps": 1, "learning_rate": 1e-2}
+    config = configured(tmp_path, **settings)
+    recipe.main(config)
+    examples, tokenizer, _ = prepare(config)
+    batch = classification.collator(tokenizer, before, config)(list(examples["train"]))
+    labels = batch.pop("labels")
+    weights = classification.weights(examples["train"], list(WORDS), config)
+    with torch.no_grad():
+        wanted = losses(before(**batch).logits, labels, SINGLE, weights=weights, focal_gamma=2.0).mean()
+    history = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    assert history[0]["loss"] == pytest.approx(float(wanted), rel=1e-5)
+    after = transformers.AutoModelForSequenceClassification.from_pretrained(config.output_dir).state_dict()
+    for name, tensor in before.state_dict().items():
+        frozen = "embeddings" in name or "layer.0." in name
+        assert torch.equal(after[name], tensor) == frozen or "key.bias" in name, name  # softmax has no use for a key's
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
