@@ -2,7 +2,7 @@
 
     pip install trl
     accelerate launch recipes/grpo.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --use_peft \\
-        --train_file prompts.jsonl --reward_funcs '["my_rewards.py:ends_in_a_number"]'
+        --train_file prompts.jsonl --reward_funcs my_rewards.py:ends_in_a_number
 
 A row is a prompt (prompt, question, instruction and input, or messages up to the first answer); its other columns reach
 the rewards. A reward is a function in a file (file.py:name, called as TRL does: name(prompts, completions, **columns)

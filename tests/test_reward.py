@@ -135,3 +135,9 @@ def test_grpo_settings_that_cannot_be(changes, message):
 def test_rewards_that_are_not_there(name):
     with pytest.raises(ValueError, match="reward_funcs"):
         reward_function(name)
+
+
+def test_an_adapter_is_no_reward_for_trl(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="is an adapter, whose head TRL does not load: hftrain merge"):
+        reward_function(str(tmp_path))

@@ -110,10 +110,12 @@ def reward_function(name: str) -> Callable[..., Any] | str:
     """The function that file.py:name means, or the name of a reward model as it is.
 
     Raises:
-        ValueError: there is no such file, or no such function in it.
+        ValueError: there is no such file, or no such function in it; a reward model is an adapter.
     """
     file, _, function = name.partition(":")
     if not file.endswith(".py"):
+        if (Path(name) / "adapter_config.json").is_file():
+            raise ValueError(f"reward_funcs {name!r} is an adapter, whose head TRL does not load: hftrain merge {name}")
         return name
     if not Path(file).is_file():
         raise ValueError(f"reward_funcs {name!r}: there is no file {file}")
