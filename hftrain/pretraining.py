@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from hftrain.flops import training_flops
 from hftrain.models import TransformerConfig, load
 from hftrain.prepare import prepare
 from hftrain.prepare.writing import fingerprint
+
+logger = logging.getLogger(__name__)
 
 LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
 
@@ -137,6 +140,8 @@ def load_tokens(
     if tokenizer is None and prepared:
         tokenizer = AutoTokenizer.from_pretrained(Path(source) / "tokenizer")
         tokenizer.name_or_path = ""
+        if config.vocab_size != type(config).vocab_size:
+            logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", source, len(tokenizer))
     tokenizer = tokenizer or learn_tokenizer(config, source, special_tokens or {})
 
     def open_tokens(source: str, validation_split: float, max_tokens: int | None = None) -> Path:

@@ -4,8 +4,8 @@
     accelerate launch recipes/pretrain_mlm.py --model_name_or_path answerdotai/ModernBERT-base --train_file notes.jsonl
     accelerate launch recipes/pretrain_mlm.py --objective span_corruption --model t5 --train_file tokens/
 
-Text as in pretrain.py. What is hidden in training is drawn anew each time and follows from seed and step; what is
-hidden in the validation text is always the same.
+Text as in pretrain.py. What is hidden in training is drawn anew each time and follows from seed, step and example; what
+is hidden in the validation text is always the same.
 """
 
 from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer,
-        collate=lambda rows: collate([noise(row) for row in rows]), count=count_labels, evaluate=evaluate,
+        augment=noise, collate=collate, count=count_labels, evaluate=evaluate,
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
         flops=pretraining.step_flops(model, examples["train"], lengths["train"]),
     )  # fmt: skip

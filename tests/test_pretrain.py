@@ -198,6 +198,15 @@ def test_the_usage_of_a_masked_language_model_runs(tmp_path, texts, capsys):
     assert "token_str" in capsys.readouterr().out
 
 
+def test_what_is_hidden_does_not_depend_on_the_cut(tmp_path, texts):
+    found = []
+    for size in ("8", "2"):
+        plain = ["--model_config.hidden_dropout_prob", "0", "--model_config.attention_probs_dropout_prob", "0"]
+        start = [*SMALL, *RUN[:-5], size, *RUN[-4:], *plain]
+        found.append(run(MLM, tmp_path / size, texts, "--model", "bert", start=start)["train_loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
 def test_what_is_hidden_is_never_special_and_words_are_whole(texts, tmp_path):
     config = parse(MLM.PretrainMlmConfig, ["--train_file", str(texts), "--whole_word_mask", *SMALL[4:]])
     tokenizer, files = pretraining.load_tokens(config, denoising.MARKS["masked_tokens"])
