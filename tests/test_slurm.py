@@ -163,3 +163,10 @@ def test_the_kubernetes_files_have_what_kubeflow_trainer_requires():
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert "--num_machines 2 --machine_rank 1 --num_processes 16 --main_process_ip node-0 --main_process_port" in said
+
+
+def test_an_option_that_nobody_knows_is_refused_before_the_queue(capsys):
+    assert main(["slurm", "translate", "--tme", "3", "--", "--output_dir", "out"]) == 2
+    assert "--tme: no option of hftrain slurm or accelerate launch" in capsys.readouterr().err
+    assert main(["slurm", "translate", "out", "--"]) == 2
+    assert "out: no option" in capsys.readouterr().err

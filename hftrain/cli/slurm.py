@@ -48,6 +48,7 @@ def write_script(args: argparse.Namespace) -> int:
     launch, options = (rest, after) if split < len(args.arguments) else ([], rest)
     if min(args.nodes, args.gpus_per_node) < 1:
         raise ValueError("--nodes and --gpus_per_node are at least 1")
+    check_launch(launch)
     script = fill_in(
         args.recipe if args.recipe == find_recipe(args.recipe).stem else str(find_recipe(args.recipe).resolve()),
         launch,
@@ -67,6 +68,16 @@ def write_script(args: argparse.Namespace) -> int:
         except FileNotFoundError:
             raise ValueError("--submit: there is no sbatch here; write the script with --output FILE") from None
     return 0
+
+
+def check_launch(options: list[str]) -> None:
+    """Raises: ValueError, `accelerate launch` would refuse them, when the job has waited in the queue."""
+    from accelerate.commands.launch import launch_command_parser
+
+    known, unknown = launch_command_parser().parse_known_args([*options, "recipe"])
+    if unknown or known.training_script != "recipe":
+        wrong = (unknown or [known.training_script])[0]
+        raise ValueError(f"{wrong}: no option of hftrain slurm or accelerate launch; the recipe's stand behind --")
 
 
 def fill_in(

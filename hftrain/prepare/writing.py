@@ -211,7 +211,10 @@ def write(
     wanted = {"train", "validation"} if manifest["made_from"]["settings"]["validation_split"] else {"train"}
     if lacking := wanted - {shard["split"] for shard in manifest["shards"]}:
         documents = sum(shard["documents"] for shard in manifest["shards"])
-        raise ValueError(f"validation_split leaves no {lacking.pop()} document of {documents}: prepare them apart")
+        raise ValueError(
+            f"validation_split leaves no {lacking.pop()} document of {documents}: change it, make more documents "
+            "(document: paragraph or line), or give the validation text apart"
+        )
     os.rename(folder / UNFINISHED, folder / MANIFEST)
     _sync(folder)
 
