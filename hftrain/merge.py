@@ -59,7 +59,7 @@ class Parity(NamedTuple):
 
 
 def compare(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Parity:
-    """Of logits (T, V) of each prompt. A single number, as of a reward model, counts as the logit of yes beside no."""
+    """Of logits (T, V) of each prompt. A number for itself, as of a reward, counts as the logit of yes beside no."""
     a, b = torch.cat(list(first)).double(), torch.cat(list(second)).double()
     if a.shape[-1] == 1:
         a, b = (torch.nn.functional.pad(logits, (0, 1)) for logits in (a, b))
@@ -81,7 +81,10 @@ def logits_of(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[
         if model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = inputs["input_ids"]
         output = model(**inputs)
-        logits = output.logits if "logits" in output else torch.cat([output.start_logits, output.end_logits])
+        if "logits" in output:
+            logits = output.logits
+        else:  # of an answer's first and last token: numbers for themselves, as many as there are tokens
+            logits = torch.stack([output.start_logits, output.end_logits]).unsqueeze(-1)
         found.append(logits.float().cpu().flatten(0, -2))
     return found
 

@@ -17,6 +17,7 @@ from hftrain import answering
 from hftrain.answering import Found, Span
 from hftrain.config import ConfigError
 from hftrain.losses import count_labels
+from hftrain.merge import merge
 from hftrain.predict import predict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -356,9 +357,14 @@ def test_the_report(trained):
 
 
 def test_adapters_learn_and_are_what_predict_loads(bert, folder, tmp_path):
-    config = configured(bert, tmp_path / "out", train_file=folder / "flat.jsonl", use_peft=True)
+    config = configured(bert, tmp_path / "out", train_file=folder / "flat.jsonl", use_peft=True, bf16=True)
     results = recipe.main(config)
     row = questions(1)[0]
     (found,) = predict(tmp_path / "out", [row["question"]], pairs=[row["context"]])
     assert found["answer"] in row["context"] and results["test_loss"] > 0
+    parity = merge(tmp_path / "out", tmp_path / "merged", prompts=("where is?", "who is in new york?"))
+    assert parity.max_difference < 1e-4 and parity.top1_agreement == 1
+    (again,) = predict(tmp_path / "merged", [row["question"]], pairs=[row["context"]])
+    assert again["answer"] == found["answer"]
+    assert again["probability"] == pytest.approx(found["probability"], abs=1e-5)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["answering"]["doc_stride"] == 6

@@ -61,7 +61,7 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
         modules_to_save=getattr(model, "new_modules", None) or None,
         trainable_token_indices={name: list(new_tokens) for name in embeddings(model)} if new_tokens else None,
     )
-    adapted: Any = peft.get_peft_model(model, adapters, autocast_adapter_dtype=True)
+    adapted: Any = reads_all(peft.get_peft_model(model, adapters, autocast_adapter_dtype=True))
     if new_tokens:  # the new rows are with the adapters: the others need not be saved again
         adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     if pissa:
@@ -125,7 +125,15 @@ def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs
         tokens = len(AutoTokenizer.from_pretrained(folder))
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
-    return peft.PeftModel.from_pretrained(model, str(folder))
+    return reads_all(peft.PeftModel.from_pretrained(model, str(folder)))
+
+
+def reads_all(adapted: Any) -> Any:
+    """PEFT 0.21 takes `token_type_ids` and `position_ids` for question answering and drops them without a word; here
+    such a model reads what its base reads."""
+    if adapted.active_peft_config.task_type == "QUESTION_ANS":
+        adapted.forward = partial(adapted.base_model)  # no method: Accelerate would bind its function to another
+    return adapted
 
 
 def load_base(folder: str | Path, auto_class: Any, **kwargs: Any) -> Any:
