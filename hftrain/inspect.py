@@ -108,9 +108,11 @@ def _example(view: View, number: int, row: Any) -> Example:
 def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:
     if labels is None or labels.ndim < 2 or labels.is_floating_point():
         return "none" if labels is None else "whole"
-    if decoder or labels.shape != ids.shape:
+    if decoder or model.config.is_encoder_decoder:
         return "target"
-    if model.get_output_embeddings() is None:
+    if labels.shape != ids.shape:  # where an answer begins and ends, for instance
+        return "whole"
+    if model.get_output_embeddings() is None and model.config.num_labels > 1:  # with one it gives rewards
         return "tags"
     learnt = labels != IGNORE
     return "next" if bool((labels == ids)[learnt].all()) else "masked"

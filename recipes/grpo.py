@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from hftrain import chat
 from hftrain.config import FineTuneConfig, at_least, parse
+from hftrain.inspect import inspecting
 from hftrain.models import load
 from hftrain.preference.online import OnlineConfig, load_prompts, reward_function, trl_arguments
 
@@ -34,6 +35,8 @@ class GrpoConfig(OnlineConfig, chat.ChatConfig, FineTuneConfig):
 
 
 def main(config: GrpoConfig) -> dict[str, Any]:
+    if inspecting():
+        raise ValueError("what TRL will see, hftrain inspect cannot show: its own loop makes the examples")
     if importlib.util.find_spec("trl") is None:
         raise ValueError("recipes/grpo.py hands over to TRL, which is not installed: pip install trl")
     from trl import GRPOConfig, GRPOTrainer

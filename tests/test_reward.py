@@ -12,6 +12,7 @@ from datasets import Dataset
 from test_preference import collate, make_examples, write_rows
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
+from hftrain.inspect import asked
 from hftrain.merge import merge
 from hftrain.preference import bradley_terry, count_examples, reward_loss
 from hftrain.preference.online import reward_function
@@ -135,6 +136,13 @@ def test_grpo_settings_that_cannot_be(changes, message):
 def test_rewards_that_are_not_there(name):
     with pytest.raises(ValueError, match="reward_funcs"):
         reward_function(name)
+
+
+def test_grpo_is_not_inspected():
+    """It would have been trained."""
+    recipe = importlib.import_module("recipes.grpo")
+    with asked(), pytest.raises(ValueError, match="hftrain inspect cannot show"):
+        recipe.main(recipe.GrpoConfig(model_name_or_path="x", train_file="x", reward_funcs=["x"]))
 
 
 def test_an_adapter_is_no_reward_for_trl(tmp_path):

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     command = commands.add_parser(
         "inspect",
         help="show what a recipe will train on; exit code 1 if something is wrong with it",
-        usage="hftrain inspect RECIPE [options of inspect --] [options of the recipe]",
+        usage="hftrain inspect RECIPE [options of inspect] [options of the recipe]",
         epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and what is too much, as a "
         "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
         "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that stand in the training rows), "
@@ -32,16 +32,19 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
-    options = argparse.ArgumentParser(prog="hftrain inspect RECIPE")
+    options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
     options.add_argument("--samples", type=int, default=3)
     options.add_argument("--look", type=int, default=1000)
     for name, default in Limits()._asdict().items():
         options.add_argument(f"--{name}", type=type(default), default=default)
-    chosen = options.parse_args(args.arguments[: max(split, 0)])
+    if split < 0:
+        chosen, rest = options.parse_known_args(args.arguments)
+    else:
+        chosen, rest = options.parse_args(args.arguments[:split]), args.arguments[split + 1 :]
     recipe = str(find_recipe(args.recipe))
     said = _Said()
     logging.getLogger("hftrain").addHandler(said)
-    arguments, sys.argv = sys.argv, [recipe, *args.arguments[split + 1 :]]
+    arguments, sys.argv = sys.argv, [recipe, *rest]
     try:
         with asked():
             runpy.run_path(recipe, run_name="__main__")
