@@ -357,7 +357,7 @@ def test_the_report(trained):
 
 
 def test_adapters_learn_and_are_what_predict_loads(bert, folder, tmp_path):
-    config = configured(bert, tmp_path / "out", train_file=folder / "flat.jsonl", use_peft=True, bf16=True)
+    config = configured(bert, tmp_path / "out", train_file=folder / "flat.jsonl", use_peft=True)
     results = recipe.main(config)
     row = questions(1)[0]
     (found,) = predict(tmp_path / "out", [row["question"]], pairs=[row["context"]])
