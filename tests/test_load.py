@@ -76,6 +76,13 @@ def test_adapters_on_named_modules(t5):
         adapted(t5, lora_target_modules=["q", "query"])
 
 
+def test_adapters_do_not_hold_what_was_written_over_the_configuration(t5, caplog):
+    adapted(t5)
+    assert "model_config" not in caplog.text
+    adapted(t5, model_config={"dropout_rate": 0.3})
+    assert "does not hold model_config (dropout_rate)" in caplog.text
+
+
 def test_without_adapters_the_model_is_as_it_is(t5):
     model = torch.nn.Linear(2, 2)
     assert load.add_adapters(model, RecipeConfig(train_file="-"), "SEQ_2_SEQ_LM") is model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from hftrain.config import LoraConfig
+
+logger = logging.getLogger(__name__)
 
 
 def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
@@ -46,6 +49,11 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
                 "beside adapters, PEFT trains embeddings of new tokens under ZeRO-3 on CUDA only: use ZeRO-2, or a "
                 "chat_template whose tokens the vocabulary has"
             )
+    if (entries := getattr(config, "model_config", {})) and not getattr(model, "new_modules", None):
+        logger.warning(
+            "an adapter does not hold model_config (%s): whoever loads or merges it gets the base model's own",
+            ", ".join(entries),
+        )
     if config.load_in_4bit:
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     begin: Any = True if config.init_lora_weights == "default" else config.init_lora_weights
