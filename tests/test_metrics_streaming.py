@@ -251,6 +251,7 @@ for task in FITTING:
     found[task] = metrics.compute()
 results = {"processes": accelerator.num_processes, "found": found}
 Path(sys.argv[1], str(accelerator.process_index)).write_text(json.dumps(results))
+accelerator.end_training()
 """
 
 
