@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +22,12 @@ def cache() -> Path:
 def whole(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{folder.name}."))
+    stage = folder.parent / f"{folder.name}.{uuid.uuid4().hex[:8]}"
+    stage.mkdir()
     try:
         yield stage
+        for file in stage.rglob("*.safetensors"):  # which safetensors makes readable by their owner alone
+            file.chmod(stage.stat().st_mode & 0o666)
         os.rename(stage, folder)
     except OSError:
         if not folder.exists():  # else another process was faster with the same

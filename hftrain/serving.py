@@ -67,9 +67,13 @@ def check_server(
     """
     server = url.rstrip("/").removesuffix("/v1")
     if model is None:
-        listed = [entry["id"] for entry in ask(f"{server}/v1/models", None, timeout)["data"]]
+        way_out = "say which with --model (of `transformers serve FOLDER` it is FOLDER as you wrote it)"
+        try:
+            listed = [entry["id"] for entry in ask(f"{server}/v1/models", None, timeout)["data"]]
+        except ValueError as error:
+            raise ValueError(f"{error}; if it serves a model, {way_out}") from error
         if len(listed) != 1:
-            raise ValueError(f"{url} serves {', '.join(listed) or 'no model by name'}: say which with --model")
+            raise ValueError(f"{url} serves {', '.join(listed) or 'no model by name'}: {way_out}")
         model = listed[0]
     return [judge(vector, answer(server, model, vector, timeout), tokenizer, near) for vector in vectors]
 

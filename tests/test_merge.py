@@ -116,6 +116,10 @@ def test_shards(tmp_path):
     folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
     merge(folder, tmp_path / "merged", max_shard_size="50KB", prompts=PROMPTS)
     assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 1
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    for path in [tmp_path / "merged", *(tmp_path / "merged").iterdir()]:  # a server may be another user
+        assert path.stat().st_mode == (tmp_path / ("folder" if path.is_dir() else "file")).stat().st_mode
 
 
 def test_nothing_is_left_of_what_is_not_the_same(tmp_path, capsys):

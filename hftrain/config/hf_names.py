@@ -98,7 +98,7 @@ HF_NAMES: dict[str, str] = {
     **dict.fromkeys(("fsdp_transformer_layer_cls_to_wrap", "accelerator_config", "parallelism_config"), _LAUNCH),
     **dict.fromkeys(("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers"), _LAUNCH),
     **dict.fromkeys(("ddp_static_graph", "ddp_backend", "sharded_ddp", "xpu_backend", "tpu_num_cores"), _LAUNCH),
-    **dict.fromkeys(("num_processes", "num_gpus"), _LAUNCH),
+    **dict.fromkeys(("num_processes", "num_gpus"), "is the launcher's: hftrain run RECIPE --num_processes N -- ..."),
     **dict.fromkeys(("no_cuda", "use_cpu", "use_mps_device", "use_ipex", "device"), _DEVICE),
     # What is done
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _RECIPE),
