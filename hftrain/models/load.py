@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.utils import logging as hf_logging
 
 from hftrain.config import ModelConfig
 from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import four_bits, keep_layout
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
@@ -120,6 +124,9 @@ def load_model(
         setattr(model_config, key, value)
     if getattr(config, "load_in_4bit", False):
         kwargs["quantization_config"] = four_bits(config.dtype)
+    verbosity = hf_logging.get_verbosity()
+    if settings is not None:
+        hf_logging.set_verbosity_error()  # its table of a new head's weights looks like a fault; it is said below
     try:
         model, told = auto_class.from_pretrained(
             name,
@@ -136,6 +143,8 @@ def load_model(
             raise
         kind = model_config.model_type
         raise ValueError(f"model_name_or_path {name!r} is a {kind}: not among {auto_class.__name__}") from error
+    finally:
+        hf_logging.set_verbosity(verbosity)
     keep_layout(model)
     drawn = {*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])}
     for key, saved, wanted in told["mismatched_keys"]:
@@ -143,6 +152,8 @@ def load_model(
             raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     model.new_modules = sorted({key.rpartition(".")[0] for key in drawn & trained})
+    if settings is not None and model.new_modules:
+        logger.warning("new, with random weights: %s", ", ".join(model.new_modules))
     return model
 
 

@@ -86,7 +86,7 @@ def publish(
     )
     for sample in samples[:3]:
         print("\n".join(f"  {name:<11} {value}" for name, value in sample.items()), end="\n\n")
-    print(f"{metric}: {format_number(results[metric])}")
+    print("  ".join(f"{prefix}{key}: {format_number(value)}" for key, value in numbers.items()))
     print(f"model, report and card: {folder}  (open {folder / 'report.html'})")
     if config.push_to_hub:
         upload(config)
