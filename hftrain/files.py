@@ -26,14 +26,19 @@ def whole(folder: Path) -> Iterator[Path]:
     stage.mkdir()
     try:
         yield stage
-        for file in stage.rglob("*.safetensors"):  # which safetensors makes readable by their owner alone
-            file.chmod(stage.stat().st_mode & 0o666)
+        share_weights(stage)
         os.rename(stage, folder)
     except OSError:
         if not folder.exists():  # else another process was faster with the same
             raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def share_weights(folder: Path) -> None:
+    """Makes weights as readable as the configuration beside them: safetensors leaves them to their owner alone."""
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(next(folder.glob("*config.json")), file)
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,6 @@ import atexit
 import math
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from torch import nn
 from hftrain import checkpoint, distributed
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
+from hftrain.files import share_weights
 from hftrain.flops import peak_flops
 from hftrain.optim import ExponentialMovingAverage, steps_of
 from hftrain.report import History, Progress, write_seen
@@ -393,7 +393,5 @@ def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -
             module.config.save_pretrained(folder)  # it has a head, and this says what for
         if processor is not None:
             processor.save_pretrained(folder)
-        settings = next(folder.glob("*config.json"))
-        for file in folder.glob("*.safetensors"):  # which safetensors makes readable by their owner alone
-            shutil.copymode(settings, file)
+        share_weights(folder)
         checkpoint.check_export(folder, weights, adapters=getattr(module, "peft_config", {}))
