@@ -1,6 +1,5 @@
 """What `fit` remembers and writes: the run's state, its checkpoints, its best weights, its log."""
 
-import atexit
 import math
 import os
 import shlex
@@ -150,8 +149,6 @@ class Run:
             f"stopped after step {self.state.step:,}, {saved}. To go on, on any number of processes:\n"
             f"  {launcher} {shlex.join(command)}"
         )
-        # At its very end, lest a thread of gloo that is still there aborts the program and takes the exit code with it.
-        atexit.register(self.accelerator.state.destroy_process_group)
         sys.exit(EXIT_INTERRUPTED)
 
     def finish(self) -> None:

@@ -86,6 +86,34 @@ def test_processes_with_other_data_are_refused(tmp_path):
     assert len(said.splitlines()) == 2
 
 
+# ------------------------------------------------------------------------------------------------------------- end
+
+PROGRAM = """
+import atexit, sys
+import torch.distributed as dist
+
+atexit.register(lambda: print("together" if dist.is_initialized() else "parted"))  # the last of all to be called
+from hftrain.distributed import make_accelerator
+
+make_accelerator().wait_for_everyone()
+exec(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "says"),
+    [("", 0, "parted"), ("sys.exit(75)", 1, "parted"), ("raise ValueError", 1, "together")],
+    ids=["end", "exit", "error"],
+)
+def test_a_program_that_ends_parts_from_the_other_processes(tmp_path, last, code, says):
+    """Any program, not only one that trains to the end; after an error NCCL would wait for who may be gone."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, tmp_path / "program.py", last], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr[-3000:]
+    assert set(re.findall("together|parted", done.stdout)) == {says}  # torchrun may end the other one
+
+
 # --------------------------------------------------------------------------------------------------------- restart
 
 

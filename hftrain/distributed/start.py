@@ -1,5 +1,6 @@
 """Joining the processes of a run, under the strategy that its launcher asked for."""
 
+import atexit
 import ctypes
 import os
 import signal
@@ -92,7 +93,18 @@ def make_accelerator(
         # else these are the layers of the model that this program trained first
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
+    atexit.register(part)
     return accelerator
+
+
+def part() -> None:
+    """Parts from the other processes at the very end of the program.
+
+    Else a thread of gloo that is still there can abort it and take its exit code with it. After an error the others may
+    be gone, and NCCL would wait for them.
+    """
+    if dist.is_initialized() and not hasattr(sys, "last_value"):
+        dist.destroy_process_group()
 
 
 def join_again(timeout: timedelta) -> None:

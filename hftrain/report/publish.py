@@ -1,6 +1,5 @@
 """The end of a recipe: everything about the run that people read, in the output folder and, if asked, on the Hub."""
 
-import atexit
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -52,8 +51,6 @@ def publish(
     )
     for tracker in accelerator.trackers:
         tracker.finish()
-    # Not now: the processes stay together for what else this program has to train.
-    atexit.register(accelerator.state.destroy_process_group)
     if not accelerator.is_main_process:
         return
     folder = Path(config.output_dir)
