@@ -93,8 +93,9 @@ import atexit, sys
 import torch.distributed as dist
 
 atexit.register(lambda: print("together" if dist.is_initialized() else "parted"))  # the last of all to be called
-from hftrain.distributed import make_accelerator
+from hftrain.distributed import make_accelerator, watch
 
+watch.beat_seconds = lambda timeout: 0.0  # without a pause: Python ends a thread that is in C++ with an abort
 make_accelerator().wait_for_everyone()
 exec(sys.argv[1])
 """

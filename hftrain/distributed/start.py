@@ -98,10 +98,9 @@ def make_accelerator(
 
 
 def part() -> None:
-    """Parts from the other processes at the very end of the program.
+    """Parts from the other processes at the very end of the program, as NCCL wants it.
 
-    Else a thread of gloo that is still there can abort it and take its exit code with it. After an error the others may
-    be gone, and NCCL would wait for them.
+    Not after an error: the others may be gone, and NCCL would wait for them.
     """
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()

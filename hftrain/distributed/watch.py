@@ -50,7 +50,8 @@ class Watch:
         self.rank, self.timeout, self.seconds = rank, timeout, beat_seconds(timeout)
         # a connection of its own: the main thread's may be waiting, and would keep us out
         self.store = torch.distributed.PrefixStore("hftrain-watch", store.clone())
-        self.store.set_timeout(timedelta(seconds=max(10.0, self.seconds)))
+        self.store_seconds = max(10.0, self.seconds)
+        self.store.set_timeout(timedelta(seconds=self.store_seconds))
         self.main, self.left = threading.main_thread(), threading.Event()
         self.stack: tuple = ()
         self.still = self.beats = 0  # beats in which the main thread has not moved
@@ -59,8 +60,12 @@ class Watch:
         self._tell()
         atexit.register(self._leave)
         self.hook, sys.excepthook = sys.excepthook, self._explain
-        for work in (self._exchange, self._judge):  # two: the first may hang in the network
-            threading.Thread(target=work, daemon=True, name=f"hftrain watch {work.__name__}").start()
+        works = (self._exchange, self._judge)  # two: the first may hang in the network
+        self.threads = [
+            threading.Thread(target=work, daemon=True, name=f"hftrain watch {work.__name__}") for work in works
+        ]
+        for thread in self.threads:
+            thread.start()
 
     def _tell(self, **more: Any) -> None:
         self.beats += 1
@@ -71,6 +76,8 @@ class Watch:
 
     def _leave(self) -> None:
         self.left.set()
+        for thread in self.threads:  # Python would end one that is in the store in a way that aborts the program
+            thread.join(self.store_seconds)
         with suppress(RuntimeError):  # who keeps the store has left before us
             self._tell(left=True)
 
