@@ -34,8 +34,9 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def size(parameter: Any) -> int:
-    """Numbers in a parameter, also one that ZeRO-3 has cut up."""
-    return math.prod(getattr(parameter, "ds_shape", parameter.shape))
+    """Numbers in a parameter, also one that ZeRO-3 has cut up or bitsandbytes has packed."""
+    packed = getattr(parameter, "quant_state", None)
+    return math.prod(packed.shape if packed is not None else getattr(parameter, "ds_shape", parameter.shape))
 
 
 def count_parameters(model: nn.Module) -> int:

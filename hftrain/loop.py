@@ -130,7 +130,7 @@ def fit(
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
         run = Run(accelerator, model, optimizer, config, contract, processor)
-        run.resume_or_begin(total, seen)
+        run.resume_or_begin(plan, total, seen)
         state, micro_batch_size = run.state, config.micro_batch_size
         stack.enter_context(run.progress)
         signals = stack.enter_context(StopSignals())

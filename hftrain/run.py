@@ -20,7 +20,7 @@ from hftrain import checkpoint, distributed
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.files import share_weights
-from hftrain.flops import peak_flops
+from hftrain.flops import count_parameters, peak_flops, size
 from hftrain.optim import ExponentialMovingAverage, steps_of
 from hftrain.report import History, Progress, write_seen
 from hftrain.signals import EXIT_INTERRUPTED
@@ -91,7 +91,7 @@ class Run:
 
     # ---- begin, go on, stop, end ----
 
-    def resume_or_begin(self, total: int, seen: dict[str, Any]) -> None:
+    def resume_or_begin(self, plan: Plan, total: int, seen: dict[str, Any]) -> None:
         """Takes up the checkpoint that `resume_from_checkpoint` means, if any; opens the log and the display.
 
         `seen`: numbers of the training examples, for the report."""
@@ -124,14 +124,12 @@ class Run:
         self.clock = time.perf_counter() - self.state.seconds
         if main:
             write_seen(config.output_dir, seen)
-        for note in notes:
-            self.progress.print(note)
-        if not found:
-            parameters = [p for p in self.accelerator.unwrap_model(self.model).parameters() if p.requires_grad]
-            numbers = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in parameters)
-            # fp32 master, two moments, and the export at most as large as the master
-            if main:
-                checkpoint.check_free_space(config.output_dir, 16 * numbers, config.save_total_limit + 1)
+        model = self.accelerator.unwrap_model(self.model)
+        trained = sum(size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+        for line in (*notes, introduce(self.accelerator, model, trained), plan.describe(total)):
+            self.progress.print(line)
+        if main and not found:  # fp32 master, two moments, and the export at most as large as the master
+            checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)
 
     def leave(self) -> None:
         """Ends a run that was asked to stop, after its checkpoint is saved."""
@@ -366,6 +364,13 @@ def run_contract(model: Any, examples: Sequence[Any], plan: Plan, total: int, co
         settings = adapter.to_dict()
         contract[f"adapter_{name}"] = {key: json_value(settings.get(key)) for key in kept}
     return contract | {"total_steps": total, "examples": len(examples), "data": plan.fingerprint(examples)}
+
+
+def introduce(accelerator: Accelerator, model: Any, trained: int) -> str:
+    """What is trained, and on what, in a line."""
+    name, number = type(getattr(model, "get_base_model", lambda: model)()).__name__, count_parameters(model)
+    share = "all" if trained == number else f"{trained:,} ({trained / number:.2%})"
+    return f"{name}: {number:,} parameters, trained: {share}; {distributed.describe(accelerator)}"
 
 
 def json_value(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import random
 import re
@@ -133,7 +134,7 @@ def test_the_command_line_is_above_the_file_and_the_file_above_the_defaults(run_
         (["--report_to", "wandb", "trackio"], "report_to", ["wandb", "trackio"]),
         (["--report_to", "wandb,trackio"], "report_to", ["wandb", "trackio"]),
         (["--report_to", "none"], "report_to", []),
-        (["--lora_target_modules"], "lora_target_modules", []),
+        (["--report_to"], "report_to", []),
         (["--language_pairs", "1", "2,3"], "language_pairs", [1, 2, 3]),
         (["--model_config.a.b", "1e-4", "--model-config.c-d", "no"], "model_config", {"a": {"b": 1e-4}, "c-d": "no"}),
         (["--model_config.b", "2", "--model_config", "{a: 1}"], "model_config", {"a": 1, "b": 2}),
@@ -316,6 +317,7 @@ def test_a_misspelt_setting_does_not_also_contradict(run_yaml):
         ({"dataset_name": None}, ["dataset_name", "train_file"], "nothing to train on"),
         ({"test_file": "x.csv"}, ["test_file", "dataset_name"], "test_file goes with train_file"),
         ({"load_in_4bit": True}, ["load_in_4bit", "use_peft"], "set use_peft too"),
+        ({"lora_r": 8}, ["lora_r", "use_peft"], "all weights would train: set use_peft too"),
         ({"eval_steps": 0, "early_stopping_patience": 2}, ["early_stopping_patience", "eval_steps"], "at the end"),
         (
             {"metric_for_best_model": "bleu", "greater_is_better": False},
@@ -516,7 +518,9 @@ def test_what_is_printed_reads_back_equal(run_yaml, capsys):
         "*a",
     ]
     for word in words:
-        config = TranslateConfig(run_name=word, lora_target_modules=[word], model_config={word: word})
+        config = TranslateConfig(
+            run_name=word, use_peft=True, model_name_or_path=word, lora_target_modules=[word], model_config={word: word}
+        )
         assert parse(TranslateConfig, run_yaml(to_yaml(config))) == config, word
 
 
@@ -624,3 +628,27 @@ def test_a_setting_of_two_types_is_refused_when_the_class_is_used():
 
     with pytest.raises(TypeError, match="a setting has one type"):
         Two()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "traced"),
+    [
+        ("parse(TrainConfig, ['--max_step', '3'])", False),  # hftrain says what to do
+        ("parse(TrainConfig, [None])", True),  # a fault in hftrain
+        ("int('three')", True),  # a fault elsewhere
+    ],
+)
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_error_with_a_message_of_ours_ends_a_recipe_without_a_traceback(tmp_path, mistake, traced, asked):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(f"from hftrain.config import TrainConfig, parse\nparse(TrainConfig)\n{mistake}\n")
+    environment = (
+        os.environ
+        | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        | ({"HFTRAIN_TRACEBACK": "1"} if asked else {})
+    )
+    done = subprocess.run([sys.executable, recipe], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert ("Traceback" in done.stderr) == (traced or asked)
+    if not (traced or asked):
+        assert done.stderr == "recipe.py: command line: max_step: unknown; did you mean max_steps?\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, share
+from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, default_of, share
 
 # Words in the names of metrics that say which way is better.
 HIGHER_IS_BETTER = {
@@ -153,6 +153,11 @@ class LoraConfig(Config):
         yield from super().checks()
         if self.load_in_4bit and not self.use_peft:
             yield ("load_in_4bit", "use_peft"), "4-bit weights cannot be trained: set use_peft too"
+        of_adapters = {setting.name for setting in fields(LoraConfig)} - {"use_peft", "load_in_4bit"}
+        for setting in fields(self):
+            changed = setting.name in of_adapters and getattr(self, setting.name) != default_of(setting)
+            if changed and not self.use_peft:
+                yield (setting.name, "use_peft"), "adapters are off, and all weights would train: set use_peft too"
         if self.use_peft and not self.lora_target_modules:
             yield ("lora_target_modules", "use_peft"), "no module would be trained: name some, or all-linear"
         if self.init_lora_weights.startswith("pissa"):

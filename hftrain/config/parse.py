@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import yaml
 
+from hftrain.config.errors import explain_errors
 from hftrain.config.help import help_text
 from hftrain.config.hf_names import HF_NAMES
 from hftrain.config.schema import (
@@ -256,7 +257,7 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     Args:
         cls: A ``Config``, usually composed: ``class TranslateConfig(DataConfig, ModelConfig, TrainConfig)``.
         argv: The words of the command line. None takes those of the program, and then an error is printed and ends the
-            program with code 2.
+            program with code 2, and later ones that hftrain explains end it without a traceback.
 
     Raises:
         ConfigError: naming all that is wrong, where it stands and what to write.
@@ -276,4 +277,6 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     if prints:
         print(to_yaml(config), end="")
         raise SystemExit(0)
+    if argv is None:
+        explain_errors()
     return config

@@ -64,6 +64,12 @@ class Plan:
             return max_steps or 1
         return max(1, int(np.ceil(num_train_epochs * self.steps_per_epoch)))
 
+    def describe(self, total: int) -> str:
+        """The run of `total` steps, in a line."""
+        each = f"{self.size:,} examples" if self.share is None else f"{self.share:,.0f} tokens"
+        epochs, tokens = total / self.steps_per_epoch, int(self.tokens.sum())
+        return f"{total:,} steps of {each}: {epochs:.3g} epochs of {len(self.tokens):,} examples, {tokens:,} tokens"
+
     def examples(self, step: int) -> np.ndarray:
         """Indices of the examples of `step` (counted from 0 over the whole run), in the order drawn."""
         epoch, position = divmod(step, self.steps_per_epoch)

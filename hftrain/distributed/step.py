@@ -30,6 +30,18 @@ def is_sharded(accelerator: Accelerator) -> bool:
     return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
+def describe(accelerator: Accelerator) -> str:
+    """On what a run computes, and how it is shared out."""
+    precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    alone = f"{accelerator.device.type}, {precision}"
+    if accelerator.num_processes == 1:
+        return alone
+    strategy = f"ZeRO-{zero_stage(accelerator)}" if zero_stage(accelerator) else "DDP"
+    if accelerator.distributed_type == DistributedType.FSDP:
+        strategy = "FSDP2"
+    return f"{alone}, {accelerator.num_processes} processes, {strategy}"
+
+
 def total(accelerator: Accelerator, *values: float) -> list[float]:
     """Each value summed over the processes, in fp64."""
     if accelerator.num_processes == 1:

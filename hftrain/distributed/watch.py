@@ -123,7 +123,10 @@ class Watch:
 
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Says which process is gone when one's connection breaks; whoever is alive beats within two beats."""
-        self.hook(kind, error, trace)
+        if isinstance(error, RuntimeError) and "by peer" in str(error) and not os.environ.get("HFTRAIN_TRACEBACK"):
+            os.write(2, f"hftrain: rank {self.rank} ends: another process, or its connection, was gone\n".encode())
+        else:
+            self.hook(kind, error, trace)
         words = ("gloo", "nccl", "connection", "timed out")
         if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words):
             self.left.wait(4 * self.seconds)
