@@ -38,15 +38,16 @@ def test_the_templates_are_sound(path):
     check(path.read_text())
 
 
-def test_options_of_slurm_the_launcher_and_the_recipe_come_to_their_places(capsys):
-    words = ["translate", "--nodes", "4", "--gpus_per_node", "2", "--time", "2:00:00", "--partition", "a100"]
-    words += ["--config_file", "ds_configs/zero3.yaml", "--", "--output_dir", "my run", "--time", "not slurm's"]
+def test_options_of_slurm_the_launcher_and_the_recipe_come_to_their_places(tmp_path, capsys):
+    (tmp_path / "own.py").write_text("import sys\n")  # whatever it takes
+    words = [f"{tmp_path}/own.py", "--nodes", "4", "--gpus_per_node", "2", "--time", "2:00:00", "--partition", "a100"]
+    words += ["--config_file", f"{ROOT}/ds_configs/zero3.yaml", "--", "--output_dir", "my run", "--time", "not slurm's"]
     script = script_of(capsys, *words)
     check(script)
     for line in (
         "#SBATCH --nodes=4", "#SBATCH --gpus-per-node=2", "#SBATCH --time=2:00:00", "#SBATCH --partition=a100",
-        "#SBATCH --job-name=translate", "gpus_per_node=2", "recipe=translate",
-        "launch=(--config_file ds_configs/zero3.yaml)",
+        "#SBATCH --job-name=own", "gpus_per_node=2", f"recipe={tmp_path}/own.py",
+        f"launch=(--config_file {ROOT}/ds_configs/zero3.yaml)",
     ):  # fmt: skip
         assert re.search(rf"^{re.escape(line)}( |$)", script, re.MULTILINE), line
     assert """options=(--output_dir 'my run' --time 'not slurm'"'"'s' --resume_from_checkpoint auto)""" in script
@@ -62,6 +63,10 @@ def test_one_node_needs_no_rendezvous_and_options_may_come_first(capsys):
 def test_mistakes_are_named(capsys, tmp_path, monkeypatch):
     assert main(["slurm", "no_such_recipe"]) == 2
     assert "no recipe 'no_such_recipe'" in capsys.readouterr().err
+    assert main(["slurm", "translate", "--max_step", "5"]) == 2
+    assert "max_step: unknown; did you mean max_steps?" in capsys.readouterr().err
+    assert main(["slurm", "translate", "--config_file", "zero9.yaml", "--", "--max_steps", "5"]) == 2
+    assert "--config_file zero9.yaml: no such file" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["slurm", "translate", "--submit"]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err

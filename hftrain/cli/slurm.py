@@ -4,6 +4,7 @@ import argparse
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,11 @@ def write_script(args: argparse.Namespace) -> int:
     launch, options = (rest, after) if split < len(args.arguments) else ([], rest)
     if min(args.nodes, args.gpus_per_node) < 1:
         raise ValueError("--nodes and --gpus_per_node are at least 1")
+    recipe = find_recipe(args.recipe)
     check_launch(launch)
+    check_options(recipe, options)
     script = fill_in(
-        args.recipe if args.recipe == find_recipe(args.recipe).stem else str(find_recipe(args.recipe).resolve()),
+        args.recipe if args.recipe == recipe.stem else str(recipe.resolve()),
         launch,
         options,
         nodes=args.nodes,
@@ -78,6 +81,19 @@ def check_launch(options: list[str]) -> None:
     if unknown or known.training_script != "recipe":
         wrong = (unknown or [known.training_script])[0]
         raise ValueError(f"{wrong}: no option of hftrain slurm or accelerate launch; the recipe's stand behind --")
+    if known.config_file and not Path(known.config_file).is_file():
+        raise ValueError(
+            f"--config_file {known.config_file}: no such file seen from this folder, where the job runs"
+        )
+
+
+def check_options(recipe: Path, options: list[str]) -> None:
+    """Raises: ValueError, the recipe, if it is one that reads its settings by `hftrain.config`, would refuse them."""
+    if "hftrain" in recipe.read_text(encoding="utf-8"):
+        words = [sys.executable, str(recipe), *options, "--print_config"]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(done.stderr.strip())
 
 
 def fill_in(
