@@ -7,7 +7,6 @@ on from step s, nothing needs to be saved but weights, optimizer state and s.
 
 import logging
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -18,11 +17,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from torch import nn
-from transformers.utils.logging import disable_progress_bar
 
 from hftrain import checkpoint, distributed, inspect
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
+from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
 from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.run import Outcome, Run, run_contract
@@ -34,11 +33,7 @@ def start(config: TrainConfig) -> Accelerator:
     drawn."""
     if distributed.was_launched():
         distributed.die_with_parent()
-    disable_progress_bar()  # of transformers, which draws one for each checkpoint
-    # What libraries say to one another's authors, once for each process, would hide what is said to the user.
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, module=r"(torch|transformers|peft|accelerate|deepspeed)\b"
-    )
+    hush_libraries()
     accelerator = distributed.make_accelerator(
         mixed_precision="bf16" if config.bf16 else "fp16" if config.fp16 else "no",
         max_grad_norm=config.max_grad_norm,

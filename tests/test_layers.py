@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hftrain"
 
 # A folder of the package is one module here: what is in it may import what is in it.
 ROWS = [
-    {"config", "data", "files", "flops", "losses", "metrics", "optim", "signals"},
+    {"config", "data", "files", "flops", "hush", "losses", "metrics", "optim", "signals"},
     {
         "answering",
         "causal",

@@ -24,11 +24,12 @@ def add(commands: Any) -> None:
 
 def chat(args: argparse.Namespace) -> int:
     """A message a line on standard input, until /exit or its end; the answers stream to standard output."""
-    from transformers import set_seed
-    from transformers.utils.logging import disable_progress_bar
+    from hftrain.hush import hush_libraries
 
-    disable_progress_bar()  # of the loading of weights
+    hush_libraries()
     if args.seed is not None:
+        from transformers import set_seed
+
         set_seed(args.seed)
     model, tokenizer = load(args.folder, args.device)
     if tokenizer.chat_template is None:

@@ -61,12 +61,11 @@ def export_model(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
     from hftrain.cli.predict import read_lines
+    from hftrain.hush import hush_libraries
     from hftrain.merge import NotTheSame
 
-    disable_progress_bar()  # of the loading of weights
+    hush_libraries()
     if args.prompts:
         more["prompts"] = read_lines(args.prompts)
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-{args.suffix}")

@@ -27,11 +27,12 @@ def add(commands: Any) -> None:
 
 
 def predict_texts(args: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+    from transformers.utils.logging import set_verbosity_error
 
+    from hftrain.hush import hush_libraries
     from hftrain.predict import line, predict
 
-    disable_progress_bar()  # of the loading of weights
+    hush_libraries()
     set_verbosity_error()  # it would report the head that an adapter brings along as missing in its base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')

@@ -82,9 +82,7 @@ def check_launch(options: list[str]) -> None:
         wrong = (unknown or [known.training_script])[0]
         raise ValueError(f"{wrong}: no option of hftrain slurm or accelerate launch; the recipe's stand behind --")
     if known.config_file and not Path(known.config_file).is_file():
-        raise ValueError(
-            f"--config_file {known.config_file}: no such file seen from this folder, where the job runs"
-        )
+        raise ValueError(f"--config_file {known.config_file}: no such file seen from this folder, where the job runs")
 
 
 def check_options(recipe: Path, options: list[str]) -> None:

@@ -46,10 +46,6 @@ def make_accelerator(
             "the same, only slower; it starts several on CPUs with: accelerate launch --multi_gpu --num_processes N",
             stacklevel=2,
         )
-    if on_cpu:
-        os.environ.setdefault(
-            "DS_ACCELERATOR", "cpu"
-        )  # Accelerate imports DeepSpeed where it is installed, and it would warn
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first

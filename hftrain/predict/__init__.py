@@ -1,7 +1,6 @@
 """What a saved model says of new texts: `hftrain predict`. The folder is loaded as anyone would load it; what kind of
 model it holds, its configuration says. One file here for each kind."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ def predict(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if pairs is not None and len(pairs) != len(texts):
         raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")  # not said to users
     folder = Path(folder)
     config = read_config(folder)
     what = kind(folder, config)
