@@ -189,6 +189,7 @@ def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict
             tokenizer.save_pretrained(stage)
     learnt = AutoTokenizer.from_pretrained(folder)
     learnt.name_or_path = ""  # the cache is no place to come from
+    logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", source)
     return learnt
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from hftrain.text.examples import BATCH_ROWS
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 # What a token may not reach across: a word, a digit or a run of signs, each with the space before it, or other spaces.
@@ -95,6 +98,7 @@ def learn_tokenizer(rows: Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
             train_tokenizer(texts_of(rows), vocab_size).save_pretrained(stage)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.name_or_path = ""  # the cache is no place to come from
+    logger.warning("tokenizer: %s byte-pair tokens, learnt from the training texts", f"{len(tokenizer):,}")
     return tokenizer
 
 
