@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hftrain.config import ConfigError, RecipeConfig
+from hftrain.flops import count_parameters
 from hftrain.models import load
 from hftrain.models.adapters import load_adapted
 
@@ -130,6 +131,7 @@ def test_four_bits_train_on_a_cpu(base, tmp_path):
     model = adapted(base, load_in_4bit=True)
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds
+    assert count_parameters(model) == count_parameters(adapted(base))  # two are packed into a byte
     first = float(model(input_ids=IDS[:, :5], labels=IDS[:, :5]).loss)
     expected = logits(trained(model, steps=20))
     assert float(model(input_ids=IDS[:, :5], labels=IDS[:, :5]).loss) < 0.9 * first

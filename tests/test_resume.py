@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 import transformers
-from resume_worker import WorkerConfig, exit_codes, fork, trace, train, without_timings
+from resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 from safetensors.torch import load_file
 
 from hftrain import checkpoint
@@ -169,6 +169,14 @@ def test_the_kept_model_is_the_best_ones(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------- where it starts
+def test_it_begins_with_what_it_trains_and_how_long(tmp_path, capsys):
+    model, _ = train(WorkerConfig(output_dir=tmp_path, max_steps=6))
+    number, tokens = sum(p.numel() for p in model.parameters()), sum(map(len, random_examples(20, 0)))
+    says = capsys.readouterr().out.splitlines()
+    assert says[0] == f"TransformerForCausalLM: {number:,} parameters, trained: all; cpu, fp32"
+    assert says[1] == f"6 steps of 8 examples: 2 epochs of 20 examples, {tokens} tokens"
+
+
 def test_a_finished_run_has_nothing_to_do(tmp_path, unbroken, capsys):
     config = WorkerConfig(output_dir=tmp_path, resume_from_checkpoint="auto", **FULL)
     _, results = train(config)
