@@ -92,6 +92,8 @@ def _example(view: View, number: int, row: Any) -> Example:
     batch = {name: value for name, value in view.collate([row]).items() if isinstance(value, torch.Tensor)}
     ids, labels = batch.pop("input_ids", torch.zeros(1, 0)), batch.pop("labels", None)
     mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()
+    if "token_type_ids" in batch and not batch["token_type_ids"].any():  # there is one text
+        del batch["token_type_ids"]
     kind = _kind(view.model, ids, labels, "decoder_input_ids" in batch)
     rest = {name: value.tolist() if value.numel() < 9 else tuple(value.shape) for name, value in batch.items()}
     if kind in ("next", "masked", "tags"):

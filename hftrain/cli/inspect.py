@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
 def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.cli.recipes import find_recipe
     from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
+    from hftrain.report.formats import format_number
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
@@ -60,12 +61,13 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     marks = LEARNT if sys.stdout.isatty() else PLAIN
     step = max(1, len(examples) // max(1, chosen.samples))
     for example in examples[::step][: chosen.samples]:
-        print(f"--- example {example.number:,}: {len(example.ids):,} tokens, {example.learnt:,} learnt")
+        learnt = "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"  # or there is one label
+        print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
     if said.messages:
         print("said while the data was read:", *said.messages, sep="\n  ", end="\n\n")
     for name, value in numbers.items():
-        print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {value:,g}")
+        print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {format_number(value)}")
     for name, count in (("rows leaked", said.leaked), ("rows refused", said.refused)):
         print(f"{name:<20} {count:,}")
     limits = Limits(**{name: getattr(chosen, name) for name in Limits._fields})
