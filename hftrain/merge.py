@@ -17,6 +17,7 @@ from hftrain.files import whole
 from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
 from hftrain.predict.folder import ADAPTER, kind, read_config
+from hftrain.report import carry_model_card
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -154,6 +155,9 @@ def merge(
                 f"what was written is not the model that was trained: {parity}, where a mean KL of {allowed:.2g} is "
                 "allowed (max_kl). Nothing of it is kept"
             )
+        became = "The adapter is merged into the weights" if adapter else "The weights are written anew"
+        said = f"{became}, as {str(stored).removeprefix('torch.')}. Against the model that has these scores: {parity}."
+        carry_model_card(folder, stage, place=output, auto_class=auto_class, said=said)
     return parity
 
 

@@ -6,6 +6,7 @@ import peft
 import pytest
 import torch
 from chat_models import make_adapter, make_folder
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -14,6 +15,7 @@ from hftrain.cli import main
 from hftrain.config import RecipeConfig
 from hftrain.merge import MAX_KL, NotTheSame, compare, logits_of, merge
 from hftrain.models import load
+from hftrain.report import write_model_card
 
 PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
 
@@ -141,6 +143,32 @@ def test_a_broken_adapter_is_refused(tmp_path):
     with pytest.raises(ValueError):
         merge(folder, tmp_path / "merged", prompts=PROMPTS)
     assert not (tmp_path / "merged").exists()
+
+
+def test_the_card_of_the_run_is_carried_over(tmp_path):
+    folder, merged = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out"), tmp_path / "merged"
+    merge(folder, merged, prompts=PROMPTS)
+    assert not (merged / "README.md").exists()  # that in `folder` is PEFT's form
+    (folder / "figures").mkdir()
+    (folder / "figures" / "loss.png").write_bytes(b"png")
+    write_model_card(
+        folder, title="Mine", task="text-generation", usage="load_adapter()", results={"loss": 1.5}, dataset="rows",
+        adapter=True, license="mit",
+    )  # fmt: skip
+    parity = merge(folder, tmp_path / "again", prompts=PROMPTS)
+    card = ModelCard.load(tmp_path / "again" / "README.md")
+    assert (card.data.library_name, card.data.license, card.data.eval_results[0].metric_value) == (
+        "transformers",
+        "mit",
+        1.5,
+    )
+    assert "load_adapter" not in card.text and "![Training and evaluation loss](figures/loss.png)" in card.text
+    assert "The adapter is merged into the weights, as float32" in card.text and f"{parity.mean_kl:.2g}" in card.text
+    assert (tmp_path / "again" / "figures" / "loss.png").read_bytes() == b"png"
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    used: dict = {}
+    exec(code, used)
+    assert type(used["model"]).__name__ == "LlamaForCausalLM"
 
 
 def test_the_command(tmp_path, capsys):

@@ -5,7 +5,7 @@ is `report.html` with `figures/*.png`, `write_model_card` is `README.md`. Call `
 the card shows the curves that the report has drawn.
 """
 
-from hftrain.report.card import write_model_card
+from hftrain.report.card import carry_model_card, write_model_card
 from hftrain.report.charts import bars, confusion_matrix, histogram, reliability
 from hftrain.report.curves import curves_of
 from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table, pr_figure, roc_figure
@@ -25,6 +25,7 @@ __all__ = [
     "Series",
     "Table",
     "bars",
+    "carry_model_card",
     "confusion_matrix",
     "curves_of",
     "environment",

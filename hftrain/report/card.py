@@ -1,6 +1,7 @@
 """The model card: `README.md` with the metadata that the Hub reads, and the story of the run for people."""
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -101,6 +102,32 @@ def write_model_card(
     body = "\n\n".join(part for part in parts if part)
     write_atomically(output_dir / "README.md", f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
     return output_dir / "README.md"
+
+
+def carry_model_card(folder: Path, output: Path, *, place: Path, auto_class: str, said: str) -> None:
+    """Writes to `output` the card of a run, if `folder` has one, and its figures, for its model in another form.
+
+    Args:
+        place: what the model will be loaded from.
+        auto_class: of transformers, which loads it.
+        said: what became of the model, as a paragraph.
+    """
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
+    if card is None or "hftrain" not in (card.data.tags or []):  # PEFT writes a form to fill in
+        return
+    card.data.library_name = "transformers"
+    code = f"""from transformers import {auto_class}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({str(place)!r})
+model = {auto_class}.from_pretrained({str(place)!r})"""
+    use = f"\n## Use\n\n{_fenced(code, 'python')}\n"
+    text = re.sub(r"\n## Use\n.*?(?=\n## |\Z)", lambda _: use, card.text, flags=re.DOTALL)
+    card.text = text.replace("\n## ", f"\n{_plain(said)}\n\n## ", 1)
+    card.save(output / "README.md")
+    if (folder / "figures").is_dir():
+        shutil.copytree(folder / "figures", output / "figures")
 
 
 def _image(figure: Figure) -> str:
