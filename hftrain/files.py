@@ -37,8 +37,9 @@ def whole(folder: Path) -> Iterator[Path]:
 
 def share_weights(folder: Path) -> None:
     """Makes weights as readable as the configuration beside them: safetensors leaves them to their owner alone."""
-    for file in folder.glob("*.safetensors"):
-        shutil.copymode(next(folder.glob("*config.json")), file)
+    for file in folder.rglob("*.safetensors"):
+        for beside in file.parent.glob("*config.json"):
+            shutil.copymode(beside, file)
 
 
 def sha256_of(path: Path) -> str:

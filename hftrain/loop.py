@@ -240,7 +240,7 @@ def take_step(
             if not distributed.is_out_of_memory(error):
                 raise
             if not config.halve_on_oom:
-                raise RuntimeError(run.out_of_memory_message(micro)) from error
+                raise RuntimeError(f"{run.out_of_memory_message(micro)}\n{str(error).splitlines()[0]}") from error
             out_of_memory = True
             break
         losses.append(summed.detach())

@@ -13,7 +13,6 @@ the other recipes promise of cuts, checkpoints and resuming does not hold here. 
 refused.
 """
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -37,11 +36,9 @@ class GrpoConfig(OnlineConfig, chat.ChatConfig, FineTuneConfig):
 def main(config: GrpoConfig) -> dict[str, Any]:
     if inspecting():
         raise ValueError("what TRL will see, hftrain inspect cannot show: its own loop makes the examples")
-    if importlib.util.find_spec("trl") is None:
-        raise ValueError("recipes/grpo.py hands over to TRL, which is not installed: pip install trl")
+    handed_over = trl_arguments(config)
     from trl import GRPOConfig, GRPOTrainer
 
-    arguments = GRPOConfig(**trl_arguments(config))
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
@@ -49,7 +46,7 @@ def main(config: GrpoConfig) -> dict[str, Any]:
     trainer = GRPOTrainer(
         load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids),
         rewards,
-        arguments,
+        GRPOConfig(**handed_over),
         train_dataset=load_prompts(config),
         processing_class=template.tokenizer,
     )

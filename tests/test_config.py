@@ -317,7 +317,7 @@ def test_a_misspelt_setting_does_not_also_contradict(run_yaml):
         ({"dataset_name": None}, ["dataset_name", "train_file"], "nothing to train on"),
         ({"test_file": "x.csv"}, ["test_file", "dataset_name"], "test_file goes with train_file"),
         ({"load_in_4bit": True}, ["load_in_4bit", "use_peft"], "set use_peft too"),
-        ({"lora_r": 8}, ["lora_r", "use_peft"], "all weights would train: set use_peft too"),
+        ({"lora_r": 8}, ["lora_r", "use_peft"], "all weights would train: set use_peft too, or neither"),
         ({"eval_steps": 0, "early_stopping_patience": 2}, ["early_stopping_patience", "eval_steps"], "at the end"),
         (
             {"metric_for_best_model": "bleu", "greater_is_better": False},
@@ -636,6 +636,7 @@ def test_a_setting_of_two_types_is_refused_when_the_class_is_used():
         ("parse(TrainConfig, ['--max_step', '3'])", False),  # hftrain says what to do
         ("parse(TrainConfig, [None])", True),  # a fault in hftrain
         ("int('three')", True),  # a fault elsewhere
+        ("from hftrain.report.progress import Progress; Progress(1)._draw()", True),  # an assert
     ],
 )
 @pytest.mark.parametrize("asked", [False, True])

@@ -162,6 +162,10 @@ def test_the_card_of_the_run_is_carried_over(tmp_path):
     assert "load_adapter" not in card.text and "![Training and evaluation loss](figures/loss.png)" in card.text
     assert "The adapter is merged into the weights, as float32" in card.text and f"{parity.mean_kl:.2g}" in card.text
     assert (tmp_path / "again" / "figures" / "loss.png").read_bytes() == b"png"
+    (folder / "README.md").write_text("---\ntags: [hftrain\n---\n# Mine\n")
+    with pytest.warns(UserWarning, match="README.md is not carried over"):
+        merge(folder, tmp_path / "third", prompts=PROMPTS)
+    assert (tmp_path / "third" / "model.safetensors").exists()
     code = card.text.partition("```python\n")[2].partition("```")[0]
     used: dict = {}
     exec(code, used)

@@ -174,7 +174,7 @@ def test_it_begins_with_what_it_trains_and_how_long(tmp_path, capsys):
     number, tokens = sum(p.numel() for p in model.parameters()), sum(map(len, random_examples(20, 0)))
     says = capsys.readouterr().out.splitlines()
     assert says[0] == f"TransformerForCausalLM: {number:,} parameters, trained: all; cpu, fp32"
-    assert says[1] == f"6 steps of 8 examples: 2 epochs of 20 examples, {tokens} tokens"
+    assert says[1] == f"steps: 6 of 8 examples; epochs: 2 of 20 examples, {tokens} tokens"
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path, unbroken, capsys):

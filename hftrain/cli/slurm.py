@@ -1,6 +1,7 @@
 """`hftrain slurm`: a batch script of `scripts/slurm/`, filled in for a recipe. It is submitted only if asked."""
 
 import argparse
+import ast
 import re
 import shlex
 import subprocess
@@ -86,12 +87,20 @@ def check_launch(options: list[str]) -> None:
 
 
 def check_options(recipe: Path, options: list[str]) -> None:
-    """Raises: ValueError, the recipe, if it is one that reads its settings by `hftrain.config`, would refuse them."""
-    if "hftrain" in recipe.read_text(encoding="utf-8"):
+    """Raises: ValueError, the recipe would refuse them. One that does not read them by `parse(Class)` is not asked."""
+    nodes = list(ast.walk(ast.parse(recipe.read_bytes())))
+    parses = any(isinstance(node, ast.ImportFrom) and node.module == "hftrain.config" for node in nodes) and any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and (node.func.id, len(node.args), node.keywords) == ("parse", 1, [])
+        for node in nodes
+    )
+    if parses:
         words = [sys.executable, str(recipe), *options, "--print_config"]
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
-            raise ValueError(done.stderr.strip())
+            said = done.stderr.strip() or f"{recipe} --print_config ended with code {done.returncode}"
+            raise ValueError(f"the recipe refuses its options:\n{said}")
 
 
 def fill_in(

@@ -10,24 +10,34 @@ PACKAGE = Path(__file__).resolve().parents[1]
 RAISE = dis.opmap["RAISE_VARARGS"]
 
 
-def raised_here(trace: TracebackType | None) -> bool:
-    """Whether a `raise` of this package is where the error began, so that its message says what to do."""
+def innermost(trace: TracebackType | None) -> tuple[Path, bool]:
+    """The file where an error began, and whether with a `raise`, or an `assert`, in it."""
     while trace and trace.tb_next:
         trace = trace.tb_next
     if trace is None:
-        return False
+        return Path(), False
     code = trace.tb_frame.f_code
-    return PACKAGE in Path(code.co_filename).resolve().parents and code.co_code[trace.tb_lasti] == RAISE
+    return Path(code.co_filename).resolve(), code.co_code[trace.tb_lasti] == RAISE
+
+
+def explains(error: BaseException) -> bool:
+    """Whether the message says what to do: this package raised it for the user."""
+    file, raised = innermost(error.__traceback__)
+    ours = raised and PACKAGE in file.parents and isinstance(error, Exception) and str(error) != ""
+    return ours and not isinstance(error, AssertionError | NotImplementedError)
 
 
 def explain_errors() -> None:
-    """From now on this program ends with the message alone if that says what to do; with HFTRAIN_TRACEBACK=1 never."""
-    if not os.environ.get("HFTRAIN_TRACEBACK"):
-        sys.excepthook = _explain
+    """From now on an error that explains itself ends this program with its message, or all with HFTRAIN_TRACEBACK=1."""
+    before = sys.excepthook
+    if getattr(before, "explains", False) or os.environ.get("HFTRAIN_TRACEBACK"):
+        return
 
+    def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if explains(error):
+            print(f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        else:
+            before(kind, error, trace)
 
-def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if isinstance(error, Exception) and raised_here(trace):
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, trace)
+    explain.explains = True  # type: ignore[attr-defined]
+    sys.excepthook = explain

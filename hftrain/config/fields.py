@@ -152,12 +152,13 @@ class LoraConfig(Config):
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.load_in_4bit and not self.use_peft:
-            yield ("load_in_4bit", "use_peft"), "4-bit weights cannot be trained: set use_peft too"
+            yield ("load_in_4bit", "use_peft"), "4-bit weights cannot be trained: set use_peft too, or neither"
         of_adapters = {setting.name for setting in fields(LoraConfig)} - {"use_peft", "load_in_4bit"}
         for setting in fields(self):
             changed = setting.name in of_adapters and getattr(self, setting.name) != default_of(setting)
             if changed and not self.use_peft:
-                yield (setting.name, "use_peft"), "adapters are off, and all weights would train: set use_peft too"
+                reason = "adapters are off, and all weights would train: set use_peft too, or neither"
+                yield (setting.name, "use_peft"), reason
         if self.use_peft and not self.lora_target_modules:
             yield ("lora_target_modules", "use_peft"), "no module would be trained: name some, or all-linear"
         if self.init_lora_weights.startswith("pissa"):

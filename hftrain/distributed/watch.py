@@ -14,10 +14,13 @@ import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+
+from hftrain.config.errors import innermost
 
 _moves = 0  # what the main thread has done in sum, so that long steps that look alike are told from one that hangs
 _watch: "Watch | None" = None
@@ -123,8 +126,10 @@ class Watch:
 
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Says which process is gone when one's connection breaks; whoever is alive beats within two beats."""
-        if isinstance(error, RuntimeError) and "by peer" in str(error) and not os.environ.get("HFTRAIN_TRACEBACK"):
-            os.write(2, f"hftrain: rank {self.rank} ends: another process, or its connection, was gone\n".encode())
+        in_torch = Path(torch.__file__).resolve().parent in innermost(trace)[0].parents
+        if in_torch and "by peer" in str(error) and not os.environ.get("HFTRAIN_TRACEBACK"):
+            cause = f"another process, or its connection, is gone: {str(error).splitlines()[0]}"
+            os.write(2, f"hftrain: rank {self.rank} ends: {cause}\n".encode())
         else:
             self.hook(kind, error, trace)
         words = ("gloo", "nccl", "connection", "timed out")

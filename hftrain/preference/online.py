@@ -63,8 +63,10 @@ def trl_arguments(config: Any) -> dict[str, Any]:
     """For TRL's `GRPOConfig`, on as many processes as were launched.
 
     Raises:
-        ValueError: the global batch cannot be cut into equal parts for them.
+        ValueError: TRL is not installed; the global batch cannot be cut into equal parts for them.
     """
+    if importlib.util.find_spec("trl") is None:
+        raise ValueError("grpo hands over to TRL, which is not installed: pip install trl")
     processes = int(os.environ.get("WORLD_SIZE", 1))
     size = config.micro_batch_size or max(1, config.global_batch_size // processes)
     if config.global_batch_size % (size * processes):

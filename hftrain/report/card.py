@@ -123,8 +123,9 @@ def carry_model_card(folder: Path, output: Path, *, place: Path, auto_class: str
 tokenizer = AutoTokenizer.from_pretrained({str(place)!r})
 model = {auto_class}.from_pretrained({str(place)!r})"""
     use = f"\n## Use\n\n{_fenced(code, 'python')}\n"
-    text = re.sub(r"\n## Use\n.*?(?=\n## |\Z)", lambda _: use, card.text, flags=re.DOTALL)
-    card.text = text.replace("\n## ", f"\n{_plain(said)}\n\n## ", 1)
+    text = re.sub(r"\n## Use\n.*?(?=\n## |\Z)", lambda _: use, card.text.replace("\r\n", "\n"), flags=re.DOTALL)
+    lead, heading, rest = text.partition("\n## ")
+    card.text = f"{lead}\n{_plain(said)}\n{heading}{rest}"
     card.save(output / "README.md")
     if (folder / "figures").is_dir():
         shutil.copytree(folder / "figures", output / "figures")
