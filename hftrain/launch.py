@@ -30,6 +30,7 @@ def launch(arguments: list[str]) -> int:
         The exit code of the process that failed first, 128 + N if signal N ended it; 0 if none failed.
     """
     args = launch_command_parser().parse_args(arguments)
+    os.environ["HFTRAIN_RUN"] = "1"  # the command that resumes is this one
     fill_in(args)
     args.signals_to_handle = (
         "SIGQUIT"  # of torchrun: it would give its workers 30 seconds to save, and lose their exit code

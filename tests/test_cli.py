@@ -117,6 +117,8 @@ while not received:
 time.sleep(0.5)
 (folder / f"stopped-{rank}").write_text(" ".join([*received, "worker died" if worker.poll() else "worker lives"]))
 worker.kill()
+while len(list(folder.glob("stopped-*"))) < int(os.environ.get("WORLD_SIZE", "1")):  # else torchrun ends the slower one
+    time.sleep(0.01)
 sys.exit(75)
 """
 
@@ -362,6 +364,8 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
 
     assert cli.main(["predict", str(tmp_path)]) == 2
     assert "say what to predict from" in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path), "--file", "rows.csv"]) == 2
+    assert "rows.csv: --file is a .jsonl file, whose rows have columns, or a text a line" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
     assert f"no model in {tmp_path}" in capsys.readouterr().err
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)

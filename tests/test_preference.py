@@ -438,6 +438,16 @@ def test_the_recipe_learns(tmp_path, loss_type):
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file() and (tmp_path / "out" / "README.md").is_file()
 
 
+def test_what_is_undefined_is_left_out_of_ktos_evaluation(tmp_path, caplog):
+    make_folder(tmp_path / "base", scale=0.1)
+    test = [{"prompt": "some words", "completion": f"{word} of weight", "label": False} for word in WORDS]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, test)))
+    results, _ = run(make_config(tmp_path, loss_type="kto", test_file=str(tmp_path / "test.jsonl"), max_steps=1))
+    assert "test_reward_rejected" in results
+    assert not {"test_reward_margin", "test_reward_chosen", "test_logps_chosen"} & set(results)
+    assert "none of the 12 rows of an evaluation is a good answer" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["ipo", "simpo", "orpo"])
 def test_the_recipe_learns_by_every_loss(tmp_path, loss_type):

@@ -328,6 +328,15 @@ def test_other_processes_show_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_reader_that_leaves_does_not_end_the_run():
+    program = "import time; from hftrain.report import Progress\nwith Progress(9) as progress:\n"
+    program += "    for i in range(9): progress.print('line'); time.sleep(0.1)\nprint('and what is printed at the end')"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout.readline() == b"line\n"
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait()) == (b"", 0)
+
+
 def test_update_is_cheap_and_needs_no_thread():
     ours, theirs = pty.openpty()
 

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from hftrain.data.readers import Fault
-from hftrain.data.rows import fingerprint, leaks, load_rows, split_rows
+from hftrain.data.rows import fingerprint, is_hub_name, leaks, load_rows, split_rows
 
 PAIR = {"source": "source", "target": "target"}
 ROWS = [
@@ -236,12 +236,24 @@ def test_bad_rows_of_columnar_files(tmp_path):
 
 
 def test_the_first_ten_are_listed(tmp_path):
-    path = write(tmp_path / "rows.jsonl", GOOD + '{"source": ""}\n' * 20)
+    path = write(tmp_path / "rows.jsonl", GOOD + '{"source": ""}\n' * 19 + '{"source": null}\n')
     with pytest.raises(ValueError) as error:
         load_rows(path, columns={"source": "source"}, max_bad_rows=19)
     listed = [line for line in str(error.value).splitlines() if line.startswith("  ")]
     assert [line.split(", ")[1].split(":")[0] for line in listed] == [f"line {number}" for number in range(2, 12)]
     assert len(load_rows(path, columns={"source": "source"}, max_bad_rows=20)) == 1
+    with pytest.raises(
+        ValueError, match=r"\n  line 2, line 3, line 4.*, line 11: column 'source' is empty\n"
+    ):  # said once
+        load_rows(path, columns={"source": "source"})
+
+
+def test_a_file_mistyped_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    write(tmp_path / "train.conll", GOOD)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"no file train.conl; did you mean 'train.conll'\?"):
+        load_rows("train.conl", columns={"source": "source"})
+    assert is_hub_name("somebody/train.conl-2.0") and is_hub_name("squad") and not is_hub_name("train.conll2")
 
 
 # Faults of the whole file fail, however many bad rows are allowed.

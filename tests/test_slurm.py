@@ -63,6 +63,8 @@ def test_one_node_needs_no_rendezvous_and_options_may_come_first(capsys):
 def test_mistakes_are_named(capsys, tmp_path, monkeypatch):
     assert main(["slurm", "no_such_recipe"]) == 2
     assert "no recipe 'no_such_recipe'" in capsys.readouterr().err
+    assert main(["slurm", "translate", "--time", "24h"]) == 2
+    assert "--time 24h: it is minutes, hours:minutes:seconds, or days-hours" in capsys.readouterr().err
     assert main(["slurm", "translate", "--max_step", "5"]) == 2
     assert "max_step: unknown; did you mean max_steps?" in capsys.readouterr().err
     (tmp_path / "long.py").write_text("from hftrain.config import parse\nwhile True: pass")

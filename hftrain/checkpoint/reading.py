@@ -80,7 +80,8 @@ def require_intact(folder: Path) -> None:
     if problems:
         others = [other for other in reversed(checkpoints(folder.parent)) if other.name != folder.name]
         good = next((other for other in others if not why_unfit(other)), None)
-        way_out = f"{good} is good: resume from it" if good else "No other checkpoint beside it is good: start anew"
+        way_out = "No other checkpoint beside it is good: start anew" if folder.is_dir() else "There is no such folder"
+        way_out = f"{good} is good: resume from it" if good else way_out
         raise ValueError(f"{folder} cannot be used: {'; '.join(problems)}. {way_out}.")
 
 

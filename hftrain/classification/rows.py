@@ -6,6 +6,7 @@ Shapes: B examples of a batch, T tokens, K classes or labels (1 for regression).
 import json
 import logging
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -155,6 +156,7 @@ def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> 
             f"the {split} rows have labels that are not among {origin} ({_some(names)}): {said}"
             + (f"; and {len(strange) - 5} more" if len(strange) > 5 else "")
             + ". Mend them, add training rows of them, or name all classes in label_names"
+            + ("; or set problem_type=regression, to learn numbers" if any(map(_fraction, every)) else "")
         )
     if config.problem_type == "single_label_classification" and len(train) == 1:
         raise ValueError(
@@ -189,6 +191,10 @@ def classes_of_model(config: ClassificationConfig) -> list[str]:
 
 def _whole_numbers(labels: Sequence[str]) -> bool:
     return all(label.isascii() and label.removeprefix("-").isdigit() for label in labels)
+
+
+def _fraction(label: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?\d*\.\d+", label))
 
 
 def _by_size_or_name(labels: Any) -> Any:

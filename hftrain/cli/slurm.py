@@ -50,6 +50,8 @@ def write_script(args: argparse.Namespace) -> int:
     launch, options = (rest, after) if split < len(args.arguments) else ([], rest)
     if min(args.nodes, args.gpus_per_node) < 1:
         raise ValueError("--nodes and --gpus_per_node are at least 1")
+    if args.time and not re.fullmatch(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|INFINITE|UNLIMITED", args.time.upper()):
+        raise ValueError(f"--time {args.time}: it is minutes, hours:minutes:seconds, or days-hours (24:00:00; 1-12)")
     recipe = find_recipe(args.recipe)
     check_launch(launch)
     check_options(recipe, options)

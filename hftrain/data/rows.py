@@ -139,6 +139,8 @@ def load_rows(
             flush()
     if len(bad) > max_bad_rows:
         shown = "\n".join(f"  {row}" for row in bad[:10])
+        if len({row.reason for row in bad}) == 1 < len(bad):
+            shown = f"  {', '.join(row.place for row in bad[:10])}: {bad[0].reason}"
         raise ValueError(
             f"bad rows in {file}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
             "Mend them, or raise max_bad_rows to leave that many out."
@@ -187,7 +189,8 @@ def split_rows(
             raise ValueError(f"{name}_split must be a share under 1 or a whole number of rows, got {share}")
         sizes[name] = int(share) if share >= 1 else round(share * len(rows))
         if share and not sizes[name]:
-            raise ValueError(f"{name}_split {share} of {len(rows)} rows is not one row")
+            way_out = f"raise it (from 1 on it counts rows), or give a {name}_file"
+            raise ValueError(f"{name}_split {share} of {len(rows)} rows is not one row: {way_out}")
     if sum(sizes.values()) >= len(rows):
         raise ValueError(f"the splits {sizes} leave none of {len(rows)} rows to train on")
 
@@ -289,6 +292,8 @@ def is_hub_name(source: str) -> bool:
     """Whether `source`, being no path here and without the ending of a file, can be a name on the Hub."""
     kind = ending(Path(source))
     known = kind in COLUMNAR or kind in TEXTUAL or kind == ".txt"
+    if kind and Path(source).parent.is_dir():  # a file's name, mistyped
+        known |= bool(did_you_mean(source, map(str, Path(source).parent.iterdir())))
     return not known and not Path(source).exists() and bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source))
 
 

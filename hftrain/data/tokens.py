@@ -222,14 +222,14 @@ def mix(
     for name in weights:
         if name not in sources:
             raise ValueError(
-                f"weights: no source {name!r}; there are {', '.join(sources)}" + did_you_mean(name, sources)
+                f"source_weights: no source {name!r}; there are {', '.join(sources)}" + did_you_mean(name, sources)
             )
     for name in sources:
         if weights.get(name, -1) < 0:
-            raise ValueError(f"weights: source {name!r} needs a share of 0 or more, got {weights.get(name)}")
+            raise ValueError(f"source_weights: {name!r} needs a share of 0 or more, has {weights.get(name)}")
     whole = sum(weights.values())
     if not whole:
-        raise ValueError("weights: every share is 0")
+        raise ValueError("source_weights: every share is 0")
     chosen = []
     for stream, (name, (first, last)) in enumerate(sources.items(), start=1):
         tokens = lengths[first:last]

@@ -31,7 +31,9 @@ def answer(
         ValueError: no contexts.
     """
     if contexts is None:
-        raise ValueError("a question is answered from a text: name both columns (--column, --pair_column of --file)")
+        raise ValueError(
+            "a question is answered from a text: both stand in a file (--file F --column QUESTION --pair_column TEXT)"
+        )
     import torch
 
     from hftrain.answering import Found, collator, cut_contexts, find_spans, join

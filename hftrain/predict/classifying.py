@@ -34,7 +34,7 @@ def classify(
     trained = getattr(config, "classification", None) or {}  # of another's model we do not know
     if trained.get("pairs") and pairs is None:
         raise ValueError(
-            f"{folder} was trained on pairs of texts: name both columns (--column, --pair_column of --file)"
+            f"{folder} was trained on pairs of texts: they stand in a file (--file F --column ONE --pair_column OTHER)"
         )
     if trained.get("pairs") is False and pairs is not None:
         raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column) away")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from hftrain.preference.settings import PreferenceConfig
 if TYPE_CHECKING:
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
 FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)
 
 
@@ -199,7 +201,8 @@ def evaluate_preferences(
         loss; means logps_chosen and logps_rejected of log pi(y|x); means reward_chosen and reward_rejected, and their
         difference reward_margin; reward_accuracy, the share of pairs whose chosen answer has the higher reward.
         Of KTO chosen and rejected are the good and the bad answers, and reward_accuracy is the share of answers that
-        are on their side of reference_point, which is taken over all examples.
+        are on their side of reference_point, which is taken over all examples; where
+        there are no good or no bad ones, what is said of them is left out.
     """
 
     def score(batch: Batch) -> list[Any]:
@@ -223,16 +226,22 @@ def evaluate_preferences(
         chosen, rejected = chosen[desirable], chosen[~desirable]
         chosen_log_probs, rejected_log_probs = chosen_log_probs[desirable], chosen_log_probs[~desirable]
         right = (ratios[0] > point) == desirable
-    return {
-        "loss": float(loss),
-        "reward_accuracy": float(right.double().mean()),
-        "reward_margin": float(chosen.mean() - rejected.mean()),
-        "reward_chosen": float(chosen.mean()),
-        "reward_rejected": float(rejected.mean()),
-        "logps_chosen": float(chosen_log_probs.mean()),
-        "logps_rejected": float(rejected_log_probs.mean()),
+    metrics: dict[str, Any] = {
+        "loss": loss,
+        "reward_accuracy": right.double().mean(),
+        "reward_margin": chosen.mean() - rejected.mean(),
+        "reward_chosen": chosen.mean(),
+        "reward_rejected": rejected.mean(),
+        "logps_chosen": chosen_log_probs.mean(),
+        "logps_rejected": rejected_log_probs.mean(),
         **({"reference_point": point} if config.loss_type == "kto" else {}),
     }
+    for missing, kind, words in ((len(chosen) == 0, "chosen", "good"), (len(rejected) == 0, "rejected", "bad")):
+        if missing:
+            logger.warning("none of the %d rows of an evaluation is a %s answer", len(found), words)
+            for name in ("reward_margin", f"reward_{kind}", f"logps_{kind}"):
+                metrics.pop(name, None)
+    return {name: float(value) for name, value in metrics.items()}
 
 
 @contextmanager

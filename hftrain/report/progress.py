@@ -105,7 +105,12 @@ class Progress:
         if self._live:
             self._live.console.print(Text(text))
         else:
-            print(text, file=self._file, flush=True)
+            try:
+                print(text, file=self._file, flush=True)
+            except BrokenPipeError:  # a pager was closed, a connection lost: nobody reads, and the run goes on
+                self.enabled = False
+                if self._file is sys.stdout:  # whose buffer Python would try again to write when it ends
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
