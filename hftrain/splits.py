@@ -66,6 +66,7 @@ def load_splits(
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
     for name, split in rows.items():
         split.bad = bad.get(name, [])
+    logger.warning("rows: %s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS))
     find_leaks(rows, compare)
     return {name: rows[name] for name in SPLITS if name in rows}
 

@@ -243,7 +243,7 @@ def test_the_first_ten_are_listed(tmp_path):
     assert [line.split(", ")[1].split(":")[0] for line in listed] == [f"line {number}" for number in range(2, 12)]
     assert len(load_rows(path, columns={"source": "source"}, max_bad_rows=20)) == 1
     with pytest.raises(
-        ValueError, match=r"\n  line 2, line 3, line 4.*, line 11: column 'source' is empty\n"
+        ValueError, match=r"line 2: column 'source' is empty\n  and the same: line 3, .*, line 11\n"
     ):  # said once
         load_rows(path, columns={"source": "source"})
 

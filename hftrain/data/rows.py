@@ -140,7 +140,7 @@ def load_rows(
     if len(bad) > max_bad_rows:
         shown = "\n".join(f"  {row}" for row in bad[:10])
         if len({row.reason for row in bad}) == 1 < len(bad):
-            shown = f"  {', '.join(row.place for row in bad[:10])}: {bad[0].reason}"
+            shown = f"  {bad[0]}\n  and the same: {', '.join(row.place for row in bad[1:10])}"
         raise ValueError(
             f"bad rows in {file}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
             "Mend them, or raise max_bad_rows to leave that many out."
