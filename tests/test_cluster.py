@@ -103,8 +103,11 @@ exec(sys.argv[1])
 
 @pytest.mark.parametrize(
     ("last", "code", "says"),
-    [("", 0, "parted"), ("sys.exit(75)", 1, "parted"), ("raise ValueError", 1, "together")],
-    ids=["end", "exit", "error"],
+    [
+        pytest.param("", 0, "parted", id="end"),
+        pytest.param("sys.exit(75)", 1, "parted", id="exit", marks=pytest.mark.slow),
+        pytest.param("raise ValueError", 1, "together", id="error", marks=pytest.mark.slow),
+    ],
 )
 def test_a_program_that_ends_parts_from_the_other_processes(tmp_path, last, code, says):
     """Any program, not only one that trains to the end; after an error NCCL would wait for who may be gone."""

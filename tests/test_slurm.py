@@ -65,14 +65,15 @@ def test_mistakes_are_named(capsys, tmp_path, monkeypatch):
     assert "no recipe 'no_such_recipe'" in capsys.readouterr().err
     assert main(["slurm", "translate", "--time", "24h"]) == 2
     assert "--time 24h: it is minutes, hours:minutes:seconds, or days-hours" in capsys.readouterr().err
-    assert main(["slurm", "translate", "--max_step", "5"]) == 2
+    (tmp_path / "short.py").write_text("from hftrain.config import TrainConfig, parse\nparse(TrainConfig)")
+    assert main(["slurm", f"{tmp_path}/short.py", "--max_step", "5"]) == 2
     assert "max_step: unknown; did you mean max_steps?" in capsys.readouterr().err
     (tmp_path / "long.py").write_text("from hftrain.config import parse\nwhile True: pass")
     assert main(["slurm", f"{tmp_path}/long.py", "--max_step", "5"]) == 0  # who knows what it reads
     assert main(["slurm", "translate", "--config_file", "zero9.yaml", "--", "--max_steps", "5"]) == 2
     assert "--config_file zero9.yaml: no such file" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert main(["slurm", "translate", "--submit"]) == 2
+    assert main(["slurm", f"{tmp_path}/long.py", "--submit"]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
 
 
