@@ -141,8 +141,8 @@ class Run:
             elif not equals:
                 next(words, None)  # its value
         command += ["--resume_from_checkpoint", "auto"]
-        launcher = "hftrain run" if "HFTRAIN_RUN" in os.environ else "python"
-        launcher = "accelerate launch" if launcher == "python" and distributed.was_launched() else launcher
+        launcher = "hftrain run" if "HFTRAIN_RUN" in os.environ else "accelerate launch"
+        launcher = launcher if distributed.was_launched() else "python"
         saved = "saved" if self.last_saved == self.state.step else f"NOT saved (the last one saved: {self.last_good()})"
         self.progress.print(
             f"stopped after step {self.state.step:,}, {saved}. To go on, on any number of processes:\n"

@@ -157,8 +157,9 @@ def test_the_card_of_the_run_is_carried_over(tmp_path):
     )  # fmt: skip
     parity = merge(folder, tmp_path / "again", prompts=PROMPTS)
     card = ModelCard.load(tmp_path / "again" / "README.md")
-    assert (card.data.library_name, card.data.license) == ("transformers", "mit")
-    assert card.data.eval_results[0].metric_value == 1.5
+    metadata = card.data
+    assert (metadata.library_name, metadata.license) == ("transformers", "mit")
+    assert metadata.eval_results[0].metric_value == 1.5
     assert "load_adapter" not in card.text and "![Training and evaluation loss](figures/loss.png)" in card.text
     assert "The adapter is merged into the weights, as float32" in card.text and f"{parity.mean_kl:.2g}" in card.text
     assert (tmp_path / "again" / "figures" / "loss.png").read_bytes() == b"png"

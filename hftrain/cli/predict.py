@@ -29,6 +29,7 @@ def add(commands: Any) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
+    from hftrain.data.rows import COLUMNAR, TEXTUAL
     from hftrain.hush import hush_libraries
     from hftrain.predict import line, predict
 
@@ -43,7 +44,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         pairs = [row[args.pair_column] for row in rows] if args.pair_column else None
     elif args.column or args.pair_column:
         raise ValueError("--column and --pair_column name keys of a .jsonl file given with --file")
-    elif args.file and args.file.suffix in (".csv", ".tsv", ".json", ".parquet", ".arrow", ".gz"):
+    elif args.file and args.file.suffix in {*TEXTUAL, *COLUMNAR, ".gz"}:
         raise ValueError(f"{args.file}: --file is a .jsonl file, whose rows have columns, or a text a line")
     texts = args.texts or read_lines(args.file) if rows is None else [row[args.column] for row in rows]
     predictions = predict(

@@ -114,10 +114,13 @@ def carry_model_card(folder: Path, output: Path, *, place: Path, auto_class: str
     """
     from huggingface_hub import ModelCard
 
-    card = ModelCard.load(folder / "README.md") if (folder / "README.md").is_file() else None
-    if card is None or "hftrain" not in (card.data.tags or []):  # PEFT writes a form to fill in
+    if not (folder / "README.md").is_file():
         return
-    card.data.library_name = "transformers"
+    card = ModelCard.load(folder / "README.md")
+    metadata = card.data
+    if "hftrain" not in (metadata.tags or []):  # PEFT writes a form to fill in
+        return
+    metadata.library_name = "transformers"
     code = f"""from transformers import {auto_class}, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({str(place)!r})
