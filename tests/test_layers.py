@@ -68,6 +68,7 @@ INSIDE_A_ROW = {
     ("resuming", "contract"),
     ("resuming", "run"),  # its type alone
     ("run", "resuming"),
+    ("data", "files"),
     ("sealed", "files"),
     ("export", "merge"),
     ("export", "predict"),
