@@ -100,7 +100,7 @@ def fingerprint_parameters(accelerator: Accelerator, named: Sequence[tuple[str, 
     main = accelerator.is_main_process
 
     def measure(item: tuple[str, torch.Tensor, Sequence[int]]) -> tuple[int, int]:
-        _, tensor, rows = item
+        tensor: Any = item[1]
         if hasattr(tensor, "ds_id"):
             start = tensor.ds_tensor.ds_numel * torch.distributed.get_rank()
         elif main:
@@ -108,7 +108,7 @@ def fingerprint_parameters(accelerator: Accelerator, named: Sequence[tuple[str, 
         else:  # the main process has all of it
             return 0, 0
         width = math.prod(getattr(tensor, "ds_shape", tensor.shape)[1:])
-        return _checksum(_piece(tensor).detach(), start, width, rows)
+        return _checksum(_piece(tensor).detach(), start, width, item[2])
 
     with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
         sums = torch.tensor([_signed(value) for pair in pool.map(measure, named) for value in pair], dtype=torch.int64)
