@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hftrain.merge import PROMPTS, Parity, merge
 from hftrain.predict.folder import kind, read_config
+from hftrain.sealed import seal
 
 VECTORS = "test_vectors.json"
 GGUF_TYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -59,8 +60,9 @@ def export(
     if vectors:
         described = {"dtype": dtype, "torch": torch.__version__, "vectors": [asdict(vector) for vector in vectors]}
         (output / VECTORS).write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
+        seal(output, [VECTORS])
     if converter:
-        convert_to_gguf(converter, output, dtype)
+        seal(output, [convert_to_gguf(converter, output, dtype).name])
     return parity
 
 

@@ -42,6 +42,15 @@ def share_weights(folder: Path) -> None:
             shutil.copymode(beside, file)
 
 
+def fsync(path: Path) -> None:
+    """Brings a file, or the names in a folder, to the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 def sha256_of(path: Path) -> str:
     """sha256 (hex) of the file's bytes."""
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ on from step s, nothing needs to be saved but weights, optimizer state and s.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
@@ -20,11 +20,12 @@ from torch import nn
 
 from hftrain import checkpoint, distributed, inspect
 from hftrain.config import TrainConfig
+from hftrain.contract import run_contract
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
 from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
-from hftrain.run import Outcome, Run, run_contract
+from hftrain.run import Outcome, Run
 from hftrain.signals import StopSignals
 
 
@@ -68,6 +69,7 @@ def fit(
     augment: Callable[[Any], Any] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
+    held_out: Mapping[str, Sequence[Any]] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Trains `model` on `examples` as `config` says; leaves the kept model in `config.output_dir`.
 
@@ -90,6 +92,8 @@ def fit(
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
             what a loss needs to know of the whole step.
         after_step: called with (steps done, model) after each optimizer step.
+        held_out: examples of other splits by name, {"validation": ..., "test": ...}: part of the contract on resume, so
+            that the best step is never chosen across two data sets. An entry "train" is ignored.
 
     Returns:
         the prepared model with the kept weights (the best, the last, or their moving average) and the run's results.
@@ -118,7 +122,7 @@ def fit(
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     seen = inspect.look(inspect.View(examples, shown, plan, config, model, processor))  # `hftrain inspect` ends here
-    contract = run_contract(model, examples, plan, total, config)
+    contract = run_contract(accelerator, model, examples, plan, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
     model, optimizer = prepare(accelerator, model, optimizer, config)
     with ExitStack() as stack:

@@ -18,6 +18,7 @@ from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
 from hftrain.predict.folder import ADAPTER, kind, read_config
 from hftrain.report import carry_model_card
+from hftrain.sealed import seal
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -161,6 +162,7 @@ def merge(
             carry_model_card(folder, stage, place=output, auto_class=auto_class, said=said)
         except Exception as error:  # whatever somebody has made of it, it is not worth the model
             warnings.warn(f"the card {folder / 'README.md'} is not carried over: {error}", stacklevel=2)
+        seal(stage)
     return parity
 
 

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +23,8 @@ from hftrain.files import share_weights
 from hftrain.flops import count_parameters, peak_flops, size
 from hftrain.optim import ExponentialMovingAverage, steps_of
 from hftrain.report import History, Progress, write_seen
+from hftrain.resuming import beside_state, take_up
+from hftrain.sealed import moved_in
 from hftrain.signals import EXIT_INTERRUPTED
 
 
@@ -100,26 +102,21 @@ class Run:
         distributed.require_agreement(self.accelerator, {f"checkpoint in {config.output_dir}": found and found.name})
         if found:
             saved = checkpoint.read(found, verified=True)
-            notes += checkpoint.check_contract(saved.contract, self.contract, config.resume_allow)
-            self.state = State(**saved.state)
-            self.last_saved = saved.step
-            best = self.state.best_step
-            if config.load_best_model_at_end and best is not None and not self._best_folder().is_dir():
-                notes.append(f"{self._best_folder()} is not there: the best model is chosen anew from here on")
-                self.state.best_step, self.state.best_metrics = None, {}
-            self.best_saved = self.state.best_step, self.state.best_metrics
-            distributed.load_parameters(self.accelerator, self.model, saved.tensors)
-            distributed.load_optimizer(self.accelerator, self.model, self.optimizer, saved.tensors)
-            if self.accelerator.scaler is not None and self.state.loss_scale:
-                self.accelerator.scaler.load_state_dict(self.state.loss_scale)
-            notes.append(f"resumed from {found} at step {saved.step:,} of {total:,}")
+            notes += take_up(self, saved, plan, total)
+            self.last_saved, self.best_saved = saved.step, (self.state.best_step, self.state.best_metrics)
             if main:
                 notes += checkpoint.set_aside(config.output_dir, saved.step)
         if config.ema_decay is not None:
             self.average = ExponentialMovingAverage(self.accelerator.unwrap_model(self.model), config.ema_decay)
             for name, average in self.average.average.items() if found else ():
-                average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
+                if f"ema.{name}" in saved.tensors:  # not if --resume_allow let ema_decay through: it begins here
+                    average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
         self.history = History(Path(config.output_dir) / "metrics.jsonl", resume_step=self.state.step, enabled=main)
+        if found and main and self.history.lines < (logged := saved.state.get("log_lines", 0)):
+            notes.append(
+                f"{self.history.path} has {self.history.lines} of the {logged} lines that were logged up to step "
+                f"{saved.step:,}, and the report will lack the others: were they deleted, or left in {found.parent}?"
+            )
         self.progress = Progress(total, start=self.state.step, enabled=main)
         self.clock = time.perf_counter() - self.state.seconds
         if main:
@@ -153,7 +150,7 @@ class Run:
     def finish(self) -> None:
         """Leaves the kept weights in the model and in the output folder."""
         config, state = self.config, self.state
-        best = self._best_folder()
+        best = self.best_folder()
         keep_best = config.load_best_model_at_end and state.best_step not in (None, state.step)
         problems = checkpoint.verify(best) if keep_best else []
         if problems:  # a full disk kept it from being saved, or somebody deleted it
@@ -167,7 +164,9 @@ class Run:
             self.progress.print(f"kept the best model, of step {state.best_step:,}")
         elif self.average:
             self.average.write(self.average.average)
-        export(self.accelerator, self.model, self.processor, Path(config.output_dir))
+        folder, step = Path(config.output_dir), state.best_step if keep_best else state.step
+        with moved_in(folder, step=step) if self.accelerator.is_main_process else nullcontext(folder) as staging:
+            export(self.accelerator, self.model, self.processor, staging)
         self.model.eval()  # what is asked of it from here on is asked without dropout
 
     def results(self, plan: Plan) -> dict[str, Any]:
@@ -290,13 +289,14 @@ class Run:
         state, config = self.state, self.config
         if self.accelerator.scaler is not None:
             state.loss_scale = self.accelerator.scaler.state_dict()
+        self.history.sync()
         with self.progress.phase("saving"):
             folder = checkpoint.save(
                 self.accelerator,
                 config.output_dir,
                 state.step,
                 tensors=self._tensors(),
-                state=asdict(state),
+                state=asdict(state) | beside_state(self),
                 contract=self.contract,
                 export=self._export,
             )
@@ -305,9 +305,9 @@ class Run:
         if folder:
             self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
             if self.accelerator.is_main_process:
-                checkpoint.rotate(config.output_dir, config.save_total_limit, self._best_folder())
+                checkpoint.rotate(config.output_dir, config.save_total_limit, self.best_folder())
 
-    def _best_folder(self) -> Path:
+    def best_folder(self) -> Path:
         return Path(self.config.output_dir) / f"checkpoint-{self.state.best_step}"
 
     def last_good(self) -> str:
@@ -351,32 +351,11 @@ class Run:
         return size
 
 
-def run_contract(model: Any, examples: Sequence[Any], plan: Plan, total: int, config: TrainConfig) -> dict[str, Any]:
-    """What has to be equal for a resumed run to be the same run."""
-    names = ["seed", "global_batch_size", "global_batch_tokens", "learning_rate", "lr_scheduler_type", "warmup_steps"]
-    names += ["decay_steps", "min_lr_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"]
-    names += ["max_grad_norm", "label_smoothing_factor", "ema_decay", "bf16", "fp16"]
-    volatile = {"_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache"}
-    contract = {name: getattr(config, name) for name in names}
-    if hasattr(model, "config"):
-        contract["model"] = {k: v for k, v in model.config.to_dict().items() if k not in volatile}
-    for name, adapter in getattr(model, "peft_config", {}).items():
-        kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules")
-        settings = adapter.to_dict()
-        contract[f"adapter_{name}"] = {key: json_value(settings.get(key)) for key in kept}
-    return contract | {"total_steps": total, "examples": len(examples), "data": plan.fingerprint(examples)}
-
-
 def introduce(accelerator: Accelerator, model: Any, trained: int) -> str:
     """What is trained, and on what, in a line."""
     name, number = type(getattr(model, "get_base_model", lambda: model)()).__name__, count_parameters(model)
     share = "all" if trained == number else f"{trained:,} ({trained / number:.2%})"
     return f"{name}: {number:,} parameters, trained: {share}; {distributed.describe(accelerator)}"
-
-
-def json_value(value: Any) -> Any:
-    """Sets, which have no order, as sorted lists; enumerations as their values."""
-    return sorted(value) if isinstance(value, set) else getattr(value, "value", value)
 
 
 def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:

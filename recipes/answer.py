@@ -54,7 +54,7 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
         collate=collate, processor=tokenizer, loss=answering.loss(config.label_smoothing_factor), count=count_labels,
-        evaluate=evaluate,
+        evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     threshold = results.get("eval_no_answer_threshold", 1.0)  # of the kept model, by validation rows
     report.save_threshold(accelerator, model, config.output_dir, threshold)

@@ -75,6 +75,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, train, config, lengths=causal_lengths(train), collate=collate, processor=template.tokenizer,
         loss=causal_language_model(config.label_smoothing_factor, chunked), count=count_next_labels, evaluate=evaluate,
+        held_out=examples,
     )  # fmt: skip
     results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
     publish(

@@ -53,7 +53,7 @@ def main(config: classification.ClassificationConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer, loss=loss,
         collate=collate, count=classification.count_examples, evaluate=evaluate,
-        augment=classification.augmentation(config, tokenizer),
+        augment=classification.augmentation(config, tokenizer), held_out=examples,
     )  # fmt: skip
     thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
     scores = score(model, "test")

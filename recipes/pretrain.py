@@ -75,7 +75,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=examples["train"].lengths, collate=collate,
         loss=causal_language_model(config.label_smoothing_factor, chunked=chunked), count=count_next_labels,
-        evaluate=evaluate, processor=tokenizer,
+        evaluate=evaluate, processor=tokenizer, held_out=examples,
         flops=pretraining.step_flops(model, examples["train"], examples["train"].lengths),
     )  # fmt: skip
     task = (files["validation"], config.sample_tokens, config.max_length)

@@ -72,7 +72,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer,
-        augment=noise, collate=collate, count=count_labels, evaluate=evaluate,
+        augment=noise, collate=collate, count=count_labels, evaluate=evaluate, held_out=examples,
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
         flops=pretraining.step_flops(model, examples["train"], lengths["train"]),
     )  # fmt: skip

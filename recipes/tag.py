@@ -54,7 +54,7 @@ def main(config: TagConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
         collate=collate, processor=tokenizer, loss=tagging.loss(config.label_smoothing_factor), count=count_labels,
-        evaluate=evaluate,
+        evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     found = tag(model, "test")
     scores, measured = tagging.score(found, right["test"], names, metrics)

@@ -81,6 +81,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
         loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate,
+        held_out=examples,
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}

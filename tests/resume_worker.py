@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -72,6 +72,11 @@ class WorkerConfig(TrainConfig):
     seconds_per_step: float = 0.0
     """A step takes so long more."""
 
+    no_result: ClassVar[tuple[str, ...]] = (
+        "masked_step", "nonfinite_rows", "nonfinite_gradient", "oom_rows", "oom_rank", "signal_step", "signal_name",
+        "signal_rank", "stalled_rank", "seconds_per_step",
+    )  # fmt: skip
+
 
 def random_examples(number: int, seed: int) -> list[list[int]]:
     draw = np.random.default_rng(seed)
@@ -107,7 +112,7 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         return summed * float("nan") if bad.any() and not config.nonfinite_gradient else summed
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
-        held_out = random_examples(HELD_OUT, seed=1)
+        held_out = random_examples(HELD_OUT, seed=int(os.environ.get("HELD_OUT_SEED", "1")))
         lengths = np.array([[len(row)] for row in held_out])
         task = {"collate": collate, "loss": loss, "count": lambda batch: max(1, count_next_labels(batch))}
         return {"loss": mean_loss(accelerator, model, held_out, lengths, 4, **task)}
@@ -128,6 +133,7 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
     return fit(
         accelerator, model, rows, config, collate=collate, loss=loss, count=count_next_labels, lengths=lengths,
         evaluate=evaluate, after_step=fault,
+        held_out={"validation": random_examples(HELD_OUT, int(os.environ.get("HELD_OUT_SEED", "1")))},
     )  # fmt: skip
 
 

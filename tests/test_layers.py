@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hftrain"
 
 # A folder of the package is one module here: what is in it may import what is in it.
 ROWS = [
-    {"config", "data", "files", "flops", "hush", "losses", "metrics", "optim", "signals"},
+    {"config", "data", "files", "flops", "hush", "losses", "metrics", "optim", "sealed", "signals"},
     {
         "answering",
         "causal",
@@ -29,7 +29,7 @@ ROWS = [
         "translation",
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining"},
-    {"loop", "run"},
+    {"contract", "loop", "resuming", "run"},
     {"export", "launch", "merge", "predict", "serving"},
     {"cli", "recipes"},
 ]
@@ -63,7 +63,13 @@ INSIDE_A_ROW = {
     ("translation", "text"),
     ("denoising", "pretraining"),
     ("pretraining", "prepare"),
+    ("loop", "contract"),
     ("loop", "run"),
+    ("resuming", "contract"),
+    ("resuming", "run"),  # its type alone
+    ("run", "resuming"),
+    ("data", "files"),
+    ("sealed", "files"),
     ("export", "merge"),
     ("export", "predict"),
     ("merge", "predict"),

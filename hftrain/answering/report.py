@@ -15,6 +15,7 @@ from hftrain.answering.rows import AnsweringConfig
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Table
 from hftrain.report.charts import bars, histogram
+from hftrain.sealed import seal
 from hftrain.splits import sizes
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, thresh
     config.answering = config.answering | {"no_answer_threshold": threshold}
     if accelerator.is_main_process:
         config.save_pretrained(output_dir)
+        seal(output_dir, ["config.json"])
 
 
 def report(

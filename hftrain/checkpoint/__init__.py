@@ -13,7 +13,7 @@ A checkpoint grows in `OUT/.saving-checkpoint-N` and gets its name when all of i
 `checkpoint-N` is whole. What a kill leaves under a hidden name is cleared away, or put back, by the next run's `lock`.
 """
 
-from hftrain.checkpoint.contract import check_contract
+from hftrain.checkpoint.contract import check_contract, differences
 from hftrain.checkpoint.exported import check_export
 from hftrain.checkpoint.locking import lock
 from hftrain.checkpoint.reading import Saved, checkpoints, read, verify
@@ -28,6 +28,7 @@ __all__ = [
     "check_free_space",
     "checkpoints",
     "describe",
+    "differences",
     "find",
     "lock",
     "read",

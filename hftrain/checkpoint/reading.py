@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from hftrain.files import sha256_of
+from hftrain.sealed import damage_of
 
 FORMAT = 1
 
@@ -62,8 +62,11 @@ def verify(folder: str | Path) -> list[str]:
         manifest = read_manifest(folder)
     except ValueError as error:
         return [str(error)]
+    named = f"checkpoint-{manifest['step']}"
+    if re.fullmatch(r"checkpoint-\d+", folder.name) and folder.name != named:
+        return [f"manifest.json: this is the checkpoint of step {manifest['step']}: name the folder {named}"]
     with ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda item: _problem(folder / item[0], **item[1]), manifest["files"].items())
+        problems = pool.map(lambda item: damage_of(folder / item[0], **item[1]), manifest["files"].items())
         return [f"{name}: {problem}" for name, problem in zip(manifest["files"], problems, strict=True) if problem]
 
 
@@ -98,17 +101,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["format"] != FORMAT:
         raise ValueError(f"manifest.json: format {manifest['format']}, but this version of hftrain reads {FORMAT}")
     return manifest
-
-
-def _problem(path: Path, size: int, sha256: str) -> str | None:
-    try:
-        if path.stat().st_size != size:
-            return f"{path.stat().st_size} bytes instead of {size}"
-        return None if sha256_of(path) == sha256 else "its content has changed since it was written (sha256)"
-    except FileNotFoundError:
-        return "missing"
-    except OSError as error:  # the disk cannot read it back
-        return str(error)
 
 
 def sha256_of_json(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import warnings
@@ -22,9 +21,12 @@ from safetensors.torch import load_file, save_file
 from hftrain.checkpoint.contract import flatten
 from hftrain.checkpoint.reading import FORMAT, sha256_of_json
 from hftrain.checkpoint.runs import GB, REPLACED, SAVING, free_bytes, recover
-from hftrain.files import sha256_of
+from hftrain.files import fsync, sha256_of
 
-PACKAGES = ("hftrain", "torch", "transformers", "accelerate", "datasets", "safetensors", "peft", "deepspeed")
+PACKAGES = (
+    "hftrain", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "peft", "deepspeed",
+    "bitsandbytes", "numpy",
+)  # fmt: skip
 
 
 def save(
@@ -181,7 +183,7 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
         }
     (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": sha256_of_json(manifest)}, indent=1))
     for path in [*folder.rglob("*"), folder]:  # folders too: they hold the names
-        _fsync(path)
+        fsync(path)
 
 
 def _put_in_place(staging: Path, folder: Path) -> None:
@@ -190,17 +192,9 @@ def _put_in_place(staging: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(replaced)  # killed here, `recover` gives it its name back
     staging.rename(folder)
-    _fsync(folder.parent)
+    fsync(folder.parent)
     if replaced.exists():
         shutil.rmtree(replaced)
-
-
-def _fsync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def versions() -> dict[str, str]:

@@ -17,6 +17,7 @@ from hftrain.classification.settings import ClassificationConfig
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import Metrics, load_metrics
+from hftrain.sealed import seal
 
 
 @dataclass(frozen=True)
@@ -136,4 +137,5 @@ def choose_thresholds(
     module.config.thresholds = thresholds
     if accelerator.is_main_process:
         module.config.save_pretrained(config.output_dir)
+        seal(config.output_dir, ["config.json"])
     return thresholds

@@ -1,4 +1,5 @@
-"""`hftrain verify`: whether the checkpoints of a run, or prepared tokens, are as they were written."""
+"""`hftrain verify`: whether the checkpoints and the final model of a run, or prepared tokens, are as they were
+written."""
 
 import argparse
 from pathlib import Path
@@ -6,25 +7,55 @@ from typing import Any
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("verify", help="check checkpoints or prepared tokens; exit code 1 if one is damaged")
-    command.add_argument("folder", metavar="DIR", type=Path, help="an output folder, a checkpoint-N in it, or tokens")
+    command = commands.add_parser(
+        "verify", help="check checkpoints, models or prepared tokens; exit code 1 if one is damaged"
+    )
+    command.add_argument(
+        "folder",
+        metavar="DIR",
+        type=Path,
+        help="an output folder, a checkpoint-N in it, a merged or exported model, or tokens",
+    )
     command.set_defaults(command=verify)
 
 
 def verify(args: argparse.Namespace) -> int:
+    from hftrain.checkpoint import checkpoints
     from hftrain.data import tokens
+    from hftrain.sealed import MANIFEST, is_sealed
 
     if not tokens.is_token_folder(args.folder):
-        return verify_checkpoints(args)
+        sealed = is_sealed(args.folder)
+        damaged = verify_checkpoints(args.folder) if not sealed or checkpoints(args.folder) else False
+        if sealed:
+            damaged |= verify_model(args.folder)
+        elif has_weights(args.folder):
+            print(f"final model: not verified, since it has no {MANIFEST} (hftrain 0.1.0 wrote none)")
+        return 1 if damaged else 0
     problems = tokens.verify(args.folder)
     print("\n".join(problems) or f"the tokens in {args.folder} are as they were written")
     return 1 if problems else 0
 
 
-def verify_checkpoints(args: argparse.Namespace) -> int:
+def has_weights(folder: Path) -> bool:
+    """Whether a model lies in `folder` itself, which is no checkpoint."""
+    return any(folder.glob("*.safetensors")) and not (folder / "manifest.json").is_file()
+
+
+def verify_model(folder: Path) -> bool:
+    """Prints whether the model in `folder` is as it was written; returns whether it is not."""
+    from hftrain.sealed import problems
+
+    found = problems(folder)
+    print(f"final model: {'; '.join(found) or 'good'}")
+    return bool(found)
+
+
+def verify_checkpoints(folder: Path) -> bool:
+    """Prints a line for each checkpoint; returns whether one is damaged."""
     from hftrain.checkpoint import describe
 
-    rows = describe(args.folder)
+    rows = describe(folder)
     lines = [("checkpoint", "step", "examples", "MB", "finite", "state")]
     for row in rows:
         samples = "?" if row.samples is None else str(row.samples)
@@ -34,4 +65,4 @@ def verify_checkpoints(args: argparse.Namespace) -> int:
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
-    return 1 if any(row.problems for row in rows) else 0
+    return any(row.problems for row in rows)

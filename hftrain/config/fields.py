@@ -184,10 +184,10 @@ class TrainConfig(Config):
     """Tokens in one optimizer step, over all devices, about: without padding, of all sequences of an example."""
 
     micro_batch_size: Annotated[int | None, at_least(1)] = None
-    """Examples in one forward pass of one device. Only about memory: no result depends on it."""
+    """Examples in one forward pass of one device. Only about memory: of the results, dropout alone depends on it."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = None
-    """Tokens in one forward pass of one device, with padding. Only about memory: no result depends on it."""
+    """Tokens in one forward pass of one device, with padding. Only about memory: as micro_batch_size."""
 
     eval_batch_size: Annotated[int, at_least(1)] = 32
     """Examples in one forward pass of one device in evaluation and generation. No result depends on it."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class ConfigError(ValueError):
@@ -90,6 +90,9 @@ class Config:
     Raises:
         ConfigError: naming every field that is wrong.
     """
+
+    no_result: ClassVar[tuple[str, ...]] = ()
+    """Fields of a recipe of one's own on which no result depends: they may change when a run is resumed."""
 
     def __post_init__(self) -> None:
         problems, kinds = [], kinds_of(type(self))

@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,14 +78,6 @@ class Plan:
             self._epoch, self._steps = epoch, self._plan_epoch(epoch)
         return self._steps[position]
 
-    def fingerprint(self, examples: Sequence[Any]) -> str:
-        """Tells one data set from another: `datasets`' own fingerprint, else the lengths and a sample of the
-        examples."""
-        if hasattr(examples, "_fingerprint"):
-            return examples._fingerprint
-        sample = [repr(examples[int(i)]) for i in np.linspace(0, len(examples) - 1, min(len(examples), 1000))]
-        return hashlib.sha256(self.lengths.tobytes() + "\n".join(sample).encode()).hexdigest()
-
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
         # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to
         # be
@@ -96,6 +88,15 @@ class Plan:
         starts = np.cumsum(self.tokens[order]) - self.tokens[order]
         edges = np.searchsorted(starts, self.share * np.arange(1, self.steps_per_epoch))
         return np.split(order, edges)
+
+
+def fingerprint(examples: Sequence[Any], lengths: np.ndarray | None = None) -> str:
+    """Tells one data set from another: `datasets`' own fingerprint, else the lengths and a sample of the examples."""
+    if hasattr(examples, "_fingerprint"):
+        return examples._fingerprint
+    places = np.linspace(0, len(examples) - 1, min(len(examples), 1000))
+    sample = [f"{len(examples)}", *(repr(examples[int(i)]) for i in places)]
+    return hashlib.sha256((b"" if lengths is None else lengths.tobytes()) + "\n".join(sample).encode()).hexdigest()
 
 
 def cut(
@@ -140,6 +141,16 @@ def cut(
         groups += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
     groups += [order[:0]] * (wanted - len(groups))
     return sorted(groups, key=lambda g: -padded_tokens(lengths[g]))
+
+
+def same_cut(plan: Plan, steps: range, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether `cut`, called with the arguments `before` and with `now`, gives the same micro-batches in `steps`."""
+    for step in steps:
+        lengths = plan.lengths[plan.examples(step)]
+        first, second = cut(lengths, **before), cut(lengths, **now)
+        if len(first) != len(second) or not all(map(np.array_equal, first, second)):
+            return False
+    return True
 
 
 def padded_tokens(lengths: np.ndarray) -> int:

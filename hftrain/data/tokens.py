@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +23,9 @@ import numpy as np
 
 from hftrain.data.packing import Packed, pack
 from hftrain.data.readers import did_you_mean
+from hftrain.files import cache, sha256_of
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 MANIFEST = "tokens.json"
@@ -41,7 +46,8 @@ class TokenFiles(Sequence[dict[str, np.ndarray]]):
         manifest: what `tokens.json` holds.
 
     Raises:
-        ValueError: no such folder or split, or a file that is not there or not as long as it was written.
+        ValueError: no such folder or split, or a file that is not as it was written. Every byte is read for that, once
+            for each change of the files (`require_intact`).
     """
 
     def __init__(self, folder: str | Path, split: str = "train"):
@@ -61,6 +67,7 @@ class TokenFiles(Sequence[dict[str, np.ndarray]]):
             raise ValueError(f"{folder} has no document in split {split!r}, but in {' and '.join(there)}")
         self._tokens = [self._map(shard, "tokens", self.manifest["dtype"], shard["tokens"]) for shard in self.shards]
         offsets = [self._map(shard, "offsets", "<i8", shard["documents"] + 1) for shard in self.shards]
+        require_intact(self.folder, self.shards)
         self._starts = np.cumsum([0, *(shard["tokens"] for shard in self.shards)]).tolist()  # of the shards
         self.tokens = self._starts[-1]
         self.edges = np.concatenate([[0], *(o[1:] + start for o, start in zip(offsets, self._starts, strict=False))])
@@ -115,15 +122,47 @@ class TokenFiles(Sequence[dict[str, np.ndarray]]):
 
 def verify(folder: str | Path) -> list[str]:
     """Reads every byte of a folder of `hftrain prepare`; a line for each file that is not as it was written."""
-    problems = []
-    for shard in json.loads((Path(folder) / MANIFEST).read_text())["shards"]:
-        for ending, written in shard["sha256"].items():
-            path = Path(folder) / f"{shard['name']}.{ending}"
-            if not path.is_file() or not path.stat().st_size:
-                problems.append(f"{path} is not there")
-            elif hashlib.sha256(np.memmap(path, dtype=np.uint8, mode="r").data).hexdigest() != written:
-                problems.append(f"{path} is damaged (sha256)")
-    return problems
+    return _damaged(Path(folder), json.loads((Path(folder) / MANIFEST).read_text())["shards"])
+
+
+def _damaged(folder: Path, shards: Sequence[Mapping[str, Any]]) -> list[str]:
+    def problem(item: tuple[Path, str]) -> str | None:
+        path, written = item
+        if not path.is_file() or not path.stat().st_size:
+            return f"{path} is not there"
+        return None if sha256_of(path) == written else f"{path} is damaged (sha256)"
+
+    files = [(folder / f"{s['name']}.{ending}", written) for s in shards for ending, written in s["sha256"].items()]
+    with ThreadPoolExecutor() as pool:  # sha256 leaves Python's lock: a core checks 1 GB/s or more
+        return [line for line in pool.map(problem, files) if line]
+
+
+def require_intact(folder: Path, shards: Sequence[Mapping[str, Any]]) -> None:
+    """Checks the sums of `shards`, unless the cache records that these very files were found good.
+
+    A file is recorded by its size, its inode and the times of its last changes; that of the inode (ctime) no program
+    can set back. So writing into a file, or copying the folder, has it read again, and a disk that rots does not:
+    `hftrain verify` always reads.
+
+    Raises:
+        ValueError: what is damaged.
+    """
+    names = [f"{shard['name']}.{ending}" for shard in shards for ending in shard["sha256"]]
+    stats = [(folder / name).stat() for name in names]
+    seen = [[s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns] for s in stats]
+    state = [str(folder.resolve()), [dict(shard["sha256"]) for shard in shards], names, seen]
+    record = cache() / "good-tokens" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
+    if record.is_file():
+        return
+    if (size := sum(s.st_size for s in stats)) > 10**9:
+        logger.warning("checking the sums of %.1f GB of tokens in %s, once for each change", size / 1e9, folder)
+    if problems := _damaged(folder, shards):
+        raise ValueError("\n".join([*problems[:9], f"The tokens are not those that were prepared. {AGAIN}"]))
+    try:
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.touch()
+    except OSError as error:
+        logger.info("tokens will be checked again at the next start: the cache cannot be written (%s)", error)
 
 
 class Spans(Sequence[dict[str, np.ndarray]]):

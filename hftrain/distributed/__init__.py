@@ -6,11 +6,13 @@ from hftrain.distributed.start import die_with_parent, make_accelerator, was_lau
 from hftrain.distributed.state import (
     cut_like,
     draw,
+    fingerprint_parameters,
     load_optimizer,
     load_parameters,
     named_state,
     weights,
     whole_while_used,
+    without_state,
 )
 from hftrain.distributed.step import (
     accumulating,
@@ -38,6 +40,7 @@ __all__ = [
     "die_with_parent",
     "draw",
     "exchange_nothing_in_forward",
+    "fingerprint_parameters",
     "is_out_of_memory",
     "is_sharded",
     "load_optimizer",
@@ -50,5 +53,6 @@ __all__ = [
     "was_launched",
     "weights",
     "whole_while_used",
+    "without_state",
     "zero_stage",
 ]

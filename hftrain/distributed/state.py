@@ -1,9 +1,12 @@
 """The state of training as named, whole tensors: the same under every strategy and number of processes."""
 
+import hashlib
+import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -14,6 +17,8 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from hftrain.distributed.step import total, zero_stage
+from hftrain.distributed.watch import moved
+from hftrain.optim import misfits
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +82,67 @@ def _piece(parameter: Any) -> torch.Tensor:
     return parameter.ds_tensor[: max(0, parameter.ds_numel - size * rank)]  # the last ones are padded
 
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
+LANES = 1 << 16  # at a time on a CPU, so that they stay in its cache
+
+
+@torch.no_grad()
+def fingerprint_parameters(accelerator: Accelerator, named: Sequence[tuple[str, torch.Tensor, Sequence[int]]]) -> str:
+    """sha256 (hex) of the names, types and shapes of tensors, and of every bit in them. Every process has to call.
+
+    Bits enter as the sum of all numbers of a tensor, read as integers, and as the sum of each times its place, both
+    modulo 2^64: sums add up over the pieces of ZeRO-3, so that the result is the same under every strategy. A core
+    reads about 1 GB/s.
+
+    Args:
+        named: (name, tensor, rows of it that do not count).
+    """
+    main = accelerator.is_main_process
+
+    def measure(item: tuple[str, torch.Tensor, Sequence[int]]) -> tuple[int, int]:
+        tensor: Any = item[1]
+        if hasattr(tensor, "ds_id"):
+            start = tensor.ds_tensor.ds_numel * torch.distributed.get_rank()
+        elif main:
+            start = 0
+        else:  # the main process has all of it
+            return 0, 0
+        width = math.prod(getattr(tensor, "ds_shape", tensor.shape)[1:])
+        return _checksum(_piece(tensor).detach(), start, width, item[2])
+
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+        sums = torch.tensor([_signed(value) for pair in pool.map(measure, named) for value in pair], dtype=torch.int64)
+    if accelerator.num_processes > 1:
+        sums = sums.to("cpu" if torch.distributed.get_backend() == "gloo" else accelerator.device)
+        torch.distributed.all_reduce(sums)
+        moved()
+    described = [
+        [name, str(tensor.dtype), list(getattr(tensor, "ds_shape", tensor.shape)), *pair]
+        for (name, tensor, _), pair in zip(named, sums.view(-1, 2).tolist(), strict=True)
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()
+
+
+def _checksum(tensor: torch.Tensor, start: int, width: int, rows: Sequence[int]) -> tuple[int, int]:
+    bits = tensor.contiguous().flatten().view(BITS[tensor.element_size()])
+    size = LANES if bits.device.type == "cpu" else LANES << 8
+    places = torch.arange(1, min(size, bits.numel()) + 1, device=bits.device)
+    left_out = torch.tensor(rows, dtype=torch.int64, device=bits.device)
+    first = second = 0
+    for begin in range(0, bits.numel(), size):
+        part = bits[begin : begin + size].to(torch.int64)
+        ramp, before = places[: len(part)], start + begin
+        if rows:
+            part = part.masked_fill(torch.isin((ramp + (before - 1)) // width, left_out), 0)
+        plain = int(part.sum())
+        first, second = first + plain, second + int((part * ramp).sum()) + before * plain
+    return first, second
+
+
+def _signed(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63
+
+
 def load_parameters(
     accelerator: Accelerator, model: Any, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
 ) -> None:
@@ -102,17 +168,41 @@ def load_parameters(
         _set_whole(accelerator, parameter, value)
 
 
-def load_optimizer(accelerator: Accelerator, model: Any, optimizer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Puts back the optimizer's state that `named_state` gave."""
+def load_optimizer(
+    accelerator: Accelerator, model: Any, optimizer: Any, tensors: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """Puts back the optimizer's state that `named_state` gave; returns the trained parameters that it has none of.
+
+    Raises:
+        ValueError: the state is of another optimizer, or does not fit the parameters; nothing is put back then.
+    """
     saved: dict[str, list[str]] = {}  # parameter -> keys of its state
     for entry in tensors:
         if entry.startswith("optimizer."):
             name, key = entry.removeprefix("optimizer.").rsplit(".", 1)
             saved.setdefault(name, []).append(key)
-    for name, parameter in accelerator.unwrap_model(model).named_parameters():
-        if parameter.requires_grad and name in saved:
-            state = {key: tensors[f"optimizer.{name}.{key}"] for key in saved[name]}
-            _set_optimizer_state(accelerator, model, optimizer, parameter, state)
+    trained = {n: p for n, p in accelerator.unwrap_model(model).named_parameters() if p.requires_grad}
+    states = {n: {key: tensors[f"optimizer.{n}.{key}"] for key in saved[n]} for n in trained if n in saved}
+    plain = getattr(optimizer, "optimizer", optimizer)
+    problems = [problem for name, state in states.items() for problem in misfits(plain, name, trained[name], state)]
+    if problems:
+        shown = "\n  ".join([*problems[:9], *([f"and {len(problems) - 9} more"] if len(problems) > 9 else [])])
+        raise ValueError(
+            f"the checkpoint's optimizer state does not fit this run:\n  {shown}\nIt was changed, or saved by another "
+            "optimizer or for another model: resume from another checkpoint"
+        )
+    for name, state in states.items():
+        _set_optimizer_state(accelerator, model, optimizer, trained[name], state)
+    return [name for name in trained if name not in states]
+
+
+def without_state(accelerator: Accelerator, model: Any, optimizer: Any) -> list[str]:
+    """The trained parameters of which the optimizer has no state: those that never got a gradient."""
+    if _sharded_by_zero(accelerator):
+        return []
+    state = getattr(optimizer, "optimizer", optimizer).state
+    named = accelerator.unwrap_model(model).named_parameters()
+    return [name for name, parameter in named if parameter.requires_grad and not state.get(parameter)]
 
 
 def whole_while_used(model: nn.Module) -> AbstractContextManager:

@@ -28,7 +28,7 @@ from hftrain.checkpoint import lock
 from hftrain.data.documents import Batch, Document, Files, Stream, batches, open_source
 from hftrain.data.rows import BadRow
 from hftrain.data.tokens import FORMAT, MANIFEST
-from hftrain.files import cache, sha256_of
+from hftrain.files import cache, fsync, sha256_of
 from hftrain.prepare.encoding import Documents, Encoded, Encoder, available_cores, workers
 from hftrain.text.examples import fingerprint_tokenizer
 
@@ -216,23 +216,15 @@ def write(
             "(document: paragraph or line), or give the validation text apart"
         )
     os.rename(folder / UNFINISHED, folder / MANIFEST)
-    _sync(folder)
+    fsync(folder)
 
 
 def _save(folder: Path, manifest: dict[str, Any]) -> None:
     path = folder / f"{UNFINISHED}.new"
     path.write_text(json.dumps(manifest, indent=1))
-    _sync(path)
+    fsync(path)
     os.rename(path, folder / UNFINISHED)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+    fsync(folder)
 
 
 class Shard:
@@ -258,7 +250,7 @@ class Shard:
         offsets = np.cumsum(np.concatenate(self.lengths), dtype="<i8").tobytes()
         self.paths["offsets"].write_bytes(offsets)
         for path in self.paths.values():
-            _sync(path)
+            fsync(path)
         digests = {"tokens": self.digest.hexdigest(), "offsets": hashlib.sha256(offsets).hexdigest()}
         documents = len(offsets) // 8 - 1
         return self.entry | {"documents": documents, "tokens": self.tokens, "bytes": self.size, "sha256": digests}

@@ -9,6 +9,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from hftrain.files import fsync
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write through a temporary file, so that readers and crashes see the old file or the new one, never half of it."""
@@ -78,11 +80,13 @@ class History:
     def __init__(self, path: str | Path, resume_step: int = 0, *, enabled: bool = True) -> None:
         self.path = Path(path)
         self.enabled = enabled
+        self.lines = 0  # in the file
         self._warned = False
         if enabled:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = [row for row in self.rows() if row["step"] <= resume_step] if resume_step else []
             write_atomically(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            self.lines = len(kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line.
@@ -97,6 +101,7 @@ class History:
         line = (json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
             "utf-8", "backslashreplace"
         )
+        self.lines += 1
         with open(self.path, "ab", buffering=0) as file:
             size = file.tell()
             try:
@@ -105,12 +110,18 @@ class History:
             except OSError as error:
                 trouble = str(error)
             if trouble:
+                self.lines -= 1
                 # A line of metrics is not worth the run; half a line would spoil the file.
                 file.truncate(size)
                 if not self._warned:
                     message = f"{self.path}: metrics are being lost from step {row['step']} on: {trouble}"
                     warnings.warn(message, stacklevel=2)
                 self._warned = True
+
+    def sync(self) -> None:
+        """Brings the lines to the disk: a checkpoint that says how many there are must not outlive them."""
+        if self.enabled and self.path.exists():
+            fsync(self.path)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every line, as `read_history` reads them."""

@@ -5,6 +5,7 @@ Shapes: B examples of a batch, T tokens, N examples of a data set.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 import torch
 from transformers import PreTrainedTokenizerBase
 
+import hftrain
 from hftrain.data.rows import fingerprint
 from hftrain.files import cache, sha256_of, whole
 
@@ -44,7 +46,8 @@ def tokenized(
     cache_dir: str | Path | None = None,
 ) -> Dataset:
     """What `convert` makes of `rows`, kept on disk, memory-mapped, under a key made of the rows, the whole tokenizer,
-    the file that `convert` is written in and `arguments`; who comes second with the same finds it there. On several
+    `arguments`, and the code: the version and every module of this package, and the file that `convert` is written in.
+    A second start with the same key finds it there. On several
     processes: `with accelerator.local_main_process_first(): examples = tokenized(...)`.
 
     Args:
@@ -55,11 +58,13 @@ def tokenized(
         cache_dir: the default is a folder in the cache of `datasets` (HF_DATASETS_CACHE, HF_HOME).
 
     Returns:
-        The examples; the sums of the counts are in their attribute `counts`.
+        The examples; the sums of the counts are in their attribute `counts`. Their `_fingerprint` is of the rows and
+        of what the examples hold: other code that makes the same of them leaves it as it is.
     """
     import datasets
 
-    folder = Path(cache_dir or cache()) / _key(rows, tokenizer, convert, schema, arguments)
+    read = fingerprint(rows)
+    folder = Path(cache_dir or cache()) / _key(read, tokenizer, convert, schema, arguments)
     if folder.exists() and (damage := _damage(folder)):
         logger.warning("the tokenized data in %s are damaged (%s) and are made again", folder, damage)
         shutil.rmtree(folder)
@@ -73,19 +78,32 @@ def tokenized(
                     stream.write_batch(pa.record_batch(arrays, schema=schema))
                     counts.update(counted)
             tokenizer("a")  # see fingerprint_tokenizer
-            manifest = {"sha256": sha256_of(stage / "examples.arrow"), "counts": counts}
+            made = datasets.Dataset.from_file(str(stage / "examples.arrow"))
+            content = hashlib.sha256(f"{read} {fingerprint(made)}".encode()).hexdigest()
+            manifest = {"sha256": sha256_of(stage / "examples.arrow"), "counts": counts, "content": content}
             (stage / "manifest.json").write_text(json.dumps(manifest))
     examples = datasets.Dataset.from_file(str(folder / "examples.arrow"))
-    examples._fingerprint = folder.name  # by content, where `datasets` would look at the file's date
-    examples.counts = Counter(json.loads((folder / "manifest.json").read_text())["counts"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    examples._fingerprint = manifest["content"]  # where `datasets` would look at the file's date
+    examples.counts = Counter(manifest["counts"])
     return examples
 
 
 def _key(
-    rows: Dataset, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
+    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
 ) -> str:
-    digest = hashlib.sha256(Path(__file__).read_bytes() + Path(convert.__code__.co_filename).read_bytes())
-    digest.update(json.dumps([fingerprint(rows), fingerprint_tokenizer(tokenizer), str(schema), arguments]).encode())
+    digest = hashlib.sha256(_package().encode() + Path(convert.__code__.co_filename).read_bytes())
+    digest.update(json.dumps([read, fingerprint_tokenizer(tokenizer), str(schema), arguments]).encode())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _package() -> str:
+    """sha256 (hex) of this package's version and of all its modules: which of them make examples need not be listed."""
+    root = Path(hftrain.__file__).parent
+    digest = hashlib.sha256(hftrain.__version__.encode())
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 
@@ -113,7 +131,8 @@ def _damage(folder: Path) -> str | None:
     """Why what is written there is not what was written, or None."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        return None if sha256_of(folder / "examples.arrow") == manifest["sha256"] else "wrong checksum"
+        intact = manifest["content"] and sha256_of(folder / "examples.arrow") == manifest["sha256"]
+        return None if intact else "wrong checksum"
     except (OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {error}"
 
