@@ -2,9 +2,8 @@
 
 import math
 import os
-import shlex
-import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -16,14 +15,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from hftrain import checkpoint, distributed
+from hftrain import checkpoint, distributed, ending
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.files import share_weights
 from hftrain.flops import count_parameters, peak_flops, size
 from hftrain.optim import ExponentialMovingAverage, steps_of
 from hftrain.report import History, Progress, write_seen
-from hftrain.signals import EXIT_INTERRUPTED
+from hftrain.signals import EvaluationStopped, StopSignals
 
 
 @dataclass
@@ -44,6 +43,7 @@ class State:
     best_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     evaluations_since_best: int = 0
+    evaluation_due: bool = False  # of this step; a stop came first
     loss_scale: dict[str, Any] = field(default_factory=dict)  # fp16 only
 
 
@@ -78,7 +78,9 @@ class Run:
         self.contract, self.processor = contract, processor
         self.state = State()
         self.average: ExponentialMovingAverage | None = None
+        self.signals = StopSignals()
         self.last_saved: int | None = None
+        self.refuge: Path | None = None  # the last checkpoint, where `output_dir` did not take it
         self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
         if config.report_to:
             flat = {
@@ -103,6 +105,7 @@ class Run:
             notes += checkpoint.check_contract(saved.contract, self.contract, config.resume_allow)
             self.state = State(**saved.state)
             self.last_saved = saved.step
+            self.refuge = None if found.resolve().parent == Path(config.output_dir).resolve() else found
             best = self.state.best_step
             if config.load_best_model_at_end and best is not None and not self._best_folder().is_dir():
                 notes.append(f"{self._best_folder()} is not there: the best model is chosen anew from here on")
@@ -119,7 +122,8 @@ class Run:
             self.average = ExponentialMovingAverage(self.accelerator.unwrap_model(self.model), config.ema_decay)
             for name, average in self.average.average.items() if found else ():
                 average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
-        self.history = History(Path(config.output_dir) / "metrics.jsonl", resume_step=self.state.step, enabled=main)
+        log, evaluated = Path(config.output_dir) / "metrics.jsonl", not self.state.evaluation_due
+        self.history = History(log, self.state.step, evaluated=evaluated, enabled=main)
         self.progress = Progress(total, start=self.state.step, enabled=main)
         self.clock = time.perf_counter() - self.state.seconds
         if main:
@@ -130,25 +134,6 @@ class Run:
             self.progress.print(line)
         if main and not found:  # fp32 master, two moments, and the export at most as large as the master
             checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)
-
-    def leave(self) -> None:
-        """Ends a run that was asked to stop, after its checkpoint is saved."""
-        command, words = [], iter(sys.argv)
-        for word in words:
-            option, equals, _ = word.partition("=")
-            if option.replace("-", "_") != "__resume_from_checkpoint":
-                command.append(word)
-            elif not equals:
-                next(words, None)  # its value
-        command += ["--resume_from_checkpoint", "auto"]
-        launcher = "hftrain run" if "HFTRAIN_RUN" in os.environ else "accelerate launch"
-        launcher = launcher if distributed.was_launched() else "python"
-        saved = "saved" if self.last_saved == self.state.step else f"NOT saved (the last one saved: {self.last_good()})"
-        self.progress.print(
-            f"stopped after step {self.state.step:,}, {saved}. To go on, on any number of processes:\n"
-            f"  {launcher} {shlex.join(command)}"
-        )
-        sys.exit(EXIT_INTERRUPTED)
 
     def finish(self) -> None:
         """Leaves the kept weights in the model and in the output folder."""
@@ -167,7 +152,8 @@ class Run:
             self.progress.print(f"kept the best model, of step {state.best_step:,}")
         elif self.average:
             self.average.write(self.average.average)
-        export(self.accelerator, self.model, self.processor, Path(config.output_dir))
+        with ending.explain_export(self):
+            export(self.accelerator, self.model, self.processor, Path(config.output_dir))
         self.model.eval()  # what is asked of it from here on is asked without dropout
 
     def results(self, plan: Plan) -> dict[str, Any]:
@@ -221,7 +207,13 @@ class Run:
         values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
-        self.accelerator.log(values, step=self.state.step)
+        self._track(values)
+
+    def _track(self, values: dict[str, Any]) -> None:
+        try:
+            self.accelerator.log(values, step=self.state.step)
+        except OSError as error:  # a full disk, a deleted folder: not worth the run
+            warnings.warn(f"the trackers ({', '.join(self.config.report_to)}) lost values: {error}", stacklevel=2)
 
     def _speed(self, flops: float, seconds: float, prefix: str = "") -> dict[str, Any]:
         """Model TFLOP/s of a device, and their share of its peak (MFU); nothing if the recipe counts no FLOPs."""
@@ -253,12 +245,21 @@ class Run:
         self.progress.print(f"{message}; skipped ({state.nonfinite_steps} of at most {config.max_nonfinite_steps})")
 
     def evaluate(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
-        """Scores the weights that would be kept (their moving average, if there is one)."""
+        """Scores the weights that would be kept (their moving average, if there is one).
+
+        Broken off by a signal, it leaves `state.evaluation_due`, and nothing else."""
         state, config = self.state, self.config
         self.model.eval()
-        with self.progress.phase("evaluating"), self.average.applied() if self.average else nullcontext():
-            metrics = evaluate(self.model)
-        self.model.train()
+        state.evaluation_due = True
+        average = self.average.applied() if self.average else nullcontext()
+        try:
+            with self.progress.phase("evaluating"), average, self.signals.evaluation():
+                metrics = evaluate(self.model)
+        except EvaluationStopped:
+            return
+        finally:
+            self.model.train()
+        state.evaluation_due = False
         name = config.metric_for_best_model.removeprefix("eval_")
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
@@ -272,7 +273,7 @@ class Run:
         values = {f"eval_{key}": value for key, value in metrics.items()}
         self.progress.log(values)
         self.history.append({"step": state.step, **values})
-        self.accelerator.log(values, step=state.step)
+        self._track(values)
 
     def patience_lost(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -286,25 +287,21 @@ class Run:
         is_best = config.load_best_model_at_end and state.best_step == state.step
         return self.due(config.save_steps, total) or is_best or state.step == total or self.patience_lost()
 
-    def save(self) -> None:
+    def save(self, place: Path) -> None:
+        """place: `output_dir`, or another folder where that one does not take the checkpoint."""
         state, config = self.state, self.config
         if self.accelerator.scaler is not None:
             state.loss_scale = self.accelerator.scaler.state_dict()
         with self.progress.phase("saving"):
             folder = checkpoint.save(
-                self.accelerator,
-                config.output_dir,
-                state.step,
-                tensors=self._tensors(),
-                state=asdict(state),
-                contract=self.contract,
-                export=self._export,
-            )
-        if folder is None and config.load_best_model_at_end and state.best_step == state.step:
-            state.best_step, state.best_metrics = self.best_saved  # the best that can still be kept
+                self.accelerator, place, state.step, tensors=self._tensors(), state=asdict(state),
+                contract=self.contract, export=self._export,
+            )  # fmt: skip
+        at_home = place == Path(config.output_dir)
         if folder:
             self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
-            if self.accelerator.is_main_process:
+            self.refuge = None if at_home else folder
+            if self.accelerator.is_main_process and at_home:
                 checkpoint.rotate(config.output_dir, config.save_total_limit, self._best_folder())
 
     def _best_folder(self) -> Path:
