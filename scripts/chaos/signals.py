@@ -4,6 +4,7 @@ The phases before the program has imported anything of ours are `hftrain run`'s 
 forks of this process, which has imported everything.
 """
 
+import importlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tokenizers import Tokenizer, models, trainers
 from hftrain import signals
 from hftrain.config import TrainConfig
 from hftrain.evaluation import mean_loss
+from hftrain.hush import hush_libraries
 from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
@@ -35,14 +38,24 @@ PHASES = (
 MESSAGES = {"test scores": "stopped after training", "publishing": "stopped after training", "step": "after step"}
 
 
-def rows(names: tuple[str, ...] = NAMES) -> Iterator[Row]:
-    """Each signal in each phase: about three minutes."""
+def rows() -> Iterator[Row]:
+    """Each phase with a signal, in turn; every signal while a recipe imports."""
     torch.set_num_threads(1)
+    import_the_rest()
     with tempfile.TemporaryDirectory() as folder:
-        for name in names:
-            for phase in PHASES:
-                yield in_phase(Path(folder) / f"{name} {phase}", phase, name)
+        for number, phase in enumerate(PHASES):
+            name = NAMES[number % len(NAMES)]
+            yield in_phase(Path(folder) / f"{name} {phase}", phase, name)
+        for name in NAMES:
             yield while_importing(Path(folder), name)
+
+
+def import_the_rest() -> None:
+    """What a run imports late, so that each fork does not."""
+    hush_libraries()
+    for name in ("deepspeed", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        with suppress(ImportError):
+            importlib.import_module(name)
 
 
 def in_phase(place: Path, phase: str, name: str) -> Row:
@@ -109,8 +122,8 @@ def recipe(out: Path, phase: str | None, number: signal.Signals) -> None:
             os.kill(os.getpid(), number)
 
     config = TrainConfig(
-        output_dir=str(out), resume_from_checkpoint="auto", seed=1, global_batch_size=4, max_steps=4, learning_rate=0.01,
-        eval_steps=2, save_steps=2, logging_steps=1, eval_on_start=True,
+        output_dir=str(out), resume_from_checkpoint="auto", seed=1, global_batch_size=4, max_steps=4,
+        learning_rate=0.01, eval_steps=2, save_steps=2, logging_steps=1, eval_on_start=True,
     )  # fmt: skip
     accelerator = start(config)
     now("reading")
@@ -119,12 +132,8 @@ def recipe(out: Path, phase: str | None, number: signal.Signals) -> None:
     rows = [[3 + (ord(letter) % 40) for letter in text[:12]] for text in texts]
     now("tokenizing")
     lengths = np.array([[len(row)] for row in rows])
-    model = TransformerForCausalLM(
-        TransformerConfig(
-            vocab_size=64, hidden_size=8, intermediate_size=16, num_encoder_layers=0, num_decoder_layers=1,
-            num_attention_heads=2,
-        )  # fmt: skip
-    )
+    shape = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    model = TransformerForCausalLM(TransformerConfig(num_encoder_layers=0, num_decoder_layers=1, **shape))
 
     def collate(batch: list[list[int]]) -> dict[str, torch.Tensor]:
         ids = torch.tensor(batch)
