@@ -22,6 +22,7 @@ from tokenizers import Tokenizer, models, trainers
 
 from hftrain import signals
 from hftrain.config import TrainConfig
+from hftrain.config.errors import explain_errors
 from hftrain.evaluation import mean_loss
 from hftrain.hush import hush_libraries
 from hftrain.loop import fit, start
@@ -60,9 +61,9 @@ def import_the_rest() -> None:
 
 def in_phase(place: Path, phase: str, name: str) -> Row:
     place.mkdir()
-    code, log = run(place, phase, name)
-    happened = f"signal in {phase}" in log
-    again, log_again = run(place, None, name)
+    code, log = run(place, phase, lambda: os.kill(os.getpid(), signal.Signals[name]), place / "out")
+    happened = f"struck while {phase}" in log
+    again, log_again = run(place, None, lambda: None, place / "out")
     finished = again == 0 and (place / "out" / "README.md").exists()
     passed = code == 75 and "Traceback" not in log and MESSAGES.get(phase, "stopped") in log and finished
     detail = f"exit code {code}, started again {again}: {(log + log_again)[-300:]!r}" if not passed else ""
@@ -84,8 +85,8 @@ def while_importing(place: Path, name: str) -> Row:
     return f"signals: {name} while importing", mark.exists(), passed, f"exit code {program.returncode}: {output[-300:]}"
 
 
-def run(place: Path, phase: str | None, name: str) -> tuple[int, str]:
-    """The exit code and output of a small recipe's program that sends itself a signal in `phase`."""
+def run(place: Path, phase: str | None, strike: Callable[[], None], out: Path) -> tuple[int, str]:
+    """The exit code and output, kept in `place`, of a small recipe's program that calls `strike` once in `phase`."""
     log = place / f"log of {phase}"
     child = os.fork()
     if child == 0:
@@ -93,10 +94,10 @@ def run(place: Path, phase: str | None, name: str) -> tuple[int, str]:
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.stdout = os.fdopen(1, "w", closefd=False)
-        sys.argv = ["recipe.py", "--output_dir", str(place / "out")]
+        sys.argv = ["recipe.py", "--output_dir", str(out)]
         code: Any = 1
         try:
-            recipe(place / "out", phase, signal.Signals[name])
+            recipe(out, phase, strike)
             code = 0
         except SystemExit as error:
             code = error.code
@@ -108,18 +109,19 @@ def run(place: Path, phase: str | None, name: str) -> tuple[int, str]:
     return code, log.read_text()
 
 
-def recipe(out: Path, phase: str | None, number: signal.Signals) -> None:
+def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
     for stopping in signals.STOPPING:  # as in a shell's foreground
         signal.signal(stopping, signal.default_int_handler if stopping == signal.SIGINT else signal.SIG_DFL)
+    explain_errors()
     signals.end_program_when_asked()
-    sent = False
+    struck = False
 
     def now(current: str) -> None:
-        nonlocal sent
-        if current == phase and not sent:
-            sent = True
-            print(f"signal in {phase}", flush=True)
-            os.kill(os.getpid(), number)
+        nonlocal struck
+        if current == phase and not struck:
+            struck = True
+            print(f"struck while {phase}", flush=True)
+            strike()
 
     config = TrainConfig(
         output_dir=str(out), resume_from_checkpoint="auto", seed=1, global_batch_size=4, max_steps=4,
@@ -159,7 +161,7 @@ def recipe(out: Path, phase: str | None, number: signal.Signals) -> None:
 
     class Processor:
         def save_pretrained(self, folder: Path) -> None:
-            now("save")
+            now("save" if ".saving-" in str(folder) else "export")
 
     model, results = fit(
         accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
