@@ -14,6 +14,7 @@ from torch import nn
 from hftrain.data.plan import fetch
 from hftrain.distributed import is_out_of_memory, total
 from hftrain.losses import Batch
+from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 
 def mean_loss(
@@ -83,8 +84,10 @@ def _memory(batch: Batch) -> Iterator[None]:
         ) from error
 
 
-def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> list[tuple[list[int], int]]:
+def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> Iterator[tuple[list[int], int]]:
     """This process's batches of similar lengths, as (indices, weight).
+
+    Before each batch the processes agree whether one of them was asked to stop; then EvaluationStopped is raised.
 
     Every process gets equally many, since under ZeRO-3 and FSDP each forward pass is an appointment of all of them;
     those that fill up repeat the first batch with weight 0.
@@ -94,4 +97,8 @@ def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> li
     order = np.argsort(lengths.sum(axis=1), kind="stable")[::-1]
     batches = [(order[i : i + batch_size].tolist(), 1) for i in range(0, len(order), batch_size)]
     batches += [(batches[0][0], 0)] * (-len(batches) % accelerator.num_processes)
-    return batches[accelerator.process_index :: accelerator.num_processes]
+    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+        received = asked_in_evaluation()
+        if received is not None and any(total(accelerator, received)):
+            raise EvaluationStopped
+        yield batch

@@ -10,8 +10,6 @@ import platform
 import signal
 import subprocess
 import sys
-from contextlib import suppress
-from types import FrameType
 
 import psutil
 import torch
@@ -20,14 +18,15 @@ from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from hftrain.distributed import die_with_parent
-from hftrain.signals import EXIT_INTERRUPTED
+from hftrain.signals import EXIT_INTERRUPTED, exit_code, relay
 
 
 def launch(arguments: list[str]) -> int:
     """Runs `[accelerate options] recipe.py [its arguments]` and waits for it.
 
     Returns:
-        The exit code of the process that failed first, 128 + N if signal N ended it; 0 if none failed.
+        The exit code of the process that failed first, 128 + N if signal N ended it (75 if it was one that was passed
+        on); 0 if none failed.
     """
     args = launch_command_parser().parse_args(arguments)
     os.environ["HFTRAIN_RUN"] = "1"  # the command that resumes is this one
@@ -35,8 +34,8 @@ def launch(arguments: list[str]) -> int:
     args.signals_to_handle = (
         "SIGQUIT"  # of torchrun: it would give its workers 30 seconds to save, and lose their exit code
     )
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, _pass_on)
+    # The training processes, and not what is below them: it would end the workers that load their data.
+    sent = relay(lambda: [process.pid for process in psutil.Process().children()])
     try:
         launch_command(args)
     except subprocess.CalledProcessError as error:
@@ -44,13 +43,13 @@ def launch(arguments: list[str]) -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
-        if code != EXIT_INTERRUPTED:
+        if code != EXIT_INTERRUPTED and -code not in sent:
             how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
             who = f"rank {rank} (host {platform.node()}, pid {failure.pid})"
             print(f"hftrain: {who} ended first: {how}", file=sys.stderr)
     else:
         code = 0
-    return code if code >= 0 else 128 - code
+    return exit_code(code, sent)
 
 
 def fill_in(args: argparse.Namespace) -> None:
@@ -69,16 +68,6 @@ def fill_in(args: argparse.Namespace) -> None:
     if args.num_cpu_threads_per_process is None and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         args.num_cpu_threads_per_process = max(1, cores * args.num_machines // args.num_processes)
-
-
-def _pass_on(number: int, frame: FrameType | None) -> None:
-    """To the training processes, and not to what is below them: it would end the workers that load their data."""
-    processes = psutil.Process().children()
-    if not processes:
-        sys.exit(128 + number)
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
 
 
 if __name__ == "__main__":

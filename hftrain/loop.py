@@ -22,11 +22,12 @@ from hftrain import checkpoint, distributed, inspect
 from hftrain.config import TrainConfig
 from hftrain.contract import run_contract
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
+from hftrain.ending import farewell, leave, save
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
 from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.run import Outcome, Run
-from hftrain.signals import StopSignals
+from hftrain.signals import StopSignals, now_saved
 
 
 def start(config: TrainConfig) -> Accelerator:
@@ -132,9 +133,13 @@ def fit(
         run.resume_or_begin(plan, total, seen)
         state, micro_batch_size = run.state, config.micro_batch_size
         stack.enter_context(run.progress)
-        signals = stack.enter_context(StopSignals())
-        if config.eval_on_start and state.step == 0 and evaluate:
+        signals = run.signals = stack.enter_context(StopSignals())
+        if evaluate and (state.evaluation_due or (config.eval_on_start and state.step == 0)):
             run.evaluate(evaluate)
+            if state.evaluation_due:
+                leave(run)
+            if state.step and run.must_save(total):
+                save(run, last=state.step == total or run.patience_lost())
         while state.step < total and not run.patience_lost():
             began = time.perf_counter()
             for step, indices, micro_batches in steps(
@@ -161,17 +166,22 @@ def fit(
                     after_step(state.step, model)
                 run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
                 if evaluate and (run.due(config.eval_steps, total) or state.step == total):
-                    run.evaluate(evaluate)
-                if run.must_save(total) or outcome.stop:
-                    run.save()
-                if outcome.stop:
-                    run.leave()
+                    if outcome.stop:
+                        state.evaluation_due = True  # the run that goes on evaluates first
+                    else:
+                        run.evaluate(evaluate)
+                stop = outcome.stop or state.evaluation_due
+                if run.must_save(total) or stop:
+                    save(run, last=stop or state.step == total or run.patience_lost())
+                if stop:
+                    leave(run)
                 if run.patience_lost():
                     break
                 began = time.perf_counter()  # waiting for data is part of a step; evaluating and saving is not
         run.finish()
         if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
-            run.leave()
+            leave(run)
+        now_saved(farewell(run))
     return model, run.results(plan)
 
 

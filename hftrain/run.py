@@ -2,9 +2,8 @@
 
 import math
 import os
-import shlex
-import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -16,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from hftrain import checkpoint, distributed
+from hftrain import checkpoint, distributed, ending
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.files import share_weights
@@ -25,7 +24,7 @@ from hftrain.optim import ExponentialMovingAverage, steps_of
 from hftrain.report import History, Progress, write_seen
 from hftrain.resuming import beside_state, take_up
 from hftrain.sealed import moved_in
-from hftrain.signals import EXIT_INTERRUPTED
+from hftrain.signals import EvaluationStopped, StopSignals
 
 
 @dataclass
@@ -46,6 +45,7 @@ class State:
     best_metrics: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
     evaluations_since_best: int = 0
+    evaluation_due: bool = False  # of this step; a stop came first
     loss_scale: dict[str, Any] = field(default_factory=dict)  # fp16 only
 
 
@@ -80,7 +80,9 @@ class Run:
         self.contract, self.processor = contract, processor
         self.state = State()
         self.average: ExponentialMovingAverage | None = None
+        self.signals = StopSignals()
         self.last_saved: int | None = None
+        self.refuge: Path | None = None  # the last checkpoint, where `output_dir` did not take it
         self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
         if config.report_to:
             flat = {
@@ -104,6 +106,7 @@ class Run:
             saved = checkpoint.read(found, verified=True)
             notes += take_up(self, saved, plan, total)
             self.last_saved, self.best_saved = saved.step, (self.state.best_step, self.state.best_metrics)
+            self.refuge = None if found.resolve().parent == Path(config.output_dir).resolve() else found
             if main:
                 notes += checkpoint.set_aside(config.output_dir, saved.step)
         if config.ema_decay is not None:
@@ -111,7 +114,8 @@ class Run:
             for name, average in self.average.average.items() if found else ():
                 if f"ema.{name}" in saved.tensors:  # not if --resume_allow let ema_decay through: it begins here
                     average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
-        self.history = History(Path(config.output_dir) / "metrics.jsonl", resume_step=self.state.step, enabled=main)
+        log, evaluated = Path(config.output_dir) / "metrics.jsonl", not self.state.evaluation_due
+        self.history = History(log, self.state.step, evaluated=evaluated, enabled=main)
         if found and main and self.history.lines < (logged := saved.state.get("log_lines", 0)):
             notes.append(
                 f"{self.history.path} has {self.history.lines} of the {logged} lines that were logged up to step "
@@ -127,25 +131,6 @@ class Run:
             self.progress.print(line)
         if main and not found:  # fp32 master, two moments, and the export at most as large as the master
             checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)
-
-    def leave(self) -> None:
-        """Ends a run that was asked to stop, after its checkpoint is saved."""
-        command, words = [], iter(sys.argv)
-        for word in words:
-            option, equals, _ = word.partition("=")
-            if option.replace("-", "_") != "__resume_from_checkpoint":
-                command.append(word)
-            elif not equals:
-                next(words, None)  # its value
-        command += ["--resume_from_checkpoint", "auto"]
-        launcher = "hftrain run" if "HFTRAIN_RUN" in os.environ else "accelerate launch"
-        launcher = launcher if distributed.was_launched() else "python"
-        saved = "saved" if self.last_saved == self.state.step else f"NOT saved (the last one saved: {self.last_good()})"
-        self.progress.print(
-            f"stopped after step {self.state.step:,}, {saved}. To go on, on any number of processes:\n"
-            f"  {launcher} {shlex.join(command)}"
-        )
-        sys.exit(EXIT_INTERRUPTED)
 
     def finish(self) -> None:
         """Leaves the kept weights in the model and in the output folder."""
@@ -165,7 +150,8 @@ class Run:
         elif self.average:
             self.average.write(self.average.average)
         folder, step = Path(config.output_dir), state.best_step if keep_best else state.step
-        with moved_in(folder, step=step) if self.accelerator.is_main_process else nullcontext(folder) as staging:
+        main = self.accelerator.is_main_process
+        with ending.explain_export(self), moved_in(folder, step=step) if main else nullcontext(folder) as staging:
             export(self.accelerator, self.model, self.processor, staging)
         self.model.eval()  # what is asked of it from here on is asked without dropout
 
@@ -220,7 +206,13 @@ class Run:
         values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
-        self.accelerator.log(values, step=self.state.step)
+        self._track(values)
+
+    def _track(self, values: dict[str, Any]) -> None:
+        try:
+            self.accelerator.log(values, step=self.state.step)
+        except OSError as error:  # a full disk, a deleted folder: not worth the run
+            warnings.warn(f"the trackers ({', '.join(self.config.report_to)}) lost values: {error}", stacklevel=2)
 
     def _speed(self, flops: float, seconds: float, prefix: str = "") -> dict[str, Any]:
         """Model TFLOP/s of a device, and their share of its peak (MFU); nothing if the recipe counts no FLOPs."""
@@ -252,12 +244,21 @@ class Run:
         self.progress.print(f"{message}; skipped ({state.nonfinite_steps} of at most {config.max_nonfinite_steps})")
 
     def evaluate(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
-        """Scores the weights that would be kept (their moving average, if there is one)."""
+        """Scores the weights that would be kept (their moving average, if there is one).
+
+        Broken off by a signal, it leaves `state.evaluation_due`, and nothing else."""
         state, config = self.state, self.config
         self.model.eval()
-        with self.progress.phase("evaluating"), self.average.applied() if self.average else nullcontext():
-            metrics = evaluate(self.model)
-        self.model.train()
+        state.evaluation_due = True
+        average = self.average.applied() if self.average else nullcontext()
+        try:
+            with self.progress.phase("evaluating"), average, self.signals.evaluation():
+                metrics = evaluate(self.model)
+        except EvaluationStopped:
+            return
+        finally:
+            self.model.train()
+        state.evaluation_due = False
         name = config.metric_for_best_model.removeprefix("eval_")
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
@@ -271,7 +272,7 @@ class Run:
         values = {f"eval_{key}": value for key, value in metrics.items()}
         self.progress.log(values)
         self.history.append({"step": state.step, **values})
-        self.accelerator.log(values, step=state.step)
+        self._track(values)
 
     def patience_lost(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -285,26 +286,22 @@ class Run:
         is_best = config.load_best_model_at_end and state.best_step == state.step
         return self.due(config.save_steps, total) or is_best or state.step == total or self.patience_lost()
 
-    def save(self) -> None:
+    def save(self, place: Path) -> None:
+        """place: `output_dir`, or another folder where that one does not take the checkpoint."""
         state, config = self.state, self.config
         if self.accelerator.scaler is not None:
             state.loss_scale = self.accelerator.scaler.state_dict()
         self.history.sync()
         with self.progress.phase("saving"):
             folder = checkpoint.save(
-                self.accelerator,
-                config.output_dir,
-                state.step,
-                tensors=self._tensors(),
-                state=asdict(state) | beside_state(self),
-                contract=self.contract,
-                export=self._export,
-            )
-        if folder is None and config.load_best_model_at_end and state.best_step == state.step:
-            state.best_step, state.best_metrics = self.best_saved  # the best that can still be kept
+                self.accelerator, place, state.step, tensors=self._tensors(), state=asdict(state) | beside_state(self),
+                contract=self.contract, export=self._export,
+            )  # fmt: skip
+        at_home = place == Path(config.output_dir)
         if folder:
             self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
-            if self.accelerator.is_main_process:
+            self.refuge = None if at_home else folder
+            if self.accelerator.is_main_process and at_home:
                 checkpoint.rotate(config.output_dir, config.save_total_limit, self.best_folder())
 
     def best_folder(self) -> Path:

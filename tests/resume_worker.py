@@ -63,6 +63,8 @@ class WorkerConfig(TrainConfig):
     """The one process whose memory is that small; all if not given."""
     signal_step: int | None = None
     """After it, a process sends itself a signal."""
+    signal_evaluation: int | None = None
+    """In the evaluation of this step, a process sends itself a signal."""
     signal_name: str = "SIGTERM"
     """Which."""
     signal_rank: int = 0
@@ -112,12 +114,18 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         return summed * float("nan") if bad.any() and not config.nonfinite_gradient else summed
 
     def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        if steps_done == config.signal_evaluation and accelerator.process_index == config.signal_rank:
+            os.kill(os.getpid(), signal.Signals[config.signal_name])
         held_out = random_examples(HELD_OUT, seed=int(os.environ.get("HELD_OUT_SEED", "1")))
         lengths = np.array([[len(row)] for row in held_out])
         task = {"collate": collate, "loss": loss, "count": lambda batch: max(1, count_next_labels(batch))}
         return {"loss": mean_loss(accelerator, model, held_out, lengths, 4, **task)}
 
+    steps_done = 0
+
     def fault(step: int, model: torch.nn.Module) -> None:
+        nonlocal steps_done
+        steps_done = step
         if config.seconds_per_step:
             print(f"did step {step}", flush=True)
             time.sleep(config.seconds_per_step)

@@ -9,9 +9,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import zipfile
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ from torch import multiprocessing
 from transformers import BertConfig, BertForMaskedLM
 
 from hftrain import checkpoint
-from hftrain.checkpoint import locking
 
 CONTRACT = {"seed": 1, "learning_rate": 3e-4, "model": {"d_model": 64, "d_ff": 256}}
 STATE = {"samples_seen": 640, "seconds": 12.5, "best": None}
@@ -511,100 +509,6 @@ def test_free_space_is_checked_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match="need 2 x"):
         checkpoint.check_free_space(tmp_path, free, copies=3)  # one of the three stands there already
     checkpoint.check_free_space(tmp_path, free // 2, copies=2)
-
-
-# ------------------------------------------------------------------------------------------------------------- lock
-
-
-@contextmanager
-def another_run(output_dir: Path):
-    hold = (
-        "import sys, time, hftrain.checkpoint as c\nwith c.lock(sys.argv[1]): print('in', flush=True), time.sleep(60)"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", hold, str(output_dir)], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == "in\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def test_a_live_run_keeps_others_out_and_a_dead_one_does_not(tmp_path, capsys):
-    with another_run(tmp_path) as process:
-        who = rf"in use by pid {process.pid} on {socket.gethostname()} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
-        with pytest.raises(ValueError, match=who), checkpoint.lock(tmp_path):
-            pytest.fail("two runs in one folder")
-        assert capsys.readouterr().out == ""
-        process.kill()
-        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-            time.sleep(0.01)  # dead, though its parent, this test, has not waited for it: a zombie
-        with checkpoint.lock(tmp_path):
-            assert re.search(
-                rf"took over the lock of .* from pid {process.pid} on .*, which is dead", capsys.readouterr().out
-            )
-    assert names(tmp_path) == []
-
-
-def test_the_lock_is_released_on_every_way_out(tmp_path):
-    with pytest.raises(SystemExit), checkpoint.lock(tmp_path):
-        with pytest.raises(ValueError, match=f"in use by pid {os.getpid()}"), checkpoint.lock(tmp_path):
-            pytest.fail("a second run of this very process")
-        assert names(tmp_path) == [".lock"]
-        sys.exit(3)
-    assert names(tmp_path) == []
-
-
-def rewrite_lock(path: Path, **changes) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def test_a_recycled_pid_is_stale_and_another_host_is_left_to_the_user(tmp_path, capsys):
-    path = tmp_path / ".lock"
-    with checkpoint.lock(tmp_path):
-        content = path.read_text()
-    path.write_text(content)
-    rewrite_lock(path, started=1.0)  # the pid lives, but it is another process
-    with checkpoint.lock(tmp_path):
-        assert "which is dead" in capsys.readouterr().out
-        rewrite_lock(path, host="elsewhere")
-    assert path.exists(), "not ours any more, so it is not ours to remove"
-    with pytest.raises(
-        ValueError, match=rf"on elsewhere .* another machine\. If that run is dead, delete {path} by hand"
-    ):
-        checkpoint.lock(tmp_path).__enter__()
-    path.write_text("{")
-    with pytest.raises(ValueError, match=rf"{path} is unreadable.*delete {path} by hand"):
-        checkpoint.lock(tmp_path).__enter__()
-
-
-def test_one_that_comes_late_to_a_dead_lock_leaves_its_successors_alone(tmp_path, monkeypatch):
-    path, started = tmp_path / ".lock", locking._started
-    dead = {"host": socket.gethostname(), "pid": 2**22 + 1, "started": 1.0, "since": "long ago"}  # beyond any pid
-    path.write_text(json.dumps(dead))
-    with ExitStack() as successor:
-
-        def started_while_another_takes_over(pid):
-            """The late one has read the dead lock and asks whether its owner lives; now another takes over."""
-            if pid == dead["pid"]:
-                monkeypatch.setattr(locking, "_started", started)
-                successor.enter_context(checkpoint.lock(tmp_path))
-            return started(pid)
-
-        monkeypatch.setattr(locking, "_started", started_while_another_takes_over)
-        with pytest.raises(ValueError, match=f"in use by pid {os.getpid()}"), checkpoint.lock(tmp_path):
-            pytest.fail("two runs in one folder")
-        assert names(tmp_path) == [".lock"]
-
-    path.write_text(json.dumps(dead))
-    (tmp_path / ".lock-claim").touch()
-    with pytest.raises(
-        ValueError, match=rf"being taken over by another run\. If it is not, delete {path}-claim by hand"
-    ):
-        checkpoint.lock(tmp_path).__enter__()
 
 
 # --------------------------------------------------------------------------------------------------------- rotation

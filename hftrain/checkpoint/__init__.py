@@ -18,7 +18,7 @@ from hftrain.checkpoint.exported import check_export
 from hftrain.checkpoint.locking import lock
 from hftrain.checkpoint.reading import Saved, checkpoints, read, verify
 from hftrain.checkpoint.runs import Row, check_free_space, describe, find, rotate, set_aside
-from hftrain.checkpoint.writing import save, versions
+from hftrain.checkpoint.writing import refuges, save, versions
 
 __all__ = [
     "Row",
@@ -32,6 +32,7 @@ __all__ = [
     "find",
     "lock",
     "read",
+    "refuges",
     "rotate",
     "save",
     "set_aside",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,9 +25,12 @@ def check_export(
 
     Raises:
         ValueError: what is missing, empty or another, a line each.
+        FileNotFoundError: the folder was deleted or renamed since it was written.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FileNotFoundError(errno.ENOENT, "the weights that were written there are gone", str(folder))
     adapters = list(adapters)
     expected: dict[str, tuple[str, tuple[int, ...], float]] = {}
     for names, shape, norm in weights:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from hftrain.checkpoint.reading import checkpoints, read_manifest, require_intac
 GB = 10**9
 SAVING, DELETING, REPLACED = ".saving-", ".deleting-", ".replaced-"  # prefixes of what is not whole, or in the way
 FINAL_FILES = ("all_results.json", "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+STRAY = re.compile(r"\..+\.[0-9a-f]+\.tmp|\.lock-claim|\.lock-after-[0-9a-f]+")  # left by a kill within a moment
 T = TypeVar("T")
 
 
@@ -90,8 +92,11 @@ def rotate(output_dir: str | Path, keep: int, best: str | Path | None = None) ->
         old = [folder for folder in old if folder != newest_good]
     for folder in old:
         doomed = folder.with_name(DELETING + folder.name)
-        folder.rename(doomed)  # killed while it deletes, no half checkpoint bears a good name
-        shutil.rmtree(doomed)
+        try:
+            folder.rename(doomed)  # killed while it deletes, no half checkpoint bears a good name
+            shutil.rmtree(doomed)
+        except OSError as error:  # not worth the run
+            warnings.warn(f"{folder} could not be deleted: {error}", stacklevel=2)
     return old
 
 
@@ -121,6 +126,9 @@ def recover(output_dir: str | Path) -> None:
     for prefix in (SAVING, DELETING):
         for path in Path(output_dir).glob(f"{prefix}checkpoint-*"):
             shutil.rmtree(path)
+    for path in Path(output_dir).glob(".*"):
+        if STRAY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_free_space(output_dir: str | Path, needed_bytes: int, copies: int) -> None:

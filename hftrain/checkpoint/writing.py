@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import platform
 import shutil
+import tempfile
+import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from hftrain.checkpoint.contract import flatten
 from hftrain.checkpoint.reading import FORMAT, sha256_of_json
 from hftrain.checkpoint.runs import GB, REPLACED, SAVING, free_bytes, recover
+from hftrain.config.errors import of_a_disk
 from hftrain.files import fsync, sha256_of
 
 PACKAGES = (
@@ -47,8 +50,8 @@ def save(
     state: JSON values, "samples_seen" among them. contract: JSON values, see `check_contract`.
     export: called on every rank with the folder to `save_pretrained` into; it ends its collectives before it writes.
 
-    Returns the folder, or None on every rank when the disk failed (full, quota, I/O error): then the half-written
-    folder is gone, older checkpoints stand, and a warning tells what was needed and what is free.
+    Returns the folder, or None on every rank when the disk failed (full, quota, read-only, I/O error): then the
+    half-written folder is gone, older checkpoints stand, and a warning tells what was needed and what is free.
     """
     flatten(contract)  # what is not JSON, or missing, is refused here on every rank alike
     state_text, samples_seen = json.dumps(dict(state)), state["samples_seen"]
@@ -87,20 +90,30 @@ def save(
             }
             _seal(staging, manifest)
 
-    errors = [error for error in gather_object([disk.error]) if error]  # also the barrier before the rename
-    if main and errors:
+    failed = [error for error in gather_object([disk.error]) if error]  # also the barrier before the rename
+    if main and not failed:
+        with disk:
+            _put_in_place(staging, folder)
+    failed = failed or [error for error in gather_object([disk.error]) if error]
+    if main and failed:
         shutil.rmtree(staging, ignore_errors=True)
         warnings.warn(
-            f"{folder.name} was not saved: {errors[0]}. It needs about {needed / GB:.3f} GB; {folder.parent} has "
-            f"{free_bytes(folder.parent) / GB:.3f} GB free. Training goes on and older checkpoints stand: make room.",
+            f"{folder.name} was not saved: {failed[0]}. It needs about {needed / GB:.3f} GB; {folder.parent} has "
+            f"{free_bytes(folder.parent) / GB:.3f} GB free. Older checkpoints stand.",
             stacklevel=2,
         )
-    elif main:
-        _put_in_place(staging, folder)
-        if shards.non_finite:
-            warnings.warn(f"{folder.name} holds NaN or infinity in {', '.join(shards.non_finite[:9])}", stacklevel=2)
+    elif main and shards.non_finite:
+        warnings.warn(f"{folder.name} holds NaN or infinity in {', '.join(shards.non_finite[:9])}", stacklevel=2)
     accelerator.wait_for_everyone()
-    return None if errors else folder
+    return None if failed else folder
+
+
+def refuges(output_dir: str | Path) -> list[Path]:
+    """New folders to save in where `output_dir` does not take the last checkpoint: beside it, and for temporary
+    files."""
+    folder = Path(output_dir).absolute()
+    name = f"{folder.name}-rescued-{uuid.uuid4().hex[:8]}"
+    return [folder.with_name(name), Path(tempfile.gettempdir()) / name]
 
 
 class _Disk:
@@ -112,8 +125,7 @@ class _Disk:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        # safetensors and tokenizers wrap the system's error in exceptions of their own, with its number in the text
-        if not isinstance(error, OSError) and "(os error " not in str(error):
+        if not of_a_disk(error):
             return False
         self.error = self.error or str(error)
         return True

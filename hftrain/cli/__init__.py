@@ -3,6 +3,7 @@ where it is used."""
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"hftrain: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("hftrain: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def make_parser() -> argparse.ArgumentParser:

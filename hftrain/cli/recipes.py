@@ -2,12 +2,12 @@
 
 import argparse
 import ast
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any
+
+from hftrain.signals import exit_code, relay
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -25,8 +25,8 @@ def add(commands: Any) -> None:
         "run",
         help="train: run a recipe through Accelerate",
         usage="hftrain run RECIPE [options of accelerate launch --] [options of the recipe]",
-        epilog="`hftrain run translate --help` lists that recipe's options. Exit code 75: stopped by a signal after a "
-        "checkpoint was saved; the command that resumes was printed.",
+        epilog="`hftrain run translate --help` lists that recipe's options. Exit code 75: stopped by a signal; what is "
+        "saved, and the command that goes on, was printed.",
     )
     command.add_argument(
         "recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or the path of a recipe"
@@ -81,19 +81,14 @@ def copy_recipe(args: argparse.Namespace) -> int:
 
 
 def run_recipe(args: argparse.Namespace) -> int:
-    """Waits for the run, passes signals on to it, and returns its exit code (128 + N if signal N ended it)."""
+    """Waits for the run, passes signals on to it, and returns its exit code (128 + N if signal N ended it).
+
+    A signal that the recipe is too young for ends it with 75 too."""
     recipe, arguments = str(find_recipe(args.recipe)), args.arguments
     split = arguments.index("--") if "--" in arguments else -1
     launcher, own = arguments[: max(split, 0)], arguments[split + 1 :]
+    child: subprocess.Popen | None = None
+    sent = relay(lambda: [child.pid] if child else [])
     # A session of its own: a terminal would send Ctrl-C to every process of the run, and each should get it once.
     child = subprocess.Popen([sys.executable, "-m", "hftrain.launch", *launcher, recipe, *own], start_new_session=True)
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        # SIGHUP: the terminal was closed, so save and stop
-        child.send_signal(signal.SIGTERM if number == signal.SIGHUP else number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, pass_on)
-    code = child.wait()
-    return code if code >= 0 else 128 - code
+    return exit_code(child.wait(), sent)

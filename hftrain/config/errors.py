@@ -1,13 +1,35 @@
 """How a program ends that cannot go on: with a message where hftrain has one, with a traceback where it has none."""
 
 import dis
+import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 PACKAGE = Path(__file__).resolve().parents[1]
 RAISE = dis.opmap["RAISE_VARARGS"]
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.ENOTCONN}
+
+
+def of_a_disk(error: BaseException | None) -> bool:
+    """Whether the system refused to read or write. (safetensors and tokenizers wrap its error: its number is in the
+    text.)"""
+    return isinstance(error, OSError) or "(os error " in str(error)
+
+
+@contextmanager
+def explain_disk(what: str, way_out: str) -> Iterator[None]:
+    """Makes an error of the disk inside one that says `what` failed, why, and the way out."""
+    try:
+        yield
+    except Exception as error:
+        if not of_a_disk(error):
+            raise
+        raise ValueError(f"{what}: {error}. {way_out}") from error
 
 
 def innermost(trace: TracebackType | None) -> tuple[Path, bool]:
@@ -34,7 +56,13 @@ def explain_errors() -> None:
         return
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if explains(error):
+        refused = error.errno in DISK if isinstance(error, OSError) else of_a_disk(error)
+        if issubclass(kind, KeyboardInterrupt):
+            print(f"{Path(sys.argv[0]).name}: interrupted; what was saved before stands", file=sys.stderr)
+        elif refused:
+            way_out = "Make room there, mend its permissions, or name another folder; checkpoints stand"
+            print(f"{Path(sys.argv[0]).name}: {error}. {way_out}.", file=sys.stderr)
+        elif explains(error):
             print(f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         else:
             before(kind, error, trace)

@@ -30,6 +30,7 @@ from hftrain.config.schema import (
     unpack,
 )
 from hftrain.config.yaml12 import Loader, explain, to_yaml
+from hftrain.signals import end_program_when_asked
 
 COMMAND_LINE = "command line"
 C = TypeVar("C", bound=Config)
@@ -257,7 +258,8 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     Args:
         cls: A ``Config``, usually composed: ``class TranslateConfig(DataConfig, ModelConfig, TrainConfig)``.
         argv: The words of the command line. None takes those of the program, and then an error is printed and ends the
-            program with code 2, and later ones that hftrain explains end it without a traceback.
+            program with code 2, later ones that hftrain explains end it without a traceback, and signals that ask
+            it to stop end it with code 75.
 
     Raises:
         ConfigError: naming all that is wrong, where it stands and what to write.
@@ -279,4 +281,5 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
         raise SystemExit(0)
     if argv is None:
         explain_errors()
+        end_program_when_asked()
     return config

@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from hftrain.config.errors import explains
 
 
 class Plan:
@@ -234,12 +236,15 @@ def steps(
         first = next(batches)  # has the step planned
         step, indices, mine = ahead.popleft()
         collated = [first, *(next(batches) for _ in mine[1:])]
+        for error in collated:
+            if isinstance(error, Exception):
+                raise error
         yield step, indices, [MicroBatch(n, i, batch) for (n, i), batch in zip(mine, collated, strict=True)]
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """Ctrl-C reaches the workers too; without them the step that is under way could not end."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -265,8 +270,16 @@ class _Collated(Dataset):
     ):
         self.examples, self.collate, self.seed, self.augment = examples, collate, seed, augment
 
-    def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor]:
-        step, number, indices = key
+    def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor] | Exception:
+        """An error of ours is returned in a worker: torch would bury its message in a traceback."""
+        try:
+            return self._collated(*key)
+        except Exception as error:
+            if get_worker_info() is None or not explains(error):
+                raise
+            return error
+
+    def _collated(self, step: int, number: int, indices: list[int]) -> dict[str, torch.Tensor]:
         indices = indices or [0]  # an empty one stands in for its process, with weight 0
         examples = fetch(self.examples, indices)
         if self.augment is not None:

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
+from hftrain.distributed.compiling import bound_waiting
 from hftrain.distributed.deepspeed_file import find_deepspeed_file
 from hftrain.distributed.watch import beat_seconds, watch_over
 
@@ -48,6 +49,7 @@ def make_accelerator(
         )
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
+    bound_waiting()
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first
     join_again(timeout)
     accelerator = Accelerator(

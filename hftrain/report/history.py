@@ -74,10 +74,11 @@ class History:
         path: the file; its folder is made.
         resume_step: the step that the run goes on from; later lines, which will be written anew, are dropped.
             0: a new run, an older file is replaced.
+        evaluated: False drops the evaluation of `resume_step` too, which is to be repeated.
         enabled: False on processes other than the main one: nothing is read or written.
     """
 
-    def __init__(self, path: str | Path, resume_step: int = 0, *, enabled: bool = True) -> None:
+    def __init__(self, path: str | Path, resume_step: int = 0, *, evaluated: bool = True, enabled: bool = True) -> None:
         self.path = Path(path)
         self.enabled = enabled
         self.lines = 0  # in the file
@@ -85,6 +86,8 @@ class History:
         if enabled:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = [row for row in self.rows() if row["step"] <= resume_step] if resume_step else []
+            if not evaluated:
+                kept = [row for row in kept if row["step"] < resume_step or "loss" in row or "event" in row]
             write_atomically(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
             self.lines = len(kept)
 
@@ -101,22 +104,23 @@ class History:
         line = (json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
             "utf-8", "backslashreplace"
         )
-        self.lines += 1
-        with open(self.path, "ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                # Unbuffered, and one write: a kill leaves at most the last line cut short, and `rows` can tell.
-                trouble = "" if file.write(line) == len(line) else "no space left"
-            except OSError as error:
-                trouble = str(error)
-            if trouble:
-                self.lines -= 1
-                # A line of metrics is not worth the run; half a line would spoil the file.
-                file.truncate(size)
-                if not self._warned:
-                    message = f"{self.path}: metrics are being lost from step {row['step']} on: {trouble}"
-                    warnings.warn(message, stacklevel=2)
-                self._warned = True
+        trouble = ""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have deleted or renamed it
+            with open(self.path, "ab", buffering=0) as file:
+                size = file.tell()
+                try:
+                    # Unbuffered, and one write: a kill leaves at most the last line cut short, and `rows` can tell.
+                    trouble = "" if file.write(line) == len(line) else "no space left"
+                finally:
+                    if file.tell() != size + len(line):
+                        file.truncate(size)  # half a line would spoil the file
+        except OSError as error:
+            trouble = str(error)
+        self.lines += not trouble
+        if trouble and not self._warned:  # a line of metrics is not worth the run
+            warnings.warn(f"{self.path}: metrics are being lost from step {row['step']} on: {trouble}", stacklevel=2)
+            self._warned = True
 
     def sync(self) -> None:
         """Brings the lines to the disk: a checkpoint that says how many there are must not outlive them."""

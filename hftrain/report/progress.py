@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -67,7 +68,9 @@ class Progress:
     def __exit__(self, *error: object) -> None:
         if self._live:
             self._draw()
-            self._live.stop()
+        if self._live:
+            with self._until_unreadable():
+                self._live.stop()
 
     def update(self, step: int, values: Mapping[str, Any] | None = None) -> None:
         """`step` steps are done; `values` (plain numbers) replace those shown under the same names."""
@@ -103,14 +106,19 @@ class Progress:
         encoding = self._file.encoding or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         if self._live:
-            self._live.console.print(Text(text))
-        else:
-            try:
-                print(text, file=self._file, flush=True)
-            except BrokenPipeError:  # a pager was closed, a connection lost: nobody reads, and the run goes on
-                self.enabled = False
-                if self._file is sys.stdout:  # whose buffer Python would try again to write when it ends
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+            with self._until_unreadable():
+                self._live.console.print(Text(text))
+        elif not say(text, self._file):
+            self.enabled = False
+
+    @contextmanager
+    def _until_unreadable(self) -> Iterator[None]:
+        """A terminal that was closed ends the display, and not the run."""
+        try:
+            yield
+        except OSError:
+            self._live, self.enabled = None, False
+            _silence(self._file)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
@@ -146,7 +154,8 @@ class Progress:
 
     def _draw(self) -> None:
         assert self._live is not None
-        self._live.refresh()
+        with self._until_unreadable():
+            self._live.refresh()
         self._drawn = time.monotonic()
 
     def _render(self) -> RenderableType:
@@ -164,6 +173,26 @@ class Progress:
             Text(f"{elapsed}, eta {self._time_left()}", style="dim"),
         )
         return Group(head, Text("   ".join([*_shown(self._values), _memory()]), no_wrap=True, overflow="ellipsis"))
+
+
+def say(text: str, file: TextIO | None = None) -> bool:
+    """Prints to `file`, by default `sys.stdout`; where that fails it is left alone from here on, and False returned.
+
+    A pager was closed, a connection lost, the disk of a log is full: that ends no run."""
+    file = file or sys.stdout
+    try:
+        print(text, file=file, flush=True)
+    except OSError as error:
+        _silence(file)
+        if not isinstance(error, BrokenPipeError):
+            warnings.warn(f"the output cannot be written any more ({error}): the run goes on without", stacklevel=2)
+        return False
+    return True
+
+
+def _silence(file: TextIO) -> None:
+    if file is sys.stdout:  # whose buffer Python would try again to write when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def _shown(values: Mapping[str, Any]) -> list[str]:

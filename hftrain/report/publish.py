@@ -8,14 +8,20 @@ from typing import Any
 from accelerate import Accelerator
 
 from hftrain.config import TrainConfig, changed
+from hftrain.config.errors import explain_disk
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
 from hftrain.report.formats import format_duration, format_number
 from hftrain.report.history import read_history, read_seen, write_results
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
+from hftrain.report.progress import say
 
 
+@explain_disk(
+    "the model stands, but its scores, report or card were not written",
+    "Make room, or mend the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
+)
 def publish(
     accelerator: Accelerator,
     config: TrainConfig,
@@ -54,6 +60,12 @@ def publish(
     if not accelerator.is_main_process:
         return
     folder = Path(config.output_dir)
+    if not folder.is_dir():
+        tests = {key: value for key, value in results.items() if key.startswith("test_")}
+        raise ValueError(
+            f"{folder} was deleted or renamed after the model was written to it. Give it its name back and run again "
+            f"with --resume_from_checkpoint auto. The scores: {tests}"
+        )
     prefix = {"test": "test_", "validation": "eval_"}[split]
     scores = {key.removeprefix(prefix): value for key, value in results.items() if key.startswith(prefix)}
     first = [metric.removeprefix(prefix), *(key for key in scores if key != "loss"), "loss"]
@@ -82,9 +94,9 @@ def publish(
         adapter=(folder / "adapter_config.json").exists(),
     )
     for sample in samples[:3]:
-        print("\n".join(f"  {name:<11} {value}" for name, value in sample.items()), end="\n\n")
-    print("  ".join(f"{prefix}{key}: {format_number(value)}" for key, value in numbers.items()))
-    print(f"model, report and card: {folder}  (open {folder / 'report.html'})")
+        say("\n".join(f"  {name:<11} {value}" for name, value in sample.items()) + "\n")
+    say("  ".join(f"{prefix}{key}: {format_number(value)}" for key, value in numbers.items()))
+    say(f"model, report and card: {folder}  (open {folder / 'report.html'})")
     if config.push_to_hub:
         upload(config)
 
@@ -110,4 +122,4 @@ def upload(config: TrainConfig) -> None:
         raise RuntimeError(
             f"{config.output_dir} is complete, but was not uploaded to {name}: {error}\nLater: {later}"
         ) from error
-    print(f"uploaded to {url}")
+    say(f"uploaded to {url}")

@@ -1,0 +1,184 @@
+"""A signal in each phase of a recipe's program: it ends with code 75, without a traceback, and the next start goes on.
+
+The phases before the program has imported anything of ours are `hftrain run`'s to answer for; the others are tried in
+forks of this process, which has imported everything.
+"""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, trainers
+
+from hftrain import signals
+from hftrain.config import TrainConfig
+from hftrain.config.errors import explain_errors
+from hftrain.evaluation import mean_loss
+from hftrain.hush import hush_libraries
+from hftrain.loop import fit, start
+from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.models import TransformerConfig, TransformerForCausalLM
+from hftrain.report import publish
+
+Row = tuple[str, bool, bool, str]
+NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
+PHASES = (
+    "reading", "learning a tokenizer", "tokenizing", "evaluation before step 1", "step", "evaluation", "save",
+    "test scores", "publishing",
+)  # fmt: skip
+MESSAGES = {"test scores": "stopped after training", "publishing": "stopped after training", "step": "after step"}
+
+
+def rows() -> Iterator[Row]:
+    """Each phase with a signal, in turn; every signal while a recipe imports."""
+    torch.set_num_threads(1)
+    import_the_rest()
+    with tempfile.TemporaryDirectory() as folder:
+        for number, phase in enumerate(PHASES):
+            name = NAMES[number % len(NAMES)]
+            yield in_phase(Path(folder) / f"{name} {phase}", phase, name)
+        for name in NAMES:
+            yield while_importing(Path(folder), name)
+
+
+def import_the_rest() -> None:
+    """What a run imports late, so that each fork does not."""
+    hush_libraries()
+    for name in ("deepspeed", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        with suppress(ImportError):
+            importlib.import_module(name)
+
+
+def in_phase(place: Path, phase: str, name: str) -> Row:
+    place.mkdir()
+    code, log = run(place, phase, lambda: os.kill(os.getpid(), signal.Signals[name]), place / "out")
+    happened = f"struck while {phase}" in log
+    again, log_again = run(place, None, lambda: None, place / "out")
+    finished = again == 0 and (place / "out" / "README.md").exists()
+    passed = code == 75 and "Traceback" not in log and MESSAGES.get(phase, "stopped") in log and finished
+    detail = f"exit code {code}, started again {again}: {(log + log_again)[-300:]!r}" if not passed else ""
+    return f"signals: {name} while {phase}", happened, passed, detail
+
+
+def while_importing(place: Path, name: str) -> Row:
+    """A recipe that imports for ever, below `hftrain run`."""
+    recipe, mark = place / "slow.py", place / f"{name}.imports"
+    recipe.write_text(f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "hftrain.cli", "run", str(recipe)]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 100
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    program.send_signal(signal.Signals[name])
+    output, _ = program.communicate(timeout=60)
+    passed = program.returncode == 75 and "Traceback" not in output and "nothing new is saved" in output
+    return f"signals: {name} while importing", mark.exists(), passed, f"exit code {program.returncode}: {output[-300:]}"
+
+
+def run(place: Path, phase: str | None, strike: Callable[[], None], out: Path) -> tuple[int, str]:
+    """The exit code and output, kept in `place`, of a small recipe's program that calls `strike` once in `phase`."""
+    log = place / f"log of {phase}"
+    child = os.fork()
+    if child == 0:
+        file = os.open(log, os.O_CREAT | os.O_WRONLY)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.argv = ["recipe.py", "--output_dir", str(out)]
+        code: Any = 1
+        try:
+            recipe(out, phase, strike)
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        except BaseException:
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        sys.stdout.flush()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, log.read_text()
+
+
+def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
+    for stopping in signals.STOPPING:  # as in a shell's foreground
+        signal.signal(stopping, signal.default_int_handler if stopping == signal.SIGINT else signal.SIG_DFL)
+    explain_errors()
+    signals.end_program_when_asked()
+    struck = False
+
+    def now(current: str) -> None:
+        nonlocal struck
+        if current == phase and not struck:
+            struck = True
+            print(f"struck while {phase}", flush=True)
+            strike()
+
+    config = TrainConfig(
+        output_dir=str(out), resume_from_checkpoint="auto", seed=1, global_batch_size=4, max_steps=4,
+        learning_rate=0.01, eval_steps=2, save_steps=2, logging_steps=1, eval_on_start=True,
+    )  # fmt: skip
+    accelerator = start(config)
+    now("reading")
+    texts = [" ".join(chr(97 + (i * k) % 26) * (1 + k % 3) for k in range(1, 9)) for i in range(24)]
+    learn(texts, now)
+    rows = [[3 + (ord(letter) % 40) for letter in text[:12]] for text in texts]
+    now("tokenizing")
+    lengths = np.array([[len(row)] for row in rows])
+    shape = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
+    model = TransformerForCausalLM(TransformerConfig(num_encoder_layers=0, num_decoder_layers=1, **shape))
+
+    def collate(batch: list[list[int]]) -> dict[str, torch.Tensor]:
+        ids = torch.tensor(batch)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+    def score(model: torch.nn.Module, current: str) -> dict[str, float]:
+        def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            now(current)
+            return causal_language_model()(model, batch)
+
+        task: dict[str, Callable] = {"collate": collate, "loss": loss, "count": count_next_labels}
+        return {"loss": mean_loss(accelerator, model, rows[:12], lengths[:12], 2, **task)}
+
+    steps = 0
+
+    def evaluate(model: torch.nn.Module) -> dict[str, float]:
+        return score(model, "evaluation" if steps else "evaluation before step 1")
+
+    def after_step(step: int, model: torch.nn.Module) -> None:
+        nonlocal steps
+        steps = step
+        now("step")
+
+    class Processor:
+        def save_pretrained(self, folder: Path) -> None:
+            now("save" if ".saving-" in str(folder) else "export")
+
+    model, results = fit(
+        accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
+        count=count_next_labels, evaluate=evaluate, after_step=after_step, processor=Processor(),
+    )  # fmt: skip
+    results |= {"test_loss": score(model, "test scores")["loss"]}
+    now("publishing")
+    publish(
+        accelerator, config, results, title="Title", task="text-generation", usage="", metric="test_loss",
+        dataset="none", data={},
+    )  # fmt: skip
+
+
+def learn(texts: list[str], now: Callable[[str], None]) -> None:
+    def send() -> Iterator[str]:
+        for text in texts:
+            yield text
+            now("learning a tokenizer")
+
+    Tokenizer(models.BPE()).train_from_iterator(send(), trainers.BpeTrainer(show_progress=False))
