@@ -46,10 +46,13 @@ def whole(folder: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError) -> str:
     """What to say where `path` cannot be written, which may be in the cache."""
-    said = f"{path} cannot be written: {error.strerror or error}"
+    reason = error.strerror or error
     if cache() not in path.parents:
-        return said
-    return f"{said}. Set HF_HOME (or HF_DATASETS_CACHE) to a folder that can be written and has room"
+        return f"{path} cannot be written: {reason}"
+    return (
+        f"the cache {cache()} cannot be written ({reason}): set HF_HOME or HF_DATASETS_CACHE to a folder that can be "
+        "written and has room"
+    )
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> None:

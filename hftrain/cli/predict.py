@@ -37,7 +37,7 @@ def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
     from hftrain.config import DataConfig
-    from hftrain.data.sources import JSON, PLAIN, check_ending, existing
+    from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing
     from hftrain.hush import hush_libraries
     from hftrain.predict import line, predict
     from hftrain.splits import dialect_of
@@ -50,7 +50,7 @@ def predict_texts(args: argparse.Namespace) -> int:
     named = {"--column": args.column} | ({"--pair_column": args.pair_column} if args.pair_column else {})
     dialect = dialect_of(DataConfig(train_file=str(args.file), delimiter=args.delimiter, encoding=args.encoding))
     if args.file and check_ending(existing(args.file)) not in PLAIN:
-        if args.output and check_ending(args.output) not in JSON:
+        if args.output and ending(args.output) in (*COLUMNAR, *set(TEXTUAL).difference(JSON)):
             raise ValueError(f"--output {args.output}: rows are written as JSON lines, so call it .jsonl")
         rows = list(read_rows(args.file, named, dialect))
         texts = [row[args.column] for row in rows]
