@@ -55,7 +55,7 @@ def cannot_write(path: Path, error: OSError) -> str:
     )
 
 
-def make_once(folder: Path, make: Callable[[Path], None]) -> None:
+def make_once(folder: Path, make: Callable[[Path], object]) -> None:
     """`make(stage)` writes the files of `folder`, if they are not there as they were written; damage is logged."""
     if folder.exists() and (damaged := _damaged(folder)):
         logger.warning("%s is damaged (%s) and is made again", folder, damaged)

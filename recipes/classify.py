@@ -7,7 +7,7 @@
         --problem_type multi_label_classification              # "topics": ["billing", "urgent"]
     accelerate launch recipes/classify.py --train_file reviews.csv --label_column stars --problem_type regression
 
-Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz), a folder of `save_to_disk`, or a data set
+Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .zst), a folder of `save_to_disk`, or a data set
 on the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts with what was trained.
 """
 

@@ -193,6 +193,7 @@ def test_a_folder_with_splits_is_a_data_set(tmp_path, caplog):
     assert {name: split["text"][0] for name, split in rows.items()} == {
         "train": "train-0.parquet a", "validation": "dev.parquet a", "test": "test.parquet a",
     }  # fmt: skip
+    assert "1 files are not read: extra.parquet" in caplog.text
     assert {name: str(split.split) for name, split in rows.items()} == {name: name for name in rows}  # for messages
     assert list(open_source(f"{tmp_path}:test")) == ["test.parquet a", "test.parquet b"]
     (tmp_path / "other").mkdir()

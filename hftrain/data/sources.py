@@ -168,7 +168,7 @@ def _files_of_split(folder: Path, split: str | None) -> list[Path]:
             f"{folder} has files of several kinds, {', '.join(kinds)}: name those of one by a pattern, as in "
             f"{folder / ('*' + kinds[0])}"
         )
-    read = {file for files in by_split.values() for file in files} if split else set(chosen)
+    read = {file for name in (names if split else ()) for file in by_split[name]} | set(chosen)
     left = [file for file in _visible_files(folder) if file not in read and not NO_DATA.match(file.name)]
     if left:
         shown = ", ".join(str(file.relative_to(folder)) for file in left[:5])
