@@ -89,6 +89,8 @@ def _dotted(record: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 def fault_between(faults: dict[int, Fault], first: int, last: int) -> Fault | None:
     """The first fault of lines `first` .. `last`; those up to `last` are forgotten."""
+    if not faults:
+        return None
     found = None
     for number in [number for number in faults if number <= last]:
         fault = faults.pop(number)
