@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SUMS = "sha256.json"
 
 
 def cache() -> Path:
@@ -20,19 +26,57 @@ def cache() -> Path:
 
 @contextmanager
 def whole(folder: Path) -> Iterator[Path]:
-    """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
     stage = folder.parent / f"{folder.name}.{uuid.uuid4().hex[:8]}"
-    stage.mkdir()
     try:
+        stage.mkdir(parents=True)
         yield stage
         share_weights(stage)
         os.rename(stage, folder)
-    except OSError:
+    except OSError as error:
         if not folder.exists():  # else another process was faster with the same
-            raise
+            raise ValueError(cannot_write(folder, error)) from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError) -> str:
+    """What to say where `path` cannot be written, which may be in the cache."""
+    reason = error.strerror or error
+    if cache() not in path.parents:
+        return f"{path} cannot be written: {reason}"
+    return (
+        f"the cache {cache()} cannot be written ({reason}): set HF_HOME or HF_DATASETS_CACHE to a folder that can be "
+        "written and has room"
+    )
+
+
+def make_once(folder: Path, make: Callable[[Path], object]) -> None:
+    """`make(stage)` writes the files of `folder`, if they are not there as they were written; damage is logged."""
+    if folder.exists() and (damaged := _damaged(folder)):
+        logger.warning("%s is damaged (%s) and is made again", folder, damaged)
+        shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        with whole(folder) as stage:
+            make(stage)
+            sums = {str(path.relative_to(stage)): sha256_of(path) for path in stage.rglob("*") if path.is_file()}
+            (stage / SUMS).write_text(json.dumps(sums))
+
+
+def _damaged(folder: Path) -> str | None:
+    """The first file that is not as `make_once` wrote it; None: all are."""
+    name = SUMS
+    try:
+        for name, digest in json.loads((folder / SUMS).read_text()).items():
+            if sha256_of(folder / name) != digest:
+                return name
+    except (OSError, ValueError, AttributeError):
+        return name
+    return None
 
 
 def share_weights(folder: Path) -> None:

@@ -18,14 +18,15 @@ from hftrain import text
 from hftrain.config import InsteadOf, RecipeConfig, above, at_least, share
 from hftrain.data.documents import open_source
 from hftrain.data.packing import Packed
-from hftrain.data.rows import is_hub_name
+from hftrain.data.sources import is_hub_name
 from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
 from hftrain.evaluation import predict
-from hftrain.files import cache, whole
+from hftrain.files import cache, make_once
 from hftrain.flops import training_flops
 from hftrain.models import TransformerConfig, load
 from hftrain.prepare import prepare
 from hftrain.prepare.writing import fingerprint
+from hftrain.splits import dialect_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ class PretrainingConfig(RecipeConfig):
     """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
 
     train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
-    """Folder of hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, .gz; also 'data/*.jsonl'."""
+    """Folder of hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, also .gz, .zst; a pattern
+    (data/*.jsonl), a folder."""
 
     validation_file: str | None = None
     """The same to validate on; null: the validation part of train_file."""
@@ -149,7 +151,7 @@ def load_tokens(
             return prepare(
                 {"text": source}, tokenizer, text_column=config.text_column, document=config.document,
                 validation_split=validation_split, seed=config.seed, max_bad_rows=config.max_bad_rows,
-                max_tokens=max_tokens,
+                max_tokens=max_tokens, dialect=dialect_of(config),
             )  # fmt: skip
         if AutoTokenizer.from_pretrained(Path(source) / "tokenizer").get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"{source} was tokenized by another tokenizer than this model's: run hftrain prepare anew")
@@ -177,16 +179,18 @@ def max_tokens(config: PretrainingConfig, source: str, set_aside: float) -> int 
 
 def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict[str, Any]) -> PreTrainedTokenizerBase:
     """`text.train_tokenizer` on the first texts of `source`, kept in the cache for the other processes and runs."""
-    opened = open_source(source, config.text_column, config.document)
+    opened = open_source(source, config.text_column, config.document, dialect_of(config))
     made_from = [fingerprint(opened), config.text_column, config.document, config.vocab_size, special_tokens]
     folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
-    if not folder.exists():
-        with whole(folder) as stage:
-            tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size)
-            if special_tokens:
-                tokenizer.add_special_tokens(special_tokens)
-                tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
-            tokenizer.save_pretrained(stage)
+
+    def learn(stage: Path) -> None:
+        tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size)
+        if special_tokens:
+            tokenizer.add_special_tokens(special_tokens)
+            tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
+        tokenizer.save_pretrained(stage)
+
+    make_once(folder, learn)
     learnt = AutoTokenizer.from_pretrained(folder)
     learnt.name_or_path = ""  # the cache is no place to come from
     logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", source)

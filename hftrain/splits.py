@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
+from hftrain.data.lines import Dialect
 from hftrain.data.rows import leaks, load_rows, split_rows
+from hftrain.data.sources import split_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +35,8 @@ def load_splits(
     Raises:
         ValueError: rows that cannot be used, or splits that leave nothing.
     """
+    from datasets import NamedSplit
+
     compare = compare or list(columns)
 
     def load(source: str, split: str | None = None) -> Dataset:
@@ -43,6 +46,7 @@ def load_splits(
             split=split,
             config_name=config.dataset_config_name,
             max_bad_rows=config.max_bad_rows,
+            dialect=dialect_of(config),
             **reading,
         )
 
@@ -66,18 +70,21 @@ def load_splits(
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
     for name, split in rows.items():
         split.bad = bad.get(name, [])
+        split._split = NamedSplit(name)  # for messages; a public way to set it is missing
     logger.warning("rows: %s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS))
     find_leaks(rows, compare)
     return {name: rows[name] for name in SPLITS if name in rows}
 
 
+def dialect_of(config: DataConfig) -> Dialect:
+    return Dialect(config.delimiter, config.encoding)
+
+
 def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
-    """Splits of a `DatasetDict` folder or of a data set on the Hub; [] where there is only one, nameless."""
-    folder = Path(dataset_name)
-    if (folder / "dataset_dict.json").is_file():
-        return json.loads((folder / "dataset_dict.json").read_text())["splits"]
-    if folder.exists():
-        return []
+    """Splits of a folder or of a data set on the Hub; [] where there is only one, nameless."""
+    folder = Path(dataset_name).expanduser()
+    if folder.is_dir() and config_name is None:
+        return split_names(folder)
     from datasets import get_dataset_split_names
 
     try:

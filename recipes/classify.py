@@ -7,8 +7,8 @@
         --problem_type multi_label_classification              # "topics": ["billing", "urgent"]
     accelerate launch recipes/classify.py --train_file reviews.csv --label_column stars --problem_type regression
 
-Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz), a folder of `save_to_disk`, or a data set
-on the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts with what was trained.
+Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .zst), a folder, or a data set on
+the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts with what was trained.
 """
 
 from typing import Any

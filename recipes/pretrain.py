@@ -5,7 +5,7 @@
     accelerate launch recipes/pretrain.py --model_name_or_path HuggingFaceTB/SmolLM2-135M --train_file notes.jsonl
 
 Text is what `hftrain prepare` has tokenized, or rows that are tokenized first: json, jsonl, csv, tsv, parquet, arrow,
-txt (also .gz, also data/*.jsonl), a folder, or a data set on the Hub. Documents are packed and do not see one another.
+txt (also .zst, also data/*.jsonl), a folder, or a data set on the Hub. Documents are packed and do not see one another.
 """
 
 from collections.abc import Iterator, Sequence

@@ -6,8 +6,8 @@
     accelerate launch recipes/translate.py --model_name_or_path Helsinki-NLP/opus-mt-en-de --train_file pairs.jsonl \\
         --use_peft
 
-Pairs are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz), aligned text files (train.{lang}.gz), a
-folder of `save_to_disk`, or a data set on the Hub; a column may be nested (translation.de).
+Pairs are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .zst), aligned text (train.{lang}.gz), a
+folder, or a data set on the Hub; a column may be nested (translation.de).
 """
 
 from collections.abc import Iterator, Sequence

@@ -216,6 +216,8 @@ def test_examples_of_pairs_and_what_is_cut(tmp_path, caplog):
     with caplog.at_level("WARNING"):
         examples, tokenizer, _ = prepare(config)
     assert sum(each.truncated for each in examples.values()) == 20  # 3 + 3 special + 5 or 7
+    for name, split in examples.items():
+        assert f"{name}: {split.truncated} of {len(split)} texts" in caplog.text
     assert "are longer than max_seq_length = 9 and are truncated" in caplog.text
     for example in examples["train"]:
         assert example["length"] in (7, 9, 11, 13)

@@ -346,10 +346,10 @@ def test_texts_that_are_too_long_are_counted(translator, capsys):
     [
         (b'{"en": "a"}\n{"en": 3}\n', "en", "rows.jsonl, line 2: no text under 'en'"),
         (b'{"en": "a"}\n', None, "line 1: --column names one of en"),
-        (b'{"en": "a"}\n\n', "en", "rows.jsonl, line 2: not JSON"),
-        (b"[1]\n", "en", "rows.jsonl, line 1: not a JSON object"),
+        (b'{"en": "a"}\nno\n', "en", "rows.jsonl, line 2: not valid JSON"),
+        (b"[1]\n", "en", "rows.jsonl, line 1: not an object with columns but int: 1"),
         (b'{"en": "a", "prediction": "b"}\n', "en", 'has a "prediction" already'),
-        (b'{"en": "\xff"}\n', "en", "rows.jsonl is not UTF-8: byte 8 is 0xff"),
+        (b'{"en": "\xff"}\n', "en", "rows.jsonl, line 1: invalid UTF-8: byte 0xff at byte 9"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, capsys, content, column, message):
@@ -364,8 +364,8 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
 
     assert cli.main(["predict", str(tmp_path)]) == 2
     assert "say what to predict from" in capsys.readouterr().err
-    assert cli.main(["predict", str(tmp_path), "--file", "rows.csv"]) == 2
-    assert "rows.csv: --file is a .jsonl file, whose rows have columns, or a text a line" in capsys.readouterr().err
+    assert cli.main(["predict", str(tmp_path), "--file", str(tmp_path / "rows.csv")]) == 2
+    assert f"no file {tmp_path / 'rows.csv'}" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
     assert f"no model in {tmp_path}" in capsys.readouterr().err
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)

@@ -243,6 +243,7 @@ def test_a_mapping_in_the_file_replaces_the_default_and_entries_add_to_it(run_ya
         ("seed: [1", ":1: config: cannot be read: expected ',' or ']', but got '<stream end>'"),
         ("seed: 1\n\tx: 1", ":2: config: cannot be read: found character '\\t' that cannot start any token"),
         ("seed: 1\n---\nseed: 2", ":2: config: cannot be read: but found another document"),
+        ("model_config:\n  a: " + "[" * 100_000, ":2: config: cannot be read: nested more than 100 levels deep"),
         ("- seed: 1", ":1: config: must be lines of the form key: value"),
         ("seed: 1\nrun_name: \x07", ": config: cannot be read: the character 0x7 is not allowed"),
         (b"seed: 1\nrun_name: \xe9\n", ":2: config: is not UTF-8"),

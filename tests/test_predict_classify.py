@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import accelerate
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -115,6 +116,46 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
     assert "no text under 'three'; --pair_column names one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
     assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.parquet", "in.json", "IN.NDJSON"])
+def test_rows_are_read_as_in_training(saved, tmp_path, capsys, name):
+    rows = [{"one": "the big dog", "n": "1"}, {"one": "red, soup", "n": "2"}]
+    expected = predict(saved["single"], [row["one"] for row in rows])
+    frame, file = datasets.Dataset.from_list(rows), tmp_path / name
+    if "csv" in name:
+        frame.to_csv(file, index=False)
+    elif name.endswith("tsv"):
+        file.write_text("one\tn\n" + "".join("\t".join(row.values()) + "\n" for row in rows))
+    elif name.endswith("parquet"):
+        frame.to_parquet(file)
+    else:
+        file.write_text(json.dumps(rows) if name == "in.json" else "\n".join(map(json.dumps, rows)))
+    assert cli.main(["predict", saved["single"], "--file", str(file), "--column", "one"]) == 0
+    written = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [{k: row[k] for k in ("one", "n")} for row in written] == rows
+    assert [row["prediction"]["label"] for row in written] == [prediction["label"] for prediction in expected]
+
+
+def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, capsys):
+    def fails(name, content, message, *options):
+        (tmp_path / name).write_bytes(content)
+        assert cli.main(["predict", saved["single"], "--file", str(tmp_path / name), *options]) == 2
+        assert message in capsys.readouterr().err
+
+    fails("a.txt", b'{"one": "a"}\n', "a.txt holds JSON, which would be read as text: call it .jsonl")
+    fails("a.dat", b"a\n", "the ending .dat is not known")
+    fails("a.txt", b"a\nb\xfc\n", "a.txt, line 2: invalid UTF-8: byte 0xfc at byte 2 of the line. Set encoding to")
+    fails("a.csv", b"one;n\na;1\n", "whose parts semicolons separate: set delimiter to ';'", "--column", "one")
+    fails("a.csv", b"one\na\n", "rows are written as JSON lines, so call it .jsonl", "--column", "one",
+          "--output", str(tmp_path / "out.csv"))  # fmt: skip
+    (tmp_path / "a.csv").write_bytes("one;n\nschön;1\n".encode("latin-1"))
+    options = ["--column", "one", "--delimiter", ";", "--encoding", "latin-1"]
+    assert cli.main(["predict", saved["single"], "--file", str(tmp_path / "a.csv"), *options]) == 0
+    assert json.loads(capsys.readouterr().out)["one"] == "schön"
+    (tmp_path / "a.txt").write_bytes(b"the dog\r\n\r\n")
+    assert cli.main(["predict", saved["single"], "--file", str(tmp_path / "a.txt")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_long_texts_are_cut_and_counted(saved, capsys):

@@ -388,3 +388,8 @@ def test_a_tokenizer_is_learnt_once(tmp_path, monkeypatch):
     assert tokenizer.learn_tokenizer(rows, 300).get_vocab() == expected.get_vocab()
     with pytest.raises(TypeError):
         tokenizer.learn_tokenizer(rows, 301)
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    [file] = tmp_path.glob("hftrain/tokenizer-*/tokenizer.json")
+    file.write_bytes(file.read_bytes()[:-200])
+    assert tokenizer.learn_tokenizer(rows, 300).get_vocab() == expected.get_vocab()  # damaged, and made again

@@ -187,7 +187,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     messages = caplog.text
     assert f"left out: {bad}, line 4: column 'en' is null" in messages and f"{bad}, line 5: " in messages
     assert "leak: of 4 test rows 1 stand in the training rows too, and of 1 more the source does" in messages
-    assert "max_source_length = 6 and are truncated" in messages
+    assert f"test: {cut} of 4 rows" in messages and "max_source_length = 6 and are truncated" in messages
 
 
 def test_built_in_data_in_other_locales(folder, tmp_path):

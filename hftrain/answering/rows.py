@@ -79,7 +79,7 @@ def load_questions(config: Any, seed: int) -> dict[str, Dataset]:
     return rows
 
 
-def squad_reader(config: AnsweringConfig) -> Callable[..., Iterator[readers.Item] | None]:
+def squad_reader(config: Any) -> Callable[..., Iterator[readers.Item] | None]:
     """`read_squad` with the columns as `config` names them."""
     names = {"question": config.question_column, "context": config.context_column, "answers": config.answers_column}
     names |= {"title": config.group_column}
@@ -90,7 +90,7 @@ def squad_reader(config: AnsweringConfig) -> Callable[..., Iterator[readers.Item
                 values = [{names.get(key, key): value for key, value in values[0].items()}]
             yield line, values
 
-    return lambda path: renamed(items) if (items := read_squad(path)) else None
+    return lambda path: renamed(items) if (items := read_squad(path, config.encoding)) else None
 
 
 def read_question(values: list[Any], names: list[str], *, config: AnsweringConfig) -> list[Any]:

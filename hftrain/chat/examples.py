@@ -20,7 +20,7 @@ from hftrain.distributed import whole_while_used
 from hftrain.evaluation import predict
 from hftrain.losses import IGNORE, Batch
 from hftrain.text import check_fit, pad, tokenized
-from hftrain.text.examples import TOKENS
+from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,8 +63,8 @@ def tokenize(rows: Dataset, template: Template, config: Any) -> Dataset:
     examples = tokenized(rows, template.tokenizer, convert, schema=schema, arguments=arguments)
     check_refused(rows, examples, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
-        said = (cut, len(examples), 100 * cut / len(examples))
-        logger.warning("%d of %d conversations (%.1f %%) are longer than max_length and are cut", *said)
+        said = (of_split(rows), cut, len(examples), 100 * cut / len(examples))
+        logger.warning("%s%d of %d conversations (%.1f %%) are longer than max_length and are cut", *said)
     return examples
 
 

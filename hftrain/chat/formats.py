@@ -61,7 +61,7 @@ def load_chats(config: Any, seed: int) -> dict[str, Dataset]:
 
 def as_json(convert: Callable[[Any], Iterable[Any]]) -> Callable[[list[Any], list[str]], list[str]]:
     """For `load_rows`: what `convert` makes of the whole record, each value as JSON."""
-    return lambda values, names: [json.dumps(value, ensure_ascii=False) for value in convert(values[0])]
+    return lambda values, names: [json.dumps(value, ensure_ascii=False, default=str) for value in convert(values[0])]
 
 
 def to_chat(record: dict[str, Any], dataset_format: str | None = None) -> Chat:

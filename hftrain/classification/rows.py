@@ -23,7 +23,7 @@ from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.splits import load_splits
 from hftrain.text import learn_tokenizer, pad, tokenized
-from hftrain.text.examples import TOKENS
+from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -256,8 +256,9 @@ def tokenize(
     examples.truncated = examples.counts["truncated"]
     if examples.truncated:
         logger.warning(
-            "%d of %d texts (%.1f %%) are longer than max_seq_length = %d and are truncated",
-            *(examples.truncated, len(examples), 100 * examples.truncated / len(examples), config.max_seq_length),
+            "%s%d of %d texts (%.1f %%) are longer than max_seq_length = %d and are truncated",
+            *(of_split(rows), examples.truncated, len(examples), 100 * examples.truncated / len(examples)),
+            config.max_seq_length,
         )
     return examples
 

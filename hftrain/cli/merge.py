@@ -61,13 +61,15 @@ def export_model(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int:
-    from hftrain.cli.predict import read_lines
+    from hftrain.cli.predict import read_texts
+    from hftrain.data.lines import USUAL
+    from hftrain.data.sources import existing
     from hftrain.hush import hush_libraries
     from hftrain.merge import NotTheSame
 
     hush_libraries()
     if args.prompts:
-        more["prompts"] = read_lines(args.prompts)
+        more["prompts"] = read_texts(existing(args.prompts), USUAL)
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-{args.suffix}")
     try:
         parity = function(

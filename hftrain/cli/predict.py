@@ -1,21 +1,28 @@
 """`hftrain predict`: a trained model's predictions for new texts."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hftrain.data.lines import Dialect
 
 
 def add(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument("texts", metavar="TEXT", nargs="*", help="what to predict from")
-    command.add_argument("--file", type=Path, help="read a text a line, or JSON lines if it ends in .jsonl")
-    command.add_argument("--column", metavar="NAME", help="the key of the text in a .jsonl file")
-    command.add_argument("--pair_column", metavar="NAME", help="the key of the second text, where pairs are told apart")
-    command.add_argument("--output", type=Path, help="write here and not to the screen; JSON lines if --file has them")
+    command.add_argument("--file", type=Path, help="read a .txt, a text a line, or rows: jsonl, csv, parquet, ...")
+    command.add_argument("--column", metavar="NAME", help="the column of the text, where --file has rows")
+    command.add_argument("--pair_column", metavar="NAME", help="the column of the second text of a pair")
+    command.add_argument("--output", type=Path, help="write here: JSON lines where --file has rows, else a line a text")
+    command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
         "--source_prefix", metavar="TEXT", default="", help="put before each text, as in training (T5)"
     )
@@ -29,24 +36,31 @@ def add(commands: Any) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
-    from hftrain.data.rows import COLUMNAR, TEXTUAL
+    from hftrain.config import DataConfig
+    from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing
     from hftrain.hush import hush_libraries
     from hftrain.predict import line, predict
+    from hftrain.splits import dialect_of
 
     hush_libraries()
     set_verbosity_error()  # it would report the head that an adapter brings along as missing in its base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
-    rows, pairs = None, None
-    if args.file and args.file.suffix == ".jsonl":
-        named = {"--column": args.column} | ({"--pair_column": args.pair_column} if args.pair_column else {})
-        rows = list(read_jsonl(args.file, named))
+    texts, pairs, rows = args.texts, None, None
+    named = {"--column": args.column} | ({"--pair_column": args.pair_column} if args.pair_column else {})
+    dialect = dialect_of(DataConfig(train_file=str(args.file), delimiter=args.delimiter, encoding=args.encoding))
+    if args.file and check_ending(existing(args.file)) not in PLAIN:
+        if args.output and ending(args.output) in (*COLUMNAR, *set(TEXTUAL).difference(JSON)):
+            raise ValueError(f"--output {args.output}: rows are written as JSON lines, so call it .jsonl")
+        rows = list(read_rows(args.file, named, dialect))
+        texts = [row[args.column] for row in rows]
         pairs = [row[args.pair_column] for row in rows] if args.pair_column else None
     elif args.column or args.pair_column:
-        raise ValueError("--column and --pair_column name keys of a .jsonl file given with --file")
-    elif args.file and args.file.suffix in {*TEXTUAL, *COLUMNAR, ".gz"}:
-        raise ValueError(f"{args.file}: --file is a .jsonl file, whose rows have columns, or a text a line")
-    texts = args.texts or read_lines(args.file) if rows is None else [row[args.column] for row in rows]
+        raise ValueError(
+            "--column and --pair_column name columns of a file with rows (jsonl, csv, ...), given as --file"
+        )
+    elif args.file:
+        texts = read_texts(args.file, dialect)
     predictions = predict(
         args.folder,
         texts,
@@ -61,7 +75,9 @@ def predict_texts(args: argparse.Namespace) -> int:
         lines = [line(prediction) for prediction in predictions]
     else:
         both = zip(rows, predictions, strict=True)
-        lines = [json.dumps({**row, "prediction": prediction}, ensure_ascii=False) for row, prediction in both]
+        lines = [
+            json.dumps({**row, "prediction": prediction}, ensure_ascii=False, default=str) for row, prediction in both
+        ]
     out = "".join(line + "\n" for line in lines)
     if args.output:
         args.output.write_text(out, encoding="utf-8")
@@ -70,29 +86,43 @@ def predict_texts(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}") from error
-    return text.removesuffix("\n").split("\n") if text else []
+def read_texts(path: Path, dialect: Dialect) -> list[str]:
+    """The lines of a text file, empty ones too."""
+    from hftrain.data.lines import Fault, decode, raw_lines
+    from hftrain.data.readers import check_text
 
-
-def read_jsonl(path: Path, columns: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(read_lines(path), 1):
+    check_text(path, dialect.encoding)
+    texts = []
+    for number, raw in raw_lines(path, dialect.encoding):
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}: not a JSON object")
+            texts.append(decode(raw).rstrip("\r\n"))
+        except Fault as fault:
+            raise ValueError(f"{path}, line {number}: {fault}. {fault.advice}") from None
+    return texts
+
+
+def read_rows(path: Path, columns: dict[str, str | None], dialect: Dialect) -> Iterator[dict[str, Any]]:
+    """The rows of a file as training reads it; `columns` are those that have texts, by option.
+
+    Raises:
+        ValueError: a row that cannot be used, or that has a prediction already.
+    """
+    from hftrain.data.lines import Fault
+    from hftrain.data.sources import open_file
+
+    opened = open_file(path, {"row": ""}, dialect)
+    for number, values in opened.items:
+        place = f"{path}, {opened.unit} {number}"
+        if isinstance(values, Fault):
+            way_out = f". {values.advice}" if values.advice != Fault.advice else ""
+            raise ValueError(f"{place}: {values}{way_out}")
+        row = values[0]
         if "prediction" in row:
-            raise ValueError(f'{path}, line {number}: has a "prediction" already, which would be overwritten')
+            raise ValueError(f'{place}: has a "prediction" already, which would be overwritten')
         for option, column in columns.items():
             value = row.get(column)
             words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
             if not isinstance(value, str) and not words:
-                said = f"{option} names " if column is None else f"no text under {column!r}; {option} names "
-                said += f"one of {', '.join(row)}"
-                raise ValueError(f"{path}, line {number}: {said}")
+                text = f"{option} names " if column is None else f"no text under {column!r}; {option} names "
+                raise ValueError(f"{place}: {text}one of {', '.join(row)}")
         yield row

@@ -16,8 +16,8 @@ def add(commands: Any) -> None:
     )
     command.add_argument(
         "--source", metavar="NAME=SOURCE", action="append", required=True,
-        help="a file (jsonl, json, csv, tsv, txt, parquet, arrow; .gz), many of them ('x/*.jsonl'), a folder, or a "
-        "data set on the Hub, which is streamed (user/name:split, user/name:config:split); may be given several times",
+        help="a file (jsonl, json, csv, tsv, txt, parquet, arrow; .gz, .zst), many of them ('x/*.jsonl'), a folder, or "
+        "a data set on the Hub, which is streamed (user/name:split, user/name:config:split); give it for each source",
     )  # fmt: skip
     command.add_argument("--tokenizer", metavar="NAME", required=True, help="a folder, or a name on the Hub")
     command.add_argument("--output_dir", metavar="DIR", type=Path, help="default: a folder in the cache of datasets")
@@ -26,6 +26,8 @@ def add(commands: Any) -> None:
         "--document", choices=("line", "paragraph", "file"), default="line",
         help="what a document is in a text file; paragraphs have blank lines between (default: line)",
     )  # fmt: skip
+    command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
         "--validation_split", metavar="X", type=float, default=0.0, help="share of documents to set aside (default: 0)"
     )
@@ -45,11 +47,14 @@ def prepare_tokens(args: argparse.Namespace) -> int:
 
     from transformers import AutoTokenizer
 
+    from hftrain.config import DataConfig
     from hftrain.data.tokens import TokenFiles
     from hftrain.prepare import prepare
+    from hftrain.splits import dialect_of
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hftrain").setLevel(logging.INFO)
+    dialect = dialect_of(DataConfig(train_file=args.source[0], delimiter=args.delimiter, encoding=args.encoding))
     sources = {}
     for source in args.source:
         name, equals, place = source.partition("=")
@@ -65,6 +70,7 @@ def prepare_tokens(args: argparse.Namespace) -> int:
         sources,
         tokenizer,
         args.output_dir,
+        dialect=dialect,
         **{name: getattr(args, name) for name in settings},
     )
     shards = TokenFiles(folder).manifest["shards"]

@@ -1,7 +1,7 @@
 """Configuration: dataclasses whose defaults are the recommended run, and ``parse``, which is strict about the rest."""
 
+from hftrain.config.data import DataConfig
 from hftrain.config.fields import (
-    DataConfig,
     FineTuneConfig,
     LoraConfig,
     ModelConfig,

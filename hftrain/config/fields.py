@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
+from hftrain.config.data import DataConfig
 from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, default_of, share
 
 # Words in the names of metrics that say which way is better.
@@ -14,43 +15,6 @@ HIGHER_IS_BETTER = {
     "meteor", "pearson", "pearsonr", "precision", "recall", "rouge", "spearmanr",
 }  # fmt: skip
 LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "ter", "wer"}
-
-
-@dataclass
-class DataConfig(Config):
-    """Where the examples come from."""
-
-    dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder written by save_to_disk."""
-
-    dataset_config_name: str | None = None
-    """Configuration of the data set, for one that has several."""
-
-    train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
-    """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz."""
-
-    validation_file: str | None = None
-    """Rows to choose the best model by; goes with train_file."""
-
-    test_file: str | None = None
-    """Rows for the final score, seen by no choice; goes with train_file."""
-
-    validation_split: Annotated[float, count_or_share] = 0.05
-    """Rows set aside for validation where the data has none of its own: under 1 a share, else a number of rows."""
-
-    test_split: Annotated[float, count_or_share] = 0.05
-    """Rows set aside for the test where the data has none of its own: under 1 a share, else a number of rows."""
-
-    max_bad_rows: Annotated[int, at_least(0)] = 0
-    """Unusable rows (null, invalid UTF-8, no text) that may be left out, each listed; one more stops the run."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.dataset_name is None and self.train_file is None:
-            yield ("dataset_name", "train_file"), "nothing to train on: set one of them"
-        for name in ("validation_file", "test_file"):
-            if getattr(self, name) is not None and self.train_file is None:
-                yield (name, "dataset_name"), f"contradict each other: {name} goes with train_file"
 
 
 @dataclass

@@ -21,16 +21,26 @@ SCALARS = {
 }  # fmt: skip
 
 
+MOST_LEVELS = 100
+
+
 class Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012  (PyYAML's own way)
+    level = 0  # of mappings and lists inside one another
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
+        if self.level > MOST_LEVELS:
+            problem = f"nested more than {MOST_LEVELS} levels deep"
+            raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
         if getattr(event, "tag", None) not in (None, "!"):  # `!!bool x` would crash, and no setting needs one
             raise yaml.constructor.ConstructorError(
                 None, None, f"the tag {event.tag} is not supported", event.start_mark
             )
-        return super().compose_node(parent, index)
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         lines: dict[str, int] = {}

@@ -58,7 +58,7 @@ def generate(
     Raises:
         ValueError: an unknown locale (the nearest is named), two equal ones, or more rows than the pair can give.
     """
-    from datasets import Dataset
+    from datasets import Dataset, NamedSplit
 
     source, target = _locale(source_locale), _locale(target_locale)
     if source == target:
@@ -90,7 +90,9 @@ def generate(
     pairs = list(targets.items())[:wanted]
     bounds = {"train": (test + validation, wanted), "validation": (test, test + validation), "test": (0, test)}
     return {
-        split: Dataset.from_dict(dict(zip(("source", "target"), zip(*pairs[first:last], strict=True), strict=True)))
+        split: Dataset.from_dict(
+            dict(zip(("source", "target"), zip(*pairs[first:last], strict=True), strict=True)), split=NamedSplit(split)
+        )
         for split, (first, last) in bounds.items()
     }
 

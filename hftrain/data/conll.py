@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from hftrain.data.readers import Fault, Item, decode, raw_lines
+from hftrain.data.readers import Fault, Item, check_text, decode, raw_lines
 
 NO_WORD = ("#", "-DOCSTART-")
 
 
-def read_conll(path: Path, *, word_column: int | None = None, tag_column: int | None = None) -> Iterator[Item]:
+def read_conll(
+    path: Path, *, word_column: int | None = None, tag_column: int | None = None, encoding: str | None = None
+) -> Iterator[Item]:
     """Sentences as (line of the first word, [words, tags]), or why one is none, with the line that is at fault.
 
     Columns stand between TABs, or between spaces where the file's first word has no TAB on its line; every line has as
@@ -24,9 +26,10 @@ def read_conll(path: Path, *, word_column: int | None = None, tag_column: int | 
         word_column, tag_column: from 1, or from the end: -1 is the last. None: the first and the last, but of `.conllu`
             2 and 4, the part of speech.
     """
+    check_text(path, encoding)
     universal = ".conllu" in path.suffixes
     columns = {"word": word_column or (2 if universal else 1), "tag": tag_column or (4 if universal else -1)}
-    lines = (raw.decode(errors="replace").rstrip("\r\n") for _, raw in raw_lines(path) if raw.strip())
+    lines = (raw.decode(errors="replace").rstrip("\r\n") for _, raw in raw_lines(path, encoding) if raw.strip())
     sample = min(lines, key=lambda line: line.startswith(NO_WORD), default="")  # the first that is surely a word's
     separator = "\t" if "\t" in sample else " +"
     width = len(re.split(separator, sample.strip(" ")))
@@ -34,7 +37,7 @@ def read_conll(path: Path, *, word_column: int | None = None, tag_column: int | 
         if abs(column) > width:
             raise ValueError(f"{path} has {width} columns, so no column {column} for the {name} ({name}_column)")
 
-    for blank, sentence in groupby(raw_lines(path), key=lambda line: not line[1].strip()):
+    for blank, sentence in groupby(raw_lines(path, encoding), key=lambda line: not line[1].strip()):
         first = 0
         found: dict[str, list[str]] = {"word": [], "tag": []}
         for number, raw in () if blank else sentence:

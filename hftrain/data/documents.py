@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from hftrain.data.readers import Fault, missing, pick, read_documents, text
-from hftrain.data.rows import COLUMNAR, TEXTUAL, BadRow, Reader, ending, existing, is_hub_name, open_rows
+from hftrain.data.lines import USUAL, Dialect, Fault
+from hftrain.data.readers import check_text, missing, pick, read_documents, text
+from hftrain.data.rows import BadRow
+from hftrain.data.sources import JSON_LINES, PLAIN, Reader, check_ending, ending, find_files, is_hub_name, open_rows
+from hftrain.data.tables import is_saved
 
 Document = Literal["line", "paragraph", "file"]
-SAVED = ("dataset_info.json", "dataset_dict.json")  # one of them is in a folder of save_to_disk
 
 
 class Files:
@@ -24,11 +25,14 @@ class Files:
         version: whatever else decides what is read, as JSON can hold it.
     """
 
-    def __init__(self, paths: list[str], column: str, document: Document, split: str | None = None):
-        self.paths, self.column, self.document, self.split = paths, column, document, split
+    def __init__(
+        self, paths: list[str], column: str, document: Document, split: str | None = None, dialect: Dialect = USUAL
+    ):
+        self.paths, self.column, self.document, self.split, self.dialect = paths, column, document, split, dialect
         self.position = [0, 0]
         self.files = [inside for path in paths for inside in _files_of(Path(path))]
-        self.version = ["files", split, *(ending(path) for path in self.files)]
+        kinds = (".jsonl" if (kind := ending(path)) in JSON_LINES else kind for path in self.files)
+        self.version = ["files", split, *(() if dialect == USUAL else dialect), *kinds]
 
     def __iter__(self) -> Iterator[str | BadRow]:
         first, skip = self.position
@@ -41,14 +45,15 @@ class Files:
                         raise values
                     said: str | BadRow = text(values[0], reader.names[0])
                 except Fault as fault:
-                    said = BadRow(path, f"{reader.unit} {place}", str(fault))
+                    said = BadRow(path, f"{reader.unit} {place}", str(fault), fault.advice)
                 yield said
             skip = 0
 
     def _open(self, path: str) -> Reader:
-        if Path(path).is_file() and ending(Path(path)) not in (*COLUMNAR, *TEXTUAL):
-            return Reader("line", ["the text"], read_documents(Path(path), self.document))
-        return open_rows(path, {"text": self.column}, self.split, None, ())
+        if Path(path).is_file() and check_ending(Path(path)) in PLAIN:
+            check_text(Path(path), self.dialect.encoding)
+            return Reader(path, "line", ["the text"], read_documents(Path(path), self.document, self.dialect.encoding))
+        return next(open_rows(path, {"text": self.column}, self.split, dialect=self.dialect))
 
 
 class Stream:
@@ -94,23 +99,24 @@ class Stream:
             yield said
 
 
-def open_source(source: str, column: str = "text", document: Document = "line") -> Files | Stream:
+def open_source(
+    source: str, column: str = "text", document: Document = "line", dialect: Dialect = USUAL
+) -> Files | Stream:
     """The texts of a source, named as `hftrain.prepare.prepare` says.
 
     Raises:
         ValueError: there is nothing of this name, or no such column.
     """
     path = Path(source).expanduser()
-    if not path.exists() and (found := sorted(glob.glob(str(path)))):
-        return Files(found, column, document)
     name, *parts = [str(path)] if path.exists() else source.split(":")
     config_name, split = [None, None, *parts][-2:]
     folder = Path(name).expanduser()
-    if folder.is_dir() and any((folder / file).is_file() for file in SAVED):
-        return Files([str(folder)], column, document, split)
-    if folder.is_dir() or is_hub_name(name):
+    if folder.is_dir() and is_saved(folder):
+        return Files([str(folder)], column, document, split, dialect)
+    if is_hub_name(name) or (folder.is_dir() and config_name):
         return Stream(str(folder), column, split or "train", config_name)
-    return Files([str(existing(path))], column, document)
+    files = find_files(str(folder), split or "train") if folder.is_dir() else find_files(str(path))
+    return Files([str(file) for file in files], column, document, None, dialect)
 
 
 def _files_of(path: Path) -> list[Path]:

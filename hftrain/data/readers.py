@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Iterator
-from itertools import groupby, zip_longest
+from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
+from hftrain.data.lines import MAX_LINE, USUAL, Dialect, Fault, decode, raw_lines
+
 BATCH_ROWS = 10_000
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars"}
+PEEKED = 20  # lines of a text file that are looked at before they are taken for text
 
-
-class Fault(Exception):
-    """Why one row is bad; the reader goes on with the next."""
-
+csv.field_size_limit(MAX_LINE)
 
 Item = tuple[int, "list[Any] | Fault"]
 
@@ -61,15 +60,6 @@ def _check_surrogates(value: str, name: str) -> None:
         raise Fault(f"{name} holds {value[error.start]!r}, half a surrogate pair, which is not text") from None
 
 
-def decode(raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        hint = "; this looks like UTF-16, convert the file" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        at = f"byte 0x{raw[error.start]:02x} at byte {error.start + 1} of the line"
-        raise Fault(f"invalid UTF-8: {at}{hint}") from None
-
-
 def pick(record: Any, column: str) -> Any:
     """The value of a column in a JSON object: a dot reaches into nested objects, "" is the whole."""
     if not isinstance(record, dict):
@@ -97,48 +87,53 @@ def _dotted(record: dict[str, Any], prefix: str = "") -> Iterator[str]:
 # ---- text files
 
 
-def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their ends, split at LF only (U+2028 and form feeds are text), without a byte order mark."""
-    number = 0
+def fault_between(faults: dict[int, Fault], first: int, last: int) -> Fault | None:
+    """The first fault of lines `first` .. `last`; those up to `last` are forgotten."""
+    if not faults:
+        return None
+    found = None
+    for number in [number for number in faults if number <= last]:
+        fault = faults.pop(number)
+        found = found or (fault if number >= first else None)
+    return found
+
+
+def check_text(path: Path, encoding: str | None = None) -> None:
+    """Raises: ValueError, the first lines of a text file are JSON objects."""
+    lines = [raw.strip() for _, raw in islice(raw_lines(path, encoding), PEEKED) if not raw.isspace()]
+    if lines and (lines[0] in (b"{", b"[", b"[{") or all(line.startswith(b"{") and parses(line) for line in lines)):
+        raise ValueError(f"{path} holds JSON, which would be read as text: call it .jsonl (or .json)")
+
+
+def parses(raw: bytes) -> bool:
+    """Whether a line is JSON."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                yield number, raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}, after line {number}: the gzip file is damaged or cut short ({error})") from None
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
-def _lenient_lines(path: Path, faults: dict[int, Fault]) -> Iterator[tuple[int, str]]:
-    """Lines where a row may span several: one that is not UTF-8 is noted in `faults`, and the text goes on."""
-    for number, raw in raw_lines(path):
-        try:
-            text = decode(raw)
-        except Fault as fault:
-            faults[number] = fault
-            text = raw.decode(errors="replace")
-        yield number, text
-
-
-def _fault_between(faults: dict[int, Fault], first: int, last: int) -> Fault | None:
-    return next((fault for number, fault in faults.items() if first <= number <= last), None) if faults else None
-
-
-def read_fields(path: Path, ours: list[str]) -> Iterator[Item]:
-    for number, raw in raw_lines(path):
+def read_fields(path: Path, ours: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+    delimiter = dialect.delimiter or "\t"
+    between = "a TAB" if delimiter == "\t" else repr(delimiter)
+    for number, raw in raw_lines(path, dialect.encoding):
         try:
             text = decode(raw).rstrip("\r\n")
-            fields = text.split("\t") if len(ours) > 1 else [text]
+            fields = text.split(delimiter) if len(ours) > 1 else [text]
             if len(fields) != len(ours):
-                raise Fault(f"{len(fields)} fields, expected {len(ours)} separated by a TAB ({', '.join(ours)})")
+                raise Fault(f"{len(fields)} fields, expected {len(ours)} separated by {between} ({', '.join(ours)})")
             yield number, fields
         except Fault as fault:
             yield number, fault
 
 
-def read_documents(path: Path, document: Literal["line", "paragraph", "file"]) -> Iterator[Item]:
+def read_documents(
+    path: Path, document: Literal["line", "paragraph", "file"], encoding: str | None = None
+) -> Iterator[Item]:
     """Texts of a plain text file: its lines but those that are blank, what stands between blank lines, or all of it as
     it is. A fault is named by its own line."""
-    lines = raw_lines(path)
+    lines = raw_lines(path, encoding)
     groups: Iterable[list[tuple[int, bytes]]]
     if document == "line":
         groups = ([line] for line in lines if line[1].strip())
@@ -159,8 +154,8 @@ def read_documents(path: Path, document: Literal["line", "paragraph", "file"]) -
             yield group[0][0] if group else 1, [text if document == "file" else text.rstrip("\r\n")]
 
 
-def read_aligned(paths: list[Path]) -> Iterator[Item]:
-    readers = [raw_lines(path) for path in paths]
+def read_aligned(paths: list[Path], encoding: str | None = None) -> Iterator[Item]:
+    readers = [raw_lines(path, encoding) for path in paths]
     for number, lines in enumerate(zip_longest(*readers), 1):
         if None in lines:
             counts = [number - (line is None) + sum(1 for _ in rest) for line, rest in zip(lines, readers, strict=True)]
@@ -178,82 +173,40 @@ def read_aligned(paths: list[Path]) -> Iterator[Item]:
             yield number, fault
 
 
-def read_jsonl(path: Path, columns: list[str]) -> Iterator[Item]:
-    for number, raw in raw_lines(path):
-        if raw.isspace():
-            continue
-        try:
-            record = json.loads(decode(raw))
-            yield number, [pick(record, column) for column in columns]
-        except (ValueError, RecursionError) as error:
-            yield number, Fault(f"not valid JSON: {error}")
-        except Fault as fault:
-            yield number, fault
+def read_csv(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+    """RFC 4180; a first line `sep=;`, as spreadsheets write it, names the delimiter."""
+    return _read_separated(path, columns, dialect.delimiter or ",", dialect.encoding)
 
 
-def read_json(path: Path, columns: list[str]) -> Iterator[Item]:
-    """An array of objects, parsed object by object as its lines come; a file that starts otherwise is JSON lines.
+def read_tsv(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+    """No quoting: a field is what stands between TABs."""
+    return _read_separated(path, columns, dialect.delimiter or "\t", dialect.encoding, quoting=csv.QUOTE_NONE)
 
-    A JSON string holds no line end, so an error anywhere but at the end of what was read is an error for good.
-    """
-    first = next((raw.lstrip() for _, raw in raw_lines(path) if not raw.isspace()), b"")
-    if not first.startswith(b"["):
-        yield from read_jsonl(path, columns)
-        return
-    parse = json.JSONDecoder().raw_decode
+
+def _read_separated(
+    path: Path, columns: list[str], delimiter: str, encoding: str | None, **quoting: Any
+) -> Iterator[Item]:
     faults: dict[int, Fault] = {}
-    text, start = "", 1  # the part not yet parsed, and the line on which it starts
-    expected = "["  # the characters that may come now; inside the array ("]") a row may come too
-    for number, line in _lenient_lines(path, faults):
-        text += line
-        position = 0
-        while True:
-            while position < len(text) and text[position] in " \t\r\n":
-                start += text[position] == "\n"
-                position += 1
-            if position == len(text):
-                break
-            character = text[position]
-            if expected == "]" and character != "]":  # a row
-                try:
-                    record, end = parse(text, position)
-                except json.JSONDecodeError as error:
-                    if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
-                        break  # the row goes on in the next line, if there is one
-                    said = f"not valid JSON, so no row after it can be read: {error.msg}"
-                    raise ValueError(f"{path}, line {start}: {said}") from None
-                try:
-                    yield start, _fault_between(faults, start, number) or [pick(record, column) for column in columns]
-                except Fault as fault:
-                    yield start, fault
-                start += text.count("\n", position, end)
-                position, expected = end, ",]"
-            elif character in expected:
-                position, expected = position + 1, "" if character == "]" else "]"
-            else:
-                said = f"{character!r} where {' or '.join(expected) or 'the end of the file'} should be"
-                raise ValueError(f"{path}, line {start}: not valid JSON: {said}")
-        text = text[position:]
-    if expected:
-        yield start, Fault(f"truncated JSON: the file ends inside the array, after {text[:60]!r}")
-
-
-def read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[Item]:
-    faults: dict[int, Fault] = {}
-    records = csv.reader((text for _, text in _lenient_lines(path, faults)), strict=True, **dialect)
+    lines = _lenient_lines(path, encoding, faults)
+    first, before = next(lines, ""), 0  # lines in front of those that `records` counts
+    if first.startswith("sep=") and len(named := first.strip("\r\n")) == 5:
+        delimiter, before = named[4], 1
+    else:
+        lines = chain([first], lines)
+    records = csv.reader(lines, strict=True, delimiter=delimiter, **quoting)
     header: list[str] | None = None
     places: list[int | None] = []
     while True:
-        number = records.line_num + 1
+        number = before + records.line_num + 1
         try:
             fields = next(records)
-            if fault := _fault_between(faults, number, records.line_num):
+            if fault := fault_between(faults, number, before + records.line_num):
                 raise fault
             if not fields:
                 continue  # a blank line
             if header is None:
                 header = fields
-                places = [_place(path, number, column, header) for column in columns]
+                places = [_place(path, number, column, header, delimiter) for column in columns]
                 continue
             if len(fields) != len(header):
                 raise Fault(f"{len(fields)} fields, but the first line names {len(header)}: {', '.join(header)}")
@@ -266,23 +219,35 @@ def read_separated(path: Path, columns: list[str], **dialect: Any) -> Iterator[I
             yield number, Fault(f"not valid CSV: {error}")
         except Fault as fault:
             if header is None:
-                raise ValueError(f"{path}, line {number}: {fault}") from None
+                raise ValueError(f"{path}, line {number}: {fault}. {fault.advice}") from None
             yield number, fault
 
 
-def _place(path: Path, number: int, column: str, header: list[str]) -> int | None:
+def _lenient_lines(path: Path, encoding: str | None, faults: dict[int, Fault]) -> Iterator[str]:
+    """Lines where a row may span several: one that is not UTF-8 is noted in `faults`, and the text goes on."""
+    for number, raw in raw_lines(path, encoding):
+        try:
+            yield decode(raw)
+        except Fault as fault:
+            faults[number] = fault
+            yield raw.decode(errors="replace")
+
+
+def _place(path: Path, number: int, column: str, header: list[str], delimiter: str) -> int | None:
     """Where the column stands; None of "", the whole row."""
+    if len(header) == 1 and header[0] != column:
+        for other, name in DELIMITERS.items():
+            if other != delimiter and other in header[0]:
+                raise ValueError(
+                    f"{path}, line {number}: one column, {header[0]!r:.80}, whose parts {name} separate: set "
+                    f"delimiter to {other!r}"
+                )
+    twice = [name for name in header if name and header.count(name) > 1]
+    if column in twice or (column == "" and twice):
+        raise ValueError(f"{path}, line {number}: column {column or twice[0]!r} stands there twice: rename one")
     if column == "":
         return None
-    if header.count(column) != 1:
-        said = f"column {column!r} stands there twice" if column in header else missing(column, header)
+    if column not in header:
+        said = missing(column, header)
         raise ValueError(f"{path}, line {number}: {said} (the first line must name the columns)")
     return header.index(column)
-
-
-def read_csv(path: Path, columns: list[str]) -> Iterator[Item]:
-    return read_separated(path, columns)
-
-
-def read_tsv(path: Path, columns: list[str]) -> Iterator[Item]:
-    return read_separated(path, columns, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,21 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hftrain.data.readers import (
-    BATCH_ROWS,
-    Fault,
-    Item,
-    did_you_mean,
-    missing,
-    read_aligned,
-    read_csv,
-    read_fields,
-    read_json,
-    read_jsonl,
-    read_tsv,
-    texts,
-)
-from hftrain.data.tables import Tables, arrow_tables, hub_tables, parquet_tables, read_tables, saved_tables
+from hftrain.data.lines import USUAL, Dialect, Fault
+from hftrain.data.readers import BATCH_ROWS, Item, missing, texts
+from hftrain.data.sources import open_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,6 +33,7 @@ class BadRow(NamedTuple):
     file: str
     place: str
     reason: str
+    advice: str = Fault.advice
 
     def __str__(self) -> str:
         return f"{self.file}, {self.place}: {self.reason}"
@@ -70,20 +58,25 @@ def load_rows(
     read: Callable[[list[Any], list[str]], Sequence[Any]] = texts,
     schema: pa.Schema | None = None,
     reader: Callable[[Path], Iterator[Item] | None] | None = None,
+    dialect: Dialect = USUAL,
 ) -> Dataset:
     """Rows with the columns named by the keys of `columns`, of text unless `read` and `schema` say otherwise.
 
     `source` is one of
 
-    - `.jsonl`, or `.json` (an array of objects, or JSON lines);
+    - `.jsonl` (`.ndjson`, `.jsonlines`) or `.json`: an object a line or one after another, an array of them, or one
+      object with the array under a key;
     - `.csv` (RFC 4180) or `.tsv` (no quoting: a field is what stands between TABs); the first line names the columns;
-    - `.txt` or a text file with any other ending: a row a line; where two columns are asked for, a line is a pair with
-      a TAB between, in the order of `columns`, whose values are not looked at;
+    - `.txt` or `.md`: a row a line; where two columns are asked for, a line is a pair with a TAB between, in the order
+      of `columns`, whose values are not looked at;
     - a path with `{lang}` in it: one text file for each of `languages`, aligned by line, in the order of `columns`;
     - `.parquet`, `.arrow` (file or stream);
+    - a pattern (`data/train-*.parquet`), or a folder with files of one of these kinds: all of them, in the order of
+      their names; where the names say splits, those of `split`;
     - a folder written by `save_to_disk`, or a name on the Hub (`config_name`, `split`).
 
-    Text may be gzipped (`.gz`). It is UTF-8, with or without a byte order mark; lines end in LF or CRLF.
+    Endings are compared without case. Text may be packed (gzip, bzip2, xz, zstd). It is UTF-8, with or without a byte
+    order mark, unless `dialect` or another mark says otherwise; lines end in LF or CRLF.
 
     Args:
         columns: our name -> the name in the source; a dot reaches into a nested column: `{"source": "translation.de"}`;
@@ -97,6 +90,7 @@ def load_rows(
         schema: of what `read` gives, where that is not a string for each of `columns`.
         reader: of a format of the caller's own: a path -> its rows as (line, values of `columns` or a Fault), or None
             where the file is not of this format.
+        dialect: delimiter and encoding of text files, where they are not as usual.
 
     Returns:
         A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out.
@@ -110,9 +104,8 @@ def load_rows(
         raise ValueError("columns: name at least one column to read")
     if max_bad_rows < 0:
         raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
-    file = str(Path(source).expanduser())
-    items = reader(Path(file)) if reader and Path(file).is_file() else None
-    opened = Reader("line", list(columns), items) if items else open_rows(file, columns, split, config_name, languages)
+    name = str(Path(source).expanduser())
+    readers = open_rows(name, columns, split, config_name, languages, dialect, reader)
 
     schema = schema or pa.schema([(name, pa.string()) for name in columns])
     batches: list[pa.RecordBatch] = []
@@ -126,29 +119,30 @@ def load_rows(
         batches.append(pa.record_batch(arrays, schema=schema))
         pending.clear()
 
-    for number, values in opened.items:
+    for file, (number, values) in ((reader, item) for reader in readers for item in reader.items):
         try:
             if isinstance(values, Fault):
                 raise values
-            pending.append(read(values, opened.names))
-        except Fault as fault:
-            bad.append(BadRow(file, f"{opened.unit} {number}", str(fault)))
+            pending.append(read(values, file.names))
+        except (Fault, RecursionError) as error:
+            fault = error if isinstance(error, Fault) else Fault("nested too deep to be read")
+            bad.append(BadRow(file.file, f"{file.unit} {number}", str(fault), fault.advice))
             if len(bad) > max(max_bad_rows, 9):  # enough to fail, and to show the user a pattern
                 break
         if len(pending) == BATCH_ROWS:
             flush()
     if len(bad) > max_bad_rows:
         shown = "\n".join(f"  {row}" for row in bad[:10])
-        if len({row.reason for row in bad}) == 1 < len(bad):
+        if len({(row.file, row.reason) for row in bad}) == 1 < len(bad):
             shown = f"  {bad[0]}\n  and the same: {', '.join(row.place for row in bad[1:10])}"
         raise ValueError(
-            f"bad rows in {file}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
-            "Mend them, or raise max_bad_rows to leave that many out."
+            f"bad rows in {name}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
+            f"{advice(bad)}"
         )
     if pending:
         flush()
     if not batches:
-        raise ValueError(f"{file} is empty: no rows in it" + (f" but {len(bad)} bad ones" if bad else ""))
+        raise ValueError(f"{name} is empty: no rows in it" + (f" but {len(bad)} bad ones" if bad else ""))
     for row in bad:
         logger.warning("left out: %s", row, extra={"refused": 1})
 
@@ -156,6 +150,11 @@ def load_rows(
     rows = Dataset(table, fingerprint=_hash_tables([table]))
     rows.bad = bad
     return rows
+
+
+def advice(bad: Sequence[BadRow]) -> str:
+    """What to do about bad rows: where one has advice of its own, that first."""
+    return min((row.advice for row in bad), key=Fault.advice.__eq__)
 
 
 def fingerprint(rows: Dataset) -> str:
@@ -234,75 +233,6 @@ def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "t
     leaked = [row for row in wanted if row[0] in seen_inputs]
     examples = [dict(zip(columns, row, strict=True)) for row in leaked[:5]]
     return Leaks(sum(row in seen for row in leaked), len(leaked), examples)
-
-
-COLUMNAR: dict[str, Callable[[Path], Tables]] = {".parquet": parquet_tables, ".arrow": arrow_tables}
-TEXTUAL: dict[str, Callable[[Path, list[str]], Iterator[Item]]] = {
-    ".json": read_json,
-    ".jsonl": read_jsonl,
-    ".csv": read_csv,
-    ".tsv": read_tsv,
-}
-
-
-class Reader(NamedTuple):
-    """An opened source: what a place in it is called ("line", "row") and what each value of a row is called."""
-
-    unit: str
-    names: list[str]
-    items: Iterator[Item]
-
-
-def open_rows(
-    source: str, columns: dict[str, str], split: str | None, config_name: str | None, languages: Sequence[str]
-) -> Reader:
-    """The reader for a source; `columns` and the rest are those of `load_rows`."""
-    wanted = list(columns.values())
-    named = [f"column {column!r}" for column in wanted]
-    path = Path(source)
-    if "{lang}" in source:
-        if len(languages) != len(columns):
-            raise ValueError(
-                f"{source}: {{lang}} stands for {len(columns)} languages ({', '.join(columns)}), "
-                f"got {list(languages)}; set source_lang and target_lang"
-            )
-        paths = [existing(Path(source.replace("{lang}", language))) for language in languages]
-        return Reader("line", [path.name for path in paths], read_aligned(paths))
-    if path.is_dir():
-        return Reader("row", named, read_tables(source, saved_tables(path, split), wanted))
-    if is_hub_name(source):
-        return Reader("row", named, read_tables(source, hub_tables(source, config_name, split), wanted))
-    path, kind = existing(path), ending(path)
-    if kind in COLUMNAR:
-        return Reader("row", named, read_tables(source, COLUMNAR[kind](path), wanted))
-    if kind in TEXTUAL:
-        return Reader("line", named, TEXTUAL[kind](path, wanted))
-    names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
-    lines = read_fields(path, list(columns))
-    if wanted == [""]:
-        lines = ((number, line if isinstance(line, Fault) else [{"text": line[0]}]) for number, line in lines)
-    return Reader("line", names, lines)
-
-
-def ending(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether `source`, being no path here and without the ending of a file, can be a name on the Hub."""
-    kind = ending(Path(source))
-    known = kind in COLUMNAR or kind in TEXTUAL or kind == ".txt"
-    if kind and Path(source).parent.is_dir():  # a file's name, mistyped
-        known |= bool(did_you_mean(source, map(str, Path(source).parent.iterdir())))
-    return not known and not Path(source).exists() and bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source))
-
-
-def existing(path: Path) -> Path:
-    """`path`, a file. Raises: ValueError, there is none; the nearest name beside it."""
-    if path.is_file():
-        return path
-    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise ValueError(f"no file {path}" + did_you_mean(path.name, beside))
 
 
 def _iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:

@@ -7,21 +7,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hftrain.data.readers import Fault, Item, raw_lines
+from hftrain.data.json_rows import is_lines
+from hftrain.data.lines import Fault, raw_lines
+from hftrain.data.readers import Item
+from hftrain.data.sources import ending
 
 
-def read_squad(path: Path) -> Iterator[Item] | None:
+def read_squad(path: Path, encoding: str | None = None) -> Iterator[Item] | None:
     """Questions as (line of the question's id, [{"id", "title", "context", "question", "answers"}]); None if the file
-    is not one JSON object with "data", as SQuAD's are.
+    is not one JSON object with "data", a list of articles, as SQuAD's are.
 
     A question without the key "answers" has none; `is_impossible` and `plausible_answers` are not read.
     """
-    if ".json" not in path.suffixes:
+    if ending(path) != ".json" or is_lines(path, encoding):
         return None
-    content = b"".join(raw for _, raw in raw_lines(path))
+    content = b"".join(raw for _, raw in raw_lines(path, encoding))
     try:
         articles = json.loads(content)["data"]
-    except (ValueError, TypeError, KeyError):
+        if not any("paragraphs" in article for article in articles):
+            return None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None  # rows of another kind, or damaged: their reader says where
     return _questions(path, content, articles)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hftrain.data.readers import BATCH_ROWS, Fault, Item, decode, missing
+from hftrain.data.lines import Fault, decode
+from hftrain.data.readers import BATCH_ROWS, Item, missing
 
 Tables = Iterator["pa.Table | pa.RecordBatch"]
 
@@ -32,14 +35,52 @@ def arrow_tables(path: Path) -> Tables:
             yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
 
 
-def saved_tables(path: Path, split: str | None) -> Tables:
+SAVED = ("dataset_info.json", "dataset_dict.json")  # one of them is in a folder of save_to_disk
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether save_to_disk wrote `folder`."""
+    return any((folder / name).is_file() for name in SAVED)
+
+
+def saved_splits(folder: Path) -> list[str]:
+    """Splits of a folder of save_to_disk; [] of a single, nameless data set."""
+    described = _read_json(folder / SAVED[1]) if (folder / SAVED[1]).is_file() else {"splits": []}
+    try:
+        return [_inside(folder, split) for split in described["splits"]]
+    except (KeyError, TypeError):
+        raise ValueError(f"{folder / SAVED[1]} is damaged: it lists no splits") from None
+
+
+def saved_tables(folder: Path, split: str | None) -> Tables:
+    """Raises: ValueError, a folder that is damaged, or that names files outside itself."""
     from datasets import load_from_disk
 
+    for part in [folder / name for name in saved_splits(folder)] or [folder]:
+        try:
+            for file in _read_json(part / "state.json")["_data_files"]:
+                _inside(part, file["filename"])
+        except (KeyError, TypeError):
+            raise ValueError(f"{part / 'state.json'} is damaged: it lists no data files") from None
     try:
-        saved = load_from_disk(str(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is a folder but was not written by save_to_disk; name a file in it") from None
-    return _tables_of_split(str(path), saved, split)
+        saved = load_from_disk(str(folder))
+    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+        raise ValueError(f"{folder}, written by save_to_disk, is damaged: {error}") from None
+    return _tables_of_split(str(folder), saved, split)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _inside(folder: Path, name: str) -> str:
+    """`name`, the path of something in `folder`. Raises: ValueError, it leads out of it."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{folder} names the file {name!r}, which is outside of it: not read")
+    return name
 
 
 def hub_tables(name: str, config_name: str | None, split: str | None) -> Tables:
@@ -62,7 +103,10 @@ def _tables_of_split(name: str, loaded: Any, split: str | None) -> Tables:
         if split is None and len(loaded) == 1:
             split = next(iter(loaded))
         if split not in loaded:
-            raise ValueError(f"{name} has the splits {', '.join(map(repr, loaded))}; {split!r} is none of them")
+            names = ", ".join(map(repr, loaded))
+            if split is None:
+                raise ValueError(f"{name} has the splits {names}: set dataset_name to it, and each is read as such")
+            raise ValueError(f"{name} has no split {split!r}, but {names}")
         loaded = loaded[split]
     return loaded.with_format("arrow").iter(BATCH_ROWS)
 
@@ -75,6 +119,8 @@ def read_tables(source: str, tables: Tables, columns: list[str]) -> Iterator[Ite
                 number += 1
                 yield number, _fault_in(values) or list(values)
     except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) and not isinstance(error, pa.ArrowException):
+            raise ValueError(f"{source} cannot be read: {error.strerror}") from None  # type: ignore[union-attr]
         raise ValueError(f"{source}, after row {number}: not a readable Arrow or Parquet file: {error}") from None
 
 
@@ -99,14 +145,70 @@ def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         # Arrow files may hold bytes that are not UTF-8; as binary they come out one by one and can be blamed.
         return [_text_or_fault(raw, column) for raw in array.cast(pa.large_binary()).to_pylist()]
+    if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
+        return [_text_or_bytes(raw) for raw in array.to_pylist()]
     names = _class_names(table.schema, column)
-    return [_name(value, names) for value in array.to_pylist()] if names else array.to_pylist()
+    if names:
+        return [_name(value, names) for value in array.to_pylist()]
+    convert = _identity if _has_json_values(array.type) else _as_json_value
+    try:
+        return [convert(value) for value in array.to_pylist()]
+    except UnicodeDecodeError:
+        return [_value_or_fault(scalar, column, convert) for scalar in array]
+
+
+def _has_json_values(kind: pa.DataType) -> bool:
+    """Whether values of this type are such as JSON has."""
+    if pa.types.is_struct(kind):
+        return all(_has_json_values(field.type) for field in kind)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _has_json_values(kind.value_type)
+    number = pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind)
+    return number or pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _as_json_value(value: Any) -> Any:
+    """The value as JSON has it: whole decimals as integers, dates and times in ISO 8601, others as their text; bytes
+    stay where they are no text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {name: _as_json_value(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        if value and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):  # a map
+            return {str(name): _as_json_value(inner) for name, inner in value}
+        return [_as_json_value(inner) for inner in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, bytes):
+        return _text_or_bytes(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _text_or_bytes(raw: bytes | None) -> str | bytes | None:
+    try:
+        return None if raw is None else raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _value_or_fault(scalar: pa.Scalar, column: str, convert: Callable[[Any], Any]) -> Any:
+    try:
+        return convert(scalar.as_py())
+    except UnicodeDecodeError as error:
+        return Fault(f"column {column!r}: invalid UTF-8: {error.reason}")
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
     """Names of the classes whose numbers the column holds, alone or in lists (`datasets.ClassLabel`); [] of others."""
-    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = told.get("info", {}).get("features", {}).get(column, {})
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    feature = described.get("info", {}).get("features", {}).get(column, {})
     while isinstance(feature, dict) and "feature" in feature:
         feature = feature["feature"]
     return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []

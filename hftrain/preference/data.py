@@ -21,7 +21,7 @@ from hftrain.config import DataConfig
 from hftrain.data.readers import Fault
 from hftrain.losses import IGNORE
 from hftrain.splits import load_splits
-from hftrain.text.examples import TOKENS
+from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -153,7 +153,8 @@ def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *,
     )
     check_refused(rows, examples, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
-        logger.warning("%d of %d answers are cut at max_length = %d tokens", cut, 2 * len(examples), config.max_length)
+        said = (of_split(rows), cut, 2 * len(examples), config.max_length)
+        logger.warning("%s%d of %d answers are cut at max_length = %d tokens", *said)
     return examples
 
 

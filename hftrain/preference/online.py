@@ -18,6 +18,7 @@ from hftrain.config import Config, DataConfig, LoraConfig, ModelConfig, at_least
 from hftrain.data.readers import Fault
 from hftrain.data.rows import load_rows
 from hftrain.preference.data import prompt_of
+from hftrain.splits import dialect_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,7 +28,7 @@ SAME = ["output_dir", "seed", "learning_rate", "lr_scheduler_type", "warmup_step
 SAME += ["adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "logging_steps", "report_to", "run_name"]
 SAME += ["num_generations", "temperature"]
 HANDED = {*SAME, "global_batch_size", "micro_batch_size", "num_train_epochs", "max_steps", "max_bad_rows", "train_file"}
-HANDED |= {"dataset_name", "dataset_config_name", "kl_beta", "reward_funcs"}
+HANDED |= {"dataset_name", "dataset_config_name", "delimiter", "encoding", "kl_beta", "reward_funcs"}
 HANDED |= {entry.name for group in (ModelConfig, LoraConfig, chat.ChatConfig) for entry in fields(group)}
 
 
@@ -104,6 +105,7 @@ def load_prompts(config: DataConfig) -> Dataset:
         read=chat.as_json(convert),
         schema=pa.schema([("prompt", pa.string()), ("columns", pa.string())]),
         max_bad_rows=config.max_bad_rows,
+        dialect=dialect_of(config),
     )
     return Dataset.from_list([{"prompt": json.loads(row["prompt"]), **json.loads(row["columns"])} for row in rows])
 

@@ -24,7 +24,7 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from hftrain import distributed, text
 from hftrain.data.plan import MicroBatch
 from hftrain.evaluation import predict
-from hftrain.files import cache
+from hftrain.files import cache, cannot_write
 from hftrain.losses import IGNORE, Batch
 from hftrain.preference.data import IDS, LABELS
 from hftrain.preference.losses import objective, rewards
@@ -176,9 +176,12 @@ def with_reference(
             by_example = predict(accelerator, examples, lengths, batch_size, collate=collate, generate=compute)
             found = np.array(by_example, dtype=np.float32)
             if accelerator.is_main_process:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                np.save(stage := file.with_suffix(f".{os.getpid()}.npy"), found)
-                stage.replace(file)
+                try:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    np.save(stage := file.with_suffix(f".{os.getpid()}.npy"), found)
+                    stage.replace(file)
+                except OSError as error:
+                    raise ValueError(cannot_write(file, error)) from error
     joined = examples.add_column("reference", list(found))
     joined._fingerprint = examples._fingerprint  # of the same data, though the last bits depend on the machine
     return joined

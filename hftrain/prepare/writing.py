@@ -26,9 +26,10 @@ from transformers import PreTrainedTokenizerBase
 import hftrain
 from hftrain.checkpoint import lock
 from hftrain.data.documents import Batch, Document, Files, Stream, batches, open_source
-from hftrain.data.rows import BadRow
+from hftrain.data.lines import USUAL, Dialect
+from hftrain.data.rows import BadRow, advice
 from hftrain.data.tokens import FORMAT, MANIFEST
-from hftrain.files import cache, fsync, sha256_of
+from hftrain.files import cache, cannot_write, fsync, sha256_of
 from hftrain.prepare.encoding import Documents, Encoded, Encoder, available_cores, workers
 from hftrain.text.examples import fingerprint_tokenizer
 
@@ -51,6 +52,7 @@ def prepare(
     max_tokens: int | None = None,
     max_bad_rows: int = 0,
     num_workers: int | None = None,
+    dialect: Dialect = USUAL,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Path:
     """Tokenizes `sources` into a folder of token files. One process calls.
@@ -64,9 +66,9 @@ def prepare(
     sources; one document is held whole.
 
     Args:
-        sources: name -> a file that `load_rows` reads, many (`data/*.jsonl`, in the order of their names), a folder of
-            save_to_disk (`folder:split`), or what `datasets` streams: a folder of files, or a name on the Hub
-            (`name:split`, `name:config:split`; without one, the split train).
+        sources: name -> a file that `load_rows` reads, many (`data/*.jsonl`, or a folder, in the order of their names),
+            a folder of save_to_disk (`folder:split`), or a name on the Hub, which `datasets` streams (`name:split`,
+            `name:config:split`; without one, the split train).
         output_dir: the default is a folder in the cache of `datasets` that has the key as its name.
         text_column: a dot reaches into a nested column.
         document: what a document is in a text file: a line that is not blank, what stands between blank lines, or all.
@@ -75,6 +77,7 @@ def prepare(
         max_tokens: of each source: reading ends after the batch of documents that reaches it.
         max_bad_rows: rows without usable text that may be left out, of all sources; each is logged.
         num_workers: processes; the default is one for each core that we may use.
+        dialect: delimiter and encoding of text files, where they are not as usual.
         shard_tokens: tokens after which new files are begun.
 
     Returns:
@@ -94,7 +97,7 @@ def prepare(
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share of the documents, under 1, got {validation_split}")
     encode = Encoder(tokenizer, validation_split, seed)
-    opened = {name: open_source(source, text_column, document) for name, source in sources.items()}
+    opened = {name: open_source(source, text_column, document, dialect) for name, source in sources.items()}
     settings = {"text_column": text_column, "document": document, "validation_split": validation_split, "seed": seed}
     settings |= {"max_tokens": max_tokens, "shard_tokens": shard_tokens, "batch_characters": BATCH_CHARACTERS}
     made_from = {
@@ -108,6 +111,10 @@ def prepare(
     if _state(folder, key, made_from) == MANIFEST:
         logger.info("%s holds these tokens already: same texts, tokenizer and settings", folder)
         return folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(cannot_write(folder, error)) from error
     with lock(folder):
         state = _state(folder, key, made_from)
         if state is None:
@@ -184,7 +191,7 @@ def write(
                 shown = "\n".join(f"  {row}" for row in bad[:10])
                 raise ValueError(
                     f"{manifest['bad_rows']} rows or more cannot be used, max_bad_rows is {max_bad_rows}:\n{shown}\n"
-                    "Mend them, or raise max_bad_rows to leave that many out."
+                    f"{advice(bad)}"
                 )
             for row in batch.bad:
                 logger.warning("left out: %s", row)

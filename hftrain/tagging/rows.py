@@ -16,6 +16,7 @@ import pyarrow as pa
 from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
+from hftrain.data.sources import COLUMNAR, JSON, ending
 from hftrain.metrics import check_names
 from hftrain.splits import load_splits
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 ROW = pa.schema([("tokens", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))])
-NOT_CONLL = {".json", ".jsonl", ".parquet", ".arrow"}
 PREFIXED = re.compile(r"([BIOESLU])-.+", re.DOTALL)
 
 
@@ -82,9 +82,9 @@ def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
     """
 
     def conll(path: Path) -> Iterator[readers.Item] | None:
-        if NOT_CONLL.intersection(path.suffixes[-2:]):
+        if ending(path) in (*COLUMNAR, *JSON):
             return None
-        found = read_conll(path, word_column=config.word_column, tag_column=config.tag_column)
+        found = read_conll(path, word_column=config.word_column, tag_column=config.tag_column, encoding=config.encoding)
         names = (config.tokens_column, config.tags_column or "tags")
         return ((n, [dict(zip(names, v, strict=True))] if isinstance(v, list) else v) for n, v in found)
 

@@ -20,7 +20,7 @@ from hftrain import text
 from hftrain.losses import IGNORE, Batch
 from hftrain.models import load
 from hftrain.tagging.rows import TaggingConfig
-from hftrain.text.examples import TOKENS
+from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -164,7 +164,8 @@ def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, tags: Sequence[s
     examples = text.tokenized(rows, tokenizer, convert, schema=EXAMPLE, arguments=[settings, list(tags)])
     for what, count in examples.counts.items():
         if count:
-            logger.warning("%s: %d, for they are longer than max_seq_length = %d", what, count, config.max_seq_length)
+            said = (of_split(rows), what, count, config.max_seq_length)
+            logger.warning("%s%s: %d, for they are longer than max_seq_length = %d", *said)
     return examples
 
 

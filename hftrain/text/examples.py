@@ -137,6 +137,11 @@ def _damage(folder: Path) -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
+def of_split(rows: Dataset) -> str:
+    """Begins a message about rows with their split, if that is known: "train: "."""
+    return f"{rows.split}: " if rows.split else ""
+
+
 def lengths(examples: Dataset, columns: Sequence[str] = ("input_ids", "labels")) -> np.ndarray:
     """(N, K) int64: tokens of each example in each of K columns, from the offsets of the lists alone."""
     tables: Iterator[pa.Table] = examples.select_columns(list(columns)).with_format("arrow").iter(100_000)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from hftrain.text.examples import TOKENS, pad, tokenized
+from hftrain.text.examples import TOKENS, of_split, pad, tokenized
 from hftrain.text.tokenizer import language_id, language_ids
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def tokenize_pairs(
         if count:
             share = 100 * count / len(examples)
             logger.warning(
-                "%d of %d rows (%.1f %%) have a longer %s than max_%s_length = %d and are truncated",
-                *(count, len(examples), share, side, side, limits[side]),
+                "%s%d of %d rows (%.1f %%) have a longer %s than max_%s_length = %d and are truncated",
+                *(of_split(rows), count, len(examples), share, side, side, limits[side]),
             )
     return examples
 

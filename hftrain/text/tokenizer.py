@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hftrain.data.rows import fingerprint
-from hftrain.files import cache, whole
+from hftrain.files import cache, make_once
 from hftrain.text.examples import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -93,9 +93,7 @@ def learn_tokenizer(rows: Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(json.dumps([fingerprint(rows), vocab_size, tokenizers.__version__]).encode())
     folder = cache() / f"tokenizer-{digest.hexdigest()}"
-    if not folder.exists():
-        with whole(folder) as stage:
-            train_tokenizer(texts_of(rows), vocab_size).save_pretrained(stage)
+    make_once(folder, lambda stage: train_tokenizer(texts_of(rows), vocab_size).save_pretrained(stage))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     tokenizer.name_or_path = ""  # the cache is no place to come from
     logger.warning("tokenizer: %s byte-pair tokens, learnt from the training texts", f"{len(tokenizer):,}")

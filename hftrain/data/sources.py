@@ -1,0 +1,217 @@
+"""What the name of a source stands for: files by a pattern, by a folder or alone, a folder of save_to_disk, the Hub."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hftrain.data.json_rows import read_json
+from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
+from hftrain.data.readers import Item, check_text, did_you_mean, read_aligned, read_csv, read_fields, read_tsv
+from hftrain.data.tables import (
+    Tables,
+    arrow_tables,
+    hub_tables,
+    is_saved,
+    parquet_tables,
+    read_tables,
+    saved_splits,
+    saved_tables,
+)
+
+logger = logging.getLogger(__name__)
+
+JSON_LINES = (".jsonl", ".ndjson", ".jsonlines", ".jl")
+JSON = (".json", *JSON_LINES)
+COLUMNAR: dict[str, Callable[[Path], Tables]] = {
+    ".parquet": parquet_tables,
+    ".arrow": arrow_tables,
+    ".feather": arrow_tables,
+}
+TEXTUAL: dict[str, Callable[[Path, list[str], Dialect], Iterator[Item]]] = {
+    **dict.fromkeys(JSON, read_json),
+    ".csv": read_csv,
+    **dict.fromkeys((".tsv", ".tab"), read_tsv),
+}
+PLAIN = (".txt", ".text", ".md")
+KNOWN = "json, jsonl, ndjson, csv, tsv, parquet, arrow; txt, md of plain text"
+WAYS_OUT = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it"),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its sheet as .csv"),
+}
+# Words in the name of a file or folder -> the split that is in it; files that describe a data set.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+NO_DATA = re.compile(r"(readme|licen[cs]e|notice|citation|dataset_infos?\.json|dataset_dict\.json|state\.json)", re.I)
+
+
+class Reader(NamedTuple):
+    """An opened file: its name, what a place in it is called ("line", "row"), and what each value of a row is."""
+
+    file: str
+    unit: str
+    names: list[str]
+    items: Iterator[Item]
+
+
+def open_rows(
+    source: str,
+    columns: dict[str, str],
+    split: str | None = None,
+    config_name: str | None = None,
+    languages: Sequence[str] = (),
+    dialect: Dialect = USUAL,
+    reader: Callable[[Path], Iterator[Item] | None] | None = None,
+) -> Iterator[Reader]:
+    """A reader for each file of a source; `columns` and the rest are those of `load_rows`."""
+    wanted = list(columns.values())
+    named = [f"column {column!r}" for column in wanted]
+    path = Path(source)
+    if "{lang}" in source:
+        if len(languages) != len(columns):
+            raise ValueError(
+                f"{source}: {{lang}} stands for {len(columns)} languages ({', '.join(columns)}), "
+                f"got {list(languages)}; set source_lang and target_lang"
+            )
+        paths = [existing(Path(source.replace("{lang}", language))) for language in languages]
+        yield Reader(source, "line", [path.name for path in paths], read_aligned(paths, dialect.encoding))
+    elif path.is_dir() and is_saved(path):
+        yield Reader(source, "row", named, read_tables(source, saved_tables(path, split), wanted))
+    elif is_hub_name(source) or (path.is_dir() and config_name):
+        yield Reader(source, "row", named, read_tables(source, hub_tables(source, config_name, split), wanted))
+    else:
+        for file in find_files(source, split):
+            items = reader(file) if reader else None
+            yield Reader(str(file), "line", list(columns), items) if items else open_file(file, columns, dialect)
+
+
+def open_file(path: Path, columns: dict[str, str], dialect: Dialect = USUAL) -> Reader:
+    """The reader of a file, by its ending. Raises: ValueError, nothing is known to read it."""
+    wanted = list(columns.values())
+    named = [f"column {column!r}" for column in wanted]
+    kind = check_ending(path)
+    if kind in COLUMNAR:
+        return Reader(str(path), "row", named, read_tables(str(path), COLUMNAR[kind](path), wanted))
+    if kind in TEXTUAL:
+        return Reader(str(path), "line", named, TEXTUAL[kind](path, wanted, dialect))
+    check_text(path, dialect.encoding)
+    names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
+    lines = read_fields(path, list(columns), dialect)
+    if wanted == [""]:
+        lines = ((number, line if isinstance(line, Fault) else [{"text": line[0]}]) for number, line in lines)
+    return Reader(str(path), "line", names, lines)
+
+
+def ending(path: Path) -> str:
+    """The ending of a name in lower case, before that of a packed file."""
+    path = Path(path.name.lower())
+    return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
+
+
+def check_ending(path: Path) -> str:
+    """The ending. Raises: ValueError, it is not known, or a columnar file is packed."""
+    kind = ending(path)
+    if kind in COLUMNAR and path.suffix.lower() in PACKED:
+        raise ValueError(f"{path}: a packed {kind[1:]} file is not read: unpack it")
+    if kind in (*COLUMNAR, *TEXTUAL, *PLAIN):
+        return kind
+    way_out = WAYS_OUT.get(kind, "rename it (to .txt, if it is plain text)")
+    said = f"the ending {kind} is not known" if kind else "no ending says what is in it"
+    raise ValueError(f"{path}: {said} (known: {KNOWN}): {way_out}")
+
+
+def find_files(source: str, split: str | None = None) -> list[Path]:
+    """The file, or the files that a pattern or a folder stands for, in the order of their names.
+
+    In a folder, those are read whose names or folders say `split` (or train, if `split` is None and no others are
+    there); all of them, where no name says any. Files left alone are named in the log.
+
+    Raises:
+        ValueError: there are none, or it is not clear which.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _files_of_split(path, split)
+    if not path.exists() and glob.has_magic(source):
+        if found := [Path(file) for file in sorted(glob.glob(source, recursive=True)) if Path(file).is_file()]:
+            return found
+        raise ValueError(f"no file matches {source}")
+    return [existing(path)]
+
+
+def _files_of_split(folder: Path, split: str | None) -> list[Path]:
+    by_split = _split_files(folder)
+    if not by_split:
+        raise ValueError(f"{folder} is a folder without data files (known endings: {KNOWN}), and not of save_to_disk")
+    names = sorted(by_split.keys() - {""})
+    if not names and split in (None, "train"):
+        chosen = by_split[""]
+    elif split is None and len(names) > 1:
+        raise ValueError(
+            f"{folder} has files of the splits {', '.join(names)}: set dataset_name to it, and each is read as what it "
+            f"is; or name files by a pattern, as in {folder / (names[-1] + '*')}"
+        )
+    elif split is not None and split not in names:
+        raise ValueError(f"{folder} has no split {split!r}" + (f", but {', '.join(names)}" if names else ""))
+    else:
+        chosen = by_split[split or names[0]]
+    kinds = sorted({ending(file) for file in chosen})
+    if len({COLUMNAR.get(kind, TEXTUAL.get(kind)) for kind in kinds}) > 1:
+        raise ValueError(
+            f"{folder} has files of several kinds, {', '.join(kinds)}: name those of one by a pattern, as in "
+            f"{folder / ('*' + kinds[0])}"
+        )
+    read = {file for name in (names if split else ()) for file in by_split[name]} | set(chosen)
+    left = [file for file in _visible_files(folder) if file not in read and not NO_DATA.match(file.name)]
+    if left:
+        shown = ", ".join(str(file.relative_to(folder)) for file in left[:5])
+        logger.warning("%s: %d files are not read: %s%s", folder, len(left), shown, ", ..." if len(left) > 5 else "")
+    return chosen
+
+
+def split_names(folder: Path) -> list[str]:
+    """Splits of a folder, as save_to_disk or the names of files say; [] where there is only one, nameless."""
+    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder).keys() - {""})
+
+
+def _split_files(folder: Path) -> dict[str, list[Path]]:
+    """The data files of a folder by the split that their names say; "" of others."""
+    found: dict[str, list[Path]] = {}
+    for file in _visible_files(folder):
+        if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN) and not NO_DATA.match(file.name):
+            words = (
+                SPLIT_WORDS.get(word)
+                for part in reversed(file.relative_to(folder).parts)
+                for word in re.split("[^a-z]+", part.lower())
+            )
+            found.setdefault(next(filter(None, words), ""), []).append(file)
+    return found
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)]
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether `source`, being no path here and without the ending of a file, can be a name on the Hub."""
+    kind = ending(Path(source))
+    known = kind in (*COLUMNAR, *TEXTUAL, *PLAIN, *WAYS_OUT)
+    if kind and Path(source).parent.is_dir():  # a file's name, mistyped
+        known |= bool(did_you_mean(source, map(str, Path(source).parent.iterdir())))
+    return not known and not Path(source).exists() and bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source))
+
+
+def existing(path: Path) -> Path:
+    """`path`, a file. Raises: ValueError, there is none; the nearest name beside it."""
+    if path.is_file():
+        return path
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    raise ValueError(f"no file {path}" + did_you_mean(path.name, beside))
