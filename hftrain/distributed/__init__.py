@@ -10,6 +10,7 @@ from hftrain.distributed.state import (
     load_parameters,
     named_state,
     weights,
+    whole_models,
     whole_while_used,
 )
 from hftrain.distributed.step import (
@@ -49,6 +50,7 @@ __all__ = [
     "total",
     "was_launched",
     "weights",
+    "whole_models",
     "whole_while_used",
     "zero_stage",
 ]
