@@ -68,7 +68,7 @@ def test_a_mean_and_a_wrong_count_are_named():
     (note,) = notes_of(mean)
     assert "it is a mean, which fit divides by count once more. Return the sum over the items" in note
     (note,) = notes_of(classes, count=lambda batch: batch["input_ids"].numel())  # padding counted too
-    assert note.startswith("count gives 12 for 3 examples together, 10 for each alone")
+    assert note.startswith("count gives 15 for 3 examples together, 12 for each alone")
 
 
 def test_randomness_that_follows_the_micro_batch_is_named():

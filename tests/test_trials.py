@@ -2,10 +2,12 @@
 
 import logging
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from exact_worker import launch
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -210,6 +212,16 @@ def test_a_70b_model_is_tried_without_its_weights(caplog):
         assert chunk_loss(model)
         assert tried(model) == []
     assert caplog.text == ""
+
+
+@pytest.mark.slow
+def test_no_process_of_zero3_gathers_the_model_for_a_trial(tmp_path):
+    file = Path(__file__).resolve().parents[1] / "ds_configs" / "zero3.yaml"
+    worker = str(Path(__file__).with_name("trials_worker.py"))
+    found = launch(tmp_path, [], "--config_file", str(file), worker=worker)["trials"]
+    assert found["notes"] == []
+    assert found["gathered"] == [1.0, 1.0]  # so much it would have been
+    assert max(found["held"]) < 0.01  # single parameters are never partitioned: norms
 
 
 def test_what_cannot_be_made_small_is_tried_whole(caplog):
