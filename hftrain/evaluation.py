@@ -80,7 +80,7 @@ def _memory(batch: Batch) -> Iterator[None]:
             raise
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items() if hasattr(value, "shape"))
         raise RuntimeError(
-            f"out of memory in evaluation with {shapes}. Lower eval_batch_size: no result changes"
+            f"out of memory in evaluation with {shapes}. Lower eval_batch_size: no loss changes"
         ) from error
 
 

@@ -177,7 +177,11 @@ def _padding(view: View, steps: int = 20) -> float:
     padded = tokens = 0
     for step in range(min(steps, plan.steps_per_epoch)):
         lengths = plan.lengths[plan.examples(step)]
-        sizes = {"micro_batch_size": config.micro_batch_size, "micro_batch_tokens": config.micro_batch_tokens}
+        sizes = {
+            "micro_batch_size": config.micro_batch_size,
+            "micro_batch_tokens": config.micro_batch_tokens,
+            "equal_lengths": config.equal_length_micro_batches,
+        }
         padded += sum(padded_tokens(lengths[group]) for group in cut(lengths, 1, **sizes))
         tokens += int(lengths.sum())
     return 1 - tokens / padded

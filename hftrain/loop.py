@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from torch import nn
 
-from hftrain import checkpoint, distributed, inspect
+from hftrain import checkpoint, distributed, inspect, trials
 from hftrain.config import TrainConfig
 from hftrain.contract import run_contract
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
@@ -104,6 +104,8 @@ def fit(
         RuntimeError: out of memory, with the batch's shape and what to lower.
         SystemExit: with code 75 after a signal: a checkpoint is saved and the command that resumes is printed.
     """
+    if lengths is None and config.equal_length_micro_batches:
+        raise ValueError("equal_length_micro_batches needs the lengths of the examples: this recipe gives fit none")
     lengths = np.ones((len(examples), 1), dtype=np.int64) if lengths is None else lengths
     plan = Plan(
         lengths,
@@ -125,6 +127,11 @@ def fit(
     seen = inspect.look(inspect.View(examples, shown, plan, config, model, processor))  # `hftrain inspect` ends here
     contract = run_contract(accelerator, model, examples, plan, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
+    if notes := trials.check_batches(
+        model, examples, lengths, config, collate=collate, loss=loss, count=count, augment=augment,
+        whole_step=before_step is not None,
+    ):  # fmt: skip
+        seen["micro-batches"] = "; ".join(notes)  # for report and card
     model, optimizer = prepare(accelerator, model, optimizer, config)
     with ExitStack() as stack:
         if accelerator.is_main_process:
@@ -146,7 +153,7 @@ def fit(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
-                augment=augment,
+                augment=augment, equal_lengths=config.equal_length_micro_batches,
             ):  # fmt: skip
                 learning_rate = config.learning_rate * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)

@@ -80,7 +80,7 @@ class PretrainingConfig(RecipeConfig):
     """Tokens in one optimizer step, over all devices, about, without padding."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 4096
-    """Tokens in one forward pass of one device, with padding. Only about memory: no result depends on it."""
+    """Tokens in one forward pass of one device, with padding. Only about memory, as micro_batch_size."""
 
     num_train_epochs: Annotated[float | None, above(0)] = 1.0
     """Passes over the training data."""

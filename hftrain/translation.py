@@ -115,8 +115,13 @@ def translate(
     return predict(accelerator, examples, lengths, batch_size, collate=collate, generate=generate)
 
 
-def score(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any]:
-    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference."""
+def score(
+    hypotheses: Sequence[str], references: Sequence[str], num_beams: int = 1, batch_size: int = 1
+) -> dict[str, Any]:
+    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference.
+
+    With several beams also how they were searched for: what transformers' beam search finds may depend on the batch.
+    """
     wrapped = [[reference] for reference in references]
     bleu = load_metric("sacrebleu").compute(predictions=hypotheses, references=wrapped)
     chrf = load_metric("chrf").compute(predictions=hypotheses, references=wrapped)
@@ -127,6 +132,7 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, Any
         "exact_match": exact["exact_match"],
         "sacrebleu_signature": bleu["signature"],
         "chrf_signature": chrf["signature"],
+        **({"search": f"num_beams={num_beams}, eval_batch_size={batch_size}"} if num_beams > 1 else {}),
     }
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from hftrain import chat
-from hftrain.causal import causal_lengths, check_packing, chunk_loss, collate_causal, wants_flat
+from hftrain import chat, trials
+from hftrain.causal import causal_lengths, collate_causal, wants_flat
 from hftrain.config import FineTuneConfig, parse
 from hftrain.data.packing import Packed, pack
 from hftrain.evaluation import mean_loss
@@ -54,9 +54,9 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
                      max_new_tokens=config.max_new_tokens)  # fmt: skip
     before = answer(model)
     if config.packing:
-        check_packing(model)
+        trials.check_packing(model, int(causal_lengths(examples["train"]).max()))
     model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
-    chunked = config.chunked_loss and chunk_loss(model)
+    chunked = config.chunked_loss and trials.chunk_loss(model)
     if config.neftune_noise_alpha:
         chat.add_noise(model, config.neftune_noise_alpha)
     train = examples["train"]

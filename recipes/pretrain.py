@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from transformers import AutoModelForCausalLM
 
-from hftrain import causal, pretraining, text
+from hftrain import causal, pretraining, text, trials
 from hftrain.config import at_least, parse
 from hftrain.evaluation import mean_loss
 from hftrain.loop import fit, start
@@ -59,11 +59,11 @@ def main(config: PretrainConfig) -> dict[str, Any]:
 
     model = load.load_model(config, AutoModelForCausalLM, new=shape)
     pretraining.check_positions(model, config.max_length)
-    causal.check_causal(model)
+    trials.check_causal(model)
     if config.packing == "best_fit":
-        causal.check_packing(model)
+        trials.check_packing(model, int(examples["train"].examples.lengths.max()))
     model = load.add_adapters(model, config, "CAUSAL_LM")
-    chunked = config.chunked_loss and causal.chunk_loss(model)
+    chunked = config.chunked_loss and trials.chunk_loss(model)
     collate = causal.causal_collator(tokenizer, model)
 
     def evaluate(model: Any) -> dict[str, float]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
-from hftrain import causal, denoising, pretraining, text
+from hftrain import denoising, pretraining, text, trials
 from hftrain.config import parse
 from hftrain.data.noise import Noised
 from hftrain.evaluation import mean_loss
@@ -62,7 +62,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     pretraining.check_positions(model, config.max_length)
     collate = denoising.denoising_collator(config.objective, tokenizer, model)
     model = load.add_adapters(model, config, None if config.objective == "masked_tokens" else "SEQ_2_SEQ_LM")
-    chunked = config.chunked_loss and causal.chunk_loss(model)
+    chunked = config.chunked_loss and trials.chunk_loss(model)
 
     def evaluate(model: Any) -> dict[str, float]:
         fixed = Noised(examples["validation"], noise, config.seed)

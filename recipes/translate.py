@@ -35,8 +35,8 @@ class TranslateConfig(PairConfig, RecipeConfig):
     """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 1024
-    """Tokens in one forward pass of one device, with padding: pairs of like length come together. No result depends on
-    it; about 1000 is fastest on a CPU, what the memory allows on a GPU."""
+    """Tokens in one forward pass of one device, with padding: pairs of like length come together. Only about memory, as
+    micro_batch_size; about 1000 is fastest on a CPU, what the memory allows on a GPU."""
 
     adam_beta2: Annotated[float, share] = 0.98
     """Decay of AdamW's mean of squared gradients, per step; 0.98 as in Attention Is All You Need, section 5.3."""
@@ -67,7 +67,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
         task = (examples[split], lengths[split], config.eval_batch_size)
         hypotheses = translation.translate(accelerator, model, tokenizer, *task, collate=collate, num_beams=num_beams)
-        return hypotheses, translation.score(hypotheses, rows[split]["target"])
+        return hypotheses, translation.score(hypotheses, rows[split]["target"], num_beams, config.eval_batch_size)
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (examples["validation"], lengths["validation"], config.eval_batch_size)

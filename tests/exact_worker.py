@@ -280,8 +280,10 @@ def launch(
     shard_on_cpu: bool = False,
     timeout: int = 580,
     hosts: Sequence[list[str]] = ([],),
+    worker: str = __file__,
 ) -> dict[str, dict[str, Any]]:
-    """Runs the jobs in one launch of 2 processes, on one or two hosts: name -> what `run` returned on the main one."""
+    """Runs the jobs in one launch of 2 processes, on one or two hosts: name -> what `run` (or that of another `worker`)
+    returned on the main one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
     with socket.socket() as free:
@@ -291,7 +293,7 @@ def launch(
         *(sys.executable, "-m", "accelerate.commands.launch"), *arguments, "--num_processes", "2",
         *("--num_machines", str(len(hosts)), "--dynamo_backend", "no", "--main_process_port", str(port)),
     ]  # fmt: skip
-    recipe = [__file__, str(folder), *(["--shard-on-cpu"] if shard_on_cpu else [])]
+    recipe = [worker, str(folder), *(["--shard-on-cpu"] if shard_on_cpu else [])]
     started = []
     for i, host in enumerate(hosts):
         there = ["--machine_rank", str(i), "--main_process_ip", "host-0"] if len(hosts) > 1 else []
@@ -308,7 +310,7 @@ def launch(
         raise RuntimeError("\n".join((folder / f"log-{i}").read_text()[-20000:] for i in range(len(hosts))))
     results = json.loads((folder / "results.json").read_text())
     for result in results.values():
-        result["steps"] = {int(step): tuple(values) for step, values in result["steps"].items()}
+        result["steps"] = {int(step): tuple(values) for step, values in result.get("steps", {}).items()}
     return results
 
 

@@ -148,13 +148,19 @@ class TrainConfig(Config):
     """Tokens in one optimizer step, over all devices, about: without padding, of all sequences of an example."""
 
     micro_batch_size: Annotated[int | None, at_least(1)] = None
-    """Examples in one forward pass of one device. Only about memory: of the results, dropout alone depends on it."""
+    """Examples in one forward pass of one device. Only about memory: of the results, dropout alone depends on it, and
+    those of models that a trial at the start names."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = None
-    """Tokens in one forward pass of one device, with padding. Only about memory: as micro_batch_size."""
+    """Tokens in one forward pass of one device, with padding. Only about memory, as micro_batch_size."""
+
+    equal_length_micro_batches: bool = False
+    """Put only examples of equal length into one forward pass: slower, and exact also for a model that padding
+    changes."""
 
     eval_batch_size: Annotated[int, at_least(1)] = 32
-    """Examples in one forward pass of one device in evaluation and generation. No result depends on it."""
+    """Examples in one forward pass of one device in evaluation and generation. No loss depends on it; texts written
+    with several beams may, in a few rows."""
 
     num_train_epochs: Annotated[float | None, above(0)] = 3.0
     """Passes over the training data."""

@@ -102,7 +102,12 @@ def fingerprint(examples: Sequence[Any], lengths: np.ndarray | None = None) -> s
 
 
 def cut(
-    lengths: np.ndarray, processes: int, *, micro_batch_size: int | None = None, micro_batch_tokens: int | None = None
+    lengths: np.ndarray,
+    processes: int,
+    *,
+    micro_batch_size: int | None = None,
+    micro_batch_tokens: int | None = None,
+    equal_lengths: bool = False,
 ) -> list[np.ndarray]:
     """Cuts one step into micro-batches: similar lengths together, each within the budget, a multiple of `processes`
     of them.
@@ -114,6 +119,7 @@ def cut(
         lengths: (n, K) of the step's examples.
         micro_batch_size: examples at most.
         micro_batch_tokens: padded tokens at most: examples x the longest of each of the K sequences.
+        equal_lengths: only examples whose K sequences are equally long come together, so that nothing is padded.
 
     Returns:
         index arrays into the step; empty ones fill up a step that has fewer examples than micro-batches.
@@ -131,12 +137,12 @@ def cut(
         )
     order = np.lexsort((*lengths.T, lengths.sum(axis=1)))[::-1]
     rows = lengths[order].tolist()
-    wanted = -(-len(_greedy(rows, size, budget)) // processes) * processes
+    wanted = -(-len(_greedy(rows, size, budget, equal_lengths)) // processes) * processes
     low, high = longest, budget  # the smallest budget that needs no more micro-batches balances them
     while high - low > max(1, high // 32):
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_greedy(rows, size, middle)) <= wanted else (middle, high)
-    groups = np.split(order, np.cumsum(_greedy(rows, size, high))[:-1])
+        low, high = (low, middle) if len(_greedy(rows, size, middle, equal_lengths)) <= wanted else (middle, high)
+    groups = np.split(order, np.cumsum(_greedy(rows, size, high, equal_lengths))[:-1])
     while len(groups) < wanted and max(map(len, groups)) > 1:
         groups.sort(key=len)
         largest = groups.pop()
@@ -160,13 +166,15 @@ def padded_tokens(lengths: np.ndarray) -> int:
     return len(lengths) * int(lengths.max(axis=0).sum()) if len(lengths) else 0
 
 
-def _greedy(rows: list[list[int]], size: int, budget: int) -> list[int]:
-    """Sizes of consecutive micro-batches when each takes rows until `size` or `budget` is reached."""
+def _greedy(rows: list[list[int]], size: int, budget: int, equal: bool) -> list[int]:
+    """Sizes of consecutive micro-batches when each takes rows until `size` or `budget` is reached, or their lengths
+    change."""
     sizes: list[int] = []
     count, widest = 0, [0] * len(rows[0])
     for row in rows:
         wider = [max(a, b) for a, b in zip(widest, row, strict=True)]
-        if count and (count == size or (count + 1) * sum(wider) > budget):
+        full = count == size or (count + 1) * sum(wider) > budget
+        if count and (full or (equal and row != widest)):
             sizes.append(count)
             count, wider = 0, row
         count, widest = count + 1, wider
@@ -193,6 +201,7 @@ def steps(
     processes: int = 1,
     micro_batch_size: int | None = None,
     micro_batch_tokens: int | None = None,
+    equal_lengths: bool = False,
     num_workers: int = 0,
     augment: Callable[[Any], Any] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
@@ -214,6 +223,7 @@ def steps(
                 processes,
                 micro_batch_size=micro_batch_size,
                 micro_batch_tokens=micro_batch_tokens,
+                equal_lengths=equal_lengths,
             )
             mine = [(number, indices[cuts[number]]) for number in range(process, len(cuts), processes)]
             ahead.append((step, indices, mine))

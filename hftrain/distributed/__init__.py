@@ -11,6 +11,7 @@ from hftrain.distributed.state import (
     load_parameters,
     named_state,
     weights,
+    whole_models,
     whole_while_used,
     without_state,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "total",
     "was_launched",
     "weights",
+    "whole_models",
     "whole_while_used",
     "without_state",
     "zero_stage",

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import psutil
@@ -226,21 +226,33 @@ def draw(make: Callable[[], nn.Module]) -> nn.Module:
 
     if not deepspeed.is_deepspeed_zero3_enabled():
         return make()
-    config = deepspeed._hf_deepspeed_config_weak_ref()  # type: ignore[misc]
-    deepspeed.unset_hf_deepspeed_config()
-    try:
+    with whole_models():
         with torch.random.fork_rng(), torch.device("meta"):
             size = sum(parameter.nbytes for parameter in make().parameters())
         needed, free = size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), psutil.virtual_memory().available
         if all(gather_object([needed <= free / 2])):
             return make()
-    finally:
-        deepspeed.set_hf_deepspeed_config(config)
     logger.warning(
         "new weights are drawn in pieces, since the processes of a machine would need %.1f GB of its memory for whole "
         "ones: they are others than without ZeRO-3", needed / 1e9,
     )  # fmt: skip
     return make()
+
+
+@contextmanager
+def whole_models() -> Iterator[None]:
+    """Models made in here are whole on this process, under ZeRO-3 too."""
+    from transformers.integrations import deepspeed
+
+    if not deepspeed.is_deepspeed_zero3_enabled():
+        yield
+        return
+    config = deepspeed._hf_deepspeed_config_weak_ref()  # type: ignore[misc]
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed.set_hf_deepspeed_config(config)
 
 
 @torch.no_grad()

@@ -1,0 +1,78 @@
+"""A process under ZeRO-3 that makes each trial of a run's start and watches how much of the model it holds."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from accelerate.utils import gather_object
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hftrain.causal import collate_causal
+from hftrain.config import TrainConfig
+from hftrain.distributed import whole_while_used
+from hftrain.loop import start
+from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.trials import check_batches, check_causal, check_packing, chunk_loss
+
+SHAPE = {
+    "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
+    "num_key_value_heads": 8, "vocab_size": 2000,
+}  # fmt: skip
+
+
+def most_held(model, work: Callable[[], None]) -> float:
+    """The largest share of the parameters that stood whole in this process at any time of `work`."""
+    parameters, most, over = list(model.parameters()), 0.0, threading.Event()
+    whole = sum(parameter.ds_numel for parameter in parameters)
+
+    def watch() -> None:
+        nonlocal most
+        while not over.wait(0.0005):
+            most = max(most, sum(parameter.data.numel() for parameter in parameters) / whole)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    work()
+    over.set()
+    watcher.join()
+    return most
+
+
+def main(folder: Path) -> None:
+    accelerator = start(TrainConfig(output_dir=str(folder / "output")))
+    if accelerator.is_main_process:
+        from hftrain.distributed import whole_models
+
+        with whole_models():
+            AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE)).save_pretrained(folder / "model")
+    accelerator.wait_for_everyone()
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    rows = [{"input_ids": np.arange(n) + 3} for n in range(5, 25)]
+    lengths = np.array([[len(row["input_ids"])] for row in rows])
+    notes = []
+
+    def work() -> None:
+        check_causal(model)
+        check_packing(model, 24)
+        assert chunk_loss(model)
+        notes.extend(
+            check_batches(
+                model, rows, lengths, TrainConfig(), collate=lambda rows: collate_causal(rows, pad_token_id=0),
+                loss=causal_language_model(chunked=True), count=count_next_labels,
+            )
+        )  # fmt: skip
+
+    def gather() -> None:
+        with whole_while_used(model):
+            threading.Event().wait(0.1)
+
+    result = {"held": gather_object([most_held(model, work)]), "gathered": gather_object([most_held(model, gather)])}
+    if accelerator.is_main_process:
+        (folder / "results.json").write_text(json.dumps({"trials": result | {"notes": notes}}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
