@@ -1,4 +1,4 @@
-"""Labels in the forms that other tools write: vectors, one-hot columns, lists as text, the numbers of a model's head."""
+"""Labels as other tools write them: vectors, one-hot columns, lists as text, the numbers of a head of the model."""
 
 import csv
 import json
