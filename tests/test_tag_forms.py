@@ -102,7 +102,7 @@ def test_places_that_do_not_fit_are_named(tmp_path, span, why):
 
 @pytest.mark.parametrize("spans", [[[0, 6, "PER"], [4, 6, "LOC"]], [[0, 6, "PER"], [0, 6, "ORG"]]])
 def test_nested_places_are_named(tmp_path, spans):
-    with pytest.raises(ValueError, match="'Zoë Ng' .* and .* overlap, and a word has one tag"):
+    with pytest.raises(ValueError, match=r"'Zoë Ng' .* and .* overlap, and a word has one tag"):
         load(write_rows(tmp_path / "a.jsonl", [{"text": TEXT, "entities": spans}]))
 
 
@@ -244,7 +244,7 @@ def tokenizer_of(kind: str) -> transformers.PreTrainedTokenizerFast:
 def test_words_have_the_tokens_of_running_text(kind):
     tokenizer = tokenizer_of(kind)
     assert before_words(tokenizer) == ("" if kind == "unigram" else " ")
-    words = "anna went to rome".split()
+    words = ["anna", "went", "to", "rome"]
     columns, _ = tagging.cut_sentences(tokenizer, [words], [[1, 0, 0, 2]], max_seq_length=32, doc_stride=4)
     assert (
         columns["input_ids"][0] == tokenizer(" " + " ".join(words) if kind != "unigram" else " ".join(words)).input_ids

@@ -28,8 +28,9 @@ def read_conll(path: Path, *, word_column: int | None = None, tag_column: int | 
 
     Columns stand between TABs, or between spaces where the file's first word has no TAB on its line; every line has as
     many as that one. `-DOCSTART-` is no word, nor is a comment: a line that starts with "#", stands before a sentence's
-    first word and has not that many columns; nor is a first line that names the columns (word, tag). In `.conllu` (Universal Dependencies) neither are contractions (number
-    3-4) and omitted words (5.1), which stand beside the words they are about.
+    first word and has not that many columns; nor is a first line that names the columns (word, tag). In `.conllu`
+    (Universal Dependencies) neither are contractions (number 3-4) and omitted words (5.1), which stand beside the words
+    they are about.
 
     Args:
         word_column, tag_column: from 1, or from the end: -1 is the last. None: the first and the last, but of `.conllu`

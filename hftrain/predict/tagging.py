@@ -19,8 +19,8 @@ def tag(
     """Of each text its entities: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
     Of tags that spell no entities, each word with its "tag" in place of "type".
 
-    A text is cut into words by `tagging.spans.WORD`; a list of words is taken as it is, and places are those in the text
-    that they give with one space between. Long texts are read in the windows of the training.
+    A text is cut into words by `tagging.spans.WORD`; a list of words is taken as it is, and places are those in the
+    text that they give with one space between. Long texts are read in the windows of the training.
     """
     import torch
 

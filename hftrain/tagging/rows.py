@@ -45,8 +45,8 @@ class TaggingConfig(Config):
     or labels, of texts also entities, spans or label, whichever is there."""
 
     sentence_column: str | None = None
-    """Column that numbers the sentences, in tables (csv, tsv) with a word a row; null: found by its name, or blank lines
-    stand between sentences."""
+    """Column that numbers the sentences, in tables (csv, tsv) with a word a row; null: found by its name, or blank
+    lines stand between sentences."""
 
     word_column: int | None = None
     """Column of the words in CoNLL files, from 1, or from the end: -1; null: the first, or of .conllu the second."""
@@ -85,8 +85,8 @@ class TaggingConfig(Config):
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
-    A csv or tsv file is a table with a word or a sentence a row; CoNLL columns are any other text file that is not JSON,
-    and a tsv file without such names; else rows have lists of words and of tags, which are names, or numbers of
+    A csv or tsv file is a table with a word or a sentence a row; CoNLL columns are any other text file that is not
+    JSON, and a tsv file without such names; else rows have lists of words and of tags, which are names, or numbers of
     `label_names`, or texts with the places of entities.
 
     Raises:

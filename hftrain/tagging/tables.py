@@ -18,8 +18,8 @@ ONE_WORD = {"word", "token", "form"}
 
 
 def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
-    """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or why one is none; None where
-    the file is no table, or has a whole sentence in each row.
+    """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or why one is none; None
+    where the file is no table, or has a whole sentence in each row.
 
     A sentence goes on to the next value in its column (of which only the first word's may be filled), or, where no
     column numbers the sentences, to the next blank line.
