@@ -35,6 +35,7 @@ def load_splits(
         ValueError: rows that cannot be used, or splits that leave nothing.
     """
     compare = compare or list(columns)
+    column = columns.get(compare[0], compare[0])  # as the user calls it
 
     def load(source: str, split: str | None = None) -> Dataset:
         return load_rows(
@@ -60,14 +61,14 @@ def load_splits(
     bad = {name: split.bad for name, split in rows.items()}
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(wanted.values()):
-        rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed, by=compare[0])
+        rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed, by=compare[0], column=column)
     for name in SPLITS:
         if name not in rows:
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
     for name, split in rows.items():
         split.bad = bad.get(name, [])
     logger.warning("rows: %s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS))
-    find_leaks(rows, compare)
+    find_leaks(rows, compare, column)
     return {name: rows[name] for name in SPLITS if name in rows}
 
 
@@ -89,9 +90,9 @@ def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
         ) from error
 
 
-def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
+def find_leaks(rows: dict[str, Dataset], columns: Sequence[str], column: str = "") -> None:
     """Counts the held-out rows that stand in the training rows too: in the attribute `leaks` of their split (as
-    `data.rows.leaks` gives them), and in the log if there are any."""
+    `data.rows.leaks` gives them), and in the log if there are any, where the first of `columns` is called `column`."""
     for name, other in rows.items():
         if name == "train":
             continue
@@ -100,7 +101,12 @@ def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
             alike = other.leaks.inputs - other.leaks.rows
             logger.warning(
                 "leak: of %d %s rows %d stand in the training rows too%s; for example %s",
-                *(len(other), name, other.leaks.rows, f", and of {alike} more the {columns[0]} does" if alike else ""),
+                *(
+                    len(other),
+                    name,
+                    other.leaks.rows,
+                    f", and of {alike} more the {column or columns[0]} does" if alike else "",
+                ),
                 other.leaks.examples[0],
                 extra={"leaked": other.leaks.inputs},
             )

@@ -67,7 +67,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
         task = (examples[split], lengths[split], config.eval_batch_size)
         hypotheses = translation.translate(accelerator, model, tokenizer, *task, collate=collate, num_beams=num_beams)
-        return hypotheses, translation.score(hypotheses, rows[split]["target"])
+        return hypotheses, translation.score(hypotheses, rows[split]["target"], config.target_lang)
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (examples["validation"], lengths["validation"], config.eval_batch_size)

@@ -18,7 +18,7 @@ from torch import nn
 from hftrain import evaluation, text
 from hftrain.losses import Batch
 from hftrain.metrics import answers as squad
-from hftrain.metrics import load_metrics
+from hftrain.metrics import checks, load_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -171,6 +171,7 @@ def score(
         threshold: None: the best for these rows, which are to be validation rows; it is given back too, as
             "no_answer_threshold", if some of them have no answer.
     """
+    checks.numbers("losses", [each.loss for each in found])
     chosen = choose_threshold(found, rows) if threshold is None else threshold
     measured = load_metrics(metrics, "question_answering")
     measured.add(best_answers(found, rows["context"], chosen), list(rows["answers"]))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.squad import read_squad
-from hftrain.data.written import unwritten
+from hftrain.data.written import unwritten_or_text
 from hftrain.metrics import check_names
 from hftrain.splits import load_splits
 
@@ -119,9 +119,9 @@ def read_question(values: list[Any], names: list[str], *, config: AnsweringConfi
 
 def read_answers(value: Any, column: str, starts: Any = None) -> tuple[list[str], list[int | None]]:
     """Texts and where they begin, of {"text", "answer_start"} (a list in each, or one value), of a list of such, or of
-    texts alone, which begin at `starts`, if that is known; null, or nothing in it: no answer. Lists and objects may have
-    been written as text. Raises: readers.Fault."""
-    value, starts = structure(value), structure(starts)
+    texts alone, which begin at `starts`, if that is known; null, or nothing in it: no answer. Lists and objects may
+    have been written as text. Raises: readers.Fault."""
+    value, starts = unwritten_or_text(value), unwritten_or_text(starts)
     starts = starts if isinstance(starts, list) else [starts]
     value = value if isinstance(value, list) else [value] if value else []
     if all(isinstance(each, str) for each in value):
@@ -142,14 +142,6 @@ def read_answers(value: Any, column: str, starts: Any = None) -> tuple[list[str]
     for answer, _ in found:
         readers.text(answer, f"an answer in column {column!r}")
     return [answer for answer, _ in found], [start for _, start in found]
-
-
-def structure(value: Any) -> Any:
-    """`unwritten`, or a text with brackets as it is."""
-    try:
-        return unwritten(value)
-    except ValueError:
-        return value
 
 
 def read_start(value: Any) -> int | None:

@@ -5,7 +5,6 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pyarrow as pa
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.data import readers
 from hftrain.data.rows import fingerprint
-from hftrain.data.written import looks_written, unwritten
+from hftrain.data.written import unwritten, unwritten_or_text
 from hftrain.models import load
 
 if TYPE_CHECKING:
@@ -63,9 +62,7 @@ def read_flags(values: list[Any], names: list[str], config: ClassificationConfig
 
 def read_class(value: Any, name: str) -> str:
     """A class by its name; true, 3 and 3.0 are "true", "3" and "3". Raises: Fault."""
-    if looks_written(value):
-        with suppress(ValueError):  # a name in brackets
-            value = unwritten(value)
+    value = unwritten_or_text(value)
     if isinstance(value, list):
         raise readers.Fault(f"{name} is a list: set problem_type multi_label_classification")
     if isinstance(value, float) and not value.is_integer():

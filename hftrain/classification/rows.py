@@ -146,18 +146,29 @@ def encode(
     return columns, whole
 
 
+def padding_side(config: Any) -> str:
+    """Where texts are padded for a model of this configuration: on the left if it judges by the last token (XLNet)."""
+    return "left" if getattr(config, "summary_type", None) == "last" else "right"
+
+
 def collate(
-    examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, problem: str, classes: int, typed: bool
+    examples: Sequence[Mapping[str, Any]],
+    *,
+    pad_token_id: int,
+    problem: str,
+    classes: int,
+    typed: bool,
+    side: str = "right",
 ) -> Batch:
-    """Padded on the right: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
+    """Padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
     (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
     ids = [torch.as_tensor(example["input_ids"]) for example in examples]
     batch = {
-        "input_ids": pad(ids, pad_token_id),
-        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0),
+        "input_ids": pad(ids, pad_token_id, side=side),
+        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0, side=side),
     }
     if typed:
-        batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
+        batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0, side=side)
     labels = [example["labels"] for example in examples]
     if problem == "multi_label_classification":
         batch["labels"] = torch.from_numpy(indicators(labels, classes)).float()

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     command.add_argument("--pair_column", metavar="NAME", help="the key of the second text, where pairs are told apart")
     command.add_argument("--output", type=Path, help="write here and not to the screen; JSON lines if --file has them")
     command.add_argument(
-        "--source_prefix", metavar="TEXT", default="", help="put before each text, as in training (T5)"
+        "--source_prefix", metavar="TEXT", help="put before each text (default: what the model was trained with)"
     )
     command.add_argument("--num_beams", type=int, metavar="N", help="default: what the model was saved with")
     command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: what the model was saved with")

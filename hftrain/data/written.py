@@ -50,6 +50,14 @@ def unwritten(value: Any) -> Any:
     raise ValueError(f"has the brackets of a list, but is no list in JSON or Python: {text!r:.60}")
 
 
+def unwritten_or_text(value: Any) -> Any:
+    """`unwritten`, or the text itself where it is in none of the forms: text in brackets."""
+    try:
+        return unwritten(value)
+    except ValueError:
+        return value
+
+
 def _value(tokens: list[tokenize.TokenInfo], place: int) -> tuple[Any, int]:
     """The value that begins at `place`, and the place after it. Raises: ValueError, IndexError."""
     kind, string = tokens[place].type, tokens[place].string

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftrain.predict.folder import batches, load, room
+from hftrain.predict.folder import batches, load, refuse_nan, room
 
 if TYPE_CHECKING:
     from hftrain.tagging.spans import Word
@@ -28,7 +28,7 @@ def tag(
     from hftrain.tagging.spans import words_of
 
     model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device)
-    most = min(512, room(config, tokenizer))
+    most = min(512, room(model, tokenizer))
     windows = getattr(config, "windows", None) or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]
     told = [i for i, found in enumerate(words) if found]
@@ -42,6 +42,7 @@ def tag(
         inputs = collate([examples[i] for i in batch], pad_token_id=tokenizer.pad_token_id or 0)
         with torch.no_grad():
             found |= zip(batch, tag_batch(model, {k: v.to(device) for k, v in inputs.items()}), strict=True)
+    refuse_nan((score for window in found.values() for score in window.scores), folder)
     spelled = find_scheme([list(config.id2label.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]
     for i, tagged in zip(told, join(columns["part"], (found[i] for i in range(len(examples)))), strict=True):

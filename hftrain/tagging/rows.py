@@ -16,7 +16,7 @@ import pyarrow as pa
 from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
-from hftrain.data.written import unwritten
+from hftrain.data.written import unwritten_or_text
 from hftrain.metrics import check_names
 from hftrain.splits import load_splits
 from hftrain.tagging.spans import tag_words
@@ -159,10 +159,7 @@ def names_columns(path: Path, config: TaggingConfig) -> bool:
 
 def read_list(row: Mapping[str, Any], column: str) -> list[Any] | str:
     """The list in a column, also one that was written as text; or the text. Raises: readers.Fault."""
-    try:
-        value = unwritten(row[column])
-    except ValueError:  # a text with brackets around it
-        value = row[column]
+    value = unwritten_or_text(row[column])
     if not isinstance(value, list | str):
         kind = "null" if value is None else f"not a list but {type(value).__name__}: {value!r:.60}"
         raise readers.Fault(f"column {column!r} is {kind}")
