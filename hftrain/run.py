@@ -392,8 +392,9 @@ def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -
         module.save_pretrained(folder, state_dict=state_dict)
         if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
             module.generation_config.save_pretrained(folder)  # an adapter's own save leaves it out
-        if any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values()):
-            module.config.save_pretrained(folder)  # it has a head, and this says what for
+        heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
+        if heads or getattr(module.config, "translation", None):
+            module.config.save_pretrained(folder)  # it says what the head is for, or what is put before each source
         if processor is not None:
             processor.save_pretrained(folder)
         share_weights(folder)
