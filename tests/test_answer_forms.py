@@ -145,3 +145,8 @@ def test_an_answer_is_found_without_the_blanks_around_it(kind, blanks):
     assert len({span[:2] for span in found.spans}) == len(found.spans) and ANSWER in texts
     places = torch.tensor(example["offsets"]).reshape(-1, 2)
     assert (places.diff(dim=0) >= 0).all()
+
+
+def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
+    load(write(tmp_path / "a.jsonl", [{"answers": ANSWER, "plausible_answers": [n], "id": n} for n in range(4)]))
+    assert "columns that nothing reads: plausible_answers (4 rows)" in caplog.text

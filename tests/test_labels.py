@@ -224,3 +224,11 @@ def test_text_as_the_value_it_shows(text, value):
 def test_text_that_shows_no_value(text):
     with pytest.raises(ValueError, match="no list in JSON or Python"):
         unwritten(text)
+
+
+def test_texts_that_are_lists_are_told(tmp_path, caplog):
+    rows = [{"text": f"['a', '{n}']" if n % 2 else f"[{n}] is a text", "label": "xy"[n % 2]} for n in range(24)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    classification.load_labelled(configured(path), seed=0)
+    assert "12 values of column 'text' are lists or objects that were written as text" in caplog.text

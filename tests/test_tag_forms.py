@@ -128,7 +128,7 @@ def write_table(path: Path, header: list[str], rows: list[list[Any]]) -> Path:
 
 @pytest.mark.parametrize("file", ["a.csv", "a.tsv"])
 @pytest.mark.parametrize("form", ["first", "every", "blank"])
-def test_a_word_a_row(tmp_path, file, form):
+def test_a_word_a_row(tmp_path, caplog, file, form):
     rows: list[list[Any]] = []
     for number in range(1, 5):
         for place, (word, tag) in enumerate([*TABLE, (str(number), "O")]):
@@ -138,6 +138,7 @@ def test_a_word_a_row(tmp_path, file, form):
             rows.append([])
     header = {"first": "Sentence #", "every": "sent_id", "blank": "Doc"}[form]
     found = sorted(load(write_table(tmp_path / file, [header, "Word", "POS", "Tag"], rows)))
+    assert "is read as a word a row, by the columns" in caplog.text and "others: " in caplog.text
     words, tags = ([pair[side] for pair in TABLE] for side in (0, 1))
     assert found == [([*words, str(number)], [*tags, "O"]) for number in range(1, 5)]
 
@@ -256,3 +257,12 @@ def test_a_tokenizer_that_reads_no_words_is_refused():
     learnt.add_tokens(["one two three"])
     with pytest.raises(ValueError, match="gives words other tokens one by one than in a text"):
         before_words(transformers.PreTrainedTokenizerFast(tokenizer_object=learnt))
+
+
+def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
+    load(
+        write_rows(
+            tmp_path / "a.jsonl", [{"tokens": [f"w{n}"], "tags": ["O"], "pos": ["X"], "id": n} for n in range(4)]
+        )
+    )
+    assert "columns that nothing reads: id (4 rows), pos (4 rows)" in caplog.text

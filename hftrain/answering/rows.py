@@ -12,6 +12,7 @@ import pyarrow as pa
 from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.squad import read_squad
+from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
 from hftrain.metrics import check_names
 from hftrain.splits import load_splits
@@ -76,10 +77,12 @@ def load_questions(config: Any, seed: int) -> dict[str, Dataset]:
     Raises:
         ValueError: rows that cannot be used, of which an answer that does not stand where it should is one.
     """
-    read = partial(read_question, config=config)
+    unread = Unread()
+    read = partial(read_question, config=config, unread=unread)
     compare = ["title", "context", "question"]
     reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": squad_reader(config), "seed": seed}
     rows = load_splits(config, columns={"row": ""}, compare=compare, **reading)
+    unread.warn()
     if not any(rows["train"]["answers"]):
         raise ValueError(f"none of {len(rows['train'])} training questions has an answer: look at answers_column")
     return rows
@@ -99,9 +102,11 @@ def squad_reader(config: AnsweringConfig) -> Callable[..., Iterator[readers.Item
     return lambda path: renamed(items) if (items := read_squad(path)) else None
 
 
-def read_question(values: list[Any], names: list[str], *, config: AnsweringConfig) -> list[Any]:
-    """The columns of `ROW`. Raises: readers.Fault."""
+def read_question(values: list[Any], names: list[str], *, config: AnsweringConfig, unread: Unread) -> list[Any]:
+    """The columns of `ROW`; `unread` counts the others. Raises: readers.Fault."""
     (row,) = values
+    asked = (config.context_column, config.question_column, config.answers_column, config.group_column)
+    unread.count(row, [*asked, config.answer_start_column, "id"])
     for column in (config.context_column, config.question_column, config.answers_column):
         if column not in row:
             raise readers.Fault(readers.missing(column, row))

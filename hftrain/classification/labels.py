@@ -64,7 +64,9 @@ def read_class(value: Any, name: str) -> str:
     """A class by its name; true, 3 and 3.0 are "true", "3" and "3". Raises: Fault."""
     value = unwritten_or_text(value)
     if isinstance(value, list):
-        raise readers.Fault(f"{name} is a list: set problem_type multi_label_classification")
+        raise readers.Fault(
+            f"{name} is a list: set problem_type multi_label_classification, of a vector of 0 and 1 too"
+        )
     if isinstance(value, float) and not value.is_integer():
         raise readers.Fault(f"{name} is {value}, no class: a name, a whole number, or problem_type regression")
     if isinstance(value, bool | int | float):

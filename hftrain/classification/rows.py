@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hftrain.classification.labels import read_label, read_vectors
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.data import readers
+from hftrain.data.written import looks_written, unwritten_or_text
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.splits import load_splits
@@ -53,11 +54,15 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
     texts = pa.schema([(name, pa.string()) for name in columns])
     labels = {f"label {column}": column for column in config.label_column}
     cuts: set[str] = set()
+    written: Counter[str] = Counter()
 
     def read_row(values: list[Any], names: list[str]) -> list[Any]:
         """Texts and label of a row. Raises: Fault."""
         label = read_label(values[len(texts) :], names[len(texts) :], config, cuts)
-        return [*readers.texts(values[: len(texts)], names[: len(texts)]), label]
+        found = readers.texts(values[: len(texts)], names[: len(texts)])
+        for text, name in zip(found, names, strict=False):
+            written[name] += looks_written(text) and not isinstance(unwritten_or_text(text), str)
+        return [*found, label]
 
     rows = load_splits(
         config,
@@ -67,6 +72,11 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
         schema=texts.append(pa.field("label", LABEL_TYPE[config.problem_type])),
         seed=seed,
     )
+    for name, count in written.items():
+        if count:
+            logger.warning(
+                "%d values of %s are lists or objects that were written as text: read as they stand", count, name
+            )
     if signs := cuts - {","}:
         logger.warning("labels are cut at %s; where it belongs to a name, write lists", " and at ".join(sorted(signs)))
     return read_vectors(rows, config) if config.problem_type == "multi_label_classification" else rows

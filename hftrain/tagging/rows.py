@@ -16,6 +16,7 @@ import pyarrow as pa
 from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
+from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
 from hftrain.metrics import check_names
 from hftrain.splits import load_splits
@@ -103,21 +104,28 @@ def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
         return ((n, [dict(zip(names, v, strict=True))] if isinstance(v, list) else v) for n, v in found)
 
     def load(scheme: str) -> dict[str, Dataset]:
-        read = partial(read_sentence, config=config, scheme=scheme)
+        unread.clear()
+        read = partial(read_sentence, config=config, scheme=scheme, unread=unread)
         reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": reader, "seed": seed}
         return load_splits(config, columns={"row": ""}, compare=["tokens", "tags"], **reading)
 
+    unread = Unread()
     rows = load("any")
     scheme = find_scheme(rows["train"]["tags"]) if config.label_scheme == "auto" else config.label_scheme
     if any(scheme_fault(tags, scheme) for split in rows.values() for tags in split["tags"]):
         rows = load(scheme)  # says which, and where
+    unread.warn()
     return rows, scheme
 
 
-def read_sentence(values: list[Any], names: list[str], *, config: TaggingConfig, scheme: str) -> list[list[str]]:
-    """[words, tags] of a row. Raises: readers.Fault."""
+def read_sentence(
+    values: list[Any], names: list[str], *, config: TaggingConfig, scheme: str, unread: Unread
+) -> list[list[str]]:
+    """[words, tags] of a row; `unread` counts the other columns. Raises: readers.Fault."""
     (row,) = values
-    words, tags = (read_list(row, column) for column in columns_of(row, config))
+    columns = columns_of(row, config)
+    unread.count(row, columns)
+    words, tags = (read_list(row, column) for column in columns)
     if isinstance(words, str) and isinstance(tags, list) and not any(isinstance(tag, str) for tag in tags):
         words, tags = tag_words(words, tags)
     else:  # a text in either place has spaces between its parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -12,6 +13,8 @@ from hftrain.data import readers
 from hftrain.data.conll import TAGS, WORDS, plain
 from hftrain.data.rows import ending, open_rows
 from hftrain.data.written import looks_written
+
+logger = logging.getLogger(__name__)
 
 SENTENCES = re.compile(r"(sentence|sent)(_(id|idx|index|no|number|num))?|sid")
 ONE_WORD = {"word", "token", "form"}
@@ -43,6 +46,9 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
         return None
     if looks_written(first[1][0][word]) or len(first[1][0][word].split()) > 1:
         return None  # a list, or a whole sentence
+    ours = [name for name in (sentence, word, tag) if name]
+    others = ", ".join(name for name in header if name not in ours) or "none"
+    logger.warning("%s is read as a word a row, by the columns %s; others: %s", path, ", ".join(ours), others)
     return read_sentences(chain([first], items), word, tag, sentence, config)
 
 
