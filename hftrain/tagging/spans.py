@@ -21,9 +21,11 @@ WORD = re.compile(
 )
 INSIDE = re.compile(f"(?![{UNSPACED}])\\w(?![{UNSPACED}])\\w|.[{MARKS}]", re.DOTALL)  # on both sides of a place
 
-START = ("start", "start_offset", "begin", "start_char", "from")
-END = ("end", "end_offset", "end_char", "to")
-TYPE = ("label", "labels", "entity_group", "type", "entity_type", "entity", "tag", "category", "class")
+KEYS = (  # usual names of a span's start, end and type
+    ("start", "start_offset", "begin", "start_char", "from"),
+    ("end", "end_offset", "end_char", "to"),
+    ("label", "labels", "entity_group", "type", "entity_type", "entity", "tag", "category", "class"),
+)
 PREFIX = re.compile(r"[BIOESLU]-.+", re.DOTALL)
 
 
@@ -89,7 +91,7 @@ def read_span(value: Any, text: str) -> Span | None:
     """A span of `text`; None of what is "O". Raises: Fault."""
     shown = f"{value!r:.80}"
     if isinstance(value, dict):
-        found = [next((value[name] for name in names if name in value), None) for names in (START, END, TYPE)]
+        found: list[Any] = [next((value[name] for name in names if name in value), None) for names in KEYS]
     elif isinstance(value, list) and len(value) == 3:
         found = value
     else:
@@ -108,11 +110,8 @@ def read_span(value: Any, text: str) -> Span | None:
     for side, place in (("begins", start), ("ends", end)):
         if inside_word(text, place):
             raise Fault(f"the span {shown}, {text[start:end]!r:.60}, {side} inside a word{advice(text, start, end)}")
-    if (
-        isinstance(value, dict)
-        and isinstance(value.get("text"), str)
-        and value["text"].strip() != text[start:end].strip()
-    ):
+    named = value.get("text") if isinstance(value, dict) else None
+    if isinstance(named, str) and named.strip() != text[start:end].strip():
         raise Fault(f"the span {shown} is at {text[start:end]!r:.60}{advice(text, start, end)}")
     return Span(start, end, kind)
 
