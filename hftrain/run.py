@@ -381,10 +381,7 @@ def json_value(value: Any) -> Any:
 
 def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:
     """Writes what plain `from_pretrained` loads, reads it back and compares; every process calls, the main one writes.
-
-    Raises:
-        ValueError: what was written is not what was trained.
-    """
+    Raises: ValueError, what was written is not what was trained."""
     weights = distributed.weights(accelerator, model)
     state_dict = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
