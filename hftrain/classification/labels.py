@@ -197,8 +197,9 @@ def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> 
     head = classes_of_model(config)
     if not found["train"]:
         raise ValueError("no training row has a label: look at label_column")
-    several = config.label_column if len(config.label_column) > 1 else []
-    declared = list(several or getattr(rows["train"], "classes", ()))
+    declared: list[str] = getattr(rows["train"], "classes", [])  # of vectors
+    if len(config.label_column) > 1:
+        declared = config.label_column
     train = declared or sorted(found["train"], key=_by_size_or_name(found["train"]))
     numbers = [str(number) for number in range(len(head) + 1)]
     if config.label_names:
