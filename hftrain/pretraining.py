@@ -23,7 +23,8 @@ from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
 from hftrain.evaluation import predict
 from hftrain.files import cache, make_once
 from hftrain.flops import training_flops
-from hftrain.models import TransformerConfig, load
+from hftrain.models import load
+from hftrain.models.positions import count_positions
 from hftrain.prepare import prepare
 from hftrain.prepare.writing import fingerprint
 from hftrain.splits import dialect_of
@@ -105,15 +106,10 @@ class PretrainingConfig(RecipeConfig):
 
 def check_positions(model: Any, max_length: int) -> None:
     """Raises: ValueError, `max_length` is more than the model has positions for."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if isinstance(model.config, TransformerConfig) and model.config.position_embedding_type != "learned":
-        return
-    tables = [m for name, m in model.named_modules() if "position" in name and isinstance(m, torch.nn.Embedding)]
-    # RoBERTa and its kin count from behind the place of padding
-    unused = max((table.padding_idx + 1 for table in tables if table.padding_idx is not None), default=0)
-    if positions and max_length > positions - unused:
+    positions, unused = count_positions(model)
+    if positions and max_length > positions:
         raise ValueError(
-            f"max_length={max_length}, but the model has positions for {positions - unused} tokens: lower it, or set "
+            f"max_length={max_length}, but the model has positions for {positions} tokens: lower it, or set "
             f"model_config.max_position_embeddings={max_length + unused} (of rotary positions, which have no table, "
             "any number will do)"
         )

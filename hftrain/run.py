@@ -357,10 +357,7 @@ def introduce(accelerator: Accelerator, model: Any, trained: int) -> str:
 
 def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:
     """Writes what plain `from_pretrained` loads, reads it back and compares; every process calls, the main one writes.
-
-    Raises:
-        ValueError: what was written is not what was trained.
-    """
+    Raises: ValueError, what was written is not what was trained."""
     weights = distributed.weights(accelerator, model)
     state_dict = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
@@ -368,8 +365,9 @@ def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -
         module.save_pretrained(folder, state_dict=state_dict)
         if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
             module.generation_config.save_pretrained(folder)  # an adapter's own save leaves it out
-        if any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values()):
-            module.config.save_pretrained(folder)  # it has a head, and this says what for
+        heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
+        if heads or getattr(module.config, "translation", None):
+            module.config.save_pretrained(folder)  # it says what the head is for, or what is put before each source
         if processor is not None:
             processor.save_pretrained(folder)
         share_weights(folder)

@@ -38,6 +38,7 @@ def load_splits(
     from datasets import NamedSplit
 
     compare = compare or list(columns)
+    column = columns.get(compare[0], compare[0])  # as the user calls it
 
     def load(source: str, split: str | None = None) -> Dataset:
         return load_rows(
@@ -64,7 +65,7 @@ def load_splits(
     bad = {name: split.bad for name, split in rows.items()}
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(wanted.values()):
-        rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed, by=compare[0])
+        rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed, by=compare[0], column=column)
     for name in SPLITS:
         if name not in rows:
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
@@ -72,7 +73,7 @@ def load_splits(
         split.bad = bad.get(name, [])
         split._split = NamedSplit(name)  # for messages; a public way to set it is missing
     logger.warning("rows: %s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS))
-    find_leaks(rows, compare)
+    find_leaks(rows, compare, column)
     return {name: rows[name] for name in SPLITS if name in rows}
 
 
@@ -96,9 +97,9 @@ def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
         ) from error
 
 
-def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
+def find_leaks(rows: dict[str, Dataset], columns: Sequence[str], column: str = "") -> None:
     """Counts the held-out rows that stand in the training rows too: in the attribute `leaks` of their split (as
-    `data.rows.leaks` gives them), and in the log if there are any."""
+    `data.rows.leaks` gives them), and in the log if there are any, where the first of `columns` is called `column`."""
     for name, other in rows.items():
         if name == "train":
             continue
@@ -107,7 +108,12 @@ def find_leaks(rows: dict[str, Dataset], columns: Sequence[str]) -> None:
             alike = other.leaks.inputs - other.leaks.rows
             logger.warning(
                 "leak: of %d %s rows %d stand in the training rows too%s; for example %s",
-                *(len(other), name, other.leaks.rows, f", and of {alike} more the {columns[0]} does" if alike else ""),
+                *(
+                    len(other),
+                    name,
+                    other.leaks.rows,
+                    f", and of {alike} more the {column or columns[0]} does" if alike else "",
+                ),
                 other.leaks.examples[0],
                 extra={"leaked": other.leaks.inputs},
             )

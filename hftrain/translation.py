@@ -1,7 +1,9 @@
 """What translation adds to text: a collate for each kind of model, generation, scores, samples."""
 
+import logging
+import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +16,14 @@ from hftrain.data import cldr
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import load_metric
+from hftrain.models.positions import count_positions
 from hftrain.splits import find_leaks, load_splits
 from hftrain.text import collate_pairs, decode, language_id, tokenize_pairs
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+logger = logging.getLogger(__name__)
 
 
 def load_pairs(config: Any, seed: int) -> "dict[str, Dataset]":
@@ -46,15 +51,16 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
             f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
             "model's (tokenizer_name_or_path, model_name_or_path)"
         )
-    rotates = config.model_type == "mbart"  # its decoder reads the target's language, which ends the labels, first
-    if config.decoder_start_token_id is None and not rotates:
+    rotates = config.model_type in ("mbart", "plbart")  # the language, which ends the labels, is what is read first
+    start = getattr(config, "decoder_start_token_id", None)  # PLBart's configuration has no such key
+    if start is None and not rotates:
         raise ValueError(
             "the model's configuration has no decoder_start_token_id: set model_config.decoder_start_token_id"
         )
     return partial(
         collate_pairs,
         pad_token_id=tokenizer.pad_token_id,
-        decoder_start_token_id=None if rotates else config.decoder_start_token_id,
+        decoder_start_token_id=None if rotates else start,
     )
 
 
@@ -72,18 +78,18 @@ def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: PairCo
 
 
 def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: PairConfig) -> None:
-    """Makes beams, length and target language the model's own defaults, which are saved with it.
+    """Makes beams, length and target language the model's own defaults, which are saved with it, as is the prefix of
+    the sources.
 
     Raises:
         ValueError: max_source_length or max_target_length is more than the model has positions for.
     """
-    kind = getattr(model.config, "position_embedding_type", None)  # of our own model only tables of positions end
-    positions = (
-        getattr(model.config, "max_position_embeddings", None) if kind in (None, "learned", "absolute") else None
-    )
+    positions, _ = count_positions(model)
     for name in ("max_source_length", "max_target_length"):
         if positions and getattr(config, name) > positions:
             raise ValueError(f"{name}={getattr(config, name)}, but the model has positions for {positions} tokens only")
+    if config.source_prefix:
+        model.config.translation = {"source_prefix": config.source_prefix}
     generation = model.generation_config
     generation.num_beams, generation.early_stopping = config.num_beams, config.num_beams > 1
     generation.max_length, generation.max_new_tokens = None, config.max_target_length
@@ -116,14 +122,21 @@ def translate(
 
 
 def score(
-    hypotheses: Sequence[str], references: Sequence[str], num_beams: int = 1, batch_size: int = 1
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    target_lang: str | None = None,
+    *,
+    num_beams: int = 1,
+    batch_size: int = 1,
 ) -> dict[str, Any]:
-    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference.
+    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference. BLEU
+    counts the words that `bleu_tokenizer` finds.
 
     With several beams also how they were searched for: what transformers' beam search finds may depend on the batch.
     """
     wrapped = [[reference] for reference in references]
-    bleu = load_metric("sacrebleu").compute(predictions=hypotheses, references=wrapped)
+    words = bleu_tokenizer(target_lang, references)
+    bleu = load_metric("sacrebleu").compute(predictions=hypotheses, references=wrapped, tokenize=words)
     chrf = load_metric("chrf").compute(predictions=hypotheses, references=wrapped)
     exact = load_metric("exact_match").compute(predictions=hypotheses, references=references)
     return {
@@ -134,6 +147,57 @@ def score(
         "chrf_signature": chrf["signature"],
         **({"search": f"num_beams={num_beams}, eval_batch_size={batch_size}"} if num_beams > 1 else {}),
     }
+
+
+# Tokenizers of sacrebleu, as its option -l chooses; characters where it would take a sentence for one word.
+BLEU_TOKENIZERS = {
+    "zh": "zh zho chi cmn yue wuu nan hak gan lzh chinese",
+    "ja-mecab": "ja jpn japanese",
+    "ko-mecab": "ko kor korean",
+    "char": "th tha thai lo lao my mya bur burmese km khm khmer bo bod tib tibetan dz dzo",
+}
+SCRIPTS = {
+    "han": "[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]",
+    "kana": "[\u3040-\u30ff]",
+    "hangul": "[\uac00-\ud7af]",
+    "unspaced": "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff]",  # Thai, Lao, Tibetan, Myanmar, Khmer
+    "any": r"[^\s\d!-/:-@\[-`{-~]",
+}
+
+
+def bleu_tokenizer(target_lang: str | None, references: Sequence[str]) -> str:
+    """The tokenizer of sacrebleu for a language (zh, zh_CN, zho_Hans, ...), or else for the script of most letters of
+    the first thousand references: 13a, unless words stand there without spaces."""
+    code = re.split(r"[^a-z]+", (target_lang or "").lower().strip("_>< "))[0]
+    chosen = next((name for name, codes in BLEU_TOKENIZERS.items() if code in codes.split()), None)
+    if chosen is None:
+        text = "".join(references[:1000])
+        letters = {name: len(re.findall(signs, text)) for name, signs in SCRIPTS.items()}
+        east_asian, half = letters["han"] + letters["kana"], letters["any"] / 2
+        chosen = "13a"
+        if east_asian > half:
+            chosen = "ja-mecab" if letters["kana"] > east_asian / 20 else "zh"
+        elif letters["hangul"] > half:
+            chosen = "ko-mecab"
+        elif letters["unspaced"] > half:
+            chosen = "char"
+    return _at_hand(chosen)
+
+
+@cache
+def _at_hand(tokenizer: str) -> str:
+    """The tokenizer, or "char" where MeCab, which it needs, is not installed."""
+    from sacrebleu.metrics import BLEU
+
+    try:
+        BLEU(tokenize=tokenizer)
+    except RuntimeError:
+        extra = tokenizer.removesuffix("-mecab")
+        logger.warning(
+            "BLEU counts characters, for sacrebleu's %s needs MeCab: pip install 'sacrebleu[%s]'", tokenizer, extra
+        )
+        return "char"
+    return tokenizer
 
 
 def samples(rows: "Dataset", hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:

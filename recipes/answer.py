@@ -5,9 +5,9 @@
         --train_file train-v2.0.json --validation_file dev-v2.0.json
     hftrain predict output --file questions.jsonl --column question --pair_column context
 
-Questions are the JSON of SQuAD 1.1 or 2.0, or rows (jsonl, json, parquet, arrow, a folder of `save_to_disk`, a data set
-on the Hub) of context, question, answers {text, answer_start}. Rows set aside for validation and test are of whole
-articles (title). Long contexts are read in windows; a step's batch counts windows.
+Questions are the JSON of SQuAD 1.1 or 2.0, or rows (jsonl, json, csv, parquet, arrow, a folder of `save_to_disk`, a
+data set on the Hub) of context, question, answers {text, answer_start}, or these two as columns. Rows set aside for
+validation and test are of whole articles (title). Long contexts are read in windows; a step's batch counts windows.
 """
 
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ def main(config: classification.ClassificationConfig) -> dict[str, Any]:
         accelerator, config, results, metric=f"test_{next(name for name in numbers if name != 'loss')}",
         task="text-classification", title=report.title(config), lead=report.lead(config, rows, names),
         base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
-        usage=report.usage(config, rows["test"][0]), data=report.describe_data(rows, examples, lengths),
+        usage=report.usage(config, rows["test"][0]), data=report.describe_data(rows, examples, lengths, names, ids),
         figures=report.figures(metrics, scores, right["test"], examples, config),
         tables=report.tables(metrics, rows["test"], scores, right["test"], names, thresholds, problem),
     )  # fmt: skip

@@ -5,9 +5,10 @@
     accelerate launch recipes/tag.py --model_name_or_path bert-base-cased --train_file train.conllu --use_peft
     hftrain predict output "Anna moved to Rome."
 
-Words and tags are CoNLL columns (a word a line, a blank line after each sentence), or rows with a list of words and one
-of tags (jsonl, json, parquet, arrow, a folder of `save_to_disk`, a data set on the Hub). Long sentences are read in
-windows, and no word is lost; a step's batch counts windows.
+Words and tags are CoNLL columns (a word a line, a blank line after each sentence), tables with a word a row (csv, tsv),
+or rows with a list of words and one of tags, or with a text and the places of its entities (jsonl, json, csv, parquet,
+arrow, a folder of `save_to_disk`, a data set on the Hub). Long sentences are read in windows, and no word is lost; a
+step's batch counts windows.
 """
 
 from dataclasses import dataclass

@@ -67,7 +67,8 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
         task = (examples[split], lengths[split], config.eval_batch_size)
         hypotheses = translation.translate(accelerator, model, tokenizer, *task, collate=collate, num_beams=num_beams)
-        return hypotheses, translation.score(hypotheses, rows[split]["target"], num_beams, config.eval_batch_size)
+        search = {"num_beams": num_beams, "batch_size": config.eval_batch_size}
+        return hypotheses, translation.score(hypotheses, rows[split]["target"], config.target_lang, **search)
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (examples["validation"], lengths["validation"], config.eval_batch_size)

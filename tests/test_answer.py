@@ -144,9 +144,9 @@ def test_answers_that_do_not_stand_where_they_should_are_named(bert, tmp_path):
     [
         ({"context": None}, "column 'context' is null"),
         ({"question": " "}, "column 'question' is empty"),
-        ({"answers": {"text": ["rome"]}}, "column 'answers' has no text and answer_start: {'text': ['rome']}"),
+        ({"answers": {"words": ["rome"]}}, "column 'answers' has no text and answer_start: {'words': ['rome']}"),
         ({"answers": {"text": ["rome"], "answer_start": []}}, "column 'answers' has 1 text but 0 answer_start"),
-        ({"answers": {"text": ["rome"], "answer_start": ["3"]}}, "answer_start is not a whole number: '3'"),
+        ({"answers": {"text": ["rome"], "answer_start": ["3.5"]}}, "answer_start is not a whole number: '3.5'"),
         ({"answers": {"text": [""], "answer_start": [3]}}, "an answer in column 'answers' is empty"),
     ],
 )

@@ -91,7 +91,9 @@ def test_a_disk_that_refuses_ends_a_program_with_a_sentence(monkeypatch, capsys,
     error = OSError(number, os.strerror(number), "/data/cache")
     sys.excepthook(OSError, error, None)
     output = capsys.readouterr().err
-    assert output.count("\n") == 1 and all(words in output for words in (os.strerror(number), "/data/cache", "Make room"))
+    assert output.count("\n") == 1 and all(
+        words in output for words in (os.strerror(number), "/data/cache", "Make room")
+    )
 
 
 def test_a_keyboard_interrupt_ends_a_program_without_a_traceback(monkeypatch, capsys):

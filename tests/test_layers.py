@@ -59,6 +59,8 @@ INSIDE_A_ROW = {
     ("tagging", "report"),
     ("tagging", "splits"),
     ("tagging", "text"),
+    ("text", "models"),
+    ("translation", "models"),
     ("translation", "evaluation"),
     ("translation", "splits"),
     ("translation", "text"),

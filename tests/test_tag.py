@@ -22,8 +22,8 @@ from hftrain import tagging
 from hftrain.config import ConfigError
 from hftrain.losses import count_labels
 from hftrain.predict import predict
-from hftrain.predict.tagging import words_of
 from hftrain.tagging import find_scheme, scheme_fault, windows
+from hftrain.tagging.spans import words_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "tag.py"
@@ -189,7 +189,8 @@ def test_every_form_says_the_same(bert, folder, tmp_path, source):
     ("row", "why"),
     [
         ({"tokens": ["a"], "tags": None}, "column 'tags' is null"),
-        ({"tokens": "a b", "tags": ["O"]}, "column 'tokens' is not a list but str: 'a b'"),
+        ({"tokens": "a b", "tags": ["O"]}, "2 words, but 1 tags"),
+        ({"tokens": 7, "tags": ["O"]}, "column 'tokens' is not a list but int: 7"),
         ({"tokens": ["a", "b"], "tags": ["O"]}, "2 words, but 1 tags"),
         ({"tokens": [], "tags": []}, "no words"),
         ({"tokens": ["a", None], "tags": ["O", "O"]}, "word 2 is null"),

@@ -28,6 +28,7 @@ from hftrain.text import (
     train_tokenizer,
     vocabulary,
 )
+from hftrain.translation import pair_collator
 
 PAIRS: dict[str, Any] = {"max_source_length": 32, "max_target_length": 32}
 
@@ -340,6 +341,7 @@ MODELS = {
     "Marian": (TINY, 0),
     "M2M100": (TINY, 2),
     "MBart": (TINY, None),
+    "PLBart": (TINY, None),
     "T5": ({"vocab_size": 20, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}, 0),
 }
 
@@ -347,14 +349,16 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_collate_shifts_as_the_models_do(name):
     options, start = MODELS[name]
-    config = getattr(transformers, f"{name}Config")(**options, decoder_start_token_id=start)
+    first = {} if name == "PLBart" else {"decoder_start_token_id": start}  # its configuration has no such key
+    config = getattr(transformers, f"{name}Config")(**options, **first)
     architecture = "MarianMTModel" if name == "Marian" else f"{name}ForConditionalGeneration"
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config).eval()
-    batch = collate_pairs(EXAMPLES, pad_token_id=0, decoder_start_token_id=start)
+    tokenizer = type("Tokenizer", (), {"pad_token_id": 0, "__len__": lambda self: 20})()
+    batch = pair_collator(tokenizer, model)(EXAMPLES)
     labels, shifted = batch["labels"], batch["decoder_input_ids"]
     shift = sys.modules[type(model).__module__].shift_tokens_right if name != "T5" else model._shift_right
-    theirs = shift(labels, *{"T5": [], "MBart": [0]}.get(name, [0, start]))
+    theirs = shift(labels, *{"T5": [], "MBart": [0], "PLBart": [0]}.get(name, [0, start]))
     counted = labels != -100
     assert torch.equal(theirs[counted], shifted[counted])
     # and padding on the right of the decoder, unmasked, changes no logit that counts

@@ -18,7 +18,7 @@ from torch import nn
 from hftrain import evaluation, text
 from hftrain.losses import Batch
 from hftrain.metrics import answers as squad
-from hftrain.metrics import load_metrics
+from hftrain.metrics import checks, load_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -98,7 +98,8 @@ def join(
     examples: Iterable[Mapping[str, Any]], windows: Iterable[tuple[np.ndarray, float, float]], n_best_size: int
 ) -> list[Found]:
     """Questions from their windows in order, where part 0 begins a question. There is no answer if no window has one:
-    the least of their nulls is the question's. A span that two windows show counts with its better score."""
+    the least of their nulls is the question's. A span that two windows show counts with its better score, and so do two
+    that differ by the blanks at their ends."""
     joined: list[Found] = []
     for example, (spans, null, loss) in zip(examples, windows, strict=True):
         best: dict[tuple[int, int], float] = {}
@@ -109,6 +110,8 @@ def join(
         starts, ends = example["offsets"][::2], example["offsets"][1::2]
         for first, last, score in spans.tolist():
             place = starts[int(first) - example["begin"]], ends[int(last) - example["begin"]]
+            if place[0] >= place[1]:
+                continue  # blanks alone
             best[place] = max(score, best.get(place, -math.inf))
         ranked = sorted((Span(*place, score) for place, score in best.items()), key=lambda span: -span.score)
         joined.append(Found(ranked[:n_best_size], null, loss))
@@ -168,6 +171,7 @@ def score(
         threshold: None: the best for these rows, which are to be validation rows; it is given back too, as
             "no_answer_threshold", if some of them have no answer.
     """
+    checks.numbers("losses", [each.loss for each in found])
     chosen = choose_threshold(found, rows) if threshold is None else threshold
     measured = load_metrics(metrics, "question_answering")
     measured.add(best_answers(found, rows["context"], chosen), list(rows["answers"]))

@@ -47,7 +47,7 @@ def cut_contexts(
 
     "labels" are the first and the last token of the answer, or twice the null token where the window has not all of it.
     The context's tokens begin at "begin"; "offsets" are the characters from and up to which each of them stands, one
-    after the other. "part" counts the windows of a question.
+    after the other, without blanks at their ends (`trim`). "part" counts the windows of a question.
 
     Args:
         answers: first and last character (excluded) of each answer; None: there is none.
@@ -82,10 +82,14 @@ def cut_contexts(
         counts["questions in windows"] += part == 1
         ids, sides = encoded["input_ids"][window], encoded.sequence_ids(window)
         begin = sides.index(1) if 1 in sides else 0  # 0: the tokenizer sees nothing in the context
-        offsets = np.array(encoded["offset_mapping"][window][begin : begin + sides.count(1)]).reshape(-1, 2)
+        if not part:
+            starts, ends = trim(contexts[question])
+        offsets = np.array(encoded["offset_mapping"][window][begin : begin + sides.count(1)], dtype=int).reshape(-1, 2)
+        offsets = np.stack([starts[offsets[:, 0]], ends[offsets[:, 1]]], axis=1)
         null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else len(ids) - 1
         labels = [null, null]
-        if answer := answers[question]:
+        if asked := answers[question]:
+            answer = starts[asked[0]], ends[asked[1]]
             if len(offsets) and offsets[0, 0] <= answer[0] and answer[1] <= offsets[-1, 1]:
                 first = np.searchsorted(offsets[:, 0], answer[0], side="right") - 1
                 last = np.searchsorted(offsets[:, 1], answer[1], side="left")
@@ -97,6 +101,16 @@ def cut_contexts(
         for name, value in zip(EXAMPLE.names, values, strict=True):
             columns[name].append(value)
     return columns, counts
+
+
+def trim(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """For each place in a text, (characters + 1,): the next one at which no blank stands, and the last one before which
+    none does. Some tokenizers count the space before a word to it; no answer begins or ends with one, and a token that
+    is nothing but a blank begins after it ends."""
+    solid = np.fromiter((not sign.isspace() for sign in text), bool, len(text))
+    places = np.arange(len(text) + 1)
+    starts = np.minimum.accumulate(np.where(np.append(solid, True), places, len(text))[::-1])[::-1]
+    return starts, np.maximum.accumulate(np.where(np.insert(solid, 0, True), places, 0))
 
 
 def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: AnsweringConfig) -> Dataset:

@@ -1,13 +1,14 @@
 """Classification of texts and of pairs of texts: one class, several labels, or a number.
 
-settings.py what a user may say; rows.py rows, classes, examples; augment.py noise; losses.py; scoring.py evaluation;
-model.py the model with its head; report.py what the report shows.
+settings.py what a user may say; labels.py labels and classes; rows.py rows and examples; augment.py noise; losses.py;
+scoring.py evaluation; model.py the model with its head; report.py what the report shows.
 """
 
 from hftrain.classification.augment import augmentation
+from hftrain.classification.labels import number_classes
 from hftrain.classification.losses import classification, count_examples
 from hftrain.classification.model import collator, load_classifier
-from hftrain.classification.rows import load_labelled, load_tokenizer, number_classes, references, tokenize, weights
+from hftrain.classification.rows import load_labelled, load_tokenizer, references, tokenize, weights
 from hftrain.classification.scoring import Scores, choose_thresholds, measure, score
 from hftrain.classification.settings import ClassificationConfig
 

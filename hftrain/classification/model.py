@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from hftrain.classification.rows import collate
+from hftrain.classification.rows import collate, padding_side
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.losses import Batch
 from hftrain.models import TransformerConfig, load
@@ -55,5 +55,6 @@ def collator(
         pad_token_id=tokenizer.pad_token_id,
         problem=config.problem_type,
         classes=module.config.num_labels,
+        side=padding_side(module.config),
         typed=TYPES in tokenizer.model_input_names and TYPES in signature(module.forward).parameters,
     )

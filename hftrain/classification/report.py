@@ -35,15 +35,20 @@ def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Seq
     said = {
         "single_label_classification": f"Says which of {len(names)} classes {what} belongs to{listed}.",
         "multi_label_classification": f"Says which of {len(names)} labels {what} has{listed}.",
-        "regression": f"Says {config.label_column} of {what}, a number.",
+        "regression": f"Says {config.label_column[0]} of {what}, a number.",
     }[config.problem_type]
     return f"{said} Rows: {sizes(rows)}."
 
 
 def describe_data(
-    rows: "Mapping[str, Dataset]", examples: Mapping[str, Any], lengths: Mapping[str, np.ndarray]
+    rows: "Mapping[str, Dataset]",
+    examples: Mapping[str, Any],
+    lengths: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    ids: Mapping[str, int],
 ) -> dict[str, Any]:
-    """Of each split the rows, what was left out, leaked and truncated, the tokens, and the rows of each class."""
+    """Of each split the rows, what was left out, leaked and truncated, the tokens, and the rows of each class; a label
+    that is a number with the name of its class."""
 
     def counted(rows: int, of: int) -> str:
         return f"{rows:,} ({100 * rows / of:.1f} %)" if rows else "0"
@@ -62,7 +67,9 @@ def describe_data(
             "truncated": counted(examples[name].truncated, len(split)),
         }
         if len(labels) <= CLASSES and not any(isinstance(label, float) for label in labels):
-            described[name] |= {f"label {label}": counted(labels[label], len(split)) for label in sorted(labels)}
+            for label in sorted(labels):
+                meaning = "" if names[ids[label]] == label else f" = {names[ids[label]]}"
+                described[name][f"label {label}{meaning}"] = counted(labels[label], len(split))
         described[name]["fingerprint"] = split._fingerprint[:16]
     return described
 

@@ -3,13 +3,9 @@
 Shapes: B examples of a batch, T tokens, K classes or labels (1 for regression).
 """
 
-import json
 import logging
-import math
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +13,10 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from hftrain.classification.labels import read_label, read_vectors
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.data import readers
+from hftrain.data.written import looks_written, unwritten_or_text
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.splits import load_splits
@@ -54,160 +52,34 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
     if config.text_pair_column is not None:
         columns["text_pair"] = config.text_pair_column
     texts = pa.schema([(name, pa.string()) for name in columns])
-    return load_splits(
+    labels = {f"label {column}": column for column in config.label_column}
+    cuts: set[str] = set()
+    written: Counter[str] = Counter()
+
+    def read_row(values: list[Any], names: list[str]) -> list[Any]:
+        """Texts and label of a row. Raises: Fault."""
+        label = read_label(values[len(texts) :], names[len(texts) :], config, cuts)
+        found = readers.texts(values[: len(texts)], names[: len(texts)])
+        for text, name in zip(found, names, strict=False):
+            written[name] += looks_written(text) and not isinstance(unwritten_or_text(text), str)
+        return [*found, label]
+
+    rows = load_splits(
         config,
-        columns=columns | {"label": config.label_column},
-        read=partial(read_row, problem=config.problem_type),
+        columns=columns | (labels if len(labels) > 1 else {"label": config.label_column[0]}),
+        compare=[*columns, "label"],
+        read=read_row,
         schema=texts.append(pa.field("label", LABEL_TYPE[config.problem_type])),
         seed=seed,
     )
-
-
-def read_row(values: list[Any], names: list[str], problem: str) -> list[Any]:
-    """Texts and label of a row. Raises: Fault."""
-    *texts, label = values
-    return [*readers.texts(texts, names[:-1]), READ_LABEL[problem](label, names[-1])]
-
-
-def read_class(value: Any, name: str) -> str:
-    """A class by its name; true, 3 and 3.0 are "true", "3" and "3". Raises: Fault."""
-    if isinstance(value, list):
-        raise readers.Fault(f"{name} is a list: set problem_type multi_label_classification")
-    if isinstance(value, float) and not value.is_integer():
-        raise readers.Fault(f"{name} is {value}, no class: a name, a whole number, or problem_type regression")
-    if isinstance(value, bool | int | float):
-        return json.dumps(value if isinstance(value, bool) else int(value))
-    return readers.text(value, name).strip()
-
-
-def read_classes(value: Any, name: str) -> list[str]:
-    """Any number of classes: a list of them, or text with commas between. Raises: Fault."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    if not isinstance(value, list):
-        raise readers.Fault(f"{name} is null" if value is None else f"{name} is {value!r:.60}, no list of labels")
-    return list(dict.fromkeys(read_class(each, f"a label of {name}") for each in value))
-
-
-def read_number(value: Any, name: str) -> float:
-    """A finite number. Raises: Fault."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise readers.Fault(f"{name} is null" if value is None else f"{name} is not a number: {value!r:.60}")
-    return number
-
-
-READ_LABEL: dict[str, Callable[[Any, str], Any]] = {
-    "single_label_classification": read_class,
-    "multi_label_classification": read_classes,
-    "regression": read_number,
-}
-
-
-# ---- classes
-
-
-def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> tuple[list[str], dict[str, int]]:
-    """The classes' names, in the order of their numbers, and the number of each label as it stands in the rows.
-
-    The names are `config.label_names`; else those of the model, if it is a classifier that has all the labels of the
-    rows, or as many as they count; else the labels of the training rows, whole numbers by size, names by alphabet.
-
-    Raises:
-        ValueError: labels that are no class, with the rows where they stand; a single class.
-    """
-    if config.problem_type == "regression":
-        return [], {}
-    found = {split: label_rows(each) for split, each in rows.items()}
-    train = sorted(found["train"], key=_by_size_or_name(found["train"]))
-    if not train:
-        raise ValueError("no training row has a label: look at label_column")
-    head = classes_of_model(config)
-    if config.label_names:
-        names, origin = config.label_names, "label_names"
-    elif head and (set(train) <= set(head) or (_whole_numbers(train) and int(train[-1]) <= len(head))):
-        names, origin = head, f"the classes of {config.model_name_or_path}"
-    else:
-        names, origin = train, "the training rows"
-        if head:
+    for name, count in written.items():
+        if count:
             logger.warning(
-                "%s classifies into %s, and the training rows into %s: its head is replaced by a new one",
-                *(config.model_name_or_path, _some(head), _some(train)),
+                "%d values of %s are lists or objects that were written as text: read as they stand", count, name
             )
-    ids = {name: number for number, name in enumerate(names)}
-    if origin != "the training rows":
-        ids = {str(number): number for number in range(len(names))} | ids
-    for split, labels in found.items():
-        strange = [label for label in labels if label not in ids]
-        if not strange:
-            continue
-        every = {label for each in found.values() for label in each}
-        numbers = sorted(every, key=_by_size_or_name(every))
-        if _whole_numbers(numbers) and numbers[0] == "1" and numbers[-1] == str(len(names)):
-            raise ValueError(
-                f"the labels are off by one: the rows have 1 to {len(names)}, and {origin} ({_some(names)}) count from "
-                f"0 to {len(names) - 1}. Subtract 1 from {config.label_column!r}, or put the names there"
-            )
-        said = "; ".join(f"{label!r} in {_rows(labels[label])}" for label in strange[:5])
-        raise ValueError(
-            f"the {split} rows have labels that are not among {origin} ({_some(names)}): {said}"
-            + (f"; and {len(strange) - 5} more" if len(strange) > 5 else "")
-            + ". Mend them, add training rows of them, or name all classes in label_names"
-            + ("; or set problem_type=regression, to learn numbers" if any(map(_fraction, every)) else "")
-        )
-    if config.problem_type == "single_label_classification" and len(train) == 1:
-        raise ValueError(
-            f"all {len(rows['train'])} training rows have the label {train[0]!r}: there is nothing to tell apart"
-        )
-    if absent := [name for number, name in enumerate(names) if number not in {ids[label] for label in train}]:
-        logger.warning("no training row has the labels %s of %s", _some(absent), origin)
-    return list(names), ids
-
-
-def label_rows(rows: "Dataset") -> dict[str, list[int]]:
-    """Each label with the rows (from 0) where it stands."""
-    found: dict[str, list[int]] = {}
-    for number, label in enumerate(rows["label"]):
-        for each in label if isinstance(label, list) else [label]:
-            found.setdefault(each, []).append(number)
-    return found
-
-
-def classes_of_model(config: ClassificationConfig) -> list[str]:
-    """The classes of a pretrained model that is a classifier already; [] of any other."""
-    if config.model_name_or_path is None:
-        return []
-    model_config: Any = load.load_model_config(config)
-    classifies = any("ForSequenceClassification" in name for name in model_config.architectures or ())
-    if not classifies or model_config.num_labels < 2:
-        return []
-    return [
-        str(number) if name == f"LABEL_{number}" else name for number, name in sorted(model_config.id2label.items())
-    ]
-
-
-def _whole_numbers(labels: Sequence[str]) -> bool:
-    return all(label.isascii() and label.removeprefix("-").isdigit() for label in labels)
-
-
-def _fraction(label: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?\d*\.\d+", label))
-
-
-def _by_size_or_name(labels: Any) -> Any:
-    return int if _whole_numbers(list(labels)) else str
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f", ... {len(names)} in all" if len(names) > 8 else "")
-
-
-def _rows(numbers: list[int]) -> str:
-    shown = ", ".join(str(number + 1) for number in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
-    return f"row {shown}" if len(numbers) == 1 else f"{len(numbers)} rows ({shown})"
+    if signs := cuts - {","}:
+        logger.warning("labels are cut at %s; where it belongs to a name, write lists", " and at ".join(sorted(signs)))
+    return read_vectors(rows, config) if config.problem_type == "multi_label_classification" else rows
 
 
 # ---- examples
@@ -285,18 +157,29 @@ def encode(
     return columns, whole
 
 
+def padding_side(config: Any) -> str:
+    """Where texts are padded for a model of this configuration: on the left if it judges by the last token (XLNet)."""
+    return "left" if getattr(config, "summary_type", None) == "last" else "right"
+
+
 def collate(
-    examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, problem: str, classes: int, typed: bool
+    examples: Sequence[Mapping[str, Any]],
+    *,
+    pad_token_id: int,
+    problem: str,
+    classes: int,
+    typed: bool,
+    side: str = "right",
 ) -> Batch:
-    """Padded on the right: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
+    """Padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
     (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
     ids = [torch.as_tensor(example["input_ids"]) for example in examples]
     batch = {
-        "input_ids": pad(ids, pad_token_id),
-        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0),
+        "input_ids": pad(ids, pad_token_id, side=side),
+        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0, side=side),
     }
     if typed:
-        batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
+        batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0, side=side)
     labels = [example["labels"] for example in examples]
     if problem == "multi_label_classification":
         batch["labels"] = torch.from_numpy(indicators(labels, classes)).float()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from hftrain.config import RecipeConfig, at_least, share
+from hftrain.config import RecipeConfig, at_least, one_or_more, share
 from hftrain.metrics import belongs, check_names
 from hftrain.models import TransformerConfig, load
 
@@ -30,9 +30,9 @@ class ClassificationConfig(RecipeConfig):
     text_pair_column: str | None = None
     """Column of the second texts, where pairs are classified."""
 
-    label_column: str = "label"
-    """Column of the labels: names or whole numbers; lists of them, or with commas between, where there may be several;
-    numbers for regression."""
+    label_column: Annotated[list[str], one_or_more] = field(default_factory=lambda: ["label"])
+    """Column of the labels: names or whole numbers; lists of them, with commas between, or vectors of 0 and 1, where
+    there may be several; numbers for regression. Several columns, with 0 or 1 each, are the labels themselves."""
 
     label_names: list[str] = field(default_factory=list)
     """Names of the classes, in order, where the data have their numbers from 0 or the training rows lack some; empty:
@@ -89,6 +89,10 @@ class ClassificationConfig(RecipeConfig):
         for name, weight in self.class_weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
                 yield ("class_weights",), f"{name} has the weight {weight!r}: must be a number, 0 or more"
+        if len(self.label_column) > 1 and self.label_names:
+            yield ("label_column", "label_names"), "contradict each other: several columns are the names already"
+        if len(self.label_column) > 1 and self.problem_type == "regression":
+            yield ("label_column", "problem_type"), "regression learns the numbers of one column"
         if self.balance_classes and self.class_weights:
             yield ("balance_classes", "class_weights"), "contradict each other: set one of them"
         if self.freeze and self.use_peft:

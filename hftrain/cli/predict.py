@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
     command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
     command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
-        "--source_prefix", metavar="TEXT", default="", help="put before each text, as in training (T5)"
+        "--source_prefix", metavar="TEXT", help="put before each text (default: what the model was trained with)"
     )
     command.add_argument("--num_beams", type=int, metavar="N", help="default: what the model was saved with")
     command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: what the model was saved with")

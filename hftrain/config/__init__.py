@@ -20,6 +20,7 @@ from hftrain.config.schema import (
     between,
     changed,
     count_or_share,
+    one_or_more,
     share,
 )
 from hftrain.config.yaml12 import to_yaml
@@ -41,6 +42,7 @@ __all__ = [
     "between",
     "changed",
     "count_or_share",
+    "one_or_more",
     "parse",
     "share",
     "to_yaml",

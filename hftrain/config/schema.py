@@ -74,6 +74,13 @@ count_or_share = Must(
 )
 
 
+class OneOrMore(Must):
+    """Marks a list of texts that may also be given as one text."""
+
+
+one_or_more = OneOrMore("with at least one entry", lambda value: len(value) > 0)
+
+
 @dataclass(frozen=True)
 class InsteadOf:
     """Marks a field (default None) that says the same as the field ``other`` in another unit: one of them is None."""
@@ -177,6 +184,8 @@ def conform(kind: Any, value: Any) -> Any:
     if get_origin(core) is Literal:
         fits = isinstance(value, str) and value in get_args(core)
     elif get_origin(core) is list:
+        if isinstance(value, str) and any(isinstance(mark, OneOrMore) for mark in marks):
+            value = [value]
         if fits := isinstance(value, list):
             value = [conform(get_args(core)[0], item) for item in value]
     elif get_origin(core) is dict:

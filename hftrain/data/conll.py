@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -9,7 +10,17 @@ from pathlib import Path
 
 from hftrain.data.readers import Fault, Item, check_text, decode, raw_lines
 
+logger = logging.getLogger(__name__)
+
 NO_WORD = ("#", "-DOCSTART-")
+# Usual names of the columns, as `plain` has them.
+WORDS = {"word", "words", "token", "tokens", "form"}
+TAGS = {"tag", "tags", "ner", "ner_tag", "ner_tags", "label", "labels", "bio", "iob"}
+
+
+def plain(name: str) -> str:
+    """The name of a column without case and signs: "Sentence #" is "sentence"."""
+    return re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
 
 
 def read_conll(
@@ -19,8 +30,9 @@ def read_conll(
 
     Columns stand between TABs, or between spaces where the file's first word has no TAB on its line; every line has as
     many as that one. `-DOCSTART-` is no word, nor is a comment: a line that starts with "#", stands before a sentence's
-    first word and has not that many columns. In `.conllu` (Universal Dependencies) neither are contractions (number
-    3-4) and omitted words (5.1), which stand beside the words they are about.
+    first word and has not that many columns; nor is a first line that names the columns (word, tag). In `.conllu`
+    (Universal Dependencies) neither are contractions (number 3-4) and omitted words (5.1), which stand beside the words
+    they are about.
 
     Args:
         word_column, tag_column: from 1, or from the end: -1 is the last. None: the first and the last, but of `.conllu`
@@ -50,6 +62,11 @@ def read_conll(
                     between = "a TAB" if separator == "\t" else "spaces"
                     raise Fault(f"{len(fields)} columns, expected {width} separated by {between}: {line!r:.60}")
                 if universal and not fields[0].isdigit():
+                    continue
+                word, tag = (fields[column - (column > 0)] for column in columns.values())
+                if line == sample and not first and plain(word) in WORDS and plain(tag) in TAGS:
+                    logger.warning("%s, line %d names the columns, and is no word: %r", path, number, line)
+                    sample = ""
                     continue
                 for name, column in columns.items():
                     value = fields[column - (column > 0)].strip()

@@ -163,7 +163,7 @@ def fingerprint(rows: Dataset) -> str:
 
 
 def split_rows(
-    rows: Dataset, validation_split: float, test_split: float, seed: int, *, by: str = "source"
+    rows: Dataset, validation_split: float, test_split: float, seed: int, *, by: str = "source", column: str = ""
 ) -> dict[str, Dataset]:
     """Cut `rows` into train, validation and test, each in the order of `rows`.
 
@@ -173,6 +173,8 @@ def split_rows(
     Args:
         validation_split, test_split: under 1 a share of the rows, else a number of rows. Exact where no text is
             repeated; of a repeated text all rows are taken or none, so there may be a few rows less.
+
+        column: what `by` is called in the source, for messages.
 
     Returns:
         {"train", "validation", "test"}; a split of 0 has no entry.
@@ -210,12 +212,14 @@ def split_rows(
                 room -= group_sizes[group]
         if size and room == size:
             raise ValueError(
-                f"{name}_split: rows with the same {by!r} stay together, and each stands in more than {size} rows: "
-                f"raise {name}_split, or name a {name}_file"
+                f"{name}_split: rows with the same {column or by!r} stay together, and each stands in more than {size} "
+                f"rows: raise {name}_split, or name a {name}_file"
             )
     split_of_row = split_of_group[group_of_row]
     if not (split_of_row == 0).any():
-        raise ValueError(f"the splits {sizes} leave no row to train on: too few different texts in column {by!r}")
+        raise ValueError(
+            f"the splits {sizes} leave no row to train on: too few different texts in column {column or by!r}"
+        )
     names = {"train": 0, "validation": 2, "test": 1}
     return {
         name: rows.select(np.flatnonzero(split_of_row == split))

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hftrain.metrics import answers, calibration, counts, entities, ranking, regression
+from hftrain.metrics import answers, calibration, checks, counts, entities, ranking, regression
 
 AVERAGED: dict[str, Callable[..., Any]] = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
 RANKED: dict[str, Callable[..., Any]] = {
@@ -103,6 +103,8 @@ class Metrics:
         Raises:
             ValueError: lengths or shapes do not fit, a number is NaN, or scores that a metric needs are missing.
         """
+        if scores is not None:
+            checks.numbers("scores", scores)  # the largest of NaN would be the first class
         for state in self.states.values():
             state.add(predictions, references, scores)
 

@@ -17,7 +17,7 @@ def predict(
     pairs: Sequence[str] | None = None,
     batch_size: int = 32,
     device: str | None = None,
-    source_prefix: str = "",
+    source_prefix: str | None = None,
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
 ) -> list[Any]:
@@ -33,7 +33,7 @@ def predict(
         pairs: the second text of each, where the model was trained on pairs.
         batch_size: texts of similar length at a time.
         device: "cpu", "cuda:1", ...; None takes the accelerator if there is one.
-        source_prefix: put before each text, as in training (T5).
+        source_prefix: put before each text (T5); None: what was put there in training.
         num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
 
     Raises:
@@ -56,6 +56,8 @@ def predict(
         return answering.answer(folder, config, texts, pairs, batch_size, device)
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+        if source_prefix is None:
+            source_prefix = (getattr(config, "translation", None) or {}).get("source_prefix", "")
         texts = [source_prefix + text if text.strip() else "" for text in texts]
         chosen = {key: value for key, value in search.items() if value is not None}
         return translate(folder, config, texts, batch_size, device, chosen)

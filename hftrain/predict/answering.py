@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftrain.predict.folder import batches, load, room
+from hftrain.predict.folder import batches, load, refuse_nan, room
 
 if TYPE_CHECKING:
     from hftrain.answering import Found
@@ -39,7 +39,7 @@ def answer(
     from hftrain.answering import Found, collator, cut_contexts, find_spans, join
 
     model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device)
-    most = min(384, room(config, tokenizer))
+    most = min(384, room(model, tokenizer))
     sizes = {"max_seq_length": most, "doc_stride": most // 3, "max_answer_length": 30, "n_best_size": 20}
     sizes |= getattr(config, "answering", None) or {}
     threshold = sizes.pop("no_answer_threshold", 1.0)
@@ -55,6 +55,7 @@ def answer(
         inputs = {name: value.to(device) for name, value in collate([examples[i] for i in batch]).items()}
         with torch.no_grad():
             found |= zip(batch, find_spans(model, inputs, **spans), strict=True)
+    refuse_nan((null for _, null, _ in found.values()), folder)
     predictions = [say("", Found([], 0.0), threshold) for _ in texts]
     joined = join(examples, (found[i] for i in range(len(examples))), spans["n_best_size"])
     for i, each in zip(told, joined, strict=True):

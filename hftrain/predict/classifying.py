@@ -8,7 +8,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from hftrain.predict.folder import ADAPTER, batches, load, room, warn_of_cuts
+from hftrain.predict.folder import ADAPTER, batches, load, refuse_nan, room, warn_of_cuts
 
 
 def classify(
@@ -28,7 +28,7 @@ def classify(
     """
     import torch
 
-    from hftrain.classification.rows import encode
+    from hftrain.classification.rows import encode, padding_side
     from hftrain.text import pad
 
     trained = getattr(config, "classification", None) or {}  # of another's model we do not know
@@ -39,7 +39,7 @@ def classify(
     if trained.get("pairs") is False and pairs is not None:
         raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column) away")
     model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device)
-    most = min(room(config, tokenizer), trained.get("max_seq_length", sys.maxsize))
+    most = min(room(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
     told = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(told):
         print(f"{empty} of {len(texts)} texts are empty: nothing is predicted for them", file=sys.stderr)
@@ -50,16 +50,18 @@ def classify(
     columns, lengths = encode(tokenizer, [texts[i] for i in told], seconds, most)
     warn_of_cuts(lengths, most)
     accepted = signature(model.get_base_model().forward if (folder / ADAPTER).is_file() else model.forward).parameters
+    side = padding_side(config)
     for batch in batches(range(len(told)), lengths, batch_size):
         ids = [columns["input_ids"][i] for i in batch]
         inputs = {
-            "input_ids": pad(ids, tokenizer.pad_token_id or 0),
-            "attention_mask": pad([[1] * len(tokens) for tokens in ids], 0),
+            "input_ids": pad(ids, tokenizer.pad_token_id or 0, side=side),
+            "attention_mask": pad([[1] * len(tokens) for tokens in ids], 0, side=side),
         }
         if "token_type_ids" in columns and "token_type_ids" in accepted:
-            inputs["token_type_ids"] = pad([columns["token_type_ids"][i] for i in batch], 0)
+            inputs["token_type_ids"] = pad([columns["token_type_ids"][i] for i in batch], 0, side=side)
         with torch.no_grad():
             logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits.float()
+        refuse_nan(logits.flatten().tolist(), folder)
         for i, row in zip(batch, logits, strict=True):
             found[told[i]] = say(row, config)
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,9 +69,20 @@ def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | 
     return model.eval().to(device), tokenizer, device
 
 
-def room(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+def room(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens that the model reads at most."""
-    return min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    from hftrain.models.positions import count_positions
+
+    return min(tokenizer.model_max_length, count_positions(model)[0] or sys.maxsize)
+
+
+def refuse_nan(scores: Iterable[float], folder: Path) -> None:
+    """Raises: ValueError, a score is no number, so that no prediction means anything."""
+    if any(math.isnan(score) for score in scores):
+        raise ValueError(
+            f"the model in {folder} gives NaN for scores: its training has diverged, or its weights are damaged "
+            f"(hftrain verify {folder})"
+        )
 
 
 def warn_of_cuts(lengths: Sequence[int], room: int) -> None:

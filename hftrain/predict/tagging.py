@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from hftrain.predict.folder import batches, load, room
+from hftrain.predict.folder import batches, load, refuse_nan, room
 
-# A web address, a name or a tag of social media, a word with inner hyphens and points, 's and the like, or one sign.
-WORD = re.compile(r"https?://\S+|[@#]\w+|\w+(?:[-.]\w+)*|['’]\w+|[^\w\s]")
-
-
-class Word(NamedTuple):
-    """A word and the characters from and up to which it stands."""
-
-    text: str
-    start: int
-    end: int
+if TYPE_CHECKING:
+    from hftrain.tagging.spans import Word
 
 
 def tag(
@@ -28,15 +19,16 @@ def tag(
     """Of each text its entities: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
     Of tags that spell no entities, each word with its "tag" in place of "type".
 
-    A text is cut into words by `WORD`; who has better ones gives a list of words, and places are those in the text that
-    they give with one space between. Long texts are read in the windows of the training.
+    A text is cut into words by `tagging.spans.WORD`; a list of words is taken as it is, and places are those in the
+    text that they give with one space between. Long texts are read in the windows of the training.
     """
     import torch
 
     from hftrain.tagging import collate, cut_sentences, find_scheme, join, tag_batch
+    from hftrain.tagging.spans import words_of
 
     model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device)
-    most = min(512, room(config, tokenizer))
+    most = min(512, room(model, tokenizer))
     windows = getattr(config, "windows", None) or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]
     told = [i for i, found in enumerate(words) if found]
@@ -50,6 +42,7 @@ def tag(
         inputs = collate([examples[i] for i in batch], pad_token_id=tokenizer.pad_token_id or 0)
         with torch.no_grad():
             found |= zip(batch, tag_batch(model, {k: v.to(device) for k, v in inputs.items()}), strict=True)
+    refuse_nan((score for window in found.values() for score in window.scores), folder)
     spelled = find_scheme([list(config.id2label.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]
     for i, tagged in zip(told, join(columns["part"], (found[i] for i in range(len(examples)))), strict=True):
@@ -57,17 +50,6 @@ def tag(
         tags = [config.id2label[number] for number in tagged.tags]
         predictions[i] = say(str(text), words[i], tags, tagged.scores, spelled)
     return predictions
-
-
-def words_of(text: str | Sequence[str]) -> list[Word]:
-    """The words of a text, or of a list of them in the text that they give with a space between."""
-    if isinstance(text, str):
-        return [Word(match[0], *match.span()) for match in WORD.finditer(text)]
-    words, start = [], 0
-    for word in text:
-        words.append(Word(word, start, start + len(word)))
-        start += len(word) + 1
-    return words
 
 
 def say(

@@ -20,18 +20,19 @@ def translate(
     import torch
     from transformers import GenerationConfig
 
+    from hftrain.models.positions import count_positions
     from hftrain.text import decode
 
     model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device)
     if (folder / ADAPTER).is_file() and (folder / "generation_config.json").is_file():  # and not the base model's
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
 
-    most = room(model.config, tokenizer)
+    most = room(model, tokenizer)
     whole = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids] if texts else []
     warn_of_cuts(whole, most)
     if not (model.generation_config.max_new_tokens or model.generation_config.max_length):
         longest = 2 * max(whole, default=0) + 16  # transformers would stop after 20
-        positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
+        positions = count_positions(model)[0] or sys.maxsize
         search = {"max_new_tokens": min(longest, positions - 1), **search}
     found = [""] * len(texts)
     for batch in batches([i for i, text in enumerate(texts) if text], whole, batch_size):

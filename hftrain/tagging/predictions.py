@@ -16,7 +16,7 @@ from torch import nn
 
 from hftrain import evaluation, text
 from hftrain.losses import IGNORE, Batch, cross_entropy
-from hftrain.metrics import Metrics, load_metrics
+from hftrain.metrics import Metrics, checks, load_metrics
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,5 +89,6 @@ def score(
     """
     measured = load_metrics(metrics, "token_classification")
     measured.add([[names[tag] for tag in each.tags] for each in found], references)
+    checks.numbers("losses", [each.loss for each in found])
     loss = sum(each.loss for each in found) / sum(each.labels for each in found)
     return {"loss": loss} | {key.removeprefix("overall_"): value for key, value in measured.compute().items()}, measured

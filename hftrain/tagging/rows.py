@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -16,14 +16,21 @@ import pyarrow as pa
 from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
+from hftrain.data.lines import raw_lines
 from hftrain.data.sources import COLUMNAR, JSON, ending
+from hftrain.data.unread import Unread
+from hftrain.data.written import unwritten_or_text
 from hftrain.metrics import check_names
 from hftrain.splits import load_splits
+from hftrain.tagging.spans import tag_words
+from hftrain.tagging.tables import read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 ROW = pa.schema([("tokens", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))])
+OF_WORDS = ("tags", "ner_tags", "labels")  # usual columns, the first that is there
+OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
 PREFIXED = re.compile(r"([BIOESLU])-.+", re.DOTALL)
 
 
@@ -32,10 +39,16 @@ class TaggingConfig(Config):
     """Words with a tag each: names of people and places, parts of speech."""
 
     tokens_column: str = "tokens"
-    """Column of the words, a list for each sentence."""
+    """Column of the words, a list for each sentence; or of texts (text, where tokens are missing) whose entities are
+    marked by their places."""
 
     tags_column: str | None = None
-    """Column of their tags, likewise; null: tags, ner_tags or labels, whichever is there."""
+    """Column of their tags, likewise, or of the places: [start, end, type], or objects with these; null: tags, ner_tags
+    or labels, of texts also entities, spans or label, whichever is there."""
+
+    sentence_column: str | None = None
+    """Column that numbers the sentences, in tables (csv, tsv) with a word a row; null: found by its name, or blank
+    lines stand between sentences."""
 
     word_column: int | None = None
     """Column of the words in CoNLL files, from 1, or from the end: -1; null: the first, or of .conllu the second."""
@@ -74,45 +87,50 @@ class TaggingConfig(Config):
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
-    CoNLL columns are any text file that is not JSON; else rows have lists of words and of tags, which are names, or
-    numbers of `label_names`.
+    A csv or tsv file is a table with a word or a sentence a row; CoNLL columns are any other text file that is not
+    JSON, and a tsv file without such names; else rows have lists of words and of tags, which are names, or numbers of
+    `label_names`, or texts with the places of entities.
 
     Raises:
         ValueError: rows that cannot be used, of which a tag that breaks the scheme is one; with file and line.
     """
 
-    def conll(path: Path) -> Iterator[readers.Item] | None:
-        if ending(path) in (*COLUMNAR, *JSON):
+    def reader(path: Path) -> Iterator[readers.Item] | None:
+        if (table := read_table(path, config)) or ending(path) in (*COLUMNAR, *JSON, ".csv"):
+            return table
+        if ending(path) == ".tsv" and names_columns(path, config):
             return None
         found = read_conll(path, word_column=config.word_column, tag_column=config.tag_column, encoding=config.encoding)
         names = (config.tokens_column, config.tags_column or "tags")
         return ((n, [dict(zip(names, v, strict=True))] if isinstance(v, list) else v) for n, v in found)
 
     def load(scheme: str) -> dict[str, Dataset]:
-        read = partial(read_sentence, config=config, scheme=scheme)
-        reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": conll, "seed": seed}
+        unread.clear()
+        read = partial(read_sentence, config=config, scheme=scheme, unread=unread)
+        reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": reader, "seed": seed}
         return load_splits(config, columns={"row": ""}, compare=["tokens", "tags"], **reading)
 
+    unread = Unread()
     rows = load("any")
     scheme = find_scheme(rows["train"]["tags"]) if config.label_scheme == "auto" else config.label_scheme
     if any(scheme_fault(tags, scheme) for split in rows.values() for tags in split["tags"]):
         rows = load(scheme)  # says which, and where
+    unread.warn()
     return rows, scheme
 
 
-def read_sentence(values: list[Any], names: list[str], *, config: TaggingConfig, scheme: str) -> list[list[str]]:
-    """[words, tags] of a row. Raises: readers.Fault."""
+def read_sentence(
+    values: list[Any], names: list[str], *, config: TaggingConfig, scheme: str, unread: Unread
+) -> list[list[str]]:
+    """[words, tags] of a row; `unread` counts the other columns. Raises: readers.Fault."""
     (row,) = values
-    tags_column = config.tags_column or next((n for n in ("tags", "ner_tags", "labels") if n in row), "tags")
-    for column in (config.tokens_column, tags_column):
-        if column not in row:
-            raise readers.Fault(readers.missing(column, row))
-        if not isinstance(row[column], list):
-            kind = (
-                "null" if row[column] is None else f"not a list but {type(row[column]).__name__}: {row[column]!r:.60}"
-            )
-            raise readers.Fault(f"column {column!r} is {kind}")
-    words, tags = row[config.tokens_column], row[tags_column]
+    columns = columns_of(row, config)
+    unread.count(row, columns)
+    words, tags = (read_list(row, column) for column in columns)
+    if isinstance(words, str) and isinstance(tags, list) and not any(isinstance(tag, str) for tag in tags):
+        words, tags = tag_words(words, tags)
+    else:  # a text in either place has spaces between its parts
+        words, tags = (part.split() if isinstance(part, str) else part for part in (words, tags))
     if len(words) != len(tags):
         raise readers.Fault(f"{len(words)} words, but {len(tags)} tags")
     if not words:
@@ -124,6 +142,37 @@ def read_sentence(values: list[Any], names: list[str], *, config: TaggingConfig,
         number, why = found
         raise readers.Fault(f"word {number + 1}, {words[number]!r}: {why} (label_scheme {scheme})")
     return [words, tags]
+
+
+def columns_of(row: Mapping[str, Any], config: TaggingConfig) -> list[str]:
+    """The columns of the words, or of the text, and of the tags, or of the places. Raises: readers.Fault."""
+    words = config.tokens_column
+    annotated = isinstance(row.get(words), list) and any(isinstance(word, dict) for word in row[words])  # by Prodigy
+    if "text" in row and words == "tokens" and (words not in row or annotated):
+        words = "text"
+    usual = OF_TEXTS if isinstance(row.get(words), str) else OF_WORDS
+    tags = config.tags_column or next((name for name in usual if name in row), "tags")
+    for column in (words, tags):
+        if column not in row:
+            raise readers.Fault(readers.missing(column, row))
+    return [words, tags]
+
+
+def names_columns(path: Path, config: TaggingConfig) -> bool:
+    """Whether the first line names the columns of sentences."""
+    first = next((line for _, line in raw_lines(path, config.encoding)), b"").decode(errors="replace")
+    names = set(first.strip().split("\t"))
+    words = {config.tokens_column, "text"} if config.tokens_column == "tokens" else {config.tokens_column}
+    return bool(words & names) and bool({config.tags_column} & names if config.tags_column else set(OF_TEXTS) & names)
+
+
+def read_list(row: Mapping[str, Any], column: str) -> list[Any] | str:
+    """The list in a column, also one that was written as text; or the text. Raises: readers.Fault."""
+    value = unwritten_or_text(row[column])
+    if not isinstance(value, list | str):
+        kind = "null" if value is None else f"not a list but {type(value).__name__}: {value!r:.60}"
+        raise readers.Fault(f"column {column!r} is {kind}")
+    return value
 
 
 def read_tag(tag: Any, number: int, names: Sequence[str]) -> str:

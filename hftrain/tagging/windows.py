@@ -75,12 +75,37 @@ def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
         ValueError: it cannot be loaded, or does not know where its sub-words stand.
     """
     tokenizer = load.load_tokenizer(config)
-    if getattr(tokenizer, "add_prefix_space", None) is False:  # RoBERTa, GPT-2: a word begins with the space before it
-        tokenizer = load.load_tokenizer(config, add_prefix_space=True)
     assert tokenizer is not None
     if not tokenizer.is_fast:
         raise ValueError(f"{type(tokenizer).__name__} does not know where its sub-words stand: it has no fast form")
+    if before_words(tokenizer) and getattr(tokenizer, "add_prefix_space", None) is False:  # RoBERTa, GPT-2
+        prefixing = load.load_tokenizer(config, add_prefix_space=True)
+        assert prefixing is not None
+        if not before_words(prefixing):  # of some classes it sets an attribute that nothing reads
+            return prefixing
     return tokenizer
+
+
+def before_words(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What has to stand before each word of a list, "" or a space, for it to get the tokens that it has inside a text:
+    in byte-level vocabularies a word begins with the space before it. It is tried out.
+
+    Raises:
+        ValueError: with neither it gets them.
+    """
+    words = ["one", "two", "three"]
+    whole = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+    for before in ("", " "):
+        asked: Any = [[before + word for word in words]]
+        encoded = tokenizer(asked, is_split_into_words=True, add_special_tokens=False)
+        places = zip(encoded["input_ids"][0], encoded.word_ids(0), strict=True)
+        rest = [token for token, word in places if word]  # the first word of a text may be without a space
+        if whole[len(whole) - len(rest) :] == rest:
+            return before
+    raise ValueError(
+        f"{type(tokenizer).__name__} gives words other tokens one by one than in a text: {' '.join(words)!r} is "
+        f"{tokenizer.convert_ids_to_tokens(whole)}. It cannot read lists of words"
+    )
 
 
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -96,7 +121,9 @@ def split_words(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence
     Raises:
         ValueError: there is no unknown token to take.
     """
-    encoded = tokenizer(list(map(list, sentences)), is_split_into_words=True, add_special_tokens=False, verbose=False)
+    before = before_words(tokenizer)
+    asked: Any = [[before + word for word in sentence] for sentence in sentences]
+    encoded = tokenizer(asked, is_split_into_words=True, add_special_tokens=False, verbose=False)
     found = []
     for number, (sentence, ids) in enumerate(zip(sentences, encoded["input_ids"], strict=True)):
         pieces: list[list[int]] = [[] for _ in sentence]

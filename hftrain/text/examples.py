@@ -149,10 +149,12 @@ def lengths(examples: Dataset, columns: Sequence[str] = ("input_ids", "labels"))
     return np.concatenate(counted).astype(np.int64)
 
 
-def pad(sequences: Sequence[torch.Tensor | Sequence[int]], value: int, multiple: int = 1) -> torch.Tensor:
-    """(B, T) int64: sequences padded on the right with `value` to the longest, T rounded up to a multiple."""
+def pad(
+    sequences: Sequence[torch.Tensor | Sequence[int]], value: int, multiple: int = 1, side: str = "right"
+) -> torch.Tensor:
+    """(B, T) int64: sequences padded on a side with `value` to the longest, T rounded up to a multiple."""
     width = -(-max(map(len, sequences)) // multiple) * multiple
     padded = torch.full((len(sequences), width), value, dtype=torch.int64)
     for row, tokens in zip(padded, sequences, strict=True):
-        row[: len(tokens)] = torch.as_tensor(tokens)
+        row[slice(len(tokens)) if side == "right" else slice(width - len(tokens), None)] = torch.as_tensor(tokens)
     return padded

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hftrain.data.rows import fingerprint
 from hftrain.files import cache, make_once
+from hftrain.models.positions import count_positions
 from hftrain.text.examples import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -120,10 +121,7 @@ def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, **lengths: int) ->
             f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
             "model's (tokenizer_name_or_path, model_name_or_path)"
         )
-    kind = getattr(model.config, "position_embedding_type", None)  # of our own model only tables of positions end
-    positions = (
-        getattr(model.config, "max_position_embeddings", None) if kind in (None, "learned", "absolute") else None
-    )
+    positions, _ = count_positions(model)
     for name, length in lengths.items():
         if length > (most := min(positions or length, tokenizer.model_max_length)):
             raise ValueError(f"{name}={length}, but the model has positions for {most} tokens only")
@@ -147,8 +145,8 @@ def language_id(tokenizer: PreTrainedTokenizerBase, target_lang: str | None) -> 
 def language_ids(tokenizer: PreTrainedTokenizerBase) -> Mapping[Any, int]:
     if not hasattr(tokenizer, "src_lang"):
         return {}
-    if hasattr(tokenizer, "lang_code_to_id"):  # mBART, M2M100
-        return tokenizer.lang_code_to_id
+    if hasattr(tokenizer, "lang_code_to_id"):  # mBART, M2M100; PLBart's java is __java__
+        return tokenizer.lang_code_to_id | {code.strip("_"): id for code, id in tokenizer.lang_code_to_id.items()}
     vocabulary = tokenizer.get_vocab()
     return {code: vocabulary[code] for code in tokenizer.extra_special_tokens}  # NLLB
 
