@@ -6,6 +6,7 @@ is guessed, repaired or dropped unless `max_bad_rows` allows it, and then each r
 
 from __future__ import annotations
 
+import array
 import hashlib
 import logging
 import re
@@ -49,6 +50,18 @@ class BadRow(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}, {self.place}: {self.reason}"
+
+
+class Places(NamedTuple):
+    """Where rows stand in their source: `numbers` (N,) of lines or rows, as `unit` says."""
+
+    file: str
+    unit: str
+    numbers: np.ndarray
+
+    def bad(self, index: int, reason: str) -> BadRow:
+        """What is wrong with the row of this index."""
+        return BadRow(self.file, f"{self.unit} {self.numbers[index]}", reason)
 
 
 class Leaks(NamedTuple):
@@ -99,7 +112,8 @@ def load_rows(
             where the file is not of this format.
 
     Returns:
-        A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out.
+        A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out, and
+        `places` knows where the others stand.
 
     Raises:
         ValueError: more bad rows than allowed (the first ten are listed), or a fault of the whole file.
@@ -118,6 +132,7 @@ def load_rows(
     batches: list[pa.RecordBatch] = []
     bad: list[BadRow] = []
     pending: list[Sequence[Any]] = []
+    numbers = array.array("q")
 
     def flush() -> None:
         arrays = [
@@ -131,6 +146,7 @@ def load_rows(
             if isinstance(values, Fault):
                 raise values
             pending.append(read(values, opened.names))
+            numbers.append(number)
         except Fault as fault:
             bad.append(BadRow(file, f"{opened.unit} {number}", str(fault)))
             if len(bad) > max(max_bad_rows, 9):  # enough to fail, and to show the user a pattern
@@ -138,11 +154,8 @@ def load_rows(
         if len(pending) == BATCH_ROWS:
             flush()
     if len(bad) > max_bad_rows:
-        shown = "\n".join(f"  {row}" for row in bad[:10])
-        if len({row.reason for row in bad}) == 1 < len(bad):
-            shown = f"  {bad[0]}\n  and the same: {', '.join(row.place for row in bad[1:10])}"
         raise ValueError(
-            f"bad rows in {file}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
+            f"bad rows in {file}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{listed(bad)}\n"
             "Mend them, or raise max_bad_rows to leave that many out."
         )
     if pending:
@@ -155,7 +168,15 @@ def load_rows(
     table = pa.Table.from_batches(batches, schema)
     rows = Dataset(table, fingerprint=_hash_tables([table]))
     rows.bad = bad
+    rows.places = Places(file, opened.unit, np.array(numbers))
     return rows
+
+
+def listed(bad: Sequence[BadRow]) -> str:
+    """A line for each of the first ten; two where all have one reason."""
+    if len({row.reason for row in bad}) == 1 < len(bad):
+        return f"  {bad[0]}\n  and the same: {', '.join(row.place for row in bad[1:10])}"
+    return "\n".join(f"  {row}" for row in bad[:10])
 
 
 def fingerprint(rows: Dataset) -> str:
@@ -217,12 +238,14 @@ def split_rows(
     split_of_row = split_of_group[group_of_row]
     if not (split_of_row == 0).any():
         raise ValueError(f"the splits {sizes} leave no row to train on: too few different texts in column {by!r}")
-    names = {"train": 0, "validation": 2, "test": 1}
-    return {
-        name: rows.select(np.flatnonzero(split_of_row == split))
-        for name, split in names.items()
-        if name == "train" or sizes[name]
-    }
+    parts = {}
+    for name, split in {"train": 0, "validation": 2, "test": 1}.items():
+        if name == "train" or sizes[name]:
+            chosen = np.flatnonzero(split_of_row == split)
+            parts[name] = rows.select(chosen)
+            if places := getattr(rows, "places", None):
+                parts[name].places = places._replace(numbers=places.numbers[chosen])
+    return parts
 
 
 def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "target")) -> Leaks:
@@ -323,11 +346,11 @@ def _hash_tables(tables: Iterable[pa.Table]) -> str:
         table = table.combine_chunks()  # rows picked by index come as a chunk each
         for name in table.column_names:
             lengths, values = columns.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
-            for array in table.column(name).chunks:
-                if not pa.types.is_string(array.type):  # any other type, slower
-                    array = pa.array([repr(value) for value in array.to_pylist()], pa.string())
-                lengths.update(pc.binary_length(array).fill_null(-1).to_numpy().astype("<i8").tobytes())
-                whole = pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array.fill_null(""))
+            for chunk in table.column(name).chunks:
+                if not pa.types.is_string(chunk.type):  # any other type, slower
+                    chunk = pa.array([repr(value) for value in chunk.to_pylist()], pa.string())
+                lengths.update(pc.binary_length(chunk).fill_null(-1).to_numpy().astype("<i8").tobytes())
+                whole = pa.ListArray.from_arrays(pa.array([0, len(chunk)], pa.int32()), chunk.fill_null(""))
                 values.update(pc.binary_join(whole, "")[0].as_buffer())
     said = [(name, lengths.hexdigest(), values.hexdigest()) for name, (lengths, values) in columns.items()]
     return hashlib.sha256(repr(said).encode()).hexdigest()
