@@ -69,7 +69,7 @@ def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[st
     """
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
-    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+    if len(tokenizer) > (rows := text.embedding_rows(model)):
         raise ValueError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
             "model's (tokenizer_name_or_path, model_name_or_path), or set model_config.vocab_size"
@@ -79,7 +79,7 @@ def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[st
 
 def check_causal(model: Any) -> None:
     """Tries whether a token changes the logits before it. Raises: ValueError, it does (BERT, unless told otherwise)."""
-    rows = model.get_input_embeddings().num_embeddings
+    rows = text.embedding_rows(model)
     ids = torch.randint(rows, (8,), generator=torch.Generator().manual_seed(0)).numpy()
     other = [*ids[:-1], (ids[-1] + 1) % rows]
     with _as_evaluated(model):
@@ -103,7 +103,7 @@ def check_packing(model: Any) -> None:
         ValueError: they do not, or the model takes no positions.
     """
     draw = torch.Generator().manual_seed(0)
-    rows, lengths = model.get_input_embeddings().num_embeddings, (6, 9, 4, 7)
+    rows, lengths = text.embedding_rows(model), (6, 9, 4, 7)
     first, others = ([{"input_ids": torch.randint(rows, (n,), generator=draw).numpy()} for n in lengths] for _ in "ab")
     refusal = f"{type(model).__name__} cannot be trained on packed documents exactly: turn packing off. "
 
@@ -147,7 +147,7 @@ def chunk_loss(model: Any) -> bool:
         logger.warning("chunked_loss is off: the output head of %s is no plain linear layer", kind)
         return False
     draw = torch.Generator().manual_seed(0)
-    rows = min(model.get_input_embeddings().num_embeddings, head.out_features)
+    rows = min(text.embedding_rows(model), head.out_features)
     ids, labels = (torch.randint(rows, (2, 8), generator=draw).to(head.weight.device) for _ in "ab")
     batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
     labels[0, :3] = IGNORE

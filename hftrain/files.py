@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+ADAPTER = "adapter_config.json"  # the file by which a folder holds an adapter
+
 
 def cache() -> Path:
     """Where what can be made again is kept; HF_HOME and HF_DATASETS_CACHE move it."""

@@ -23,7 +23,7 @@ from hftrain.data.rows import BadRow, Places, listed
 from hftrain.distributed import whole_while_used
 from hftrain.evaluation import predict
 from hftrain.losses import IGNORE, Batch
-from hftrain.text import check_fit, pad, tokenized
+from hftrain.text import check_fit, embedding_rows, pad, tokenized
 from hftrain.text.examples import TOKENS
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def fit_model(model: Any, template: Template, max_length: int) -> None:
     Raises:
         ValueError: the tokenizer is another model's, or `max_length` is more than the model has positions for.
     """
-    tokenizer, rows = template.tokenizer, model.get_input_embeddings().num_embeddings
+    tokenizer, rows = template.tokenizer, embedding_rows(model)
     if all(index in template.new_ids for index in range(rows, len(tokenizer))) and len(tokenizer) > rows:
         model.resize_token_embeddings(len(tokenizer))
     check_fit(model, tokenizer, max_length=max_length)

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.predict import add_base
+
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
 
@@ -18,6 +20,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--top_p", type=float, metavar="P", default=1.0, help="sample from this share (default: 1)")
     command.add_argument("--seed", type=int, metavar="N", help="of sampling")
+    add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
     command.set_defaults(command=chat)
 
@@ -31,7 +34,7 @@ def chat(args: argparse.Namespace) -> int:
         from transformers import set_seed
 
         set_seed(args.seed)
-    model, tokenizer = load(args.folder, args.device)
+    model, tokenizer = load(args.folder, args.device, args.base)
     if tokenizer.chat_template is None:
         if args.system:
             raise ValueError(f"{args.folder} has no chat template, which could hold a system message")
@@ -53,21 +56,15 @@ def chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(folder: Path, device: str | None) -> tuple[Any, Any]:
+def load(folder: Path, device: str | None, base: str | None = None) -> tuple[Any, Any]:
     """The model, and the tokenizer that was saved with it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from hftrain.predict import folder as saved
 
-    from hftrain.models.adapters import load_adapted
-    from hftrain.predict.folder import ADAPTER, kind, read_config
-
-    config = read_config(folder)
-    if not kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
-        raise ValueError(f"{folder} holds a {kind(folder, config)}, which does not chat: try hftrain predict")
-    adapter = (folder / ADAPTER).is_file()
-    model = load_adapted(folder, AutoModelForCausalLM) if adapter else AutoModelForCausalLM.from_pretrained(folder)
-    device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    return model.eval().to(device), AutoTokenizer.from_pretrained(folder)
+    config = saved.read_config(folder, base)
+    if not saved.kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
+        raise ValueError(f"{folder} holds a {saved.kind(folder, config)}, which does not chat: try hftrain predict")
+    model, tokenizer, _ = saved.load(folder, "AutoModelForCausalLM", config, device)
+    return model, tokenizer
 
 
 def read_line() -> str | None:
