@@ -271,6 +271,8 @@ def test_a_system_message_that_a_template_refuses(make, tmp_path, conversation):
     rows = [{"messages": [*conversation[:-1], {**USER, "content": f"a {i}"}, ANSWER]} for i in range(9)]
     config = settings(write(tmp_path / "a.jsonl", rows), system_to_user=True)
     assert len(chat.tokenize(chat.load_chats(config, seed=1)["train"], template, config)) == 5
+    with pytest.raises(Fault, match=r"drops thinking of message \d \(assistant\): 'x'; choose a chat_template[^:]*$"):
+        make().encode(conversation, [{**ANSWER, "thinking": "x"}])  # with which system_to_user would not help
     with pytest.raises(Fault, match="a system message with no user message after it"):
         chat.fold_system([USER, SYSTEM])
 

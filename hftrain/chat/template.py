@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,7 @@ class Template:
         if not learnt:
             raise Fault("nothing to learn: the assistant says nothing that is to be learnt")
         text = self._whole_text(messages, tools, learnt)
-        for message in messages:
-            self._note_marks(message)
+        self._note_marks(messages)
         ids = self.tokens(text)
         labels = [IGNORE] * len(ids)
         spans = self._marked(ids, messages, tools, learnt) if self.marks else self._turns(ids, messages, tools, learnt)
@@ -149,16 +148,21 @@ class Template:
             return text
         except Fault as fault:
             way_out = ""
-            if any(message["role"] in SYSTEM for message in messages) and self._suits(fold_system, messages, tools):
+            systems = any(message["role"] in SYSTEM for message in messages)
+            if systems and not self._suits(messages, tools) and self._suits(messages, tools, change=fold_system):
                 way_out = ": set system_to_user, which puts the system message in front of what the user says next"
-            elif len(learnt) > 1 and all(
-                self._suits(lambda shown: shown, messages[: number + 1], tools, [number]) for number in learnt
-            ):
+            elif len(learnt) > 1 and all(self._suits(messages[: number + 1], tools, [number]) for number in learnt):
                 way_out = ": set split_turns, by which each answer is learnt as the last"
             raise Fault(f"{fault}{way_out}") from None
 
-    def _suits(self, change: Any, messages: list[Message], tools: Sequence[Any], learnt: Collection[int] = ()) -> bool:
-        """Whether the template says all of the conversation once it is changed."""
+    def _suits(
+        self,
+        messages: list[Message],
+        tools: Sequence[Any],
+        learnt: Collection[int] = (),
+        change: Callable[[list[Message]], list[Message]] = list,
+    ) -> bool:
+        """Whether the template says all of the conversation, once it is changed."""
         notices = self.notices.copy()
         try:
             changed = change(messages)
@@ -170,24 +174,26 @@ class Template:
             self.notices.update(notices)
         return True
 
-    def _note_marks(self, message: Message) -> None:
-        """Notices what looks like a special token in a text that is no template's."""
-        found = set(self.looks_special.findall(message["content"]))
-        for mark in sorted(found.intersection(self.special_names)):
-            if message["role"] == "assistant" and mark in self.source and mark not in self.around:
+    def _note_marks(self, messages: list[Message]) -> None:
+        """Notices what looks like a special token in texts that are no template's."""
+        found = {(mark, m["role"]) for m in messages for mark in self.looks_special.findall(m["content"])}
+        for mark, role in sorted(found):
+            if mark not in self.special_names:
+                continue
+            if role == "assistant" and mark in self.source and mark not in self.around:
                 continue  # the template knows it as a part of answers, around reasoning for instance
             self.notices[
-                f"{mark!r} in a text of the role {message['role']} is not text but the special token itself: where "
+                f"{mark!r} in a text of the role {role} is not text but the special token itself: where "
                 "only text is meant, write it otherwise, with a space in it for instance"
             ] += 1
-        self._note_foreign(found)
+        self._note_foreign({mark for mark, _ in found})
 
     def _note_foreign(self, found: Collection[str]) -> None:
-        """Notices marks of another model's template, which are several tokens here."""
+        """Notices marks of another model's template, which are no tokens here."""
         foreign = []
         for mark in sorted(set(found)):
             if mark not in self.plain_marks:
-                self.plain_marks[mark] = len(self.tokens(mark)) > 1 and mark not in self.source
+                self.plain_marks[mark] = mark not in self.tokenizer.get_vocab() and mark not in self.source
             if self.plain_marks[mark]:
                 foreign.append(mark)
         if foreign:

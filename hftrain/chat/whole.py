@@ -43,7 +43,7 @@ class Whole:
                     found = position
                 if found < 0:
                     what = f"message {number + 1} ({message['role']}): {part!r:.60}"
-                    if key in REASONING:
+                    if key != "content":
                         way_out = "; choose a chat_template that renders it, or write it into the content"
                         raise Fault(f"the chat template drops {key} of {what}{way_out}")
                     raise Fault(f"the chat template drops or changes {what}")
@@ -101,7 +101,7 @@ def parts(message: Message, learnt: bool) -> Iterator[tuple[str, str]]:
             yield key, message[key].strip()
     yield "content", message["content"].strip()
     for call in message.get("tool_calls", []):
-        yield "content", call["function"]["name"]
+        yield "tool_calls", call["function"]["name"]
 
 
 def without_key(message: Message, key: str) -> Message:

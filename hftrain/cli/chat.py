@@ -76,10 +76,20 @@ def read_line() -> str | None:
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """What the answer goes on from: the conversation; without a chat template the last line alone."""
+    """What the answer goes on from: the conversation; without a chat template the last line alone. A system message
+    that the template refuses stands in front of what the user says first."""
+    from jinja2.exceptions import TemplateError
+
+    from hftrain.chat import fold_system
+
     if tokenizer.chat_template is None:
         return tokenizer(messages[-1]["content"])["input_ids"]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        if messages[0]["role"] != "system":
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        return prompt_ids(tokenizer, fold_system(messages))  # as training with system_to_user does
 
 
 def forget(messages: list[dict[str, str]], model: Any, tokenizer: Any, max_new_tokens: int) -> None:

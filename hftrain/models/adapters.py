@@ -16,7 +16,6 @@ from torch import nn
 from hftrain.config import LoraConfig
 from hftrain.config.schema import default_of
 from hftrain.files import ADAPTER
-from hftrain.text import embedding_rows
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +193,7 @@ def load_adapted(
     model = load_base(folder, auto_class, base_name, **kwargs) if base is None else base
     if (Path(folder) / "tokenizer_config.json").is_file():
         tokens = len(AutoTokenizer.from_pretrained(folder))
-        if tokens > embedding_rows(model):
+        if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
     try:
         return reads_all(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
