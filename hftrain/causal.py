@@ -60,7 +60,7 @@ def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[st
     """
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
-    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+    if len(tokenizer) > (rows := text.embedding_rows(model)):
         raise ValueError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
             "model's (tokenizer_name_or_path, model_name_or_path), or set model_config.vocab_size"

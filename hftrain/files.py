@@ -15,6 +15,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 SUMS = "sha256.json"
+ADAPTER = "adapter_config.json"  # the file by which a folder holds an adapter
 
 
 def cache() -> Path:

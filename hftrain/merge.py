@@ -101,6 +101,7 @@ def merge(
     max_kl: float | None = None,
     load_in_4bit: bool | None = None,
     device: str | None = None,
+    base: str | None = None,
 ) -> Parity:
     """Writes the model of `folder`, with its adapter merged into the weights if it is one, to `output`.
 
@@ -113,6 +114,7 @@ def merge(
         max_shard_size: of one file.
         prompts: texts to compare on.
         max_kl: the mean KL divergence that is allowed; None: as `MAX_KL` has it for `dtype`.
+        base: the base model of an adapter, where it is not what the adapter names.
         load_in_4bit: whether the base was; None: as the run's checkpoints say.
 
     Raises:
@@ -123,7 +125,7 @@ def merge(
     load_in_4bit = trained_in_4bit(folder) if load_in_4bit is None else load_in_4bit
     if output.exists():
         raise ValueError(f"{output} is there already: choose another --output, or delete it")
-    config = read_config(folder)
+    config = read_config(folder, base)
     name = kind(folder, config)
     auto_class = next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
     if auto_class is None:
@@ -133,13 +135,13 @@ def merge(
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     quantized: dict[str, Any] = {"quantization_config": four_bits("float32")} if adapter and load_in_4bit else {}
     if adapter:
-        model = load_adapted(folder, auto, dtype=torch.float32, **quantized)
+        model = load_adapted(folder, auto, base_name=base, dtype=torch.float32, **quantized)
     else:
         model = auto.from_pretrained(folder, dtype=torch.float32)
     before = logits_of(model.eval().to(device), tokenizer, prompts)
     if quantized:  # a base of its own, without adapters in it
-        base = load_base(folder, auto, dtype=torch.float32, **quantized)
-        model = load_adapted(folder, auto, base.dequantize().to(torch.float32))
+        plain = load_base(folder, auto, base, dtype=torch.float32, **quantized)
+        model = load_adapted(folder, auto, plain.dequantize().to(torch.float32))
     if adapter:
         model = merged(model)
     stored: Any = DTYPES[dtype] if dtype else config.dtype or torch.float32

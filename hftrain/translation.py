@@ -18,7 +18,7 @@ from hftrain.losses import Batch
 from hftrain.metrics import load_metric
 from hftrain.models.positions import count_positions
 from hftrain.splits import find_leaks, load_splits
-from hftrain.text import collate_pairs, decode, language_id, tokenize_pairs
+from hftrain.text import collate_pairs, decode, embedding_rows, language_id, tokenize_pairs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,7 +46,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     config = model.config
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
-    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+    if len(tokenizer) > (rows := embedding_rows(model)):
         raise ValueError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
             "model's (tokenizer_name_or_path, model_name_or_path)"

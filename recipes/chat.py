@@ -7,8 +7,8 @@
     accelerate launch recipes/chat.py --model_name_or_path model.gguf ...
 
 Rows are messages ({"messages": [{"role", "content"}, ...], "tools": ...}), prompt and completion, instruction, input
-and output, conversations ([{"from", "value"}, ...]), or plain text. Only what the assistant says is learnt, as
-`hftrain inspect chat ...` shows before anything is trained.
+and output, conversations ([{"from", "value"}, ...]), or plain text. Only what the assistant says is learnt, but for
+messages with "weight": 0, as `hftrain inspect chat ...` shows before anything is trained.
 """
 
 import math

@@ -4,9 +4,9 @@
         --train_file pairs.jsonl --use_peft
     accelerate launch recipes/preference.py ... --loss_type kto          # {"prompt", "completion", "label"}
 
-Rows are prompt, chosen, rejected, each text or messages; chosen and rejected that begin alike; instruction, input,
-chosen, rejected; and for KTO prompt, completion, label. Files as in every recipe. Reward accuracy, margin and the
-answers' log-probabilities on held-out pairs are in the log and the report.
+Rows are prompt, chosen, rejected, each text or messages; chosen and rejected that begin alike (dialogues in one text
+too); OpenAI's input, preferred_output, non_preferred_output; and for KTO prompt, completion, label. Reward accuracy,
+margin and the answers' log-probabilities on held-out pairs are in the log and the report.
 """
 
 from collections.abc import Iterator, Sequence

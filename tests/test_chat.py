@@ -126,7 +126,7 @@ def test_formats(record, expected):
     [
         ({"source": "a"}, "no chat in the columns 'source'; a format and its columns: messages: messages; conv"),
         ({"messages": [USER]}, "nothing to learn: the assistant says nothing"),
-        ({"messages": "a few"}, "nothing to learn"),
+        ({"messages": "a few"}, "messages is text, where a list of messages is needed"),
         ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; there are system, "),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\] is empty"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "holds something else than text"),
@@ -266,9 +266,7 @@ def test_rows_that_are_cut(template, caplog):
     assert [len(row["input_ids"]) == 20 for row in examples] == [True, False]
     assert "1 of 2 conversations (50.0 %) are longer than max_length and are cut" in caplog.text
     early = rows_of({"prompt": "some more words " * 9, "completion": "no"}, long)
-    with pytest.raises(
-        ValueError, match=r"1 of 2 rows cannot .*\n  .*some more words.*: it is cut before the answer, at"
-    ):
+    with pytest.raises(ValueError, match=r"1 of 2 rows cannot .*\n  the rows, row 1: it is cut before the answer, at"):
         chat.tokenize(early, template, config)
     config.max_bad_rows = 1
     assert len(chat.tokenize(early, template, config)) == 1 and "left out: " in caplog.text

@@ -1,13 +1,15 @@
 """Chats: rows of any format as messages, messages as tokens of which the assistant's are learnt, answers."""
 
 from hftrain.chat.examples import answer, fit_model, tokenize
-from hftrain.chat.formats import Chat, Message, as_json, load_chats, read_messages, to_chat
+from hftrain.chat.formats import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
+from hftrain.chat.messages import Message, fold_system, read_messages, read_tools
 from hftrain.chat.neftune import add_noise
 from hftrain.chat.report import describe_data, questions, samples, usage
 from hftrain.chat.settings import ChatConfig, SupervisedConfig
 from hftrain.chat.template import Template
 
 __all__ = [
+    "UNREAD_ADVICE",
     "Chat",
     "ChatConfig",
     "Message",
@@ -18,9 +20,11 @@ __all__ = [
     "as_json",
     "describe_data",
     "fit_model",
+    "fold_system",
     "load_chats",
     "questions",
     "read_messages",
+    "read_tools",
     "samples",
     "to_chat",
     "tokenize",

@@ -11,12 +11,12 @@ from hftrain.config import Config, above, at_least
 class ChatConfig(Config):
     """Conversations and how they become tokens."""
 
-    dataset_format: Literal["messages", "conversations", "prompt_completion", "instruction", "text"] | None = None
-    """Format of the rows: messages (OpenAI), conversations (ShareGPT), prompt_completion, instruction (Alpaca), text;
-    null: what each row's columns say. Messages may call tools, which a column "tools" describes."""
-
     chat_template: str | None = None
     """Template that renders the messages: a file of Jinja, or chatml; null: the tokenizer's own."""
+
+    system_to_user: bool = False
+    """Put each system message in front of what the user says next, with a blank line between; for templates that know
+    no system message (Gemma's)."""
 
     new_tokens: list[str] = field(default_factory=list)
     """Special tokens to be added where the vocabulary lacks them. Their embeddings are trained, beside adapters too."""
@@ -31,6 +31,10 @@ class ChatConfig(Config):
 @dataclass
 class SupervisedConfig(ChatConfig):
     """Supervised learning of answers."""
+
+    dataset_format: Literal["messages", "conversations", "prompt_completion", "instruction", "text"] | None = None
+    """Format of the rows: messages (OpenAI), conversations (ShareGPT), prompt_completion, instruction (Alpaca), text;
+    null: what each row's columns say. Messages may call tools, which a column "tools" describes."""
 
     packing: bool = False
     """Put several conversations into each row of max_length tokens, kept apart; global_batch_size counts rows."""

@@ -7,16 +7,18 @@ it says `{% generation %}`, or the difference between the conversation rendered 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2.exceptions import TemplateError
 
-from hftrain.chat.formats import Message
+from hftrain.chat.formats import is_learnt
+from hftrain.chat.messages import SYSTEM, Message, fold_system
+from hftrain.chat.whole import Whole
 from hftrain.data.readers import Fault
 from hftrain.losses import IGNORE
 
@@ -26,6 +28,9 @@ CHATML = (
     "{% else %}{{ message['content'] }}<|im_end|>{% endif %}\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# What people's templates write around turns.
+MARKS = r"<\|[\w ]{2,40}\|>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|<｜[^｜>]{1,40}｜>"
+BEGINS, ENDS = ("<s>", "<bos>"), ("</s>", "<eos>")  # and around texts; inside one they may be anything else
 
 
 class Template:
@@ -35,6 +40,8 @@ class Template:
         tokenizer: the one given, with the template and the new tokens; it is what has to be saved with the model.
         new_ids: ids of tokens whose embeddings have to be trained.
         end_id: the token that ends an answer.
+        notices: what `encode` has found strange and yet encoded, and how often; its caller may clear it.
+        warned: notices that are in the log already.
     """
 
     def __init__(self, tokenizer: Any, chat_template: str | None = None, new_tokens: Sequence[str] = ()):
@@ -70,13 +77,23 @@ class Template:
             tokenizer.pad_token = tokenizer.eos_token  # labels are masked by position, so that it is learnt as an end
         added = tokenizer.added_tokens_decoder.items()
         self.specials = {*tokenizer.all_special_ids, *(index for index, token in added if token.special)}
-        template = tokenizer.get_chat_template()
-        self.marks = re.search(r"{%-?\s*generation\s*-?%}", template) is not None
+        self.source = tokenizer.get_chat_template()
+        self.marks = re.search(r"{%-?\s*generation\s*-?%}", self.source) is not None
+        self.notices: Counter[str] = Counter()
+        self.warned: set[str] = set()
+        self.whole = Whole(self.render, self.notices)
+        names = tokenizer.convert_ids_to_tokens(sorted(self.specials))
+        self.special_names = sorted(filter(None, names), key=len, reverse=True)
+        self.looks_special = re.compile("|".join([*map(re.escape, self.special_names), MARKS]))
+        self.plain_marks: dict[str, bool] = {}  # whether what looks like a mark is one of another template
+        self.around: set[str] = set()  # special tokens that stand around messages and texts
         try:
             _, labels = self.encode([{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}])
         except Fault as fault:
             raise ValueError(f"the chat template cannot be trained on: {fault}") from None
         self.end_id = next(label for label in reversed(labels) if label != IGNORE)
+        around = {self.end_id, *self.prompt_ids([{"role": "user", "content": "a"}])}
+        self.around = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(sorted(around))}
 
     def encode(
         self, prompt: list[Message] | str, completion: list[Message], tools: Sequence[Any] = ()
@@ -89,22 +106,101 @@ class Template:
                 it does when it is the last.
         """
         if isinstance(prompt, str):
-            ids = self.tokenizer(prompt)["input_ids"]
-            end = [] if ids[-1:] == [self.tokenizer.eos_token_id] else [self.tokenizer.eos_token_id]
-            return ids + end, ids + end
-        messages = prompt + completion
-        text = self.render(messages, tools)
-        check_whole(text, messages, tools)
+            ids = self._plain(prompt)
+            return ids, list(ids)
+        learnt = {n for n, message in enumerate(completion, len(prompt)) if is_learnt(message)}
+        messages = [{key: value for key, value in m.items() if key != "weight"} for m in prompt + completion]
+        if not learnt:
+            raise Fault("nothing to learn: the assistant says nothing that is to be learnt")
+        text = self._whole_text(messages, tools, learnt)
+        self._note_marks(messages)
         ids = self.tokens(text)
         labels = [IGNORE] * len(ids)
-        for start, stop in (
-            self._marked(messages, tools, len(prompt)) if self.marks else self._turns(ids, messages, tools, len(prompt))
-        ):
+        spans = self._marked(ids, messages, tools, learnt) if self.marks else self._turns(ids, messages, tools, learnt)
+        for start, stop in spans:
             stop = self._end(ids, start, stop)
             labels[start:stop] = ids[start:stop]
         if not any(label != IGNORE for label in labels):
             raise Fault("nothing to learn: the chat template marks no token as the assistant's")
         return ids, labels
+
+    def _plain(self, text: str) -> list[int]:
+        """The text's tokens, with one begin and one end whether or not it brings them along."""
+        ids, begin, end = self.tokenizer(text)["input_ids"], self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        if begin is not None and ids[:2] == [begin, begin]:
+            del ids[0]
+            self.notices[f"a text begins with {self.tokenizer.bos_token} already, which is not put in front again"] += 1
+        if end is not None and ids[-2:] == [end, end]:
+            del ids[-1]
+        if self.specials.difference((begin, end, self.tokenizer.unk_token_id)).intersection(ids):
+            self.notices["a text holds the template's own marks: it is learnt whole, what the user says too; as a list "
+                         "of messages only the answers are learnt"] += 1  # fmt: skip
+        around = [mark for mark in BEGINS if text.startswith(mark)] + [mark for mark in ENDS if text.endswith(mark)]
+        self._note_foreign([*self.looks_special.findall(text), *around])
+        last = next((index for index in reversed(ids) if self.tokenizer.decode([index]).strip()), None)
+        return ids if last == end else [*ids, end]
+
+    def _whole_text(self, messages: list[Message], tools: Sequence[Any], learnt: Collection[int]) -> str:
+        """The conversation rendered. Raises: `Fault`, with a setting that would help, which is tried."""
+        try:
+            text = self.render(messages, tools)
+            self.whole.check(text, messages, tools, learnt)
+            return text
+        except Fault as fault:
+            way_out = ""
+            systems = any(message["role"] in SYSTEM for message in messages)
+            if systems and not self._suits(messages, tools) and self._suits(messages, tools, change=fold_system):
+                way_out = ": set system_to_user, which puts the system message in front of what the user says next"
+            elif len(learnt) > 1 and all(self._suits(messages[: number + 1], tools, [number]) for number in learnt):
+                way_out = ": set split_turns, by which each answer is learnt as the last"
+            raise Fault(f"{fault}{way_out}") from None
+
+    def _suits(
+        self,
+        messages: list[Message],
+        tools: Sequence[Any],
+        learnt: Collection[int] = (),
+        change: Callable[[list[Message]], list[Message]] = list,
+    ) -> bool:
+        """Whether the template says all of the conversation, once it is changed."""
+        notices = self.notices.copy()
+        try:
+            changed = change(messages)
+            self.whole.check(self.render(changed, tools), changed, tools, learnt)
+        except Fault:
+            return False
+        finally:
+            self.notices.clear()
+            self.notices.update(notices)
+        return True
+
+    def _note_marks(self, messages: list[Message]) -> None:
+        """Notices what looks like a special token in texts that are no template's."""
+        found = {(mark, m["role"]) for m in messages for mark in self.looks_special.findall(m["content"])}
+        for mark, role in sorted(found):
+            if mark not in self.special_names:
+                continue
+            if role == "assistant" and mark in self.source and mark not in self.around:
+                continue  # the template knows it as a part of answers, around reasoning for instance
+            self.notices[
+                f"{mark!r} in a text of the role {role} is not text but the special token itself: where "
+                "only text is meant, write it otherwise, with a space in it for instance"
+            ] += 1
+        self._note_foreign({mark for mark, _ in found})
+
+    def _note_foreign(self, found: Collection[str]) -> None:
+        """Notices marks of another model's template, which are no tokens here."""
+        foreign = []
+        for mark in sorted(set(found)):
+            if mark not in self.plain_marks:
+                self.plain_marks[mark] = mark not in self.tokenizer.get_vocab() and mark not in self.source
+            if self.plain_marks[mark]:
+                foreign.append(mark)
+        if foreign:
+            self.notices[
+                f"{', '.join(foreign)} in a text: this looks like another model's chat template, and is plain text "
+                "here; bring conversations as a list of messages"
+            ] += 1
 
     def prompt_ids(self, messages: list[Message], tools: Sequence[Any] = ()) -> list[int]:
         """What generation of the next turn starts from."""
@@ -113,19 +209,17 @@ class Template:
     def render(self, messages: list[Message], tools: Sequence[Any] = (), **kwargs: Any) -> str:
         try:
             return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, tokenize=False, **kwargs)
-        except (TemplateError, TypeError, KeyError) as error:
+        except (TemplateError, TypeError, LookupError, ValueError, AttributeError) as error:
             raise Fault(f"the chat template refuses it: {error}") from None
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _turns(
-        self, ids: list[int], messages: list[Message], tools: Sequence[Any], known: int
+        self, ids: list[int], messages: list[Message], tools: Sequence[Any], numbers: Collection[int]
     ) -> Iterator[tuple[int, int]]:
-        """Where the assistant's turns from message `known` on begin and end, by rendering up to and through each."""
-        for number, message in enumerate(messages):
-            if number < known or message["role"] != "assistant":
-                continue
+        """Where these of the assistant's turns begin and end, by rendering up to and through each."""
+        for number in sorted(numbers):
             before = self.prompt_ids(messages[:number], tools)
             through = ids if number == len(messages) - 1 else self.tokens(self.render(messages[: number + 1], tools))
             if ids[: len(before)] != before or ids[: len(through)] != through or len(through) <= len(before):
@@ -136,14 +230,19 @@ class Template:
                 )
             yield len(before), len(through)
 
-    def _marked(self, messages: list[Message], tools: Sequence[Any], known: int) -> Iterator[tuple[int, int]]:
-        """Where the tokens that the template marks begin and end, without those of the first `known` messages."""
+    def _marked(
+        self, ids: list[int], messages: list[Message], tools: Sequence[Any], numbers: Collection[int]
+    ) -> Iterator[tuple[int, int]]:
+        """Where the tokens that the template marks begin and end, of these of the assistant's turns."""
         encoded = self.tokenizer.apply_chat_template(
             messages, tools=list(tools) or None, return_dict=True, return_assistant_tokens_mask=True
         )
-        marks = np.array([0, *encoded["assistant_masks"], 0])
-        if any(message["role"] == "assistant" for message in messages[:known]):
-            marks[1 : 1 + len(self.prompt_ids(messages[:known], tools))] = 0
+        marks, first = np.array([0, *encoded["assistant_masks"], 0]), min(numbers)
+        if any(message["role"] == "assistant" for message in messages[:first]):
+            marks[1 : 1 + len(self.prompt_ids(messages[:first], tools))] = 0
+        others = [n for n, message in enumerate(messages) if message["role"] == "assistant" and n not in numbers]
+        for start, stop in self._turns(ids, messages, tools, [number for number in others if number > first]):
+            marks[1 + start : 1 + stop] = 0
         edges = np.flatnonzero(np.diff(marks)).tolist()
         yield from zip(edges[::2], edges[1::2], strict=True)
 
@@ -155,20 +254,3 @@ class Template:
         if last is None or self.tokenizer.decode(ids[last + 1 : stop]).strip():
             raise Fault("no special token ends the assistant's turn, so the model could not learn to stop")
         return last + 1
-
-
-def check_whole(text: str, messages: list[Message], tools: Sequence[Any] = ()) -> None:
-    """Raises `Fault` where the rendered `text` does not say all that the conversation says, in its order."""
-    position = 0
-    for number, message in enumerate(messages, 1):
-        calls = [call["function"]["name"] for call in message.get("tool_calls", [])]
-        for part in [message["content"].strip(), *calls]:
-            quoted = (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1])
-            found = next((text.find(each, position) for each in quoted if text.find(each, position) >= 0), None)
-            if found is None:
-                raise Fault(f"the chat template drops or changes message {number} ({message['role']}): {part!r:.60}")
-            position = found
-    for tool in tools:
-        name = tool.get("function", tool).get("name", "")
-        if name not in text:
-            raise Fault(f"the chat template drops the tool {name!r}")

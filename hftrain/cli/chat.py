@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.predict import add_base
+
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
 
@@ -18,6 +20,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--top_p", type=float, metavar="P", default=1.0, help="sample from this share (default: 1)")
     command.add_argument("--seed", type=int, metavar="N", help="of sampling")
+    add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
     command.set_defaults(command=chat)
 
@@ -31,7 +34,7 @@ def chat(args: argparse.Namespace) -> int:
         from transformers import set_seed
 
         set_seed(args.seed)
-    model, tokenizer = load(args.folder, args.device)
+    model, tokenizer = load(args.folder, args.device, args.base)
     if tokenizer.chat_template is None:
         if args.system:
             raise ValueError(f"{args.folder} has no chat template, which could hold a system message")
@@ -53,21 +56,15 @@ def chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(folder: Path, device: str | None) -> tuple[Any, Any]:
+def load(folder: Path, device: str | None, base: str | None = None) -> tuple[Any, Any]:
     """The model, and the tokenizer that was saved with it."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from hftrain.predict import folder as saved
 
-    from hftrain.models.adapters import load_adapted
-    from hftrain.predict.folder import ADAPTER, kind, read_config
-
-    config = read_config(folder)
-    if not kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
-        raise ValueError(f"{folder} holds a {kind(folder, config)}, which does not chat: try hftrain predict")
-    adapter = (folder / ADAPTER).is_file()
-    model = load_adapted(folder, AutoModelForCausalLM) if adapter else AutoModelForCausalLM.from_pretrained(folder)
-    device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    return model.eval().to(device), AutoTokenizer.from_pretrained(folder)
+    config = saved.read_config(folder, base)
+    if not saved.kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
+        raise ValueError(f"{folder} holds a {saved.kind(folder, config)}, which does not chat: try hftrain predict")
+    model, tokenizer, _ = saved.load(folder, "AutoModelForCausalLM", config, device)
+    return model, tokenizer
 
 
 def read_line() -> str | None:
@@ -79,10 +76,20 @@ def read_line() -> str | None:
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """What the answer goes on from: the conversation; without a chat template the last line alone."""
+    """What the answer goes on from: the conversation; without a chat template the last line alone. A system message
+    that the template refuses stands in front of what the user says first."""
+    from jinja2.exceptions import TemplateError
+
+    from hftrain.chat import fold_system
+
     if tokenizer.chat_template is None:
         return tokenizer(messages[-1]["content"])["input_ids"]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError as error:
+        if messages[0]["role"] != "system":
+            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        return prompt_ids(tokenizer, fold_system(messages))  # as training with system_to_user does
 
 
 def forget(messages: list[dict[str, str]], model: Any, tokenizer: Any, max_new_tokens: int) -> None:

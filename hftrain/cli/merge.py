@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.predict import add_base
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -43,6 +45,7 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
     command.add_argument("--prompts", metavar="FILE", type=Path, help="compare on these texts, one a line")
     command.add_argument("--max_kl", type=float, metavar="NATS", help="mean KL divergence that is allowed, by rounding")
     command.add_argument("--load_in_4bit", action="store_true", default=None, help="the adapter was trained on 4 bits")
+    add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
     command.set_defaults(suffix=name)
 
@@ -79,6 +82,7 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
             max_kl=args.max_kl,
             load_in_4bit=args.load_in_4bit,
             device=args.device,
+            base=args.base,
             **more,
         )
     except NotTheSame as error:

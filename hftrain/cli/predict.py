@@ -29,8 +29,13 @@ def add(commands: Any) -> None:
     command.add_argument("--num_beams", type=int, metavar="N", help="default: what the model was saved with")
     command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: what the model was saved with")
     command.add_argument("--batch_size", type=int, metavar="N", default=32, help="texts at a time (default: 32)")
+    add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
     command.set_defaults(command=predict_texts)
+
+
+def add_base(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--base", metavar="PATH", help="an adapter's base model, where it has moved")
 
 
 def predict_texts(args: argparse.Namespace) -> int:
@@ -70,6 +75,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         source_prefix=args.source_prefix,
         num_beams=args.num_beams,
         max_new_tokens=args.max_new_tokens,
+        base=args.base,
     )
     if rows is None:
         lines = [line(prediction) for prediction in predictions]

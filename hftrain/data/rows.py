@@ -6,6 +6,7 @@ is guessed, repaired or dropped unless `max_bad_rows` allows it, and then each r
 
 from __future__ import annotations
 
+import array
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,30 @@ class BadRow(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.file}, {self.place}: {self.reason}"
+
+
+class Places(NamedTuple):
+    """Where N rows stand in their source.
+
+    files: (name, "line" or "row") of each file; of_file (N,): the file of each row; numbers (N,): its line or row.
+    """
+
+    files: list[tuple[str, str]]
+    of_file: np.ndarray
+    numbers: np.ndarray
+
+    @classmethod
+    def counted(cls, rows: int) -> Places:
+        """Of rows that come from no file."""
+        return cls([("the rows", "row")], np.zeros(rows, int), np.arange(1, rows + 1))
+
+    def select(self, chosen: np.ndarray) -> Places:
+        return Places(self.files, self.of_file[chosen], self.numbers[chosen])
+
+    def bad(self, index: int, reason: str) -> BadRow:
+        """What is wrong with the row of this index."""
+        file, unit = self.files[self.of_file[index]]
+        return BadRow(file, f"{unit} {self.numbers[index]}", reason)
 
 
 class Leaks(NamedTuple):
@@ -93,7 +118,8 @@ def load_rows(
         dialect: delimiter and encoding of text files, where they are not as usual.
 
     Returns:
-        A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out.
+        A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out, and
+        `places` knows where the others stand.
 
     Raises:
         ValueError: more bad rows than allowed (the first ten are listed), or a fault of the whole file.
@@ -111,6 +137,8 @@ def load_rows(
     batches: list[pa.RecordBatch] = []
     bad: list[BadRow] = []
     pending: list[Sequence[Any]] = []
+    files: list[tuple[str, str]] = []
+    of_file, numbers = array.array("q"), array.array("q")
 
     def flush() -> None:
         arrays = [
@@ -120,10 +148,14 @@ def load_rows(
         pending.clear()
 
     for file, (number, values) in ((reader, item) for reader in readers for item in reader.items):
+        if files[-1:] != [(file.file, file.unit)]:
+            files.append((file.file, file.unit))
         try:
             if isinstance(values, Fault):
                 raise values
             pending.append(read(values, file.names))
+            numbers.append(number)
+            of_file.append(len(files) - 1)
         except (Fault, RecursionError) as error:
             fault = error if isinstance(error, Fault) else Fault("nested too deep to be read")
             bad.append(BadRow(file.file, f"{file.unit} {number}", str(fault), fault.advice))
@@ -132,11 +164,8 @@ def load_rows(
         if len(pending) == BATCH_ROWS:
             flush()
     if len(bad) > max_bad_rows:
-        shown = "\n".join(f"  {row}" for row in bad[:10])
-        if len({(row.file, row.reason) for row in bad}) == 1 < len(bad):
-            shown = f"  {bad[0]}\n  and the same: {', '.join(row.place for row in bad[1:10])}"
         raise ValueError(
-            f"bad rows in {name}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{shown}\n"
+            f"bad rows in {name}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{listed(bad)}\n"
             f"{advice(bad)}"
         )
     if pending:
@@ -149,12 +178,20 @@ def load_rows(
     table = pa.Table.from_batches(batches, schema)
     rows = Dataset(table, fingerprint=_hash_tables([table]))
     rows.bad = bad
+    rows.places = Places(files, np.array(of_file), np.array(numbers))
     return rows
 
 
 def advice(bad: Sequence[BadRow]) -> str:
     """What to do about bad rows: where one has advice of its own, that first."""
     return min((row.advice for row in bad), key=Fault.advice.__eq__)
+
+
+def listed(bad: Sequence[BadRow]) -> str:
+    """A line for each of the first ten; two where all have one reason."""
+    if len({(row.file, row.reason) for row in bad}) == 1 < len(bad):
+        return f"  {bad[0]}\n  and the same: {', '.join(row.place for row in bad[1:10])}"
+    return "\n".join(f"  {row}" for row in bad[:10])
 
 
 def fingerprint(rows: Dataset) -> str:
@@ -220,12 +257,14 @@ def split_rows(
         raise ValueError(
             f"the splits {sizes} leave no row to train on: too few different texts in column {column or by!r}"
         )
-    names = {"train": 0, "validation": 2, "test": 1}
-    return {
-        name: rows.select(np.flatnonzero(split_of_row == split))
-        for name, split in names.items()
-        if name == "train" or sizes[name]
-    }
+    parts = {}
+    for name, split in {"train": 0, "validation": 2, "test": 1}.items():
+        if name == "train" or sizes[name]:
+            chosen = np.flatnonzero(split_of_row == split)
+            parts[name] = rows.select(chosen)
+            if places := getattr(rows, "places", None):
+                parts[name].places = places.select(chosen)
+    return parts
 
 
 def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "target")) -> Leaks:
@@ -257,11 +296,11 @@ def _hash_tables(tables: Iterable[pa.Table]) -> str:
         table = table.combine_chunks()  # rows picked by index come as a chunk each
         for name in table.column_names:
             lengths, values = columns.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
-            for array in table.column(name).chunks:
-                if not pa.types.is_string(array.type):  # any other type, slower
-                    array = pa.array([repr(value) for value in array.to_pylist()], pa.string())
-                lengths.update(pc.binary_length(array).fill_null(-1).to_numpy().astype("<i8").tobytes())
-                whole = pa.ListArray.from_arrays(pa.array([0, len(array)], pa.int32()), array.fill_null(""))
+            for chunk in table.column(name).chunks:
+                if not pa.types.is_string(chunk.type):  # any other type, slower
+                    chunk = pa.array([repr(value) for value in chunk.to_pylist()], pa.string())
+                lengths.update(pc.binary_length(chunk).fill_null(-1).to_numpy().astype("<i8").tobytes())
+                whole = pa.ListArray.from_arrays(pa.array([0, len(chunk)], pa.int32()), chunk.fill_null(""))
                 values.update(pc.binary_join(whole, "")[0].as_buffer())
     said = [(name, lengths.hexdigest(), values.hexdigest()) for name, (lengths, values) in columns.items()]
     return hashlib.sha256(repr(said).encode()).hexdigest()

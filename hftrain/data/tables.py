@@ -132,7 +132,7 @@ def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[
     if column == "":  # the whole row
         columns = table.schema.names
         rows = zip(*(_values(source, table, name) for name in columns), strict=True)
-        return [_fault_in(row) or dict(zip(columns, row, strict=True)) for row in rows]
+        return [_fault_in(row) or dict(zip(columns, map(without_fillers, row), strict=True)) for row in rows]
     head, *rest = [column] if column in table.schema.names else column.split(".")
     try:
         array = table.column(head)
@@ -203,6 +203,13 @@ def _value_or_fault(scalar: pa.Scalar, column: str, convert: Callable[[Any], Any
         return convert(scalar.as_py())
     except UnicodeDecodeError as error:
         return Fault(f"column {column!r}: invalid UTF-8: {error.reason}")
+
+
+def without_fillers(value: Any) -> Any:
+    """Without the nulls that a column of objects puts where other rows have something."""
+    if isinstance(value, dict):
+        return {name: without_fillers(entry) for name, entry in value.items() if entry is not None}
+    return [without_fillers(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:

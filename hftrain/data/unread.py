@@ -17,7 +17,7 @@ class Unread(Counter[str]):
         """Takes in a row, of which the columns `read` are read."""
         self.update(name for name in row.keys() - set(read) if row[name] not in (None, "", [], {}))
 
-    def warn(self) -> None:
+    def warn(self, advice: str = "") -> None:
         if self:
             named = ", ".join(f"{name} ({rows:,} rows)" for name, rows in sorted(self.items())[:20])
-            logger.warning("columns that nothing reads: %s", named)
+            logger.warning("columns that nothing reads: %s%s", named, f". {advice}" if advice else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,12 +14,23 @@ import torch
 from torch import nn
 
 from hftrain.config import LoraConfig
+from hftrain.config.schema import default_of
+from hftrain.files import ADAPTER
 
 logger = logging.getLogger(__name__)
 
+KINDS = {
+    "CAUSAL_LM": "AutoModelForCausalLM",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+}
+
 
 def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
-    """The model with low-rank adapters, which alone train, in fp32; as it is if `use_peft` is off.
+    """The model with low-rank adapters, which alone train, in fp32; as it is if `use_peft` is off. An adapter that the
+    model was loaded with (`load_model`) trains on.
 
     LoRA (Hu et al. 2021, section 4.1): W x + (lora_alpha / r) B A x. rsLoRA (Kalajdzievski 2023): lora_alpha / sqrt(r).
     DoRA (Liu et al. 2024, equation 5): the columns' norms train beside their directions. PiSSA (Meng et al. 2024,
@@ -33,13 +45,20 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
 
     Raises:
         ValueError: a name in `lora_target_modules` matches no module; the names of the linear layers are listed. What
-            is asked for cannot be done with weights in pieces (ZeRO-3).
+            is asked for cannot be done with weights in pieces (ZeRO-3), or not with the adapter that is there.
     """
     if not config.use_peft:
         return model
+    if hasattr(model, "peft_config"):
+        return trained_on(model, config, new_tokens)
     import peft
 
     check_targets(model, config.lora_target_modules)
+    if new_tokens and (both := {name.rpartition(".")[2] for name in embeddings(model)} & {*config.lora_target_modules}):
+        raise ValueError(
+            f"lora_target_modules names {', '.join(sorted(both))}, where the embeddings of new tokens train whole: "
+            "leave it out, or use a chat_template whose tokens the vocabulary has"
+        )
     pissa = config.init_lora_weights.startswith("pissa")
     if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         if pissa:
@@ -75,6 +94,37 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
     if pissa:
         save_for_original(adapted)
     return adapted
+
+
+SAME = {"lora_r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "use_dora": "use_dora"}
+SAME |= {"use_rslora": "use_rslora", "lora_target_modules": "target_modules"}  # our settings and PEFT's
+
+
+def trained_on(model: Any, config: LoraConfig, new_tokens: Sequence[int]) -> Any:
+    """A `PeftModel` that goes on training, as it is.
+
+    Raises:
+        ValueError: what is asked for is not what the adapter is; merged, it can get another.
+    """
+    adapter, folder = model.active_peft_config, model.trained_from
+    way_out = f"hftrain merge {folder} makes a whole model of it, which any adapter can be trained on"
+    for setting in fields(LoraConfig):
+        wanted, theirs = getattr(config, setting.name), SAME.get(setting.name)
+        if setting.name in ("use_peft", "load_in_4bit") or wanted == default_of(setting):
+            continue
+        known = getattr(adapter, theirs) if theirs else "what it begins with"
+        if not theirs or (set(known) != set(wanted) if isinstance(wanted, list) else known != wanted):
+            raise ValueError(
+                f"{setting.name}={wanted}: the adapter in {folder} trains on as it is, with {known}; leave the setting "
+                f"out, or {way_out}"
+            )
+    indices = adapter.trainable_token_indices or {}
+    if set(new_tokens).difference(*(indices.values() if isinstance(indices, dict) else [indices])):
+        raise ValueError(f"the adapter in {folder} does not train the new tokens: {way_out}")
+    if indices:
+        model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    logger.warning("the adapter in %s trains on: rank %d, alpha %d", folder, adapter.r, adapter.lora_alpha)
+    return model
 
 
 def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
@@ -122,18 +172,35 @@ def save_for_original(model: Any) -> None:
     model.save_pretrained = save_pretrained
 
 
-def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs: Any) -> Any:
+def load_adapted(
+    folder: str | Path,
+    auto_class: Any,
+    base: Any = None,
+    *,
+    base_name: str | None = None,
+    is_trainable: bool = False,
+    **kwargs: Any,
+) -> Any:
     """The base model that the adapter in `folder` names, with as many embeddings as the tokenizer beside it has tokens,
-    and the adapter on it (a `PeftModel`). `kwargs` are for `load_base`; `base`: one loaded already."""
+    and the adapter on it (a `PeftModel`). `base_name` and `kwargs` are for `load_base`; `base`: one loaded already.
+
+    Raises:
+        ValueError: the adapter does not fit the base model.
+    """
     import peft
     from transformers import AutoTokenizer
 
-    model = load_base(folder, auto_class, **kwargs) if base is None else base
+    model = load_base(folder, auto_class, base_name, **kwargs) if base is None else base
     if (Path(folder) / "tokenizer_config.json").is_file():
         tokens = len(AutoTokenizer.from_pretrained(folder))
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
-    return reads_all(peft.PeftModel.from_pretrained(model, str(folder)))
+    try:
+        return reads_all(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
+    except RuntimeError as error:
+        if "size mismatch" not in str(error):
+            raise
+        raise ValueError(f"the adapter in {folder} does not fit {model.name_or_path}: {error}") from error
 
 
 def reads_all(adapted: Any) -> Any:
@@ -144,25 +211,61 @@ def reads_all(adapted: Any) -> Any:
     return adapted
 
 
-def load_base(folder: str | Path, auto_class: Any, **kwargs: Any) -> Any:
-    """The base model that the adapter in `folder` names, with the labels of a configuration that lies beside it.
-    `kwargs` are for `from_pretrained`."""
+def load_base(folder: str | Path, auto_class: Any, base_name: str | None = None, **kwargs: Any) -> Any:
+    """The base model of the adapter in `folder`, with what `base_config` says. `kwargs` are for `from_pretrained`."""
+    config, revision = base_config(folder, base_name)
+    model = auto_class.from_pretrained(config.name_or_path, config=config, revision=revision, **kwargs)
+    keep_layout(model)
+    return model
+
+
+def base_config(folder: str | Path, base_name: str | None = None, **kwargs: Any) -> tuple[Any, str]:
+    """The configuration for the base model of the adapter in `folder`, and its revision. It is the one beside the
+    adapter, which knows labels, or the base's own; its `name_or_path` is the base's.
+
+    Args:
+        base_name: the base model, where it is not what the adapter names.
+        kwargs: for `AutoConfig.from_pretrained`.
+
+    Raises:
+        ValueError: the base model is not there.
+    """
     import peft
     from transformers import AutoConfig
 
     adapter = peft.PeftConfig.from_pretrained(str(folder))
-    name, revision = adapter.base_model_name_or_path, adapter.revision
-    if (Path(folder) / "config.json").is_file():
-        config = AutoConfig.from_pretrained(folder)
-        # Of the model that was trained: perhaps in 4 bits, perhaps with new tokens. The base's weights have neither.
-        config.__dict__.pop("quantization_config", None)
-        config.get_text_config().vocab_size = (
-            AutoConfig.from_pretrained(name, revision=revision).get_text_config().vocab_size
+    name = base_name or adapter.base_model_name_or_path
+    revision = (adapter.revision if name == adapter.base_model_name_or_path else None) or "main"
+    try:
+        base = AutoConfig.from_pretrained(name, revision=revision, **kwargs)
+    except (OSError, ValueError) as error:
+        cause = "" if Path(name).is_absolute() and not Path(name).exists() else f" ({str(error).splitlines()[0]})"
+        if base_name:
+            raise ValueError(f"the base model {name} (--base) is not here{cause}") from error
+        raise ValueError(
+            f"the adapter's base model {name} is not here: edit base_model_name_or_path in {Path(folder) / ADAPTER}, "
+            f"or give merge, export, predict or chat --base PATH{cause}"
+        ) from error
+    if not (Path(folder) / "config.json").is_file():
+        return base, revision
+    config = AutoConfig.from_pretrained(folder, **kwargs)
+    # Of the model that was trained: perhaps in 4 bits, perhaps with new tokens. The base's weights have neither.
+    config.__dict__.pop("quantization_config", None)
+    config.get_text_config().vocab_size = base.get_text_config().vocab_size
+    config.name_or_path = base.name_or_path
+    return config, revision
+
+
+def check_kind(folder: Path, auto_class: Any) -> None:
+    """Raises `ValueError` where the adapter in `folder` is of another kind of model than `auto_class` makes."""
+    import peft
+
+    task = peft.PeftConfig.from_pretrained(str(folder)).task_type
+    if KINDS.get(task, auto_class.__name__) != auto_class.__name__:
+        raise ValueError(
+            f"{folder} holds an adapter for {KINDS[task]}, and this recipe trains {auto_class.__name__}: make a whole "
+            f"model of it (hftrain merge {folder}) and name {folder}-merged"
         )
-        kwargs["config"] = config
-    model = auto_class.from_pretrained(name, revision=revision, **kwargs)
-    keep_layout(model)
-    return model
 
 
 def keep_layout(model: Any) -> None:

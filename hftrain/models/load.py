@@ -14,8 +14,9 @@ from transformers.utils import logging as hf_logging
 
 from hftrain.config import ModelConfig
 from hftrain.distributed import draw
+from hftrain.files import ADAPTER
 from hftrain.models.adapters import add_adapters as add_adapters
-from hftrain.models.adapters import four_bits, keep_layout
+from hftrain.models.adapters import base_config, check_kind, four_bits, keep_layout, load_adapted
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     name = where(config.tokenizer_name_or_path or config.model_name_or_path)
     if name is None:
         return None
+    if (folder := adapter_in(config)) and name == str(folder) and not (folder / "tokenizer_config.json").is_file():
+        name = base_config(folder)[0].name_or_path
     try:
         return AutoTokenizer.from_pretrained(
             name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
@@ -61,6 +64,23 @@ def where(name: str | None) -> str | None:
     return str(folder_of(Path(name)))
 
 
+def adapter_in(config: ModelConfig) -> Path | None:
+    """The folder `model_name_or_path`, where it holds an adapter.
+
+    Raises:
+        ValueError: it does, and `use_peft` is off.
+    """
+    folder = Path(config.model_name_or_path or "")
+    if not (folder / ADAPTER).is_file():
+        return None
+    if not getattr(config, "use_peft", False):
+        raise ValueError(
+            f"model_name_or_path {folder} holds an adapter: set use_peft to train it on, or make a whole model of it "
+            f"(hftrain merge {folder}) and name {folder}-merged"
+        )
+    return folder
+
+
 def not_to_be_had(key: str, name: str, error: Exception) -> str:
     """What to say of a name that transformers could not load."""
     where = "cannot be loaded from this folder" if Path(name).is_dir() else "is no folder here, nor had from the Hub"
@@ -75,6 +95,10 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     """
     name = where(config.model_name_or_path)
     assert name is not None
+    if folder := adapter_in(config):
+        model_config = base_config(folder, trust_remote_code=config.trust_remote_code)[0]
+        write_over(model_config, config.model_config)
+        return model_config
     try:
         model_config = AutoConfig.from_pretrained(
             name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
@@ -103,7 +127,8 @@ def load_model(
         kwargs: for `from_pretrained`.
 
     Returns:
-        The model; its attribute `new_modules` names those of its modules whose weights were not in the folder.
+        The model; its attribute `new_modules` names those of its modules whose weights were not in the folder. Of a
+        folder with an adapter, its base model with the adapter in place (a `PeftModel`).
 
     Raises:
         ValueError: an entry of `model_config` that this model does not know, with the nearest it does; an unknown
@@ -119,7 +144,10 @@ def load_model(
             setattr(model_config, key, value)
         kwargs["dtype"] = torch.float32 if dtype == "auto" else dtype
         return draw(lambda: auto_class.from_config(model_config, **kwargs))
-    model_config = load_model_config(config)
+    model_config, revision = load_model_config(config), config.model_revision
+    if folder := adapter_in(config):
+        check_kind(folder, auto_class)
+        name, revision = model_config.name_or_path, base_config(folder)[1]
     for key, value in (settings or {}).items():
         setattr(model_config, key, value)
     if getattr(config, "load_in_4bit", False):
@@ -132,7 +160,7 @@ def load_model(
             name,
             config=model_config,
             dtype=dtype,
-            revision=config.model_revision,
+            revision=revision,
             trust_remote_code=config.trust_remote_code,
             ignore_mismatched_sizes=settings is not None,
             output_loading_info=True,
@@ -151,10 +179,23 @@ def load_model(
         if wanted[0] != model.config.num_labels:
             raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    if folder:
+        return with_adapter(model, folder, auto_class)
     model.new_modules = sorted({key.rpartition(".")[0] for key in drawn & trained})
     if settings is not None and model.new_modules:
         logger.warning("new, with random weights: %s", ", ".join(model.new_modules))
     return model
+
+
+def with_adapter(model: Any, folder: Path, auto_class: Any) -> Any:
+    """The base model with the adapter of `folder` in place, as `add_adapters` wants it."""
+    if getattr(model, "is_loaded_in_4bit", False):
+        import peft
+
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    adapted = load_adapted(folder, auto_class, model, is_trainable=True)
+    adapted.trained_from = folder
+    return adapted
 
 
 def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ def predict(
     source_prefix: str | None = None,
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
+    base: str | None = None,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
 
@@ -34,6 +35,7 @@ def predict(
         batch_size: texts of similar length at a time.
         device: "cpu", "cuda:1", ...; None takes the accelerator if there is one.
         source_prefix: put before each text (T5); None: what was put there in training.
+        base: the base model of an adapter, where it is not what the adapter names.
         num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
 
     Raises:
@@ -44,7 +46,7 @@ def predict(
     if pairs is not None and len(pairs) != len(texts):
         raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
     folder = Path(folder)
-    config = read_config(folder)
+    config = read_config(folder, base)
     what = kind(folder, config)
     if "ForTokenClassification" in what:
         return tagging.tag(folder, config, texts, batch_size, device)

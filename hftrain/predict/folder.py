@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hftrain.files import ADAPTER
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-ADAPTER = "adapter_config.json"
 KIND_OF_ADAPTER = {
     "SEQ_2_SEQ_LM": "ForConditionalGeneration",
     "SEQ_CLS": "ForSequenceClassification",
@@ -20,23 +21,29 @@ KIND_OF_ADAPTER = {
 }
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
+def read_config(folder: Path, base: str | None = None) -> PreTrainedConfig:
     """The model's configuration; of an adapter the one beside it, which knows its labels, or else its base model's.
+    `name_or_path` is the folder of the model, of an adapter that of its base.
+
+    Args:
+        base: the base model of an adapter, where it is not what the adapter names.
 
     Raises:
-        ValueError: there is no model in `folder`.
+        ValueError: there is no model in `folder`, or an adapter's base model is not where it should be.
     """
     from transformers import AutoConfig
 
     import hftrain.models  # noqa: F401  registers our model types with the Auto classes
 
-    if (folder / "config.json").is_file():
-        return AutoConfig.from_pretrained(folder)
-    if not (folder / ADAPTER).is_file():
-        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): name the output folder of a run")
-    from peft import PeftConfig
+    if (folder / ADAPTER).is_file():
+        from hftrain.models.adapters import base_config
 
-    return AutoConfig.from_pretrained(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+        return base_config(folder, base)[0]
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): name the output folder of a run")
+    if base is not None:
+        raise ValueError(f"{folder} holds a whole model: a base (--base {base}) is for adapters")
+    return AutoConfig.from_pretrained(folder)
 
 
 def kind(folder: Path, config: PreTrainedConfig) -> str:
@@ -63,7 +70,7 @@ def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | 
     if (folder / ADAPTER).is_file():
         from hftrain.models.adapters import load_adapted
 
-        model = load_adapted(folder, getattr(transformers, auto_class))
+        model = load_adapted(folder, getattr(transformers, auto_class), base_name=config.name_or_path)
     else:
         model = getattr(transformers, auto_class).from_pretrained(folder, config=config)
     return model.eval().to(device), tokenizer, device

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from hftrain import chat, text
-from hftrain.chat.examples import REFUSED, check_refused
+from hftrain.chat.examples import check_refused, row_by_row
+from hftrain.chat.messages import parsed
 from hftrain.config import DataConfig
 from hftrain.data.readers import Fault
+from hftrain.data.unread import Unread
 from hftrain.losses import IGNORE
 from hftrain.splits import load_splits
 from hftrain.text.examples import TOKENS, of_split
@@ -30,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "chosen", "rejected", "tools")
 PROMPTS = ("prompt", "question", "query", "conversations", "messages")  # names of a prompt, beside instruction/input
+OPENAI = ("input", "preferred_output", "non_preferred_output")
+LABEL, KEPT = ("label", "kto_tag"), {"true": True, "1": True, "false": False, "0": False}
+SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
+DIALOGUE = re.compile(r"\s*(Human|Assistant):")
 IDS, LABELS = ("first_input_ids", "second_input_ids"), ("first_labels", "second_labels")
 Messages = list[dict[str, Any]]
 
@@ -38,19 +45,22 @@ def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None,
     """(prompt, chosen, rejected, tools) of a row. Known are, with text or lists of messages for each:
 
     - prompt, chosen, rejected; the answers may begin with the prompt, and then it may be left out;
+    - the same of dialogues in one text, "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf);
     - instruction, input, chosen, rejected; question, chosen, rejected; conversations, chosen, rejected; with `system`;
-    - prompt, completion, label (true or false): then one of the two answers is None.
+    - input ({"messages", "tools"}), preferred_output, non_preferred_output (OpenAI);
+    - prompt, completion, label (true or false), or messages, label: then one of the two answers is None.
 
     Raises:
         Fault: it is none of these, or there is nothing to learn from it.
     """
-    prompt = prompt_of(record)
-    tools = chat.to_chat({"prompt": "-", "completion": "-", "tools": record.get("tools")}).tools
-    if "label" in record and "completion" in record:
-        if record["label"] not in (True, False):
-            raise Fault(f"label is {record['label']!r}: true (a good answer) or false is needed")
-        answer = _after(prompt, _messages(record, "completion"))
-        return prompt, answer if record["label"] else None, None if record["label"] else answer, tools
+    record = renamed(record)
+    tools, prompt = chat.read_tools(record.get("tools")), prompt_of(record)
+    if record.get("chosen") is None and (kept := label_of(record)) is not None:
+        if record.get("completion") is None:  # the last message is the answer
+            prompt, answer = prompt[:-1], _after([], prompt[-1:])
+        else:
+            answer = _after(prompt, _messages(record, "completion"))
+        return prompt, answer if kept else None, None if kept else answer, tools
     if absent := [name for name in ("chosen", "rejected") if record.get(name) is None]:
         raise Fault(
             f"no {' and no '.join(absent)}: a pair is prompt, chosen, rejected; an answer to judge, for loss_type "
@@ -59,28 +69,80 @@ def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None,
     chosen, rejected = _messages(record, "chosen"), _messages(record, "rejected")
     if chosen == rejected:
         raise Fault("chosen and rejected are the same")
+    check_scores(record)
     if not prompt:
         same = [a == b for a, b in zip(chosen, rejected, strict=False)]
         prompt = chosen[: same.index(False) if False in same else len(same)]
         if not prompt:
-            raise Fault("no prompt: neither a column (prompt, question, instruction, conversations) nor messages that "
-                        "chosen and rejected begin with alike")  # fmt: skip
+            raise Fault("no prompt: neither a column (prompt, question, instruction, conversations) nor messages, or "
+                        "turns of a dialogue, that chosen and rejected begin with alike")  # fmt: skip
     return prompt, _after(prompt, chosen), _after(prompt, rejected), tools
+
+
+def renamed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's names of a pair as ours."""
+    if record.get("preferred_output") is None or record.get("non_preferred_output") is None:
+        return dict(record)
+    asked = parsed(record.get("input"))
+    asked = asked if isinstance(asked, Mapping) and "messages" in asked else {"messages": asked}
+    rest = {name: value for name, value in record.items() if name not in OPENAI}
+    pair = {"chosen": record["preferred_output"], "rejected": record["non_preferred_output"]}
+    return {**{f"input.{name}": value for name, value in asked.items()}, **rest, "prompt": asked["messages"],
+            "tools": asked.get("tools") or record.get("tools"), **pair}  # fmt: skip
+
+
+def label_of(record: Mapping[str, Any]) -> bool | None:
+    """Whether the row's one answer is a good one; None of a row without a label.
+
+    Raises:
+        Fault: the label is something else than true or false.
+    """
+    name = next((name for name in LABEL if record.get(name) is not None), None)
+    if name is None:
+        return None
+    value = record[name]
+    value = KEPT.get(value.strip().lower()) if isinstance(value, str) else value
+    if value not in (True, False):
+        raise Fault(f"{name} is {record[name]!r}: true (a good answer) or false is needed")
+    return bool(value)
+
+
+def check_scores(record: Mapping[str, Any]) -> None:
+    """Raises `Fault` where the row's own scores say that the rejected answer is the better one."""
+    for first, second in SCORES:
+        scores = [record.get(first), record.get(second)]
+        if all(isinstance(score, int | float) for score in scores) and scores[0] < scores[1]:
+            raise Fault(f"{first} {scores[0]:g} is below {second} {scores[1]:g}: the pair is the wrong way round")
 
 
 def prompt_of(record: Mapping[str, Any]) -> Messages:
     """The prompt of a row, whatever it is called; [] if there is none."""
     if record.get("instruction") is not None:
-        return chat.to_chat({**record, "output": "-"}, "instruction").prompt  # type: ignore[return-value]
-    found: Any = next((record[name] for name in PROMPTS if record.get(name) is not None), [])
-    messages = chat.read_messages(found, "user", "prompt") if found else []
+        prompt, completion, _ = chat.to_chat({**record, "output": "-"}, "instruction")
+        return prompt + completion[:-1]
+    name = next((name for name in PROMPTS if record.get(name) is not None), None)
+    messages = _messages(record, name, "user") if name and record[name] else []
     system = record.get("system")
     return chat.read_messages(system, "system", "system") + messages if system else messages
 
 
-def _messages(record: Mapping[str, Any], name: str) -> Messages:
+def _messages(record: Mapping[str, Any], name: str, role: str = "assistant") -> Messages:
     value = record[name]
-    return chat.read_messages([value] if isinstance(value, Mapping) else value, "assistant", name)
+    if isinstance(value, str) and DIALOGUE.match(value):
+        return read_dialogue(value, name)
+    return chat.read_messages([value] if isinstance(value, Mapping) else value, role, name)
+
+
+def read_dialogue(value: str, name: str) -> Messages:
+    """Turns of a text "\\n\\nHuman: ...\\n\\nAssistant: ..."; one that is begun at the end, of a prompt, is none."""
+    _, *cut = re.split(r"(?:\A|\n\n)\s*(Human|Assistant):", value)
+    roles = {"Human": "user", "Assistant": "assistant"}
+    turns = [
+        {"role": roles[speaker], "content": content.strip()}
+        for speaker, content in zip(cut[::2], cut[1::2], strict=True)
+    ]
+    begun = len(turns) > 1 and turns[-1] == {"role": "assistant", "content": ""}
+    return chat.read_messages(turns[:-1] if begun else turns, "user", name)
 
 
 def _after(prompt: Messages, answer: Messages) -> Messages:
@@ -99,19 +161,37 @@ def _after(prompt: Messages, answer: Messages) -> Messages:
 
 
 def load_preferences(config: DataConfig, *, seed: int, unpaired: bool = False) -> dict[str, Dataset]:
-    """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: answers with a label will do."""
+    """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: answers with a label will do. `config`
+    is a `ChatConfig` too. Columns that nothing reads are in the log."""
+    unread = Unread()
 
     def convert(record: dict[str, Any]) -> tuple[Any, ...]:
-        found = to_preference(record)
+        prompt, chosen, rejected, tools = found = to_preference(record)
         if None in found and not unpaired:
             raise Fault("an answer with a label, and no pair: set loss_type kto")
-        return found
+        unread.count(renamed(record), read_of(record))
+        if not config.system_to_user:
+            return found
+        return *(messages and chat.fold_system(messages) for messages in (prompt, chosen, rejected)), tools
 
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
     columns = {"record": ""}
-    return load_splits(
+    rows = load_splits(
         config, columns=columns, seed=seed, compare=COLUMNS[:3], read=chat.as_json(convert), schema=schema
     )
+    unread.warn(chat.UNREAD_ADVICE)
+    return rows
+
+
+def read_of(record: Mapping[str, Any]) -> list[str]:
+    """Columns of a row that `to_preference` reads, by the names that `renamed` gives them."""
+    record = renamed(record)
+    asked = ["instruction", "input", "context", "history"]
+    if record.get("instruction") is None:
+        asked = [name for name in PROMPTS if record.get(name) is not None][:1]
+    scores = [name for pair in SCORES for name in pair]
+    answers = ["chosen", "rejected", *scores] if record.get("chosen") is not None else ["completion", *LABEL]
+    return [*asked, *answers, "system", "tools", "input.messages", "input.tools"]
 
 
 def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *, unpaired: bool = False) -> Dataset:
@@ -129,36 +209,25 @@ def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *,
             left within max_length.
     """
     pairs = _judged(rows, config.seed) if unpaired else rows.rename_columns({"chosen": "first", "rejected": "second"})
+    if not unpaired:
+        pairs.places = getattr(rows, "places", None)
+    pairs.bad = getattr(rows, "bad", [])
     schema = pa.schema([(name, TOKENS) for names in zip(IDS, LABELS, strict=True) for name in names])
     if unpaired:
         schema = schema.append(pa.field("desirable", pa.bool_()))
 
-    def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], Counter[str]]:
-        columns: dict[str, list[Any]] = {name: [] for name in schema.names}
-        counts: Counter[str] = Counter()
-        for values in zip(*batch.values(), strict=True):
-            row = dict(zip(batch, values, strict=True))
-            try:
-                example = _encode(template, row, config.max_length)
-            except Fault as fault:
-                counts[f"{REFUSED}{row['prompt']:.80}: {fault}"] += 1
-                continue
-            counts["truncated"] += example.pop("truncated")
-            for name, column in columns.items():
-                column.append(example[name])
-        return columns, counts
-
+    convert = row_by_row(partial(_encode, template, config.max_length), template, schema.names)
     examples = text.tokenized(
         pairs, template.tokenizer, convert, schema=schema, arguments=["preference", config.max_length]
     )
-    check_refused(rows, examples, config.max_bad_rows)
+    check_refused(pairs, examples, template, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
         said = (of_split(rows), cut, 2 * len(examples), config.max_length)
         logger.warning("%s%d of %d answers are cut at max_length = %d tokens", *said)
     return examples
 
 
-def _encode(template: chat.Template, row: dict[str, Any], max_length: int) -> dict[str, Any]:
+def _encode(template: chat.Template, max_length: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
     example: dict[str, Any] = {"desirable": row.get("desirable"), "truncated": 0}
     prompt, tools = json.loads(row["prompt"]), json.loads(row["tools"])
     for side in ("first", "second"):
@@ -167,7 +236,10 @@ def _encode(template: chat.Template, row: dict[str, Any], max_length: int) -> di
             raise Fault(f"it is cut before the answer, at max_length = {max_length} tokens")
         example["truncated"] += len(ids) > max_length
         example[f"{side}_input_ids"], example[f"{side}_labels"] = ids[:max_length], labels[:max_length]
-    return example
+    if example["desirable"] is None and example["first_input_ids"] == example["second_input_ids"]:
+        where = f"within max_length = {max_length} tokens" if example["truncated"] else "as the chat template has them"
+        raise Fault(f"chosen and rejected are the same {where}")
+    return [example]
 
 
 def _judged(rows: Dataset, seed: int) -> Dataset:
@@ -175,17 +247,21 @@ def _judged(rows: Dataset, seed: int) -> Dataset:
     in a ring by `seed`, and each has the answer of the next."""
     from datasets import Dataset
 
-    answers = [
-        {"prompt": row["prompt"], "first": row[side], "tools": row["tools"], "desirable": side == "chosen"}
-        for row in rows
-        for side in ("chosen", "rejected")
-        if row[side] != "null"
-    ]
+    owners, answers = [], []
+    for number, row in enumerate(rows):
+        for side in ("chosen", "rejected"):
+            if row[side] != "null":
+                judged = {"prompt": row["prompt"], "first": row[side], "tools": row["tools"]}
+                answers.append({**judged, "desirable": side == "chosen"})
+                owners.append(number)
     if len(answers) < 2:
         raise ValueError("loss_type kto sets an answer beside another row's: there must be two at least")
     ring = np.argsort(np.random.Philox(key=[seed, len(answers)]).random_raw(len(answers)), kind="stable")
     following = dict(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
-    return Dataset.from_list([row | {"second": answers[following[i]]["first"]} for i, row in enumerate(answers)])
+    pairs = Dataset.from_list([row | {"second": answers[following[i]]["first"]} for i, row in enumerate(answers)])
+    if places := getattr(rows, "places", None):
+        pairs.places = places._replace(numbers=places.numbers[owners])
+    return pairs
 
 
 def describe(rows: dict[str, Dataset], examples: dict[str, Any], lengths: dict[str, np.ndarray]) -> dict[str, Any]:

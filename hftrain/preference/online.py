@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pyarrow as pa
 
 from hftrain import chat
-from hftrain.config import Config, DataConfig, LoraConfig, ModelConfig, at_least, changed
+from hftrain.config import Config, LoraConfig, ModelConfig, at_least, changed
 from hftrain.data.readers import Fault
 from hftrain.data.rows import load_rows
 from hftrain.preference.data import prompt_of
@@ -87,7 +87,7 @@ def trl_arguments(config: Any) -> dict[str, Any]:
     }
 
 
-def load_prompts(config: DataConfig) -> Dataset:
+def load_prompts(config: Any) -> Dataset:
     """{"prompt": messages, and the row's other columns} of each training row."""
     from datasets import Dataset
 
@@ -95,6 +95,8 @@ def load_prompts(config: DataConfig) -> Dataset:
         prompt = list(itertools.takewhile(lambda message: message["role"] != "assistant", prompt_of(record)))
         if not prompt:
             raise Fault(f"no prompt in the columns {', '.join(record)}")
+        if config.system_to_user:
+            prompt = chat.fold_system(prompt)
         return prompt, {name: value for name, value in record.items() if name not in ("prompt", "messages")}
 
     rows = load_rows(

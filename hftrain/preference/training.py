@@ -94,12 +94,14 @@ def reference_log_probs(
         return batch["reference"][:, sides]
     module = accelerator.unwrap_model(model)
     adapters = getattr(module, "peft_config", {}).values()
-    if not adapters or any(
-        isinstance(a.init_lora_weights, str) and a.init_lora_weights != "gaussian" for a in adapters
+    if (
+        not adapters
+        or hasattr(module, "trained_from")
+        or any(isinstance(a.init_lora_weights, str) and a.init_lora_weights != "gaussian" for a in adapters)
     ):
         raise ValueError(
-            "precompute_ref_log_probs=false needs LoRA adapters that begin as no change (use_peft, not PiSSA and its "
-            "kind): without them the model must be what training started from. Leave precompute_ref_log_probs on"
+            "precompute_ref_log_probs=false needs new LoRA adapters that begin as no change (use_peft, not PiSSA and "
+            "its kind): without them the model must be what training started from. Leave precompute_ref_log_probs on"
         )
     with _evaluating(model), module.disable_adapter():
         return sequence_log_probs(model, batch, sides)[0]

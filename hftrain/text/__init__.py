@@ -5,6 +5,7 @@ from hftrain.text.pairs import collate_pairs, tokenize_pairs
 from hftrain.text.tokenizer import (
     check_fit,
     decode,
+    embedding_rows,
     language_id,
     learn_tokenizer,
     texts_of,
@@ -16,6 +17,7 @@ __all__ = [
     "check_fit",
     "collate_pairs",
     "decode",
+    "embedding_rows",
     "language_id",
     "learn_tokenizer",
     "lengths",

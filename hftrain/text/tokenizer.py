@@ -107,6 +107,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
 
 
+def embedding_rows(model: Any) -> int:
+    """Tokens that the model has embeddings for, also where an adapter is wrapped around them."""
+    parts = model.get_input_embeddings().modules()  # itself first
+    return next(part.num_embeddings for part in parts if hasattr(part, "num_embeddings"))
+
+
 def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, **lengths: int) -> None:
     """Refuses a tokenizer that is not this model's, and texts that are longer than it reads.
 
@@ -116,7 +122,7 @@ def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, **lengths: int) ->
     Raises:
         ValueError: the tokenizer has tokens without an embedding, or a length is more than the model has positions for.
     """
-    if len(tokenizer) > (rows := model.get_input_embeddings().num_embeddings):
+    if len(tokenizer) > (rows := embedding_rows(model)):
         raise ValueError(
             f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
             "model's (tokenizer_name_or_path, model_name_or_path)"

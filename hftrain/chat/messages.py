@@ -1,0 +1,181 @@
+"""Messages as people write them: in a list, as JSON, as one string, with tool calls of any spelling."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from typing import Any
+
+from hftrain.data.readers import Fault, text
+
+Message = dict[str, Any]
+ROLES = {
+    **{role: role for role in ("system", "developer", "user", "assistant", "tool")},
+    **dict.fromkeys(("human",), "user"),
+    **dict.fromkeys(("gpt", "model", "bot", "chatgpt", "function_call"), "assistant"),
+    **dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool"),
+}
+SYSTEM = ("system", "developer")
+# Keys that say whether a message is learnt, as OpenAI, Mistral, axolotl and ms-swift write them.
+LEARNT = ("weight", "train", "training", "trainable", "loss")
+LISTED = re.compile(r"""\s*\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
+
+
+def read_messages(value: Any, role: str, name: str) -> list[Message]:
+    """`value`, which the row calls `name`, as messages: a string is one of `role`, a list has {"role", "content"} or
+    {"from", "value"}; so has a string that spells such a list, in JSON or as Python prints it.
+
+    An assistant's message that is not to be learnt keeps "weight": 0, whatever its key was called.
+
+    Raises:
+        Fault: it is neither, a role is unknown, or a message says nothing.
+    """
+    if isinstance(value, str):
+        listed = listed_in(value, name)
+        if listed is None:
+            return [message(role, value, name)]
+        value = listed
+    if not isinstance(value, list) or not value:
+        raise Fault(f"{name} is not a list of messages: {value!r:.60}")
+    return [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(value)]
+
+
+def message(role: str, content: Any, name: str) -> Message:
+    return {"role": role, "content": text(content, name)}
+
+
+def listed_in(value: str, name: str) -> list[Any] | None:
+    """The messages that a text spells, None where it is a text like any other.
+
+    Raises:
+        Fault: it begins as such a list does, and cannot be read.
+    """
+    if not value.lstrip().startswith(("[", "{")):
+        return None
+    listed = parsed(value)
+    listed = [listed] if isinstance(listed, dict) else listed
+    if isinstance(listed, list) and listed and all(isinstance(turn, dict) and _role(turn) for turn in listed):
+        return listed
+    if LISTED.match(value):
+        raise Fault(f"{name} looks like messages written as text, but is no JSON list of them: {value!r:.60}")
+    return None
+
+
+def _role(turn: dict[str, Any]) -> str | None:
+    """The role by the name that we have for it; None if it is unknown."""
+    role = turn.get("role") if turn.get("role") is not None else turn.get("from")
+    return ROLES.get(role.lower()) if isinstance(role, str) else None
+
+
+def parsed(value: Any) -> Any:
+    """What a string spells, in JSON or as Python prints it; the value itself if it is no such string."""
+    if not isinstance(value, str):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return value
+
+
+def _turn(turn: Any, name: str) -> Message:
+    if not isinstance(turn, dict):
+        raise Fault(f"{name} is not a message but {turn!r:.60}")
+    turn = {key: value for key, value in turn.items() if value is not None}
+    role = _role(turn)
+    if role is None:
+        keys = "" if "role" in turn or "from" in turn else f" (its keys are {', '.join(turn)})"
+        raise Fault(f"{name} has the role {turn.get('role', turn.get('from'))!r}{keys}; there are {', '.join(ROLES)}")
+    spelled = str(turn.pop("role") if "role" in turn else turn.pop("from")).lower()
+    content = turn.pop("content", "")
+    if content == "":
+        content = turn.pop("value", "")
+    if isinstance(content, list):
+        content = "".join(_part(part, name) for part in content)
+    calls = parsed(turn.pop("tool_calls", [])) or []
+    if spelled == "function_call":
+        calls, content = parsed(content), ""
+    elif "function_call" in turn and not calls:
+        calls = turn.pop("function_call")
+    if calls:
+        calls = calls if isinstance(calls, list) else [calls]
+        turn["tool_calls"] = [_call(call, name) for call in calls]
+    if not calls or content != "":
+        text(content, name)
+    return {"role": role, "content": content, **_weighed(turn, role, name)}
+
+
+def _weighed(turn: Message, role: str, name: str) -> Message:
+    """The turn with one key for whether it is learnt, "weight": 0 where it is not. What others than the assistant say
+    is not learnt anyhow: a key that wants it stays, to be named as one that nothing reads."""
+    weights = {key: turn[key] for key in LEARNT if key in turn}
+    for key, value in weights.items():
+        if value not in (0, 1):
+            raise Fault(f"{name} has {key} {value!r}: a message is learnt (1, true) or it is not (0, false)")
+        if role == "assistant" or not value:
+            del turn[key]
+    return {**turn, "weight": 0} if role == "assistant" and not all(weights.values()) else turn
+
+
+def _part(part: Any, name: str) -> str:
+    """Text of one part of a content that comes in parts."""
+    said = part if isinstance(part, str) else None
+    if isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
+        said = part.get("text")
+    if not isinstance(said, str):
+        raise Fault(f"{name} holds something else than text: {part!r:.60}")
+    return said
+
+
+def _call(call: Any, name: str) -> dict[str, Any]:
+    """A tool call with its arguments as an object, as chat templates expect; OpenAI writes them as a string."""
+    if isinstance(call, dict) and "function" not in call and "name" in call:  # the function alone
+        call = {"function": call}
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise Fault(f"{name} has a tool call without a function name: {call!r:.60}")
+    arguments = function.get("arguments") or {}
+    if isinstance(spelled := parsed(arguments), dict):
+        arguments = spelled
+    elif not isinstance(arguments, str):  # code, for instance, which a template may write as it is
+        raise Fault(f"{name} calls {function['name']} with arguments that are no object: {arguments!r:.60}")
+    return {"type": "function", **call, "function": function | {"arguments": arguments}}
+
+
+def read_tools(value: Any) -> list[Any]:
+    """JSON schemas of functions, from a list or from text that spells one; [] of nothing.
+
+    Raises:
+        Fault: it is no such list.
+    """
+    tools = parsed(value) or []
+    if not isinstance(tools, list):
+        raise Fault(f"tools is not a list of functions: {value!r:.60}")
+    for number, tool in enumerate(tools):
+        function = tool.get("function", tool) if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise Fault(f"tools[{number}] is not a function with a name: {tool!r:.60}")
+    return tools
+
+
+def fold_system(messages: list[Message]) -> list[Message]:
+    """Without system messages: each stands in front of what the user says next, with a blank line between.
+
+    Raises:
+        Fault: the user says nothing after one.
+    """
+    folded: list[Message] = []
+    waiting: list[str] = []
+    for turn in messages:
+        if turn["role"] in SYSTEM:
+            waiting.append(turn["content"])
+        elif turn["role"] == "user" and waiting:
+            folded.append({**turn, "content": "\n\n".join([*waiting, turn["content"]])})
+            waiting = []
+        else:
+            folded.append(turn)
+    if waiting:
+        raise Fault("a system message with no user message after it, which system_to_user could put it in front of")
+    return folded
