@@ -167,7 +167,7 @@ def read_aligned(paths: list[Path], encoding: str | None = None) -> Iterator[Ite
                 try:
                     fields.append(decode(raw).rstrip("\r\n"))
                 except Fault as fault:
-                    raise Fault(f"{path.name}: {fault}") from None
+                    raise type(fault)(f"{path.name}: {fault}") from None
             yield number, fields
         except Fault as fault:
             yield number, fault
