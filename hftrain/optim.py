@@ -25,7 +25,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` for the matrices, `torch.optim.AdamW` for embeddings, heads and vectors (Jordan et al. 2024).
+    """`torch.optim.Muon` for the matrices of the layers, `torch.optim.AdamW` for vectors, embeddings and heads, which
+    are whatever stands outside the stack of layers (Jordan et al. 2024).
 
     Muon's update is scaled to AdamW's root mean square (`match_rms_adamw`, Liu et al. 2025, eq. 4), so that one
     learning rate serves both.
@@ -36,6 +37,9 @@ class Muon(torch.optim.Optimizer):
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         tables |= {id(head.weight)} if head is not None else set()
+        stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        if layers := {id(p) for stack in stacks for p in stack.parameters()}:  # a classifier, a pooler stand outside
+            tables |= {id(p) for p in model.parameters()} - layers
         groups = parameter_groups(model, weight_decay)
         matrices = [p for g in groups for p in g["params"] if p.ndim == 2 and id(p) not in tables]
         others = [{**g, "params": [p for p in g["params"] if p.ndim != 2 or id(p) in tables]} for g in groups]
@@ -142,10 +146,20 @@ def make_schedule(
     with transformers' schedules. From step w on it equals theirs: `linear` and `cosine` fall towards `min_lr_ratio` at
     `total`; `inverse_sqrt` is sqrt((w + 1) / (step + 1)) (Attention Is All You Need, eq. 3); `warmup_stable_decay`
     stays at 1 and falls linearly over the last `decay_steps` (Hu et al. 2024, MiniCPM).
+
+    Raises:
+        ValueError: the run has fewer steps than the warmup and the decay need.
     """
     warmup, decay = steps_of(warmup_steps, total), steps_of(decay_steps, total)
     if warmup_steps < 1:
         warmup = min(warmup, total - 1)  # rounded up, a share of one step would be all of it
+    if decay_steps < 1 and warmup_steps + decay_steps <= 1:
+        decay = min(decay, total - warmup)  # shares that fit, but for being rounded up
+    if name == "warmup_stable_decay" and warmup < total < warmup + decay:
+        raise ValueError(
+            f"warmup_steps={warmup} and decay_steps={decay} are more than the run's {total} steps, and the learning "
+            "rate would jump between them: lower one, or give shares under 1"
+        )
     if warmup >= total:
         raise ValueError(
             f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1"
