@@ -8,7 +8,7 @@ on from step s, nothing needs to be saved but weights, optimizer state and s.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -24,8 +24,10 @@ from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
 from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
+from hftrain.routing import RouterLoss, find_router_loss
 from hftrain.run import Outcome, Run, run_contract
 from hftrain.signals import StopSignals
+from hftrain.trial import Steady, try_examples
 
 
 def start(config: TrainConfig) -> Accelerator:
@@ -120,7 +122,16 @@ def fit(
     seen = inspect.look(inspect.View(examples, shown, plan, config, model, processor))  # `hftrain inspect` ends here
     contract = run_contract(model, examples, plan, total, config)
     distributed.require_agreement(accelerator, contract)
-    model, optimizer = prepare(accelerator, model, optimizer, config)
+    distributed.place(accelerator, model)
+    router = find_router_loss(model)
+    findings = try_examples(
+        accelerator, model, examples, lengths, config.seed, collate=shown, before_step=before_step,
+        loss=router.checked(loss) if router else loss,
+    )  # fmt: skip
+    if router and not router.agrees(model):
+        router = None
+    model, optimizer = prepare(accelerator, model, optimizer, config, kept=findings.unreached)
+    steady = Steady(accelerator.unwrap_model(model), findings.changes)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
@@ -143,7 +154,7 @@ def fit(
                 distributed.set_learning_rate(optimizer, learning_rate)
                 if before_step:
                     before_step(model, micro_batches)
-                outcome = take_step(run, micro_batches, loss, count, stop=signals.received)
+                outcome = take_step(run, micro_batches, loss, count, stop=signals.received, router=router)
                 if outcome.out_of_memory:
                     micro_batch_size = run.halve(micro_batches)
                     break
@@ -159,12 +170,14 @@ def fit(
                 if evaluate and (run.due(config.eval_steps, total) or state.step == total):
                     run.evaluate(evaluate)
                 if run.must_save(total) or outcome.stop:
+                    steady.put_back()
                     run.save()
                 if outcome.stop:
                     run.leave()
                 if run.patience_lost():
                     break
                 began = time.perf_counter()  # waiting for data is part of a step; evaluating and saving is not
+        steady.put_back()
         run.finish()
         if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
             run.leave()
@@ -172,9 +185,14 @@ def fit(
 
 
 def prepare(
-    accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer | None, config: TrainConfig
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: torch.optim.Optimizer | None,
+    config: TrainConfig,
+    kept: Sequence[str] = (),
 ) -> tuple[Any, Any]:
-    """The model and its optimizer, wrapped for the strategy that was launched."""
+    """The model and its optimizer, wrapped for the strategy that was launched; parameters named in `kept` do not
+    decay."""
     zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
     if config.ema_decay is not None and zero == 3:
         raise ValueError(
@@ -188,6 +206,7 @@ def prepare(
         raise ValueError(
             "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
         )
+    distributed.check_gradients(accelerator, model)
     if config.activation_checkpointing:
         how: dict[str, Any] = {"use_reentrant": False}
         if config.selective_checkpointing:
@@ -202,8 +221,11 @@ def prepare(
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
+        kept=kept,
     )
+    distributed.set_bucket_sizes(accelerator, model)
     model, optimizer = accelerator.prepare(model, optimizer)
+    distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:
         distributed.exchange_nothing_in_forward(model)
     model.train()
@@ -217,16 +239,19 @@ def take_step(
     count: Callable[[Batch], int],
     *,
     stop: int,
+    router: RouterLoss | None = None,
 ) -> Outcome:
     """One optimizer step over this process's micro-batches; not taken if the loss or the gradient norm is not finite.
 
-    The objective is (sum of the loss) / (count of items), both over the whole step. Gradients are averaged over the P
-    processes by whoever exchanges them, hence the factor P.
+    The objective is (sum of the loss) / (count of items) and, of a model with experts, the router loss, both over the
+    whole step. Gradients are averaged over the P processes by whoever exchanges them, hence the factor P.
     """
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
     (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
     if items == 0:
         raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
+    if router:
+        router.count(accelerator, model, micro_batches, loss, config.seed, step)
     losses: list[torch.Tensor] = []  # on the device: to read them one by one would make the CPU wait each time
     out_of_memory = False
     for i, micro in enumerate(micro_batches):
@@ -234,8 +259,13 @@ def take_step(
         seed_all(config.seed, step, micro.number)  # dropout
         try:
             with distributed.accumulating(accelerator, model, last=last):
-                summed = loss(model, send_to_device(micro.batch, accelerator.device)) * (len(micro.indices) > 0)
-                distributed.backward(accelerator, model, summed * (accelerator.num_processes / items), last=last)
+                real = len(micro.indices) > 0
+                with router.listening() if router else nullcontext() as heard:
+                    summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
+                objective = summed / items
+                if router:
+                    objective = objective + router.share(accelerator, heard, real=real)
+                distributed.backward(accelerator, model, objective * accelerator.num_processes, last=last)
         except RuntimeError as error:
             if not distributed.is_out_of_memory(error):
                 raise
@@ -251,9 +281,11 @@ def take_step(
             return Outcome(out_of_memory=True)
         distributed.average_gradients(accelerator, model)
     sums = torch.stack(losses).double().cpu()
-    loss_sum, stops = distributed.total(accelerator, float(sums.sum()), stop)
+    routed = float(sum(router.shares)) if router else 0.0
+    loss_sum, stops, router_loss = distributed.total(accelerator, float(sums.sum()), stop, routed)
     outcome = Outcome(
         loss=loss_sum / items,
+        router_loss=router_loss if router else None,
         stop=int(stops),
         broken=[m for m, s in zip(micro_batches, sums, strict=True) if not s.isfinite()],
     )
