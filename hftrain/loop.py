@@ -8,7 +8,7 @@ on from step s, nothing needs to be saved but weights, optimizer state and s.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -26,8 +26,10 @@ from hftrain.ending import farewell, leave, save
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
 from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
+from hftrain.routing import RouterLoss, find_router_loss
 from hftrain.run import Outcome, Run
 from hftrain.signals import StopSignals, now_saved
+from hftrain.trial import Steady, try_examples
 
 
 def start(config: TrainConfig) -> Accelerator:
@@ -132,7 +134,16 @@ def fit(
         whole_step=before_step is not None,
     ):  # fmt: skip
         seen["micro-batches"] = "; ".join(notes)  # for report and card
-    model, optimizer = prepare(accelerator, model, optimizer, config)
+    distributed.place(accelerator, model)
+    router = find_router_loss(model)
+    findings = try_examples(
+        accelerator, model, examples, lengths, config.seed, collate=shown, before_step=before_step,
+        loss=router.checked(loss) if router else loss,
+    )  # fmt: skip
+    if router and not router.agrees(model):
+        router = None
+    model, optimizer = prepare(accelerator, model, optimizer, config, kept=findings.unreached)
+    steady = Steady(accelerator.unwrap_model(model), findings.changes)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
@@ -159,7 +170,7 @@ def fit(
                 distributed.set_learning_rate(optimizer, learning_rate)
                 if before_step:
                     before_step(model, micro_batches)
-                outcome = take_step(run, micro_batches, loss, count, stop=signals.received)
+                outcome = take_step(run, micro_batches, loss, count, stop=signals.received, router=router)
                 if outcome.out_of_memory:
                     micro_batch_size = run.halve(micro_batches)
                     break
@@ -177,14 +188,16 @@ def fit(
                         state.evaluation_due = True  # the run that goes on evaluates first
                     else:
                         run.evaluate(evaluate)
-                stop = outcome.stop or state.evaluation_due
+                stop = bool(outcome.stop) or state.evaluation_due
                 if run.must_save(total) or stop:
+                    steady.put_back()
                     save(run, last=stop or state.step == total or run.patience_lost())
                 if stop:
                     leave(run)
                 if run.patience_lost():
                     break
                 began = time.perf_counter()  # waiting for data is part of a step; evaluating and saving is not
+        steady.put_back()
         run.finish()
         if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
             leave(run)
@@ -193,9 +206,14 @@ def fit(
 
 
 def prepare(
-    accelerator: Accelerator, model: Any, optimizer: torch.optim.Optimizer | None, config: TrainConfig
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: torch.optim.Optimizer | None,
+    config: TrainConfig,
+    kept: Sequence[str] = (),
 ) -> tuple[Any, Any]:
-    """The model and its optimizer, wrapped for the strategy that was launched."""
+    """The model and its optimizer, wrapped for the strategy that was launched; parameters named in `kept` do not
+    decay."""
     zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
     if config.ema_decay is not None and zero == 3:
         raise ValueError(
@@ -209,6 +227,7 @@ def prepare(
         raise ValueError(
             "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
         )
+    distributed.check_gradients(accelerator, model)
     if config.activation_checkpointing:
         how: dict[str, Any] = {"use_reentrant": False}
         if config.selective_checkpointing:
@@ -223,8 +242,11 @@ def prepare(
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
+        kept=kept,
     )
+    distributed.set_bucket_sizes(accelerator, model)
     model, optimizer = accelerator.prepare(model, optimizer)
+    distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:
         distributed.exchange_nothing_in_forward(model)
     model.train()
@@ -238,16 +260,19 @@ def take_step(
     count: Callable[[Batch], int],
     *,
     stop: int,
+    router: RouterLoss | None = None,
 ) -> Outcome:
     """One optimizer step over this process's micro-batches; not taken if the loss or the gradient norm is not finite.
 
-    The objective is (sum of the loss) / (count of items), both over the whole step. Gradients are averaged over the P
-    processes by whoever exchanges them, hence the factor P.
+    The objective is (sum of the loss) / (count of items) and, of a model with experts, the router loss, both over the
+    whole step. Gradients are averaged over the P processes by whoever exchanges them, hence the factor P.
     """
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
     (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
     if items == 0:
         raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
+    if router:
+        router.count(accelerator, model, micro_batches, loss, config.seed, step)
     losses: list[torch.Tensor] = []  # on the device: to read them one by one would make the CPU wait each time
     out_of_memory = False
     for i, micro in enumerate(micro_batches):
@@ -255,8 +280,13 @@ def take_step(
         seed_all(config.seed, step, micro.number)  # dropout
         try:
             with distributed.accumulating(accelerator, model, last=last):
-                summed = loss(model, send_to_device(micro.batch, accelerator.device)) * (len(micro.indices) > 0)
-                distributed.backward(accelerator, model, summed * (accelerator.num_processes / items), last=last)
+                real = len(micro.indices) > 0
+                with router.listening() if router else nullcontext() as heard:
+                    summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
+                objective = summed * (accelerator.num_processes / items)
+                if router:
+                    objective += router.share(accelerator, heard, real=real) * accelerator.num_processes
+                distributed.backward(accelerator, model, objective, last=last)
         except RuntimeError as error:
             if not distributed.is_out_of_memory(error):
                 raise
@@ -272,9 +302,11 @@ def take_step(
             return Outcome(out_of_memory=True)
         distributed.average_gradients(accelerator, model)
     sums = torch.stack(losses).double().cpu()
-    loss_sum, stops = distributed.total(accelerator, float(sums.sum()), stop)
+    routed = float(sum(router.shares)) if router else 0.0
+    loss_sum, stops, router_loss = distributed.total(accelerator, float(sums.sum()), stop, routed)
     outcome = Outcome(
         loss=loss_sum / items,
+        router_loss=router_loss if router else None,
         stop=int(stops),
         broken=[m for m, s in zip(micro_batches, sums, strict=True) if not s.isfinite()],
     )

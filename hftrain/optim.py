@@ -1,7 +1,7 @@
 """Parameter groups, optimizers, and the learning rate as a pure function of the step."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
@@ -10,33 +10,49 @@ import torch
 from torch import nn
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay; biases, norms and other vectors do not."""
+def parameter_groups(model: nn.Module, weight_decay: float, kept: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: matrices decay; biases, norms and other vectors do not, nor what is `kept`
+    (names)."""
 
-    def is_matrix(parameter: nn.Parameter) -> bool:
-        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2  # ZeRO-3 flattens what it partitions
+    def decays(name: str, parameter: nn.Parameter) -> bool:
+        # ZeRO-3 flattens what it partitions
+        return len(getattr(parameter, "ds_shape", parameter.shape)) >= 2 and name not in kept
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("the model has no trainable parameter: something froze all of them")
-    matrices, vectors = [p for p in trainable if is_matrix(p)], [p for p in trainable if not is_matrix(p)]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    decayed = [p for name, p in trainable.items() if decays(name, p)]
+    spared = [p for name, p in trainable.items() if not decays(name, p)]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` for the matrices, `torch.optim.AdamW` for embeddings, heads and vectors (Jordan et al. 2024).
+    """`torch.optim.Muon` for the matrices of the layers, `torch.optim.AdamW` for vectors, embeddings and heads, which
+    are whatever stands outside the stack of layers (Jordan et al. 2024).
 
     Muon's update is scaled to AdamW's root mean square (`match_rms_adamw`, Liu et al. 2025, eq. 4), so that one
     learning rate serves both.
     """
 
-    def __init__(self, model: Any, lr: float, weight_decay: float, betas: tuple[float, float], eps: float):
+    def __init__(
+        self,
+        model: Any,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        eps: float,
+        kept: Collection[str] = (),
+    ):
         # rows of embeddings and heads are looked up one by one: orthogonalising them together makes no sense
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         tables |= {id(head.weight)} if head is not None else set()
-        groups = parameter_groups(model, weight_decay)
+        stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+        if layers := {id(p) for stack in stacks for p in stack.parameters()}:  # a classifier, a pooler stand outside
+            tables |= {id(p) for p in model.parameters()} - layers
+        tables |= {id(parameter) for name, parameter in model.named_parameters() if name in kept}
+        groups = parameter_groups(model, weight_decay, kept)
         matrices = [p for g in groups for p in g["params"] if p.ndim == 2 and id(p) not in tables]
         others = [{**g, "params": [p for p in g["params"] if p.ndim != 2 or id(p) in tables]} for g in groups]
         self.parts: list[torch.optim.Optimizer] = []
@@ -72,16 +88,17 @@ def make_optimizer(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
+    kept: Collection[str] = (),
 ) -> torch.optim.Optimizer:
     """`adamw_torch` (Loshchilov & Hutter 2019), `adamw_8bit` (Dettmers et al. 2022), `adafactor` (Shazeer & Stern 2018)
-    or `muon`, over the trainable parameters.
+    or `muon`, over the trainable parameters; those named in `kept` do not decay.
 
     Raises:
         ValueError: `adamw_8bit` without the package bitsandbytes; no parameter is trainable.
     """
     if name == "muon":
-        return Muon(model, learning_rate, weight_decay, betas, eps)
-    groups = parameter_groups(model, weight_decay)
+        return Muon(model, learning_rate, weight_decay, betas, eps, kept)
+    groups = parameter_groups(model, weight_decay, kept)
     if name == "adafactor":
         return torch.optim.Adafactor(groups, lr=learning_rate)
     if name == "adamw_8bit":
@@ -186,10 +203,20 @@ def make_schedule(
     with transformers' schedules. From step w on it equals theirs: `linear` and `cosine` fall towards `min_lr_ratio` at
     `total`; `inverse_sqrt` is sqrt((w + 1) / (step + 1)) (Attention Is All You Need, eq. 3); `warmup_stable_decay`
     stays at 1 and falls linearly over the last `decay_steps` (Hu et al. 2024, MiniCPM).
+
+    Raises:
+        ValueError: the run has fewer steps than the warmup and the decay need.
     """
     warmup, decay = steps_of(warmup_steps, total), steps_of(decay_steps, total)
     if warmup_steps < 1:
         warmup = min(warmup, total - 1)  # rounded up, a share of one step would be all of it
+    if decay_steps < 1 and warmup_steps + decay_steps <= 1:
+        decay = min(decay, total - warmup)  # shares that fit, but for being rounded up
+    if name == "warmup_stable_decay" and warmup < total < warmup + decay:
+        raise ValueError(
+            f"warmup_steps={warmup} and decay_steps={decay} are more than the run's {total} steps, and the learning "
+            "rate would jump between them: lower one, or give shares under 1"
+        )
     if warmup >= total:
         raise ValueError(
             f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1"

@@ -55,6 +55,7 @@ class Outcome:
 
     loss: float = math.nan
     grad_norm: float = math.nan
+    router_loss: float | None = None  # of a model with experts, before its coefficient
     stop: int = 0  # the signals that processes have seen, summed; 0: none
     out_of_memory: bool = False
     broken: list[MicroBatch] = field(default_factory=list)  # of this process, with a loss that is not finite
@@ -195,6 +196,8 @@ class Run:
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}
+        if outcome.router_loss is not None:
+            values["router_loss"] = outcome.router_loss
         self.progress.update(self.state.step, values)
         if not self.due(self.config.logging_steps, self.progress.total):
             return

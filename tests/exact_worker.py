@@ -27,15 +27,27 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    LEDConfig,
+    LEDForConditionalGeneration,
     LlamaConfig,
     LlamaForCausalLM,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    SwitchTransformersConfig,
+    SwitchTransformersForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from hftrain.config import TrainConfig
+from hftrain.distributed import draw
 from hftrain.evaluation import mean_loss, predict
 from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
@@ -112,6 +124,55 @@ def llama(dropout: float) -> torch.nn.Module:
 MODELS = {"custom": custom, "marian": marian, "t5": t5, "bart": bart, "llama": llama}
 
 
+def led(dropout: float) -> torch.nn.Module:
+    """Without global attention, whose projections get no gradient then."""
+    size = {"max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64, "attention_window": 8}
+    return LEDForConditionalGeneration(LEDConfig(dropout=dropout, **BART_LIKE | size))
+
+
+def bert2bert(dropout: float) -> torch.nn.Module:
+    """Its encoder has a pooler, which the decoder does not look at; its configuration has no hidden size."""
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape = BertConfig(vocab_size=VOCABULARY, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout, **size)
+    model = EncoderDecoderModel(EncoderDecoderConfig.from_encoder_decoder_configs(shape, shape))
+    for name, value in SPECIAL.items():
+        setattr(model.config, name, value)
+    return model
+
+
+def switch(dropout: float) -> torch.nn.Module:
+    """More experts than the tokens of a small batch reach."""
+    return SwitchTransformersForConditionalGeneration(
+        SwitchTransformersConfig(
+            vocab_size=VOCABULARY, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_decoder_layers=2, num_heads=2,
+            num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, num_experts=24, expert_capacity=1000,
+            router_jitter_noise=0.0, router_aux_loss_coef=0.0, router_z_loss_coef=0.0, dropout_rate=dropout, **SPECIAL,
+        )
+    )  # fmt: skip
+
+
+def dropped(dropout: float) -> torch.nn.Module:
+    """Layers are left out by chance."""
+    shape = BART_LIKE | {"encoder_layers": 3, "decoder_layers": 3}
+    return M2M100ForConditionalGeneration(
+        M2M100Config(dropout=dropout, encoder_layerdrop=0.4, decoder_layerdrop=0.4, **shape)
+    )
+
+
+def qwen3_moe(dropout: float) -> torch.nn.Module:
+    return Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=1, head_dim=8, num_experts=6, num_experts_per_tok=2,
+            router_aux_loss_coef=0.5, max_position_embeddings=64, attention_dropout=dropout,
+        )
+    )  # fmt: skip
+
+
+UNREACHED = {"led": led, "bert2bert": bert2bert, "switch": switch, "dropped": dropped}
+ALL = {**MODELS, **UNREACHED, "qwen3_moe": qwen3_moe}
+
+
 def make_examples(count: int, seed: int = 0) -> list[dict[str, list[int]]]:
     """Pairs whose lengths differ much: sources of 2 to 15 tokens, targets of 2 to 11."""
     draw = np.random.default_rng(seed)
@@ -155,11 +216,11 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     config = TrainConfig(output_dir=str(output_dir), **SETTINGS | job.get("settings", {}))
     accelerator = accelerator or start(config)
     torch.manual_seed(0)
-    model = MODELS[job["model"]](job.get("dropout", 0.0))
+    model = draw(lambda: ALL[job["model"]](job.get("dropout", 0.0)))
     if job.get("lora"):
         model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     examples = make_examples(job.get("examples", EXAMPLES))
-    causal = job["model"] == "llama"
+    causal = job["model"] in ("llama", "qwen3_moe")
     exact_loss, count = (
         (causal_language_model(), count_next_labels) if causal else (sequence_to_sequence(), count_labels)
     )
@@ -222,6 +283,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     if accelerator.is_main_process:
         rows = [row for row in read_history(output_dir / "metrics.jsonl") if "loss" in row]
         result["steps"] = {row["step"]: (row["loss"], row["grad_norm"]) for row in rows}
+        result["router_loss"] = [row.get("router_loss") for row in rows]
     return result
 
 

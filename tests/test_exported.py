@@ -7,7 +7,20 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MarianConfig, MarianMTModel
+from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    EsmConfig,
+    EsmForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    MiniMaxConfig,
+    MiniMaxForCausalLM,
+)
 
 from hftrain import checkpoint, distributed
 from hftrain.run import export
@@ -90,3 +103,26 @@ def test_an_architecture_with_other_names_on_the_disk_is_compared_in_sum(tmp_pat
     with pytest.raises(ValueError, match=r"mlp\.up_proj\.weight: not in the file"):
         checkpoint.check_export(tmp_path, distributed.weights(accelerator, model))
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_buffers_count_among_renamed_weights(tmp_path, accelerator):
+    """Files of these have other names, and hold buffers: a router's correction, decays, frequencies."""
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    experts = {**heads, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    deepseek = DeepseekV3Config(
+        n_routed_experts=4, n_group=1, topk_group=1, first_k_dense_replace=1, q_lora_rank=8, kv_lora_rank=8,
+        qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, **experts, **SMALL,
+    )  # fmt: skip
+    minimax = MiniMaxConfig(
+        num_local_experts=4, layer_types=["full_attention", "linear_attention"], block_size=8, **experts, **SMALL
+    )
+    esm = EsmConfig(num_attention_heads=2, pad_token_id=1, mask_token_id=32, position_embedding_type="rotary", **SMALL)
+    for model in (DeepseekV3ForCausalLM(deepseek), MiniMaxForCausalLM(minimax), EsmForMaskedLM(esm)):
+        kind = model.config.model_type
+        buffers = [buffer for name, buffer in model.named_buffers() if name in model.state_dict()]
+        for buffer in buffers:
+            buffer.fill_(0.5)
+        export(accelerator, model, None, tmp_path / kind)
+        buffers[0].fill_(0.6)
+        with pytest.raises(ValueError, match="is not the model that was trained"):
+            checkpoint.check_export(tmp_path / kind, distributed.weights(accelerator, model))

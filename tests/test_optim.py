@@ -79,6 +79,18 @@ def test_errors_of_a_schedule():
         make_schedule("linear", 40, warmup_steps=40)
     with pytest.raises(ValueError, match="unknown lr_scheduler_type 'polynomial'"):
         make_schedule("polynomial", 40)(0)
+    with pytest.raises(ValueError, match="warmup_steps=30 and decay_steps=20 are more than the run's 40 steps"):
+        make_schedule("warmup_stable_decay", 40, warmup_steps=30, decay_steps=0.5)
+
+
+def test_a_decay_begins_where_the_warmup_ends():
+    """No jump, also where two shares that fit are rounded up to more steps than there are."""
+    for total, warmup, decay in ((40, 30, 10), (3, 0.5, 0.4), (1, 0.0, 0.2), (7, 0.5, 0.5)):
+        schedule = make_schedule("warmup_stable_decay", total, warmup_steps=warmup, decay_steps=decay)
+        rates = [schedule(step) for step in range(total)]
+        peak = rates.index(max(rates))
+        assert rates == sorted(rates[:peak]) + sorted(rates[peak:], reverse=True)
+        assert max(rates) == 1.0
 
 
 # --------------------------------------------------------------------------------------------------------- groups
@@ -183,6 +195,32 @@ def test_muon_is_torchs_on_matrices_and_adamw_on_the_rest():
     train(model, [muon(model)], 5)
     train(other, theirs, 5)
     assert_equal(model, other)
+
+
+HEADS = {
+    "BertForSequenceClassification": {"bert.pooler.dense.weight", "classifier.weight"},
+    "RobertaForSequenceClassification": {"classifier.dense.weight", "classifier.out_proj.weight"},
+    "BertForQuestionAnswering": {"qa_outputs.weight"},
+    "T5ForQuestionAnswering": {"qa_outputs.weight"},
+    "LlamaForSequenceClassification": {"score.weight"},
+    "BartForSequenceClassification": {"classification_head.dense.weight", "classification_head.out_proj.weight"},
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_muon_leaves_heads_to_adamw(kind):
+    model_class = getattr(transformers, kind)
+    small = {
+        "vocab_size": 60, "hidden_size": 16, "d_model": 16, "d_kv": 8, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_layers": 1, "encoder_layers": 1, "decoder_layers": 1, "d_ff": 32, "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    model = model_class(model_class.config_class(**small))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    orthogonal, rest = ({names[id(p)] for g in part.param_groups for p in g["params"]} for part in muon(model).parts)
+    assert HEADS[kind] <= rest
+    assert all("layer" in name or "block" in name for name in orthogonal)
+    assert len(orthogonal) >= 5
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "adafactor", "muon"])

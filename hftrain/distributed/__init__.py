@@ -29,11 +29,13 @@ from hftrain.distributed.step import (
     total,
     zero_stage,
 )
+from hftrain.distributed.wrap import check_gradients, expect_missing_gradients, place, set_bucket_sizes
 
 __all__ = [
     "accumulating",
     "average_gradients",
     "backward",
+    "check_gradients",
     "clear_gradients",
     "clip_and_step",
     "cut_like",
@@ -41,6 +43,7 @@ __all__ = [
     "die_with_parent",
     "draw",
     "exchange_nothing_in_forward",
+    "expect_missing_gradients",
     "fingerprint_parameters",
     "is_out_of_memory",
     "is_sharded",
@@ -48,7 +51,9 @@ __all__ = [
     "load_parameters",
     "make_accelerator",
     "named_state",
+    "place",
     "require_agreement",
+    "set_bucket_sizes",
     "set_learning_rate",
     "total",
     "was_launched",

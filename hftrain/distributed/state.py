@@ -42,7 +42,7 @@ def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterato
 
 
 class Weight(NamedTuple):
-    """What an export has to hold of one parameter."""
+    """What an export has to hold of one parameter or buffer."""
 
     names: list[str]  # several where it is tied
     shape: tuple[int, ...]
@@ -51,8 +51,9 @@ class Weight(NamedTuple):
 
 @torch.no_grad()
 def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
-    """The parameters (of a PEFT model those that train) that belong into a file, measured in the pieces where they lie
-    and not by way of a whole copy, so that a copy can be held against them. Every process has to call."""
+    """The parameters and buffers (of a PEFT model the parameters that train) that belong into a file, measured in the
+    pieces where they lie and not by way of a whole copy, so that a copy can be held against them. Every process has to
+    call."""
     module = accelerator.unwrap_model(model)
     adapters_only = hasattr(module, "peft_config")
     names: dict[int, list[str]] = {}
@@ -66,7 +67,14 @@ def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
     if any(hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in kept):  # else each process has all of them
         squares = total(accelerator, *squares)
     shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in kept]
-    return [Weight(names[id(p)], s, math.sqrt(square)) for p, s, square in zip(kept, shapes, squares, strict=True)]
+    found = [Weight(names[id(p)], s, math.sqrt(square)) for p, s, square in zip(kept, shapes, squares, strict=True)]
+    for prefix, part in module.named_modules() if not adapters_only else ():
+        for key, buffer in part.named_buffers(recurse=False):  # whole on each process
+            name = f"{prefix}.{key}" if prefix else key
+            if key not in part._non_persistent_buffers_set and name not in computed:
+                norm = float(torch.linalg.vector_norm(buffer.float(), dtype=torch.float64))
+                found.append(Weight([name], tuple(buffer.shape), norm))
+    return found
 
 
 def _piece(parameter: Any) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch.nn.parallel import DistributedDataParallel
 
 from hftrain.distributed.watch import moved
 
@@ -55,6 +56,8 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
 
 def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last: bool) -> None:
     """Adds the gradients of one micro-batch; they are averaged over the processes with the step's `last`."""
+    if last and isinstance(model, DistributedDataParallel):
+        model.reducer.prepare_for_backward([value])  # its forward does so too, with outputs that no loss may use
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.set_gradient_accumulation_boundary(last)
         model.backward(value, scale_wrt_gas=False)
@@ -97,6 +100,9 @@ def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.step()  # clips; leaves the weights alone when the norm is not finite
         return float(model.get_global_grad_norm())
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.grad is None:  # as ZeRO has it: weights and moments decay everywhere
+            parameter.grad = torch.zeros_like(parameter)
     norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf")))
     if accelerator.scaler is not None or math.isfinite(norm):
         optimizer.step()  # with fp16 the scaler skips the step and lowers its scale
