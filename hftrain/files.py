@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,13 @@ def whole(folder: Path) -> Iterator[Path]:
             raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def make_again(folder: Path) -> None:
+    """Makes an output folder that somebody deleted or renamed while a run goes on, with a warning."""
+    if not folder.exists():
+        warnings.warn(f"{folder} was deleted or renamed while the run goes on: it is made again", stacklevel=3)
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def share_weights(folder: Path) -> None:

@@ -9,6 +9,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from hftrain.files import make_again
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write through a temporary file, so that readers and crashes see the old file or the new one, never half of it."""
@@ -101,7 +103,7 @@ class History:
             "utf-8", "backslashreplace"
         )
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have deleted or renamed it
+            make_again(self.path.parent)
             with open(self.path, "ab", buffering=0) as file:
                 size = file.tell()
                 try:
