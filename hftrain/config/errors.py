@@ -57,14 +57,12 @@ def explain_errors() -> None:
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         program, text = Path(sys.argv[0]).name, str(error)
-        number = (
-            error.errno if isinstance(error, OSError) else next((n for n in DISK if f"(os error {n})" in text), None)
-        )
+        refused = error.errno in DISK if isinstance(error, OSError) else any(f"(os error {n})" in text for n in DISK)
         if issubclass(kind, KeyboardInterrupt):
             print(f"{program}: interrupted; what was saved before stands", file=sys.stderr)
         elif explains(error):
             print(f"{program}: {text}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
-        elif number in DISK:
+        elif refused:
             way_out = "Make room there, mend its permissions, or name another folder; checkpoints stand"
             print(f"{program}: {text}. {way_out}.", file=sys.stderr)
         else:
