@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hftrain import checkpoint, distributed
 from hftrain.config.errors import explain_disk
+from hftrain.files import make_again
 from hftrain.signals import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 def save(run: Run, *, last: bool) -> None:
     """Saves a checkpoint in the output folder; if that fails and the run ends with it, in a folder that takes it."""
     state, home = run.state, Path(run.config.output_dir)
-    if run.accelerator.is_main_process and not home.exists():
-        run.progress.print(f"{home} was deleted or renamed while the run goes on: it is made again for checkpoints")
+    if run.accelerator.is_main_process:
+        with suppress(OSError):  # which the save is told of too
+            make_again(home)
     run.save(home)
     for refuge in checkpoint.refuges(home) if last else []:
         if run.last_saved != state.step:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,13 @@ def _damaged(folder: Path) -> str | None:
     except (OSError, ValueError, AttributeError):
         return name
     return None
+
+
+def make_again(folder: Path) -> None:
+    """Makes an output folder that somebody deleted or renamed while a run goes on, with a warning."""
+    if not folder.exists():
+        warnings.warn(f"{folder} was deleted or renamed while the run goes on: it is made again", stacklevel=3)
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def share_weights(folder: Path) -> None:

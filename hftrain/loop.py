@@ -188,7 +188,7 @@ def fit(
                         state.evaluation_due = True  # the run that goes on evaluates first
                     else:
                         run.evaluate(evaluate)
-                stop = bool(outcome.stop) or state.evaluation_due
+                stop = outcome.stop > 0 or state.evaluation_due
                 if run.must_save(total) or stop:
                     steady.put_back()
                     save(run, last=stop or state.step == total or run.patience_lost())

@@ -69,7 +69,7 @@ def test_processes_get_equally_many_batches_and_each_example_counts_once(process
     for index in range(processes):
         process = Process()
         process.process_index = index
-        shares.append(_share(process, LENGTHS, batch_size))
+        shares.append(list(_share(process, LENGTHS, batch_size)))
     assert len({len(share) for share in shares}) == 1  # else ZeRO-3 and FSDP would wait for ever
     counted = [i for share in shares for indices, weight in share for i in indices * weight]
     assert sorted(counted) == list(range(len(EXAMPLES)))

@@ -56,14 +56,15 @@ def explain_errors() -> None:
         return
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        refused = error.errno in DISK if isinstance(error, OSError) else of_a_disk(error)
+        program, text = Path(sys.argv[0]).name, str(error)
+        refused = error.errno in DISK if isinstance(error, OSError) else any(f"(os error {n})" in text for n in DISK)
         if issubclass(kind, KeyboardInterrupt):
-            print(f"{Path(sys.argv[0]).name}: interrupted; what was saved before stands", file=sys.stderr)
+            print(f"{program}: interrupted; what was saved before stands", file=sys.stderr)
+        elif explains(error):
+            print(f"{program}: {text}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         elif refused:
             way_out = "Make room there, mend its permissions, or name another folder; checkpoints stand"
-            print(f"{Path(sys.argv[0]).name}: {error}. {way_out}.", file=sys.stderr)
-        elif explains(error):
-            print(f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+            print(f"{program}: {text}. {way_out}.", file=sys.stderr)
         else:
             before(kind, error, trace)
 

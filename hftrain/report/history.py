@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hftrain.files import fsync
+from hftrain.files import fsync, make_again
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -106,7 +106,7 @@ class History:
         )
         trouble = ""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)  # somebody may have deleted or renamed it
+            make_again(self.path.parent)
             with open(self.path, "ab", buffering=0) as file:
                 size = file.tell()
                 try:
