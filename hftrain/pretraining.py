@@ -24,6 +24,7 @@ from hftrain.evaluation import predict
 from hftrain.files import cache, whole
 from hftrain.flops import training_flops
 from hftrain.models import TransformerConfig, load
+from hftrain.models.trust import refusing_code
 from hftrain.prepare import prepare
 from hftrain.prepare.writing import fingerprint
 
@@ -137,8 +138,15 @@ def load_tokens(
         source = f"{source}:{config.dataset_config_name}:train"
     prepared = is_token_folder(source)
     tokenizer: Any = load.load_tokenizer(config)
+
+    def tokenizer_of(folder: str) -> Any:
+        with refusing_code(folder):
+            return AutoTokenizer.from_pretrained(
+                Path(folder) / "tokenizer", trust_remote_code=config.trust_remote_code
+            )
+
     if tokenizer is None and prepared:
-        tokenizer = AutoTokenizer.from_pretrained(Path(source) / "tokenizer")
+        tokenizer = tokenizer_of(source)
         tokenizer.name_or_path = ""
         if config.vocab_size != type(config).vocab_size:
             logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", source, len(tokenizer))
@@ -151,7 +159,7 @@ def load_tokens(
                 validation_split=validation_split, seed=config.seed, max_bad_rows=config.max_bad_rows,
                 max_tokens=max_tokens,
             )  # fmt: skip
-        if AutoTokenizer.from_pretrained(Path(source) / "tokenizer").get_vocab() != tokenizer.get_vocab():
+        if tokenizer_of(source).get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"{source} was tokenized by another tokenizer than this model's: run hftrain prepare anew")
         return Path(source)
 
@@ -187,7 +195,7 @@ def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict
                 tokenizer.add_special_tokens(special_tokens)
                 tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
             tokenizer.save_pretrained(stage)
-    learnt = AutoTokenizer.from_pretrained(folder)
+    learnt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     learnt.name_or_path = ""  # the cache is no place to come from
     logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", source)
     return learnt

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.trust import trust_option
+
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
 
@@ -19,6 +21,7 @@ def add(commands: Any) -> None:
     command.add_argument("--top_p", type=float, metavar="P", default=1.0, help="sample from this share (default: 1)")
     command.add_argument("--seed", type=int, metavar="N", help="of sampling")
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    trust_option(command)
     command.set_defaults(command=chat)
 
 
@@ -31,7 +34,7 @@ def chat(args: argparse.Namespace) -> int:
         from transformers import set_seed
 
         set_seed(args.seed)
-    model, tokenizer = load(args.folder, args.device)
+    model, tokenizer = load(args.folder, args.device, args.trust_remote_code)
     if tokenizer.chat_template is None:
         if args.system:
             raise ValueError(f"{args.folder} has no chat template, which could hold a system message")
@@ -53,21 +56,26 @@ def chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(folder: Path, device: str | None) -> tuple[Any, Any]:
+def load(folder: Path, device: str | None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """The model, and the tokenizer that was saved with it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from hftrain.models.adapters import load_adapted
+    from hftrain.models.trust import refusing_code
     from hftrain.predict.folder import ADAPTER, kind, read_config
 
-    config = read_config(folder)
+    config = read_config(folder, trust_remote_code)
     if not kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
         raise ValueError(f"{folder} holds a {kind(folder, config)}, which does not chat: try hftrain predict")
-    adapter = (folder / ADAPTER).is_file()
-    model = load_adapted(folder, AutoModelForCausalLM) if adapter else AutoModelForCausalLM.from_pretrained(folder)
-    device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    return model.eval().to(device), AutoTokenizer.from_pretrained(folder)
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    with refusing_code(folder):
+        if (folder / ADAPTER).is_file():
+            model = load_adapted(folder, AutoModelForCausalLM, **trust)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, **trust)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
+    return model.eval().to(device or str(torch.accelerator.current_accelerator() or "cpu")), tokenizer
 
 
 def read_line() -> str | None:

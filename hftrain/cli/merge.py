@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.trust import trust_option
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -44,6 +46,7 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
     command.add_argument("--max_kl", type=float, metavar="NATS", help="mean KL divergence that is allowed, by rounding")
     command.add_argument("--load_in_4bit", action="store_true", default=None, help="the adapter was trained on 4 bits")
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    trust_option(command)
     command.set_defaults(suffix=name)
 
 
@@ -77,6 +80,7 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
             max_kl=args.max_kl,
             load_in_4bit=args.load_in_4bit,
             device=args.device,
+            trust_remote_code=args.trust_remote_code,
             **more,
         )
     except NotTheSame as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.trust import trust_option
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
@@ -23,6 +25,7 @@ def add(commands: Any) -> None:
     command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: what the model was saved with")
     command.add_argument("--batch_size", type=int, metavar="N", default=32, help="texts at a time (default: 32)")
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    trust_option(command)
     command.set_defaults(command=predict_texts)
 
 
@@ -56,6 +59,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         source_prefix=args.source_prefix,
         num_beams=args.num_beams,
         max_new_tokens=args.max_new_tokens,
+        trust_remote_code=args.trust_remote_code,
     )
     if rows is None:
         lines = [line(prediction) for prediction in predictions]

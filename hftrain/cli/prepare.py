@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.trust import trust_option
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -37,6 +39,7 @@ def add(commands: Any) -> None:
         "--max_bad_rows", metavar="N", type=int, default=0, help="unusable rows that may be left out (default: 0)"
     )
     command.add_argument("--num_workers", metavar="N", type=int, help="processes (default: one for each core)")
+    trust_option(command)
     command.set_defaults(command=prepare_tokens)
 
 
@@ -46,6 +49,7 @@ def prepare_tokens(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
     from hftrain.data.tokens import TokenFiles
+    from hftrain.models.trust import refusing_code
     from hftrain.prepare import prepare
 
     logging.basicConfig(format="%(message)s")
@@ -57,7 +61,8 @@ def prepare_tokens(args: argparse.Namespace) -> int:
             raise ValueError(f"--source {source}: give each source a name of its own, as in --source wiki=wiki.jsonl")
         sources[name] = place
     try:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        with refusing_code(args.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, trust_remote_code=args.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(f"--tokenizer {args.tokenizer}: no folder here, nor had from the Hub: {error}") from error
     settings = ("text_column", "document", "validation_split", "seed", "max_tokens", "max_bad_rows", "num_workers")

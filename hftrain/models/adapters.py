@@ -122,15 +122,18 @@ def save_for_original(model: Any) -> None:
     model.save_pretrained = save_pretrained
 
 
-def load_adapted(folder: str | Path, auto_class: Any, base: Any = None, **kwargs: Any) -> Any:
+def load_adapted(
+    folder: str | Path, auto_class: Any, base: Any = None, *, trust_remote_code: bool = False, **kwargs: Any
+) -> Any:
     """The base model that the adapter in `folder` names, with as many embeddings as the tokenizer beside it has tokens,
     and the adapter on it (a `PeftModel`). `kwargs` are for `load_base`; `base`: one loaded already."""
     import peft
     from transformers import AutoTokenizer
 
-    model = load_base(folder, auto_class, **kwargs) if base is None else base
+    trust = {"trust_remote_code": trust_remote_code}
+    model = load_base(folder, auto_class, **trust, **kwargs) if base is None else base
     if (Path(folder) / "tokenizer_config.json").is_file():
-        tokens = len(AutoTokenizer.from_pretrained(folder))
+        tokens = len(AutoTokenizer.from_pretrained(folder, **trust))
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
     return reads_all(peft.PeftModel.from_pretrained(model, str(folder)))
@@ -144,23 +147,22 @@ def reads_all(adapted: Any) -> Any:
     return adapted
 
 
-def load_base(folder: str | Path, auto_class: Any, **kwargs: Any) -> Any:
+def load_base(folder: str | Path, auto_class: Any, *, trust_remote_code: bool = False, **kwargs: Any) -> Any:
     """The base model that the adapter in `folder` names, with the labels of a configuration that lies beside it.
     `kwargs` are for `from_pretrained`."""
     import peft
     from transformers import AutoConfig
 
     adapter = peft.PeftConfig.from_pretrained(str(folder))
-    name, revision = adapter.base_model_name_or_path, adapter.revision
+    name = adapter.base_model_name_or_path
+    of_base = {"revision": adapter.revision, "trust_remote_code": trust_remote_code}
     if (Path(folder) / "config.json").is_file():
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         # Of the model that was trained: perhaps in 4 bits, perhaps with new tokens. The base's weights have neither.
         config.__dict__.pop("quantization_config", None)
-        config.get_text_config().vocab_size = (
-            AutoConfig.from_pretrained(name, revision=revision).get_text_config().vocab_size
-        )
+        config.get_text_config().vocab_size = AutoConfig.from_pretrained(name, **of_base).get_text_config().vocab_size
         kwargs["config"] = config
-    model = auto_class.from_pretrained(name, revision=revision, **kwargs)
+    model = auto_class.from_pretrained(name, **of_base, **kwargs)
     keep_layout(model)
     return model
 

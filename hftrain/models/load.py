@@ -16,6 +16,7 @@ from hftrain.config import ModelConfig
 from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import four_bits, keep_layout
+from hftrain.models.trust import refusing_code
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     if name is None:
         return None
     try:
-        return AutoTokenizer.from_pretrained(
-            name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
-        )
+        with refusing_code(name):
+            return AutoTokenizer.from_pretrained(
+                name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
+            )
     except (OSError, ValueError) as error:
         key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
         raise ValueError(not_to_be_had(key, name, error)) from error
@@ -76,9 +78,10 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     name = where(config.model_name_or_path)
     assert name is not None
     try:
-        model_config = AutoConfig.from_pretrained(
-            name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
-        )
+        with refusing_code(name):
+            model_config = AutoConfig.from_pretrained(
+                name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
     write_over(model_config, config.model_config)

@@ -20,6 +20,7 @@ def predict(
     source_prefix: str = "",
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
 
@@ -35,6 +36,7 @@ def predict(
         device: "cpu", "cuda:1", ...; None takes the accelerator if there is one.
         source_prefix: put before each text, as in training (T5).
         num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ValueError: there is no model in `folder`, or one of a kind that is not known here.
@@ -44,21 +46,21 @@ def predict(
     if pairs is not None and len(pairs) != len(texts):
         raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
     folder = Path(folder)
-    config = read_config(folder)
+    config = read_config(folder, trust_remote_code)
     what = kind(folder, config)
     if "ForTokenClassification" in what:
-        return tagging.tag(folder, config, texts, batch_size, device)
+        return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} holds a {what}, which reads texts, no lists of words")
     if "ForSequenceClassification" in what:
-        return classifying.classify(folder, config, texts, pairs, batch_size, device)
+        return classifying.classify(folder, config, texts, pairs, batch_size, device, trust_remote_code)
     if "ForQuestionAnswering" in what:
-        return answering.answer(folder, config, texts, pairs, batch_size, device)
+        return answering.answer(folder, config, texts, pairs, batch_size, device, trust_remote_code)
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         texts = [source_prefix + text if text.strip() else "" for text in texts]
         chosen = {key: value for key, value in search.items() if value is not None}
-        return translate(folder, config, texts, batch_size, device, chosen)
+        return translate(folder, config, texts, batch_size, device, chosen, trust_remote_code)
     raise ValueError(
         f"{folder} holds a {what}, of which hftrain predict knows nothing. "
         "Load it with transformers' from_pretrained or pipeline; with a language model, talk: hftrain chat."

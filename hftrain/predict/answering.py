@@ -19,6 +19,7 @@ def answer(
     contexts: Sequence[str] | None,
     batch_size: int,
     device: str | None,
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """Of each question {"answer", "start", "end" (in characters of its context), "probability",
     "no_answer_probability", "n_best": [{"text", "start", "end", "probability"}, ...]}; the latter two's probabilities
@@ -38,7 +39,7 @@ def answer(
 
     from hftrain.answering import Found, collator, cut_contexts, find_spans, join
 
-    model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device)
+    model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device, trust_remote_code)
     most = min(384, room(config, tokenizer))
     sizes = {"max_seq_length": most, "doc_stride": most // 3, "max_answer_length": 30, "n_best_size": 20}
     sizes |= getattr(config, "answering", None) or {}

@@ -19,23 +19,27 @@ KIND_OF_ADAPTER = {
 }
 
 
-def read_config(folder: Path) -> PreTrainedConfig:
+def read_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The model's configuration; of an adapter the one beside it, which knows its labels, or else its base model's.
 
     Raises:
-        ValueError: there is no model in `folder`.
+        ValueError: `folder` holds no model, or one that needs its author's Python code and is not trusted.
     """
     from transformers import AutoConfig
 
     import hftrain.models  # noqa: F401  registers our model types with the Auto classes
+    from hftrain.models.trust import refusing_code
 
     if (folder / "config.json").is_file():
-        return AutoConfig.from_pretrained(folder)
+        with refusing_code(folder):
+            return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if not (folder / ADAPTER).is_file():
         raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): name the output folder of a run")
     from peft import PeftConfig
 
-    return AutoConfig.from_pretrained(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path)
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    with refusing_code(base):
+        return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
 
 
 def kind(folder: Path, config: PreTrainedConfig) -> str:
@@ -48,7 +52,9 @@ def kind(folder: Path, config: PreTrainedConfig) -> str:
     return (config.architectures or [config.model_type])[0]
 
 
-def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None) -> tuple[Any, Any, str]:
+def load(
+    folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool = False
+) -> tuple[Any, Any, str]:
     """The model, ready to predict, its tokenizer, and the device it is on (None: the accelerator if there is one).
 
     Args:
@@ -57,14 +63,18 @@ def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | 
     import torch
     import transformers
 
-    device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    if (folder / ADAPTER).is_file():
-        from hftrain.models.adapters import load_adapted
+    from hftrain.models.trust import refusing_code
 
-        model = load_adapted(folder, getattr(transformers, auto_class))
-    else:
-        model = getattr(transformers, auto_class).from_pretrained(folder, config=config)
+    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    with refusing_code(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if (folder / ADAPTER).is_file():
+            from hftrain.models.adapters import load_adapted
+
+            model = load_adapted(folder, getattr(transformers, auto_class), trust_remote_code=trust_remote_code)
+        else:
+            kwargs = {"config": config, "trust_remote_code": trust_remote_code}
+            model = getattr(transformers, auto_class).from_pretrained(folder, **kwargs)
     return model.eval().to(device), tokenizer, device
 
 
