@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from transformers import AutoModelForCausalLM
-
-from hftrain import chat, preference, text
+from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, above, parse
-from hftrain.loop import fit, start
-from hftrain.models import load
-from hftrain.report import publish
+from hftrain.preference import PreferenceConfig
 
 
 @dataclass
-class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, FineTuneConfig):
+class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
     """Learning from preferences."""
 
     learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
@@ -53,6 +49,13 @@ class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, FineT
 
 
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from hftrain import chat, preference, text
+    from hftrain.loop import fit, start
+    from hftrain.models import load
+    from hftrain.report import publish
+
     accelerator, unpaired = start(config), config.loss_type == "kto"
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache

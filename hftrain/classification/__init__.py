@@ -4,12 +4,19 @@ settings.py what a user may say; rows.py rows, classes, examples; augment.py noi
 model.py the model with its head; report.py what the report shows.
 """
 
-from hftrain.classification.augment import augmentation
-from hftrain.classification.losses import classification, count_examples
-from hftrain.classification.model import collator, load_classifier
-from hftrain.classification.rows import load_labelled, load_tokenizer, number_classes, references, tokenize, weights
-from hftrain.classification.scoring import Scores, choose_thresholds, measure, score
-from hftrain.classification.settings import ClassificationConfig
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.classification.augment import augmentation
+    from hftrain.classification.losses import classification, count_examples
+    from hftrain.classification.model import collator, load_classifier
+    from hftrain.classification.rows import load_labelled, load_tokenizer, number_classes, references, tokenize, weights
+    from hftrain.classification.scoring import Scores, choose_thresholds, measure, score
+    from hftrain.classification.settings import ClassificationConfig
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "ClassificationConfig",

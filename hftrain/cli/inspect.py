@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import runpy
 import sys
 from collections.abc import Iterator
 from itertools import groupby
@@ -30,6 +29,7 @@ def add(commands: Any) -> None:
 def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.cli.recipes import find_recipe
     from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
+    from hftrain.program import run_file
     from hftrain.report.formats import format_number
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
@@ -45,10 +45,10 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     recipe = str(find_recipe(args.recipe))
     said = _Said()
     logging.getLogger("hftrain").addHandler(said)
-    arguments, sys.argv = sys.argv, [recipe, *rest]
+    arguments = sys.argv
     try:
         with asked():
-            runpy.run_path(recipe, run_name="__main__")
+            run_file(recipe, rest)
     except Seen as seen:
         view = seen.view
     else:

@@ -18,6 +18,7 @@ from hftrain.config.errors import explain_errors
 from hftrain.config.help import help_text
 from hftrain.config.hf_names import HF_NAMES
 from hftrain.config.schema import (
+    REFUSED,
     Config,
     ConfigError,
     Setting,
@@ -235,7 +236,11 @@ def resolve(cls: type[C], argv: Sequence[str]) -> C:
                 values[second if given == [first] else first] = None
 
     contradictions: list[ConfigError] = []
-    config = build(cls, values, contradictions)
+    token = REFUSED.set(bool(problems))
+    try:
+        config = build(cls, values, contradictions)
+    finally:
+        REFUSED.reset(token)
     # A setting that is wrong by itself now has its default, and contradicts nothing that the user wrote.
     doubtful = file.guesses | command_line.guesses | {key for problem in problems for key in problem.keys}
     for problem in contradictions:

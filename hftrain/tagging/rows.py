@@ -5,19 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from hftrain.config import Config, at_least
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
-from hftrain.metrics import check_names
 from hftrain.splits import load_splits
+from hftrain.tagging.settings import TaggingConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,50 +23,6 @@ if TYPE_CHECKING:
 ROW = pa.schema([("tokens", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))])
 NOT_CONLL = {".json", ".jsonl", ".parquet", ".arrow"}
 PREFIXED = re.compile(r"([BIOESLU])-.+", re.DOTALL)
-
-
-@dataclass
-class TaggingConfig(Config):
-    """Words with a tag each: names of people and places, parts of speech."""
-
-    tokens_column: str = "tokens"
-    """Column of the words, a list for each sentence."""
-
-    tags_column: str | None = None
-    """Column of their tags, likewise; null: tags, ner_tags or labels, whichever is there."""
-
-    word_column: int | None = None
-    """Column of the words in CoNLL files, from 1, or from the end: -1; null: the first, or of .conllu the second."""
-
-    tag_column: int | None = None
-    """Column of the tags in CoNLL files, likewise; null: the last, or of .conllu the fourth, the part of speech."""
-
-    label_names: list[str] = field(default_factory=list)
-    """All tags, in order, where the data have their numbers from 0 or the training rows lack some; empty: those of the
-    training rows."""
-
-    label_scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "any", "none"] = "auto"
-    """How tags spell entities, checked word by word; auto: found out; any: not checked; none: tags are no entities."""
-
-    label_all_tokens: bool = False
-    """Learn the tag of a word at all of its sub-words, not at the first alone."""
-
-    max_seq_length: Annotated[int, at_least(8)] = 128
-    """Tokens of a window. A longer sentence becomes several; each word belongs to the one that shows most around it."""
-
-    doc_stride: Annotated[int, at_least(0)] = 32
-    """Tokens that neighbouring windows of a long sentence share, at most."""
-
-    metrics: list[str] = field(default_factory=list)
-    """Metrics of validation and test, of hftrain or as evaluate.load knows them; empty: seqeval, that is precision,
-    recall and f1 of whole entities, or accuracy where tags spell none."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        try:
-            check_names(self.metrics, "token_classification")
-        except ValueError as error:
-            yield ("metrics",), str(error)
 
 
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
