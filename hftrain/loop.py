@@ -23,7 +23,7 @@ from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
-from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
+from hftrain.optim import keep_matmuls, make_optimizer, make_schedule, rare
 from hftrain.run import Outcome, Run, run_contract
 from hftrain.signals import StopSignals
 
@@ -116,8 +116,8 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
-    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
-    seen = inspect.look(inspect.View(examples, shown, plan, config, model, processor))  # `hftrain inspect` ends here
+    view = inspect.View(examples, collate, plan, config, model, processor, augment)
+    seen = inspect.look(view)  # `hftrain inspect` ends here
     contract = run_contract(model, examples, plan, total, config)
     distributed.require_agreement(accelerator, contract)
     model, optimizer = prepare(accelerator, model, optimizer, config)
@@ -156,7 +156,7 @@ def fit(
                 if after_step:
                     after_step(state.step, model)
                 run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
-                if evaluate and (run.due(config.eval_steps, total) or state.step == total):
+                if evaluate and (run.due(rare(config.eval_steps, total), total) or state.step == total):
                     run.evaluate(evaluate)
                 if run.must_save(total) or outcome.stop:
                     run.save()

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,10 @@ def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict
     folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
     if not folder.exists():
         with whole(folder) as stage:
-            tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size)
+            marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
+            tokenizer = text.train_tokenizer(
+                _texts(opened), config.vocab_size, added_tokens=list(chain.from_iterable(marks))
+            )
             if special_tokens:
                 tokenizer.add_special_tokens(special_tokens)
                 tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text

@@ -52,6 +52,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from hftrain import chat, preference, text
+    from hftrain.inspect import inspecting
     from hftrain.loop import fit, start
     from hftrain.models import load
     from hftrain.report import publish
@@ -69,7 +70,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     chat.fit_model(model, template, config.max_length)
     model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
     collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
-    if config.needs_reference and config.precompute_ref_log_probs:
+    if config.needs_reference and config.precompute_ref_log_probs and not inspecting():
         for name, split in examples.items():
             task = (split, lengths[name], config.eval_batch_size)
             examples[name] = preference.with_reference(accelerator, model, *task, collate)

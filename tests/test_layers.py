@@ -12,7 +12,20 @@ PACKAGE = ROOT / "hftrain"
 
 # A folder of the package is one module here: what is in it may import what is in it.
 ROWS = [
-    {"config", "data", "files", "flops", "hush", "lazy", "losses", "metrics", "optim", "program", "signals"},
+    {
+        "config",
+        "data",
+        "files",
+        "flops",
+        "hush",
+        "lazy",
+        "losses",
+        "metrics",
+        "optim",
+        "program",
+        "signals",
+        "terminal",
+    },
     {
         "answering",
         "causal",
@@ -35,6 +48,7 @@ ROWS = [
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
 INSIDE_A_ROW = {
+    ("config", "terminal"),
     ("metrics", "lazy"),
     ("answering", "evaluation"),
     ("answering", "models"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.cli.trust import trust_option
+from hftrain.terminal import visible
 
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
@@ -112,7 +113,7 @@ def say(model: Any, tokenizer: Any, messages: list[dict[str, str]], search: dict
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             self.shown += text
-            super().on_finalized_text(text, stream_end)
+            super().on_finalized_text(visible(text), stream_end)
 
     streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([prompt_ids(tokenizer, messages)], device=model.device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.cli.trust import trust_option
+from hftrain.terminal import visible
 
 
 def add(commands: Any) -> None:
@@ -84,7 +85,7 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
             **more,
         )
     except NotTheSame as error:
-        print(f"hftrain: {error}", file=sys.stderr)
+        print(visible(f"hftrain: {error}"), file=sys.stderr)
         return 1
     print(f"{output}: {parity}")
     return 0

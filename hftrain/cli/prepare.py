@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.cli.trust import trust_option
+from hftrain.terminal import Visible, visible
 
 
 def add(commands: Any) -> None:
@@ -52,7 +53,9 @@ def prepare_tokens(args: argparse.Namespace) -> int:
     from hftrain.models.trust import refusing_code
     from hftrain.prepare import prepare
 
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Visible())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("hftrain").setLevel(logging.INFO)
     sources = {}
     for source in args.source:
@@ -77,6 +80,6 @@ def prepare_tokens(args: argparse.Namespace) -> int:
         for name in sources:
             mine = [shard for shard in shards if (shard["split"], shard["source"]) == (split, name)]
             documents, tokens = (sum(shard[count] for shard in mine) for count in ("documents", "tokens"))
-            print(f"{split}  {name}: {documents:,} documents, {tokens:,} tokens")
+            print(visible(f"{split}  {name}: {documents:,} documents, {tokens:,} tokens"))
     print(folder)
     return 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.cli.trust import trust_option
+from hftrain.terminal import visible
 
 
 def add(commands: Any) -> None:
@@ -38,7 +39,7 @@ def check_serve(args: argparse.Namespace) -> int:
     verdicts = check_server(args.url, vectors, tokenizer, model=args.model, near=args.near, timeout=args.timeout)
     for number, verdict in enumerate(verdicts, 1):
         for said in [f"NOT THE SAME: {problem}" for problem in verdict.problems] + verdict.notes:
-            print(f"vector {number}: {said}")
+            print(visible(f"vector {number}: {said}"))
     wrong = sum(bool(verdict.problems) for verdict in verdicts)
     compared = ", ".join(f"{count} by {what}" for what, count in Counter(v.compared for v in verdicts).items())
     print(f"{len(verdicts) - wrong} of {len(verdicts)} answers are the export's; prompts compared: {compared}")

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hftrain.terminal import visible
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser("verify", help="check checkpoints or prepared tokens; exit code 1 if one is damaged")
@@ -17,7 +19,7 @@ def verify(args: argparse.Namespace) -> int:
     if not tokens.is_token_folder(args.folder):
         return verify_checkpoints(args)
     problems = tokens.verify(args.folder)
-    print("\n".join(problems) or f"the tokens in {args.folder} are as they were written")
+    print(visible("\n".join(problems)) or f"the tokens in {args.folder} are as they were written")
     return 1 if problems else 0
 
 
@@ -33,5 +35,5 @@ def verify_checkpoints(args: argparse.Namespace) -> int:
         lines.append((row.name, str(row.step), samples, f"{row.bytes / 1e6:.1f}", finite, state))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(visible("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()))
     return 1 if any(row.problems for row in rows) else 0

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from hftrain.terminal import clean_messages, visible
+
 PACKAGE = Path(__file__).resolve().parents[1]
 RAISE = dis.opmap["RAISE_VARARGS"]
 
@@ -29,13 +31,15 @@ def explains(error: BaseException) -> bool:
 
 def explain_errors() -> None:
     """From now on an error that explains itself ends this program with its message, or all with HFTRAIN_TRACEBACK=1."""
+    clean_messages()
     before = sys.excepthook
     if getattr(before, "explains", False) or os.environ.get("HFTRAIN_TRACEBACK"):
         return
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if explains(error):
-            print(f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+            lines = (f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ()))
+            print(visible("\n".join(lines)), file=sys.stderr)
         else:
             before(kind, error, trace)
 

@@ -7,7 +7,6 @@ import inspect
 import shutil
 import sys
 import textwrap
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -16,7 +15,6 @@ from hftrain.config.schema import Config, describe, instead_of, settings
 from hftrain.config.yaml12 import Dumper
 
 
-@cache
 def written(cls: type) -> tuple[str, dict[str, str]]:
     """The docstring of a class and the strings that stand under its fields, from its source."""
     try:
@@ -40,7 +38,7 @@ def help_text(cls: type[Config]) -> str:
     for name, setting in settings(cls).items():
         classes = [each for each in setting.owner.__mro__ if setting.field in inspect.get_annotations(each)]
         for each in classes:
-            docs[each] = written(each)
+            docs[each] = docs[each] if each in docs else written(each)
         doc = next((docs[each][1][setting.field] for each in classes if setting.field in docs[each][1]), "")
         other = instead_of(setting.kind)
         default = yaml.dump(setting.default, Dumper=Dumper, default_flow_style=True, width=999).split("\n")[0]

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging as hf_logging
 
 from hftrain.config import LoraConfig
 
 logger = logging.getLogger(__name__)
+
+HEADS = ("classifier", "score", "qa_outputs")  # PEFT saves these with an adapter of a task that has such a head
 
 
 def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
@@ -162,7 +165,16 @@ def load_base(folder: str | Path, auto_class: Any, *, trust_remote_code: bool = 
         config.__dict__.pop("quantization_config", None)
         config.get_text_config().vocab_size = AutoConfig.from_pretrained(name, **of_base).get_text_config().vocab_size
         kwargs["config"] = config
-    model = auto_class.from_pretrained(name, **of_base, **kwargs)
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # its table of a head that the adapter brings looks like a fault
+    try:
+        model, loaded = auto_class.from_pretrained(name, output_loading_info=True, **of_base, **kwargs)
+    finally:
+        hf_logging.set_verbosity(verbosity)
+    brought = {*HEADS, *(adapter.modules_to_save or ())}
+    lacking = [key for key in loaded["missing_keys"] if not any(f".{module}." in f".{key}" for module in brought)]
+    if lacking:
+        logger.warning("%s lacks these weights, which are random now: %s", name, ", ".join(sorted(lacking)))
     keep_layout(model)
     return model
 

@@ -8,6 +8,7 @@ from typing import Any
 from hftrain.predict import answering, classifying, tagging
 from hftrain.predict.folder import kind, read_config
 from hftrain.predict.translating import translate
+from hftrain.terminal import visible
 
 
 def predict(
@@ -70,12 +71,14 @@ def predict(
 def line(prediction: Any) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
     if isinstance(prediction, str):
-        return " ".join(prediction.splitlines())
-    if isinstance(prediction, list):
-        return tagging.line(prediction)
-    if isinstance(prediction, dict) and "answer" in prediction:
-        return answering.line(prediction)
-    return classifying.line(prediction)
+        words = " ".join(prediction.splitlines())
+    elif isinstance(prediction, list):
+        words = tagging.line(prediction)
+    elif isinstance(prediction, dict) and "answer" in prediction:
+        words = answering.line(prediction)
+    else:
+        words = classifying.line(prediction)
+    return visible(words)
 
 
 __all__ = ["line", "predict"]

@@ -22,7 +22,7 @@ def answer(
     trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """Of each question {"answer", "start", "end" (in characters of its context), "probability",
-    "no_answer_probability", "n_best": [{"text", "start", "end", "probability"}, ...]}; the latter two's probabilities
+    "no_answer_probability", "n_best": [{"answer", "start", "end", "probability"}, ...]}; the latter two's probabilities
     add up to 1.
 
     "answer" is "", and start and end are None, where there being none is more probable than the threshold that training
@@ -69,14 +69,13 @@ def say(context: str, found: Found, threshold: float) -> dict[str, Any]:
 
     shares, none = probabilities(found)
     best = [
-        {"text": context[span.start : span.end], "start": span.start, "end": span.end, "probability": share}
+        {"answer": context[span.start : span.end], "start": span.start, "end": span.end, "probability": share}
         for span, share in zip(found.spans, shares, strict=True)
     ]
     answered = bool(best) and none <= threshold
-    chosen = best[0] if answered else {"text": "", "start": None, "end": None, "probability": none}
+    chosen = best[0] if answered else {"answer": "", "start": None, "end": None, "probability": none}
     return {
-        "answer": chosen["text"],
-        **{name: chosen[name] for name in ("start", "end", "probability")},
+        **chosen,
         "no_answer_probability": none,
         "n_best": best,
     }

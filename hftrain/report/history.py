@@ -9,6 +9,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+from hftrain.terminal import visible_json
+
 
 def write_atomically(path: Path, text: str) -> None:
     """Write through a temporary file, so that readers and crashes see the old file or the new one, never half of it."""
@@ -57,7 +59,7 @@ def write_results(output_dir: str | Path, results: Mapping[str, Any]) -> Path:
     """
     path = Path(output_dir) / "all_results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_json_safe(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, visible_json(_json_safe(results), indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -82,7 +84,7 @@ class History:
         if enabled:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = [row for row in self.rows() if row["step"] <= resume_step] if resume_step else []
-            write_atomically(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            write_atomically(self.path, "".join(visible_json(row) + "\n" for row in kept))
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line.
@@ -94,9 +96,7 @@ class History:
             return
         if isinstance(row.get("step"), bool) or not isinstance(row.get("step"), int):
             raise ValueError(f"a line of {self.path.name} needs a whole number 'step': {dict(row)}")
-        line = (json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
-            "utf-8", "backslashreplace"
-        )
+        line = (visible_json(_json_safe(row), allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
         with open(self.path, "ab", buffering=0) as file:
             size = file.tell()
             try:
