@@ -91,8 +91,8 @@ def sample(view: View, count: int) -> list[Example]:
 
 def _example(view: View, number: int, step: int, row: Any) -> Example:
     if view.augment is not None:
-        row = augmented(view.augment, row, view.config.seed, step, number)
-    seed_all(view.config.seed, step, 0)  # of a collate that draws: like the first micro-batch
+        row = augmented(view.augment, row, view.plan.seed, step, number)
+    seed_all(view.plan.seed, step, 0)  # of a collate that draws: like the first micro-batch
     batch = {name: value for name, value in view.collate([row]).items() if isinstance(value, torch.Tensor)}
     ids, labels = batch.pop("input_ids", torch.zeros(1, 0)), batch.pop("labels", None)
     mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()

@@ -143,7 +143,8 @@ class Run:
         saved = "saved" if self.last_saved == self.state.step else f"NOT saved (the last one saved: {self.last_good()})"
         self.progress.print(
             f"stopped after step {self.state.step:,}, {saved}. To go on, on any number of processes:\n"
-            f"  {launcher} {shlex.join(command)}"
+            f"  {launcher} {shlex.join(command)}",
+            wrap=False,
         )
         sys.exit(EXIT_INTERRUPTED)
 
@@ -171,7 +172,6 @@ class Run:
         """Totals of the whole run, and the metrics of the model that was kept."""
         state, config, model = self.state, self.config, self.accelerator.unwrap_model(self.model)
         metrics = state.best_metrics if config.load_best_model_at_end and state.best_metrics else state.metrics
-        best = {"best_step": state.best_step} if state.best_step is not None else {}
         return {
             "total_steps": state.step,
             "epoch": state.step / plan.steps_per_epoch,
@@ -184,7 +184,7 @@ class Run:
             "nonfinite_steps": state.nonfinite_steps,
             "parameters": count_parameters(model),
             "trained_parameters": count_parameters(model, trained=True),
-            **best,
+            **({} if state.best_step is None else {"best_step": state.best_step}),
             **{f"eval_{name}": value for name, value in metrics.items()},
         }
 
@@ -210,14 +210,14 @@ class Run:
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}
         self.progress.update(self.state.step, values)
-        total = self.progress.total
-        if self.state.step not in (1, total) and not self.due(self.config.logging_steps, total):
+        due = self.due(self.config.logging_steps, self.progress.total)
+        if not due and self.state.step not in (1, self.progress.total):
             return
         losses, tokens, seconds, flops = zip(*self.state.window, strict=True)
         self.state.window = []
         taken = [loss for loss in losses if loss is not None]
-        mean = sum(taken) / len(taken) if taken else math.nan
-        values |= {"loss": mean, "tokens_per_second": sum(tokens) / sum(seconds)}
+        values["loss"] = sum(taken) / len(taken) if taken else math.nan
+        values["tokens_per_second"] = sum(tokens) / sum(seconds)
         values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})

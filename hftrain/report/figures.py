@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from hftrain.report.formats import escape, format_number, shown
+from hftrain.report.formats import escape, format_number, presentable
 
 # Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
 COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
@@ -238,7 +238,7 @@ def save_png(plot: Callable[[], Any], path: Path) -> None:
 
 def encodable(text: str) -> str:
     """`text` as a font can show it."""
-    return shown(text).encode("utf-8", "backslashreplace").decode()
+    return presentable(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _unbroken(x: Sequence[float], y: Sequence[float | None]) -> list[list[tuple[float, float]]]:

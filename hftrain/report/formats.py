@@ -94,11 +94,11 @@ def without_home(text: str) -> str:
     return text
 
 
-def shown(value: Any) -> str:
+def presentable(value: Any) -> str:
     """Text for a page that others read: control characters spelt out, no folder that names a user."""
     return visible(without_home(str(value)))
 
 
 def escape(value: Any) -> str:
-    """`shown`, as HTML."""
-    return html.escape(shown(value))
+    """`presentable`, as HTML."""
+    return html.escape(presentable(value))

@@ -95,15 +95,17 @@ class Progress:
             extra = [] if evaluated else [_memory(), f"eta {self._time_left()}"]
             self.print("  ".join([self._position(), *(f"{shown:<16}" for shown in _shown(values)), *extra]).rstrip())
 
-    def print(self, text: str) -> None:
-        """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out."""
+    def print(self, text: str, wrap: bool = True) -> None:
+        """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out.
+
+        wrap: break long lines between words; not where they are to be pasted."""
         if not self.enabled:
             return
         text = visible(text)
         encoding = self._file.encoding or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         if self._live:
-            self._live.console.print(Text(text), soft_wrap=True)  # a command is pasted as it stands
+            self._live.console.print(Text(text), soft_wrap=not wrap)
         else:
             try:
                 print(text, file=self._file, flush=True)
