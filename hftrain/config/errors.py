@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from hftrain.terminal import clean_messages, visible
+
 PACKAGE = Path(__file__).resolve().parents[1]
 RAISE = dis.opmap["RAISE_VARARGS"]
 
@@ -51,19 +53,22 @@ def explains(error: BaseException) -> bool:
 
 def explain_errors() -> None:
     """From now on an error that explains itself ends this program with its message, or all with HFTRAIN_TRACEBACK=1."""
+    clean_messages()
     before = sys.excepthook
     if getattr(before, "explains", False) or os.environ.get("HFTRAIN_TRACEBACK"):
         return
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         refused = error.errno in DISK if isinstance(error, OSError) else of_a_disk(error)
+        program = Path(sys.argv[0]).name
         if issubclass(kind, KeyboardInterrupt):
-            print(f"{Path(sys.argv[0]).name}: interrupted; what was saved before stands", file=sys.stderr)
+            print(f"{program}: interrupted; what was saved before stands", file=sys.stderr)
         elif refused:
             way_out = "Make room there, mend its permissions, or name another folder; checkpoints stand"
-            print(f"{Path(sys.argv[0]).name}: {error}. {way_out}.", file=sys.stderr)
+            print(visible(f"{program}: {error}. {way_out}."), file=sys.stderr)
         elif explains(error):
-            print(f"{Path(sys.argv[0]).name}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+            lines = (f"{program}: {error}", *getattr(error, "__notes__", ()))
+            print(visible("\n".join(lines)), file=sys.stderr)
         else:
             before(kind, error, trace)
 
