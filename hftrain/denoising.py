@@ -1,18 +1,16 @@
 """Learning by filling in what was hidden: masked tokens for encoders (BERT), spans for encoder-decoders (T5)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hftrain import text
 from hftrain.causal import causal_collator
-from hftrain.config import above, at_least, share
+from hftrain.config.pretraining import DenoisingConfig
 from hftrain.data.noise import mask_tokens, span_corruption
-from hftrain.pretraining import PretrainingConfig
 
 AUTO = {"masked_tokens": AutoModelForMaskedLM, "span_corruption": AutoModelForSeq2SeqLM}
 SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
@@ -23,32 +21,6 @@ MARKS: dict[str, dict[str, Any]] = {  # that a tokenizer learnt for the objectiv
 WORD_STARTS = ("Ġ", "▁", "Ċ")  # of byte-level and of SentencePiece tokens; the last is a line's end
 
 Noise = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
-
-
-@dataclass
-class DenoisingConfig(PretrainingConfig):
-    """What is hidden, and how documents make up examples."""
-
-    objective: Literal["masked_tokens", "span_corruption"] = "masked_tokens"
-    """masked_tokens: an encoder names hidden tokens; span_corruption: an encoder-decoder writes hidden spans."""
-
-    mlm_probability: Annotated[float, above(0), share] = 0.15
-    """Share of the tokens that are hidden; rounded to a whole number for each example."""
-
-    whole_word_mask: bool = False
-    """Hide words whole, not single tokens of them; of masked_tokens only."""
-
-    mean_noise_span_length: Annotated[float, at_least(1)] = 3.0
-    """Tokens of a hidden span, on average; of span_corruption only."""
-
-    packing: Literal["concatenate", "none"] = "concatenate"
-    """How documents make up examples: concatenate: as one text, cut wherever an example is full (RoBERTa's
-    FULL-SENTENCES); none: each for itself, padded. (best_fit needs attention that keeps documents apart.)"""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.whole_word_mask and self.objective != "masked_tokens":
-            yield ("whole_word_mask", "objective"), "contradict each other: spans are tokens in a row"
 
 
 def make_noise(config: DenoisingConfig, tokenizer: PreTrainedTokenizerBase) -> Noise:

@@ -45,7 +45,8 @@ def leave(run: Run) -> NoReturn:
     saved = "saved" if run.last_saved == step else f"NOT saved (the last one saved: {run.last_good()})"
     saved = f"{saved} in {refuge}" if refuge else saved if step else "nothing is saved yet"
     again = resume_command(refuge)
-    run.progress.print(f"stopped after step {step:,}, {saved}. To go on, on any number of processes:\n  {again}")
+    note = f"stopped after step {step:,}, {saved}. To go on, on any number of processes:\n  {again}"
+    run.progress.print(note, wrap=False)
     sys.exit(EXIT_INTERRUPTED)
 
 

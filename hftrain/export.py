@@ -56,7 +56,9 @@ def export(
     output = Path(output)
     converter = find_converter(llama_cpp) if llama_cpp else None
     parity = merge(folder, output, dtype=dtype, max_shard_size=max_shard_size, **merging)
-    vectors = make_vectors(output, merging.get("prompts", PROMPTS), max_new_tokens, merging.get("device"))
+    trust = merging.get("trust_remote_code", False)
+    prompts, device = merging.get("prompts", PROMPTS), merging.get("device")
+    vectors = make_vectors(output, prompts, max_new_tokens, device, trust_remote_code=trust)
     if vectors:
         described = {"dtype": dtype, "torch": torch.__version__, "vectors": [asdict(vector) for vector in vectors]}
         (output / VECTORS).write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -67,13 +69,21 @@ def export(
 
 
 @torch.no_grad()
-def make_vectors(folder: Path, prompts: Sequence[str], max_new_tokens: int, device: str | None = None) -> list[Vector]:
+def make_vectors(
+    folder: Path,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    device: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> list[Vector]:
     """What the model in `folder` answers, in the precision it is stored in; [] of a model that does not write."""
-    if not kind(folder, read_config(folder)).endswith("ForCausalLM"):
+    if not kind(folder, read_config(folder, trust_remote_code=trust_remote_code)).endswith("ForCausalLM"):
         return []
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval().to(device)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **trust).eval().to(device)
     vectors = []
     for prompt in prompts:
         messages = [{"role": "user", "content": prompt}] if tokenizer.chat_template else None

@@ -39,9 +39,9 @@ def size(parameter: Any) -> int:
     return math.prod(packed.shape if packed is not None else getattr(parameter, "ds_shape", parameter.shape))
 
 
-def count_parameters(model: nn.Module) -> int:
-    """All parameters, shared ones once; works on the meta device."""
-    return sum(size(parameter) for parameter in model.parameters())
+def count_parameters(model: nn.Module, trained: bool = False) -> int:
+    """All parameters, or those that train, shared ones once; works on the meta device."""
+    return sum(size(parameter) for parameter in model.parameters() if parameter.requires_grad or not trained)
 
 
 def training_flops(model: Any) -> Callable[[np.ndarray], float]:

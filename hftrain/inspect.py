@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from hftrain.data.plan import Plan, cut, fetch, padded_tokens, seed_all
+from hftrain.data.plan import Plan, augmented, cut, fetch, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
@@ -31,6 +31,7 @@ class View(NamedTuple):
     config: Any
     model: Any
     processor: Any
+    augment: Callable[[Any], Any] | None = None
 
 
 class Seen(Exception):
@@ -82,13 +83,16 @@ def look(view: View, count: int = 64) -> dict[str, Any]:
 
 
 def sample(view: View, count: int) -> list[Example]:
-    """`count` examples, evenly spread, each as a batch of its own."""
+    """`count` examples, evenly spread, each as a batch of its own, with the noise of the step that sees it first."""
     chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
-    return [_example(view, number, row) for number, row in zip(chosen, fetch(view.examples, chosen), strict=True)]
+    steps, rows = view.plan.first_steps(chosen), fetch(view.examples, chosen)
+    return [_example(view, *each) for each in zip(chosen, steps, rows, strict=True)]
 
 
-def _example(view: View, number: int, row: Any) -> Example:
-    seed_all(view.config.seed, 0, number)  # of augmentation
+def _example(view: View, number: int, step: int, row: Any) -> Example:
+    if view.augment is not None:
+        row = augmented(view.augment, row, view.plan.seed, step, number)
+    seed_all(view.plan.seed, step, 0)  # of a collate that draws: like the first micro-batch
     batch = {name: value for name, value in view.collate([row]).items() if isinstance(value, torch.Tensor)}
     ids, labels = batch.pop("input_ids", torch.zeros(1, 0)), batch.pop("labels", None)
     mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()

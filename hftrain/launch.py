@@ -17,6 +17,7 @@ from accelerate.commands.config.config_args import default_config_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from hftrain import program
 from hftrain.distributed import die_with_parent
 from hftrain.signals import EXIT_INTERRUPTED, exit_code, relay
 
@@ -30,6 +31,9 @@ def launch(arguments: list[str]) -> int:
     """
     args = launch_command_parser().parse_args(arguments)
     os.environ["HFTRAIN_RUN"] = "1"  # the command that resumes is this one
+    if not (args.module or args.no_python):
+        args.training_script_args = [args.training_script, *args.training_script_args]
+        args.training_script = program.FILE
     fill_in(args)
     args.signals_to_handle = (
         "SIGQUIT"  # of torchrun: it would give its workers 30 seconds to save, and lose their exit code

@@ -25,7 +25,7 @@ from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
 from hftrain.ending import farewell, leave, save
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
-from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
+from hftrain.optim import keep_matmuls, make_optimizer, make_schedule, rare
 from hftrain.routing import RouterLoss, find_router_loss
 from hftrain.run import Outcome, Run
 from hftrain.signals import StopSignals, now_saved
@@ -125,8 +125,8 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
-    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
-    seen = inspect.look(inspect.View(examples, shown, plan, config, model, processor))  # `hftrain inspect` ends here
+    view = inspect.View(examples, collate, plan, config, model, processor, augment)
+    seen = inspect.look(view)  # `hftrain inspect` ends here
     contract = run_contract(accelerator, model, examples, plan, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
     if notes := trials.check_batches(
@@ -183,7 +183,7 @@ def fit(
                 if after_step:
                     after_step(state.step, model)
                 run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
-                if evaluate and (run.due(config.eval_steps, total) or state.step == total):
+                if evaluate and (run.due(rare(config.eval_steps, total), total) or state.step == total):
                     if outcome.stop:
                         state.evaluation_due = True  # the run that goes on evaluates first
                     else:

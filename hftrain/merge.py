@@ -16,6 +16,7 @@ from hftrain import checkpoint
 from hftrain.files import whole
 from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
+from hftrain.models.trust import refusing_code
 from hftrain.predict.folder import ADAPTER, kind, read_config
 from hftrain.report import carry_model_card
 from hftrain.sealed import seal
@@ -102,6 +103,7 @@ def merge(
     load_in_4bit: bool | None = None,
     device: str | None = None,
     base: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Parity:
     """Writes the model of `folder`, with its adapter merged into the weights if it is one, to `output`.
 
@@ -116,6 +118,7 @@ def merge(
         max_kl: the mean KL divergence that is allowed; None: as `MAX_KL` has it for `dtype`.
         base: the base model of an adapter, where it is not what the adapter names.
         load_in_4bit: whether the base was; None: as the run's checkpoints say.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         NotTheSame: the models differ by more than is allowed; nothing is left of what was written.
@@ -125,23 +128,26 @@ def merge(
     load_in_4bit = trained_in_4bit(folder) if load_in_4bit is None else load_in_4bit
     if output.exists():
         raise ValueError(f"{output} is there already: choose another --output, or delete it")
-    config = read_config(folder, base)
+    config = read_config(folder, base, trust_remote_code=trust_remote_code)
     name = kind(folder, config)
     auto_class = next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
     if auto_class is None:
         raise ValueError(f"{folder} holds a {name}, which cannot be compared on texts: merge it with peft")
     adapter, auto = (folder / ADAPTER).is_file(), getattr(transformers, auto_class)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    with refusing_code(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     quantized: dict[str, Any] = {"quantization_config": four_bits("float32")} if adapter and load_in_4bit else {}
-    if adapter:
-        model = load_adapted(folder, auto, base_name=base, dtype=torch.float32, **quantized)
-    else:
-        model = auto.from_pretrained(folder, dtype=torch.float32)
+    with refusing_code(folder):
+        if adapter:
+            model = load_adapted(folder, auto, base_name=base, dtype=torch.float32, **trust, **quantized)
+        else:
+            model = auto.from_pretrained(folder, dtype=torch.float32, **trust)
     before = logits_of(model.eval().to(device), tokenizer, prompts)
     if quantized:  # a base of its own, without adapters in it
-        plain = load_base(folder, auto, base, dtype=torch.float32, **quantized)
-        model = load_adapted(folder, auto, plain.dequantize().to(torch.float32))
+        plain = load_base(folder, auto, base, dtype=torch.float32, **trust, **quantized)
+        model = load_adapted(folder, auto, plain.dequantize().to(torch.float32), **trust)
     if adapter:
         model = merged(model)
     stored: Any = DTYPES[dtype] if dtype else config.dtype or torch.float32
@@ -149,7 +155,7 @@ def merge(
         model.to(stored).save_pretrained(stage, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(stage)
         del model
-        again = auto.from_pretrained(stage, dtype=torch.float32)
+        again = auto.from_pretrained(stage, dtype=torch.float32, **trust)
         parity = compare(before, logits_of(again.eval().to(device), tokenizer, prompts))
         rounded = torch.bfloat16 if quantized else stored  # in bf16 bitsandbytes multiplies on GPUs, in fp32 runs too
         allowed = max(MAX_KL[stored], MAX_KL[rounded]) if max_kl is None else max_kl

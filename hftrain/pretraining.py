@@ -5,9 +5,9 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import text
-from hftrain.config import InsteadOf, RecipeConfig, above, at_least, share
+from hftrain.config.pretraining import PretrainingConfig
 from hftrain.data.documents import open_source
 from hftrain.data.packing import Packed
 from hftrain.data.sources import is_hub_name
@@ -25,6 +25,7 @@ from hftrain.files import cache, make_once
 from hftrain.flops import training_flops
 from hftrain.models import load
 from hftrain.models.positions import count_positions
+from hftrain.models.trust import refusing_code
 from hftrain.prepare import prepare
 from hftrain.prepare.writing import fingerprint
 from hftrain.splits import dialect_of
@@ -32,76 +33,6 @@ from hftrain.splits import dialect_of
 logger = logging.getLogger(__name__)
 
 LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
-
-
-@dataclass
-class PretrainingConfig(RecipeConfig):
-    """Pretraining on text: token files of `hftrain prepare`, or rows, which are tokenized first."""
-
-    dataset_name: str | None = None
-    """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
-
-    train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
-    """Folder of hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, also .gz, .zst; a pattern
-    (data/*.jsonl), a folder."""
-
-    validation_file: str | None = None
-    """The same to validate on; null: the validation part of train_file."""
-
-    validation_split: Annotated[float, share] = 0.05
-    """Share of the documents set aside for validation where validation_file names none and train_file is no folder."""
-
-    test_split: Annotated[float, share] = 0.0
-    """Not used: what is pretrained is scored on the validation text."""
-
-    max_train_tokens: Annotated[int | None, at_least(1)] = None
-    """Read no more of the training text than about so many tokens, validation documents included; null: all of it, but
-    of a data set on the Hub only what max_steps will see."""
-
-    text_column: str = "text"
-    """Column of the text."""
-
-    document: Literal["line", "paragraph", "file"] = "line"
-    """What a document is in a text file; paragraphs have blank lines between."""
-
-    source_weights: dict[str, Any] = field(default_factory=dict)
-    """Shares of the tokens that the sources of a prepared folder get: --source_weights.wiki 0.7; none: as they are."""
-
-    max_length: Annotated[int, at_least(2)] = 256
-    """Tokens of an example; longer documents are cut into several, and counted. None is dropped."""
-
-    vocab_size: Annotated[int, at_least(260)] = 8000
-    """Tokens of the byte-pair encoding that a new model learns from the text, at most; 260 or so: bytes."""
-
-    chunked_loss: bool = True
-    """Compute the logits of a few tokens at a time: the same loss in a fraction of the memory. Models that change their
-    logits after the output head use all of them at once, which is logged."""
-
-    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = 16384
-    """Tokens in one optimizer step, over all devices, about, without padding."""
-
-    micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 4096
-    """Tokens in one forward pass of one device, with padding. Only about memory, as micro_batch_size."""
-
-    num_train_epochs: Annotated[float | None, above(0)] = 1.0
-    """Passes over the training data."""
-
-    weight_decay: Annotated[float, at_least(0)] = 0.1
-    """Decoupled weight decay of matrices; biases and norms have none."""
-
-    adam_beta2: Annotated[float, share] = 0.95
-    """Decay of AdamW's mean of squared gradients, per step; 0.95 as in GPT-3 (Brown et al. 2020, appendix B)."""
-
-    min_lr_ratio: Annotated[float, share] = 0.1
-    """Learning rate at the end, as a share of the peak."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.test_file or self.test_split:
-            key = "test_file" if self.test_file else "test_split"
-            yield (key,), "pretraining is scored on the validation text: set validation_file"
-        if self.vocab_size != type(self).vocab_size and (self.tokenizer_name_or_path or self.model_name_or_path):
-            yield ("vocab_size",), "is of a tokenizer to be learnt, and there is one"
 
 
 def check_positions(model: Any, max_length: int) -> None:
@@ -135,8 +66,13 @@ def load_tokens(
         source = f"{source}:{config.dataset_config_name}:train"
     prepared = is_token_folder(source)
     tokenizer: Any = load.load_tokenizer(config)
+
+    def tokenizer_of(folder: str) -> Any:
+        with refusing_code(folder):
+            return AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=config.trust_remote_code)
+
     if tokenizer is None and prepared:
-        tokenizer = AutoTokenizer.from_pretrained(Path(source) / "tokenizer")
+        tokenizer = tokenizer_of(source)
         tokenizer.name_or_path = ""
         if config.vocab_size != type(config).vocab_size:
             logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", source, len(tokenizer))
@@ -149,7 +85,7 @@ def load_tokens(
                 validation_split=validation_split, seed=config.seed, max_bad_rows=config.max_bad_rows,
                 max_tokens=max_tokens, dialect=dialect_of(config),
             )  # fmt: skip
-        if AutoTokenizer.from_pretrained(Path(source) / "tokenizer").get_vocab() != tokenizer.get_vocab():
+        if tokenizer_of(source).get_vocab() != tokenizer.get_vocab():
             raise ValueError(f"{source} was tokenized by another tokenizer than this model's: run hftrain prepare anew")
         return Path(source)
 
@@ -180,14 +116,16 @@ def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict
     folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
 
     def learn(stage: Path) -> None:
-        tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size)
+        marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
+        added_tokens = list(chain.from_iterable(marks))
+        tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size, added_tokens=added_tokens)
         if special_tokens:
             tokenizer.add_special_tokens(special_tokens)
             tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
         tokenizer.save_pretrained(stage)
 
     make_once(folder, learn)
-    learnt = AutoTokenizer.from_pretrained(folder)
+    learnt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     learnt.name_or_path = ""  # the cache is no place to come from
     logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", source)
     return learnt

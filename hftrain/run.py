@@ -19,8 +19,8 @@ from hftrain import checkpoint, distributed, ending
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.files import share_weights
-from hftrain.flops import count_parameters, peak_flops, size
-from hftrain.optim import ExponentialMovingAverage, steps_of
+from hftrain.flops import count_parameters, peak_flops
+from hftrain.optim import ExponentialMovingAverage, rare, steps_of
 from hftrain.report import History, Progress, write_seen
 from hftrain.resuming import beside_state, take_up
 from hftrain.sealed import moved_in
@@ -86,10 +86,7 @@ class Run:
         self.refuge: Path | None = None  # the last checkpoint, where `output_dir` did not take it
         self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
         if config.report_to:
-            flat = {
-                key: value if isinstance(value, int | float | str) else str(value)
-                for key, value in asdict(config).items()
-            }
+            flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
             name = config.run_name or Path(config.output_dir).resolve().name
             names: dict[str, Any] = {"wandb": {"name": name}, "trackio": {"name": name}, "mlflow": {"run_name": name}}
             accelerator.init_trackers(os.environ.get("WANDB_PROJECT", "hftrain"), config=flat, init_kwargs=names)
@@ -127,7 +124,7 @@ class Run:
         if main:
             write_seen(config.output_dir, seen)
         model = self.accelerator.unwrap_model(self.model)
-        trained = sum(size(parameter) for parameter in model.parameters() if parameter.requires_grad)
+        trained = count_parameters(model, trained=True)
         for line in (*notes, introduce(self.accelerator, model, trained), plan.describe(total)):
             self.progress.print(line)
         if main and not found:  # fp32 master, two moments, and the export at most as large as the master
@@ -158,9 +155,8 @@ class Run:
 
     def results(self, plan: Plan) -> dict[str, Any]:
         """Totals of the whole run, and the metrics of the model that was kept."""
-        state, config = self.state, self.config
+        state, config, model = self.state, self.config, self.accelerator.unwrap_model(self.model)
         metrics = state.best_metrics if config.load_best_model_at_end and state.best_metrics else state.metrics
-        best = {"best_step": state.best_step} if state.best_step is not None else {}
         return {
             "total_steps": state.step,
             "epoch": state.step / plan.steps_per_epoch,
@@ -171,7 +167,9 @@ class Run:
             "train_tokens_per_second": state.tokens_seen / max(state.seconds, 1e-9),
             **self._speed(state.flops, state.step_seconds, "train_"),
             "nonfinite_steps": state.nonfinite_steps,
-            **best,
+            "parameters": count_parameters(model),
+            "trained_parameters": count_parameters(model, trained=True),
+            **({} if state.best_step is None else {"best_step": state.best_step}),
             **{f"eval_{name}": value for name, value in metrics.items()},
         }
 
@@ -199,13 +197,14 @@ class Run:
         if outcome.router_loss is not None:
             values["router_loss"] = outcome.router_loss
         self.progress.update(self.state.step, values)
-        if not self.due(self.config.logging_steps, self.progress.total):
+        due = self.due(self.config.logging_steps, self.progress.total)
+        if not due and self.state.step not in (1, self.progress.total):
             return
         losses, tokens, seconds, flops = zip(*self.state.window, strict=True)
         self.state.window = []
         taken = [loss for loss in losses if loss is not None]
-        mean = sum(taken) / len(taken) if taken else math.nan
-        values |= {"loss": mean, "tokens_per_second": sum(tokens) / sum(seconds)}
+        values["loss"] = sum(taken) / len(taken) if taken else math.nan
+        values["tokens_per_second"] = sum(tokens) / sum(seconds)
         values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
@@ -287,7 +286,7 @@ class Run:
         """At each `save_steps`, at the end (also an early one), and when the step is the best and is to be kept."""
         state, config = self.state, self.config
         is_best = config.load_best_model_at_end and state.best_step == state.step
-        return self.due(config.save_steps, total) or is_best or state.step == total or self.patience_lost()
+        return self.due(rare(config.save_steps, total), total) or is_best or state.step == total or self.patience_lost()
 
     def save(self, place: Path) -> None:
         """place: `output_dir`, or another folder where that one does not take the checkpoint."""

@@ -13,24 +13,26 @@ validation and test are of whole articles (title). Long contexts are read in win
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoModelForQuestionAnswering
-
-from hftrain import answering, text
-from hftrain.answering import report
+from hftrain.answering import AnsweringConfig
 from hftrain.config import FineTuneConfig, parse
-from hftrain.loop import fit, start
-from hftrain.losses import count_labels
-from hftrain.metrics import rehearse
-from hftrain.models import load
-from hftrain.report import publish
 
 
 @dataclass
-class AnswerConfig(answering.AnsweringConfig, FineTuneConfig):
+class AnswerConfig(AnsweringConfig, FineTuneConfig):
     """Extractive question answering."""
 
 
 def main(config: AnswerConfig) -> dict[str, Any]:
+    from transformers import AutoModelForQuestionAnswering
+
+    from hftrain import answering, text
+    from hftrain.answering import report
+    from hftrain.loop import fit, start
+    from hftrain.losses import count_labels
+    from hftrain.metrics import rehearse
+    from hftrain.models import load
+    from hftrain.report import publish
+
     accelerator = start(config)
     tokenizer = answering.load_tokenizer(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache

@@ -16,23 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from transformers import AutoModelForCausalLM
-
-from hftrain import chat, trials
-from hftrain.causal import causal_lengths, collate_causal, wants_flat
+from hftrain.chat import SupervisedConfig
 from hftrain.config import FineTuneConfig, parse
-from hftrain.data.packing import Packed, pack
-from hftrain.evaluation import mean_loss
-from hftrain.inspect import inspecting
-from hftrain.loop import fit, start
-from hftrain.losses import causal_language_model, count_next_labels
-from hftrain.models import load
-from hftrain.models.freezing import freeze
-from hftrain.report import publish
 
 
 @dataclass
-class ChatRecipeConfig(chat.SupervisedConfig, FineTuneConfig):
+class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
     """Supervised fine-tuning on conversations."""
 
     chunked_loss: bool = True
@@ -40,6 +29,19 @@ class ChatRecipeConfig(chat.SupervisedConfig, FineTuneConfig):
 
 
 def main(config: ChatRecipeConfig) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from hftrain import chat, trials
+    from hftrain.causal import causal_lengths, collate_causal, wants_flat
+    from hftrain.data.packing import Packed, pack
+    from hftrain.evaluation import mean_loss
+    from hftrain.inspect import inspecting
+    from hftrain.loop import fit, start
+    from hftrain.losses import causal_language_model, count_next_labels
+    from hftrain.models import load
+    from hftrain.models.freezing import freeze
+    from hftrain.report import publish
+
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)

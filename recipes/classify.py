@@ -13,15 +13,17 @@ the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts w
 
 from typing import Any
 
-from hftrain import classification, text
-from hftrain.classification import report
+from hftrain.classification import ClassificationConfig
 from hftrain.config import parse
-from hftrain.loop import fit, start
-from hftrain.metrics import rehearse
-from hftrain.report import publish
 
 
-def main(config: classification.ClassificationConfig) -> dict[str, Any]:
+def main(config: ClassificationConfig) -> dict[str, Any]:
+    from hftrain import classification, text
+    from hftrain.classification import report
+    from hftrain.loop import fit, start
+    from hftrain.metrics import rehearse
+    from hftrain.report import publish
+
     accelerator = start(config)
     problem = config.problem_type
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
@@ -71,4 +73,4 @@ def main(config: classification.ClassificationConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(classification.ClassificationConfig))
+    main(parse(ClassificationConfig))

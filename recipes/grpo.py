@@ -16,17 +16,13 @@ refused.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from transformers import AutoModelForCausalLM
-
-from hftrain import chat
+from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least, parse
-from hftrain.inspect import inspecting
-from hftrain.models import load
-from hftrain.preference.online import OnlineConfig, load_prompts, reward_function, trl_arguments
+from hftrain.preference import OnlineConfig
 
 
 @dataclass
-class GrpoConfig(OnlineConfig, chat.ChatConfig, FineTuneConfig):
+class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
     """What is handed over to TRL."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = 32
@@ -34,6 +30,13 @@ class GrpoConfig(OnlineConfig, chat.ChatConfig, FineTuneConfig):
 
 
 def main(config: GrpoConfig) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from hftrain import chat
+    from hftrain.inspect import inspecting
+    from hftrain.models import load
+    from hftrain.preference.online import load_prompts, reward_function, trl_arguments
+
     if inspecting():
         raise ValueError("what TRL will see, hftrain inspect cannot show: its own loop makes the examples")
     handed_over = trl_arguments(config)

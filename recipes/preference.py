@@ -14,17 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from transformers import AutoModelForCausalLM
-
-from hftrain import chat, preference, text
+from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, above, parse
-from hftrain.loop import fit, start
-from hftrain.models import load
-from hftrain.report import publish
+from hftrain.preference import PreferenceConfig
 
 
 @dataclass
-class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, FineTuneConfig):
+class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
     """Learning from preferences."""
 
     learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
@@ -53,6 +49,14 @@ class PreferenceRecipeConfig(preference.PreferenceConfig, chat.ChatConfig, FineT
 
 
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from hftrain import chat, preference, text
+    from hftrain.inspect import inspecting
+    from hftrain.loop import fit, start
+    from hftrain.models import load
+    from hftrain.report import publish
+
     accelerator, unpaired = start(config), config.loss_type == "kto"
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
@@ -66,7 +70,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     chat.fit_model(model, template, config.max_length)
     model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
     collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
-    if config.needs_reference and config.precompute_ref_log_probs:
+    if config.needs_reference and config.precompute_ref_log_probs and not inspecting():
         for name, split in examples.items():
             task = (split, lengths[name], config.eval_batch_size)
             examples[name] = preference.with_reference(accelerator, model, *task, collate)

@@ -12,22 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from transformers import AutoModelForCausalLM
-
-from hftrain import causal, pretraining, text, trials
 from hftrain.config import at_least, parse
-from hftrain.evaluation import mean_loss
-from hftrain.loop import fit, start
-from hftrain.losses import causal_language_model, count_next_labels
-from hftrain.models import load, new
-from hftrain.report import publish
+from hftrain.config.pretraining import PretrainingConfig
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
 
 
 @dataclass
-class PretrainConfig(pretraining.PretrainingConfig):
+class PretrainConfig(PretrainingConfig):
     """A causal language model, from scratch or further."""
 
     model: str = "llama"
@@ -40,14 +33,24 @@ class PretrainConfig(pretraining.PretrainingConfig):
     sample_tokens: Annotated[int, at_least(0)] = 100
     """Tokens written at the end after the beginnings of eight validation documents; 0: none."""
 
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        new_model = self.model_name_or_path is None
-        if new_model and (problem := new.model_problem(self.model, self.model_config, AutoModelForCausalLM)):
-            yield problem[:1], problem[1]
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_name_or_path is None:
+            from hftrain.models import new
+
+            yield from new.model_problems(self.model, self.model_config, "AutoModelForCausalLM")
 
 
 def main(config: PretrainConfig) -> dict[str, Any]:
+    from transformers import AutoModelForCausalLM
+
+    from hftrain import causal, pretraining, text, trials
+    from hftrain.evaluation import mean_loss
+    from hftrain.loop import fit, start
+    from hftrain.losses import causal_language_model, count_next_labels
+    from hftrain.models import load, new
+    from hftrain.report import publish
+
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
         tokenizer, files = pretraining.load_tokens(config)

@@ -13,14 +13,8 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
-from hftrain import denoising, pretraining, text, trials
 from hftrain.config import parse
-from hftrain.data.noise import Noised
-from hftrain.evaluation import mean_loss
-from hftrain.loop import fit, start
-from hftrain.losses import count_labels, sequence_to_sequence
-from hftrain.models import load, new
-from hftrain.report import publish
+from hftrain.config.pretraining import DenoisingConfig
 
 USE = {
     "masked_tokens": """from transformers import pipeline
@@ -32,20 +26,32 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
 
 
 @dataclass
-class PretrainMlmConfig(denoising.DenoisingConfig):
+class PretrainMlmConfig(DenoisingConfig):
     """A masked language model, or an encoder-decoder that fills in spans, from scratch or further."""
 
     model: str = "bert"
     """Architecture of a new model: transformer (our own), or of transformers: bert, modernbert, ...; t5, ..."""
 
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        new_model, auto_class = self.model_name_or_path is None, denoising.AUTO[self.objective]
-        if new_model and (problem := new.model_problem(self.model, self.model_config, auto_class)):
-            yield problem[:1], problem[1]
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_name_or_path is None:
+            from hftrain.models import new
+
+            masked = self.objective == "masked_tokens"
+            yield from new.model_problems(
+                self.model, self.model_config, "AutoModelForMaskedLM" if masked else "AutoModelForSeq2SeqLM"
+            )
 
 
 def main(config: PretrainMlmConfig) -> dict[str, Any]:
+    from hftrain import denoising, pretraining, text, trials
+    from hftrain.data.noise import Noised
+    from hftrain.evaluation import mean_loss
+    from hftrain.loop import fit, start
+    from hftrain.losses import count_labels, sequence_to_sequence
+    from hftrain.models import load, new
+    from hftrain.report import publish
+
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
         tokenizer, files = pretraining.load_tokens(config, denoising.MARKS[config.objective])

@@ -13,17 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from transformers import AutoModelForSequenceClassification
-
-from hftrain import chat, preference, text
+from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least, parse
-from hftrain.loop import fit, start
-from hftrain.models import load
-from hftrain.report import publish
 
 
 @dataclass
-class RewardConfig(chat.ChatConfig, FineTuneConfig):
+class RewardConfig(ChatConfig, FineTuneConfig):
     """Learning a reward."""
 
     center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
@@ -40,6 +35,13 @@ class RewardConfig(chat.ChatConfig, FineTuneConfig):
 
 
 def main(config: RewardConfig) -> dict[str, Any]:
+    from transformers import AutoModelForSequenceClassification
+
+    from hftrain import chat, preference, text
+    from hftrain.loop import fit, start
+    from hftrain.models import load
+    from hftrain.report import publish
+
     accelerator = start(config)
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache

@@ -14,15 +14,7 @@ step's batch counts windows.
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoModelForTokenClassification
-
-from hftrain import tagging, text
 from hftrain.config import FineTuneConfig, parse
-from hftrain.loop import fit, start
-from hftrain.losses import count_labels
-from hftrain.metrics import rehearse
-from hftrain.models import load
-from hftrain.report import publish
 from hftrain.tagging import TaggingConfig
 
 
@@ -32,6 +24,16 @@ class TagConfig(TaggingConfig, FineTuneConfig):
 
 
 def main(config: TagConfig) -> dict[str, Any]:
+    from transformers import AutoModelForTokenClassification
+
+    from hftrain import tagging, text
+    from hftrain.loop import fit, start
+    from hftrain.losses import count_labels
+    from hftrain.metrics import rehearse
+    from hftrain.models import load
+    from hftrain.report import publish
+    from hftrain.tagging import report
+
     accelerator = start(config)
     tokenizer = tagging.load_tokenizer(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
@@ -41,7 +43,7 @@ def main(config: TagConfig) -> dict[str, Any]:
     metrics = config.metrics or ["accuracy" if scheme == "none" else "seqeval"]
     right = {name: rows[name]["tags"] for name in ("validation", "test")}
     rehearse(metrics, "token_classification", right, best=config.metric_for_best_model)
-    model = load.load_model(config, AutoModelForTokenClassification, settings=tagging.model_settings(names, config))
+    model = load.load_model(config, AutoModelForTokenClassification, settings=report.model_settings(names, config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     model = load.add_adapters(model, config, "TOKEN_CLS")
     collate = tagging.collator(tokenizer)
@@ -64,8 +66,8 @@ def main(config: TagConfig) -> dict[str, Any]:
         accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
         task="token-classification", title="Tagging" if scheme == "none" else "Named entities",
         base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
-        usage=tagging.usage(config, rows["test"][0]["tokens"]),
-        **tagging.report(rows, examples, found, names, measured, config),
+        usage=report.usage(config, rows["test"][0]["tokens"]),
+        **report.report(rows, examples, found, names, measured, config),
     )  # fmt: skip
     return results
 

@@ -3,8 +3,7 @@
     accelerate launch recipes/translate.py                    # built-in English-German dates and times
     accelerate launch recipes/translate.py --config recipes/configs/translate-multi30k.yaml
     accelerate launch recipes/translate.py --train_file pairs.tsv --source_column en --target_column de
-    accelerate launch recipes/translate.py --model_name_or_path Helsinki-NLP/opus-mt-en-de --train_file pairs.jsonl \\
-        --use_peft
+    accelerate launch recipes/translate.py --model_name_or_path Helsinki-NLP/opus-mt-en-de --train_file p.csv --use_peft
 
 Pairs are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .zst), aligned text (train.{lang}.gz), a
 folder, or a data set on the Hub; a column may be nested (translation.de).
@@ -14,15 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from transformers import AutoModelForSeq2SeqLM
-
-from hftrain import text, translation
 from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, parse, share
-from hftrain.evaluation import mean_loss
-from hftrain.loop import fit, start
-from hftrain.losses import count_labels, sequence_to_sequence
-from hftrain.models import TransformerConfig, load
-from hftrain.report import publish
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
@@ -35,29 +26,39 @@ class TranslateConfig(PairConfig, RecipeConfig):
     """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 1024
-    """Tokens in one forward pass of one device, with padding: pairs of like length come together. Only about memory, as
-    micro_batch_size; about 1000 is fastest on a CPU, what the memory allows on a GPU."""
+    """Tokens in one forward pass of one device, with padding. Only about memory; about 1000 is fastest on a CPU."""
 
     adam_beta2: Annotated[float, share] = 0.98
     """Decay of AdamW's mean of squared gradients, per step; 0.98 as in Attention Is All You Need, section 5.3."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        for name in self.model_config if self.model_name_or_path is None else ():
-            if problem := load.unknown_key([name], TransformerConfig.shape_fields(), "the custom Transformer"):
-                yield (f"model_config.{name}",), problem
         if self.metric_for_best_model.removeprefix("eval_") != "loss" and not self.predict_with_generate:
             yield ("metric_for_best_model", "predict_with_generate"), "without the latter, only loss is evaluated"
 
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        if self.model_config and self.model_name_or_path is None:
+            from hftrain.models.new import shape_problems
+
+            yield from shape_problems(self.model_config)
+
 
 def main(config: TranslateConfig) -> dict[str, Any]:
+    from transformers import AutoModelForSeq2SeqLM
+
+    from hftrain import text, translation
+    from hftrain.evaluation import mean_loss
+    from hftrain.loop import fit, start
+    from hftrain.losses import count_labels, sequence_to_sequence
+    from hftrain.models import TransformerConfig, load
+    from hftrain.report import publish
+
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = translation.load_pairs(config, seed=config.seed)
         tokenizer = load.load_tokenizer(config) or text.learn_tokenizer(rows["train"], config.vocab_size)
         examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split) for name, split in examples.items()}
-
     shape = text.vocabulary(tokenizer) | NEW_MODEL | config.model_config
     model = load.load_model(config, AutoModelForSeq2SeqLM, new=lambda: TransformerConfig(**shape))
     translation.set_generation(model, tokenizer, config)
@@ -81,8 +82,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
-        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate,
-        held_out=examples,
+        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate, held_out=examples
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}

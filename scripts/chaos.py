@@ -4,8 +4,8 @@
     python scripts/chaos.py --seed 1 --only saves damage
     python scripts/chaos.py --sample               # a few tries of each row, as the tests run them
 
-Each module in scripts/scenarios/ has `ROWS`: a title and a function that yields a `Try` for each thing it breaks.
-Prints a table in Markdown, then what went wrong. Exit code 1 if anything did.
+Each module in scripts/scenarios/ has `ROWS`: a title and a function that yields a `Try` for each thing it breaks. This
+prints a table in Markdown, then what went wrong. Exit code 1 if anything did.
 """
 
 import argparse

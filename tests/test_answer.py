@@ -341,8 +341,8 @@ def test_predictions_are_spans_of_their_contexts(trained, tmp_path):
     found = predict(output, [row["question"] for row in rows], pairs=contexts)
     for each, context in zip(found, contexts, strict=True):
         assert sum(span["probability"] for span in each["n_best"]) + each["no_answer_probability"] == pytest.approx(1)
-        assert all(context[span["start"] : span["end"]] == span["text"] for span in each["n_best"])
-        best = each["n_best"][0]["text"] if each["n_best"] else ""
+        assert all(context[span["start"] : span["end"]] == span["answer"] for span in each["n_best"])
+        best = each["n_best"][0]["answer"] if each["n_best"] else ""
         assert each["answer"] in ("", best) and (each["start"] is None) == (each["answer"] == "")
     assert found[-1]["n_best"] == [] and found[-1]["no_answer_probability"] == 1
     with pytest.raises(ValueError, match="a question is answered from a text"):

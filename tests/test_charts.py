@@ -24,6 +24,7 @@ from hftrain.report import (
     write_report,
 )
 from hftrain.report.drawing import SIZE, SMALL, TITLE, Drawn, elided, text_width
+from hftrain.report.figures import _y_axis
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -339,3 +340,12 @@ def test_hovering_tells_a_cell_and_no_figure_is_wider_than_its_place(report, tmp
         assert re.search(r'data-tip="class 0\npredicted as class 0\n\d+ of \d+, [\d.]+ %"', dom)
         assert f'data-ready="{len(shown_figures())}"' in dom  # a tip for each figure
         assert int(re.search(r'data-width="(\d+)"', dom)[1]) <= width
+
+
+@pytest.mark.parametrize(
+    ("values", "low", "high"),
+    [([0.93], 0.465, 1), ([0.93, 0.93], 0.465, 1), ([0.4, 0.99], 0, 1), ([1.0], 0.5, 1), ([98.0], 49, 100),
+     ([0.0], 0, 0.5), ([1.5], 0.75, 2.25)],
+)  # fmt: skip
+def test_an_axis_ends_where_a_share_does(values, low, high):
+    assert _y_axis(values, False, None)[:2] == pytest.approx((low, high))

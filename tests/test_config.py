@@ -654,3 +654,36 @@ def test_an_error_with_a_message_of_ours_ends_a_recipe_without_a_traceback(tmp_p
     assert ("Traceback" in done.stderr) == (traced or asked)
     if not (traced or asked):
         assert done.stderr == "recipe.py: command line: max_step: unknown; did you mean max_steps?\n"
+
+
+def test_a_groups_switch_that_is_on_by_default_can_be_turned_off():
+    @dataclass
+    class Tuned(Config):
+        lora: LoraConfig = field(default_factory=lambda: LoraConfig(use_peft=True, lora_r=8, load_in_4bit=True))
+
+    assert parse(Tuned, []).lora.lora_r == 8
+    for words in (["--lora.use_peft", "false"], ["--no_lora.use_peft"]):
+        config = parse(Tuned, words)
+        assert config.lora == LoraConfig()
+    with pytest.raises(ConfigError, match=r"lora.lora_r and lora.use_peft: adapters are off"):
+        parse(Tuned, ["--lora.use_peft", "false", "--lora.lora_r", "4"])
+
+
+def test_what_takes_long_to_check_is_checked_last():
+    asked = []
+
+    @dataclass
+    class Late(Config):
+        size: int = 1
+
+        def late_checks(self):
+            asked.append(self.size)
+            if self.size > 2:
+                yield ("size",), "is too much"
+
+    with pytest.raises(ConfigError, match="siz: unknown"):
+        parse(Late, ["--siz", "3"])
+    assert asked == []
+    with pytest.raises(ConfigError, match="size: is too much"):
+        parse(Late, ["--size", "3"])
+    assert parse(Late, ["--size", "2"]).size == 2 and asked == [3, 2]

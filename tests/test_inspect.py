@@ -27,7 +27,7 @@ from hftrain.cli import main as command_line
 from hftrain.cli.inspect import shown
 from hftrain.config import TrainConfig
 from hftrain.data.packing import Packed, pack
-from hftrain.data.plan import Plan
+from hftrain.data.plan import Plan, steps
 from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.text import collate_pairs
@@ -196,3 +196,19 @@ def test_any_recipe(recipe, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "end learnt           100.0%" in done.stdout and list(Path(tmp_path).iterdir()) == []
+
+
+def test_the_noise_shown_is_that_of_the_step_that_sees_the_example_first():
+    rows = [{"input_ids": [number] * 6, "labels": [number] * 6} for number in range(20)]
+
+    def noise(row):
+        return {name: [*values[:-1], int(np.random.randint(300))] for name, values in row.items()}
+
+    view = causal(rows)._replace(augment=noise)
+    seen = {example.number: example.ids for example in inspect.sample(view, 20)}
+    cut = {"process": 0, "processes": 1, "micro_batch_size": 2, "micro_batch_tokens": None, "num_workers": 0}
+    for step, indices, micros in steps(rows, view.collate, view.plan, start=0, stop=5, augment=noise, **cut):
+        for micro in micros:
+            for index, ids in zip(micro.indices, micro.batch["input_ids"].tolist(), strict=True):
+                assert seen[int(index)] == ids, step
+        assert view.plan.first_steps(indices.tolist()) == [step] * len(indices)

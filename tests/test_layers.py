@@ -12,7 +12,21 @@ PACKAGE = ROOT / "hftrain"
 
 # A folder of the package is one module here: what is in it may import what is in it.
 ROWS = [
-    {"config", "data", "files", "flops", "hush", "losses", "metrics", "optim", "sealed", "signals"},
+    {
+        "config",
+        "data",
+        "files",
+        "flops",
+        "hush",
+        "lazy",
+        "losses",
+        "metrics",
+        "optim",
+        "program",
+        "sealed",
+        "signals",
+        "terminal",
+    },
     {
         "answering",
         "causal",
@@ -36,6 +50,8 @@ ROWS = [
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}
 INSIDE_A_ROW = {
+    ("config", "terminal"),
+    ("metrics", "lazy"),
     ("answering", "evaluation"),
     ("answering", "models"),
     ("answering", "report"),

@@ -181,3 +181,25 @@ def test_the_command(tmp_path, capsys):
     assert main(["merge", str(folder)]) == 2  # it is there already
     assert "out-merged is there already" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "none")]) == 2
+
+
+def test_a_head_that_the_adapter_brings_is_no_fault(tmp_path, capfd, caplog):
+    """transformers' table of missing weights is not shown; weights that nothing brings are named."""
+    from transformers import LlamaForSequenceClassification
+
+    base = make_folder(tmp_path / "base")
+    model = LlamaForSequenceClassification.from_pretrained(base, num_labels=2)
+    settings = {"r": 2, "target_modules": ["q_proj"], "task_type": "SEQ_CLS"}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    adapted.save_pretrained(tmp_path / "out")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "out")
+    model.config.save_pretrained(tmp_path / "out")
+    capfd.readouterr()
+    caplog.clear()
+    assert main(["merge", str(tmp_path / "out"), "--output", str(tmp_path / "merged")]) == 0
+    assert "LOAD REPORT" not in capfd.readouterr().err + caplog.text and "random" not in caplog.text
+    weights = load_file(base / "model.safetensors")
+    weights.pop("model.norm.weight")
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    assert main(["merge", str(tmp_path / "out"), "--output", str(tmp_path / "again")]) == 0
+    assert "lacks these weights, which are random now: model.norm.weight" in caplog.text

@@ -19,6 +19,7 @@ from chat_models import make_folder
 from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from hftrain import cli
 from hftrain.config import changed
 from hftrain.data.plan import MicroBatch
 from hftrain.data.readers import Fault
@@ -31,6 +32,7 @@ from hftrain.preference import (
     evaluate_preferences,
     preference_loss,
     to_preference,
+    training,
     with_reference,
 )
 from hftrain.preference.losses import log1mexp
@@ -510,3 +512,14 @@ def test_two_processes_are_one(tmp_path, strategy):
 def test_recipe_settings_that_cannot_be(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         make_config(tmp_path, **changes)
+
+
+def test_inspecting_runs_no_reference_model(tmp_path, capsys, monkeypatch):
+    from chat_models import make_folder
+
+    rows = [{"prompt": f"some words {i}", "chosen": "a few", "rejected": "more words"} for i in range(30)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(training, "predict", lambda *args, **kwargs: pytest.fail("the model ran"))
+    words = ["--model_name_or_path", str(make_folder(tmp_path / "base")), "--train_file", str(tmp_path / "rows.jsonl")]
+    cli.main(["inspect", "preference", "--look", "4", "--", *words, "--max_length", "100"])
+    assert "examples looked at   4" in capsys.readouterr().out

@@ -1,23 +1,31 @@
 """Extractive question answering: where in a text the answer to a question stands, or that it does not.
 
-rows.py what a user may say, and rows; windows.py questions with parts of their contexts; predictions.py loss, spans,
-scores; report.py what the report shows.
+settings.py what a user may say; rows.py rows; windows.py questions with parts of their contexts; predictions.py loss,
+spans, scores; report.py what the report shows.
 """
 
-from hftrain.answering.predictions import (
-    Found,
-    Span,
-    answer,
-    best_answers,
-    choose_threshold,
-    find_spans,
-    join,
-    loss,
-    probabilities,
-    score,
-)
-from hftrain.answering.rows import AnsweringConfig, load_questions
-from hftrain.answering.windows import collate, collator, cut_contexts, load_tokenizer, tokenize
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.answering.predictions import (
+        Found,
+        Span,
+        answer,
+        best_answers,
+        choose_threshold,
+        find_spans,
+        join,
+        loss,
+        probabilities,
+        score,
+    )
+    from hftrain.answering.rows import load_questions
+    from hftrain.answering.settings import AnsweringConfig
+    from hftrain.answering.windows import collate, collator, cut_contexts, load_tokenizer, tokenize
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "AnsweringConfig",

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from hftrain import text
 from hftrain.answering.predictions import Found, best_answers, probabilities
-from hftrain.answering.rows import AnsweringConfig
+from hftrain.answering.settings import AnsweringConfig
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Table
 from hftrain.report.charts import bars, histogram

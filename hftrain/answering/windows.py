@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain import text
-from hftrain.answering.rows import AnsweringConfig
+from hftrain.answering.settings import AnsweringConfig
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.text.examples import TOKENS

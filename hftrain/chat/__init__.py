@@ -1,12 +1,19 @@
 """Chats: rows of any format as messages, messages as tokens of which the assistant's are learnt, answers."""
 
-from hftrain.chat.examples import answer, fit_model, tokenize
-from hftrain.chat.formats import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
-from hftrain.chat.messages import Message, fold_system, read_messages, read_tools
-from hftrain.chat.neftune import add_noise
-from hftrain.chat.report import describe_data, questions, samples, usage
-from hftrain.chat.settings import ChatConfig, SupervisedConfig
-from hftrain.chat.template import Template
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.chat.examples import answer, fit_model, tokenize
+    from hftrain.chat.formats import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
+    from hftrain.chat.messages import Message, fold_system, read_messages, read_tools
+    from hftrain.chat.neftune import add_noise
+    from hftrain.chat.report import describe_data, questions, samples, usage
+    from hftrain.chat.settings import ChatConfig, SupervisedConfig
+    from hftrain.chat.template import Template
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "UNREAD_ADVICE",

@@ -4,13 +4,20 @@ settings.py what a user may say; labels.py labels and classes; rows.py rows and 
 scoring.py evaluation; model.py the model with its head; report.py what the report shows.
 """
 
-from hftrain.classification.augment import augmentation
-from hftrain.classification.labels import number_classes
-from hftrain.classification.losses import classification, count_examples
-from hftrain.classification.model import collator, load_classifier
-from hftrain.classification.rows import load_labelled, load_tokenizer, references, tokenize, weights
-from hftrain.classification.scoring import Scores, choose_thresholds, measure, score
-from hftrain.classification.settings import ClassificationConfig
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.classification.augment import augmentation
+    from hftrain.classification.labels import number_classes
+    from hftrain.classification.losses import classification, count_examples
+    from hftrain.classification.model import collator, load_classifier
+    from hftrain.classification.rows import load_labelled, load_tokenizer, references, tokenize, weights
+    from hftrain.classification.scoring import Scores, choose_thresholds, measure, score
+    from hftrain.classification.settings import ClassificationConfig
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "ClassificationConfig",

@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 from hftrain.config import RecipeConfig, at_least, one_or_more, share
 from hftrain.metrics import belongs, check_names
-from hftrain.models import TransformerConfig, load
 
 USUAL_METRICS = {
     "single_label_classification": ["accuracy", "f1_macro"],
@@ -105,9 +104,6 @@ class ClassificationConfig(RecipeConfig):
                     yield (name, "problem_type"), f"{name} is for classes, and regression has none"
             if self.label_smoothing_factor:
                 yield ("label_smoothing_factor", "problem_type"), "is for classes, and regression has none"
-        for name in self.model_config if self.model_name_or_path is None else ():
-            if problem := load.unknown_key([name], TransformerConfig.shape_fields(), "the custom Transformer"):
-                yield (f"model_config.{name}",), problem
         best = self.metric_for_best_model.removeprefix("eval_")
         known = self.metrics or USUAL_METRICS[self.problem_type]
         if best != "loss" and not any(belongs(best, name) for name in known):
@@ -115,3 +111,10 @@ class ClassificationConfig(RecipeConfig):
                 ("metric_for_best_model", "metrics"),
                 f"only loss, {', '.join(known)} are evaluated: add it there",
             )
+
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_config and self.model_name_or_path is None:
+            from hftrain.models.new import shape_problems
+
+            yield from shape_problems(self.model_config)

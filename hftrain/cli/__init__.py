@@ -9,19 +9,26 @@ from collections.abc import Sequence
 
 from hftrain import __version__
 from hftrain.cli import chat, inspect, merge, predict, prepare, recipes, serve, slurm, verify
+from hftrain.terminal import clean_messages, visible
 
 COMMANDS = (recipes, prepare, inspect, verify, predict, chat, merge, serve, slurm)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code: 2 for what the user can mend, said in a line on stderr."""
+    clean_messages()
     args = make_parser().parse_args(arguments)
     try:
-        return args.command(args)
+        code = args.command(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes its buffer when it ends
+        return 0
     except (ValueError, OSError) as error:
         if os.environ.get("HFTRAIN_TRACEBACK"):
             raise
-        print(f"hftrain: {error}", file=sys.stderr)
+        print(visible(f"hftrain: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("hftrain: interrupted", file=sys.stderr)

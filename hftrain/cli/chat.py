@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.cli.predict import add_base
+from hftrain.cli.trust import trust_option
+from hftrain.terminal import visible
 
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
@@ -22,6 +24,7 @@ def add(commands: Any) -> None:
     command.add_argument("--seed", type=int, metavar="N", help="of sampling")
     add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    trust_option(command)
     command.set_defaults(command=chat)
 
 
@@ -34,7 +37,7 @@ def chat(args: argparse.Namespace) -> int:
         from transformers import set_seed
 
         set_seed(args.seed)
-    model, tokenizer = load(args.folder, args.device, args.base)
+    model, tokenizer = load(args.folder, args.device, args.base, args.trust_remote_code)
     if tokenizer.chat_template is None:
         if args.system:
             raise ValueError(f"{args.folder} has no chat template, which could hold a system message")
@@ -56,14 +59,14 @@ def chat(args: argparse.Namespace) -> int:
     return 0
 
 
-def load(folder: Path, device: str | None, base: str | None = None) -> tuple[Any, Any]:
+def load(folder: Path, device: str | None, base: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """The model, and the tokenizer that was saved with it."""
     from hftrain.predict import folder as saved
 
-    config = saved.read_config(folder, base)
+    config = saved.read_config(folder, base, trust_remote_code=trust_remote_code)
     if not saved.kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
         raise ValueError(f"{folder} holds a {saved.kind(folder, config)}, which does not chat: try hftrain predict")
-    model, tokenizer, _ = saved.load(folder, "AutoModelForCausalLM", config, device)
+    model, tokenizer, _ = saved.load(folder, "AutoModelForCausalLM", config, device, trust_remote_code)
     return model, tokenizer
 
 
@@ -111,7 +114,7 @@ def say(model: Any, tokenizer: Any, messages: list[dict[str, str]], search: dict
 
         def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
             self.shown += text
-            super().on_finalized_text(text, stream_end)
+            super().on_finalized_text(visible(text), stream_end)
 
     streamer = Streamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     ids = torch.tensor([prompt_ids(tokenizer, messages)], device=model.device)

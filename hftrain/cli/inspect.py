@@ -2,11 +2,12 @@
 
 import argparse
 import logging
-import runpy
 import sys
 from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
+
+from hftrain.terminal import visible
 
 LEARNT, PLAIN = ("\x1b[1;32m", "\x1b[0m"), ("⟦", "⟧")
 
@@ -30,6 +31,7 @@ def add(commands: Any) -> None:
 def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.cli.recipes import find_recipe
     from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
+    from hftrain.program import run_file
     from hftrain.report.formats import format_number
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
@@ -45,10 +47,10 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     recipe = str(find_recipe(args.recipe))
     said = _Said()
     logging.getLogger("hftrain").addHandler(said)
-    arguments, sys.argv = sys.argv, [recipe, *rest]
+    arguments = sys.argv
     try:
         with asked():
-            runpy.run_path(recipe, run_name="__main__")
+            run_file(recipe, rest)
     except Seen as seen:
         view = seen.view
     else:
@@ -65,7 +67,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
         print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
     if said.messages:
-        print("said while the data was read:", *said.messages, sep="\n  ", end="\n\n")
+        print("said while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
     for name, value in numbers.items():
         print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {format_number(value)}")
     for name, count in (("rows leaked", said.leaked), ("rows refused", said.refused)):
@@ -103,10 +105,10 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
         tokenizer = None
 
     def text(ids: Any) -> str:
-        return tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids))
+        return visible(tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids)))
 
     def learnt(said: Any) -> str:
-        return f"{marks[0]}{said}{marks[1]}"
+        return f"{marks[0]}{visible(str(said))}{marks[1]}"
 
     pairs = list(zip(example.ids, example.labels, strict=False))
     if example.kind == "next":
@@ -121,4 +123,4 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
         if example.kind == "target":
             yield learnt(text(example.labels))
     for name, value in example.rest.items():
-        yield f"{name}: {learnt(value) if name == 'label' else value}"
+        yield f"{name}: {learnt(value) if name == 'label' else visible(str(value))}"

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.cli.predict import add_base
+from hftrain.cli.trust import trust_option
+from hftrain.terminal import visible
 
 
 def add(commands: Any) -> None:
@@ -47,6 +49,7 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
     command.add_argument("--load_in_4bit", action="store_true", default=None, help="the adapter was trained on 4 bits")
     add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    trust_option(command)
     command.set_defaults(suffix=name)
 
 
@@ -83,10 +86,11 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
             load_in_4bit=args.load_in_4bit,
             device=args.device,
             base=args.base,
+            trust_remote_code=args.trust_remote_code,
             **more,
         )
     except NotTheSame as error:
-        print(f"hftrain: {error}", file=sys.stderr)
+        print(visible(f"hftrain: {error}"), file=sys.stderr)
         return 1
     print(f"{output}: {parity}")
     return 0

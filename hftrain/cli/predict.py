@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hftrain.data.lines import Dialect
 
+from hftrain.cli.trust import trust_option
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
@@ -31,6 +33,7 @@ def add(commands: Any) -> None:
     command.add_argument("--batch_size", type=int, metavar="N", default=32, help="texts at a time (default: 32)")
     add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
+    trust_option(command)
     command.set_defaults(command=predict_texts)
 
 
@@ -76,6 +79,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         num_beams=args.num_beams,
         max_new_tokens=args.max_new_tokens,
         base=args.base,
+        trust_remote_code=args.trust_remote_code,
     )
     if rows is None:
         lines = [line(prediction) for prediction in predictions]

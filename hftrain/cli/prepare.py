@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.trust import trust_option
+from hftrain.terminal import Visible, visible
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -39,6 +42,7 @@ def add(commands: Any) -> None:
         "--max_bad_rows", metavar="N", type=int, default=0, help="unusable rows that may be left out (default: 0)"
     )
     command.add_argument("--num_workers", metavar="N", type=int, help="processes (default: one for each core)")
+    trust_option(command)
     command.set_defaults(command=prepare_tokens)
 
 
@@ -49,10 +53,13 @@ def prepare_tokens(args: argparse.Namespace) -> int:
 
     from hftrain.config import DataConfig
     from hftrain.data.tokens import TokenFiles
+    from hftrain.models.trust import refusing_code
     from hftrain.prepare import prepare
     from hftrain.splits import dialect_of
 
-    logging.basicConfig(format="%(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(Visible())
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("hftrain").setLevel(logging.INFO)
     dialect = dialect_of(DataConfig(train_file=args.source[0], delimiter=args.delimiter, encoding=args.encoding))
     sources = {}
@@ -62,7 +69,8 @@ def prepare_tokens(args: argparse.Namespace) -> int:
             raise ValueError(f"--source {source}: give each source a name of its own, as in --source wiki=wiki.jsonl")
         sources[name] = place
     try:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        with refusing_code(args.tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, trust_remote_code=args.trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(f"--tokenizer {args.tokenizer}: no folder here, nor had from the Hub: {error}") from error
     settings = ("text_column", "document", "validation_split", "seed", "max_tokens", "max_bad_rows", "num_workers")
@@ -78,6 +86,6 @@ def prepare_tokens(args: argparse.Namespace) -> int:
         for name in sources:
             mine = [shard for shard in shards if (shard["split"], shard["source"]) == (split, name)]
             documents, tokens = (sum(shard[count] for shard in mine) for count in ("documents", "tokens"))
-            print(f"{split}  {name}: {documents:,} documents, {tokens:,} tokens")
+            print(visible(f"{split}  {name}: {documents:,} documents, {tokens:,} tokens"))
     print(folder)
     return 0

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain import program
 from hftrain.signals import exit_code, relay
 
 PACKAGE = Path(__file__).resolve().parents[1]
+SHOWS = {"--help", "-h", "--print_config", "--print-config"}  # and ends
 
 
 def add(commands: Any) -> None:
@@ -56,6 +58,17 @@ def find_recipe(name: str) -> Path:
     return recipes[name]
 
 
+def parses(recipe: str | Path) -> bool:
+    """Whether a recipe reads its settings by `parse(Class)`, which ends it at --help and at the first mistake."""
+    nodes = list(ast.walk(ast.parse(Path(recipe).read_bytes())))
+    return any(isinstance(node, ast.ImportFrom) and node.module == "hftrain.config" for node in nodes) and any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and (node.func.id, len(node.args), node.keywords) == ("parse", 1, [])
+        for node in nodes
+    )
+
+
 def list_recipes(args: argparse.Namespace) -> int:
     recipes = sorted(recipes_folder().glob("*.py"))
     width = max((len(path.stem) for path in recipes), default=0)
@@ -87,8 +100,18 @@ def run_recipe(args: argparse.Namespace) -> int:
     recipe, arguments = str(find_recipe(args.recipe)), args.arguments
     split = arguments.index("--") if "--" in arguments else -1
     launcher, own = arguments[: max(split, 0)], arguments[split + 1 :]
+    reads_settings = parses(recipe)
+    if reads_settings and SHOWS.intersection(own):
+        return subprocess.run([sys.executable, program.FILE, recipe, *own]).returncode
     child: subprocess.Popen | None = None
     sent = relay(lambda: [child.pid] if child else [])
+    if reads_settings:
+        words = [sys.executable, program.FILE, "--settings", recipe, *own]
+        checked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if checked.returncode == 2:  # any other failure may be that of an import, and the run itself will tell
+            print(checked.stderr, end="", file=sys.stderr)
+            return 2
     # A session of its own: a terminal would send Ctrl-C to every process of the run, and each should get it once.
-    child = subprocess.Popen([sys.executable, "-m", "hftrain.launch", *launcher, recipe, *own], start_new_session=True)
+    words = [sys.executable, program.FILE, "-m", "hftrain.launch", *launcher, recipe, *own]
+    child = subprocess.Popen(words, start_new_session=True)
     return exit_code(child.wait(), sent)

@@ -5,6 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.trust import trust_option
+from hftrain.terminal import visible
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -20,20 +23,23 @@ def add(commands: Any) -> None:
         help="answers may part at a token whose logit leads by less, which rounding decides (default: 0.05)",
     )  # fmt: skip
     command.add_argument("--timeout", type=float, metavar="SECONDS", default=600, help="for each answer (default: 600)")
+    trust_option(command)
     command.set_defaults(command=check_serve)
 
 
 def check_serve(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
+    from hftrain.models.trust import refusing_code
     from hftrain.serving import check_server, read_vectors
 
     vectors = read_vectors(args.folder)
-    tokenizer = AutoTokenizer.from_pretrained(args.folder)
+    with refusing_code(args.folder):
+        tokenizer = AutoTokenizer.from_pretrained(args.folder, trust_remote_code=args.trust_remote_code)
     verdicts = check_server(args.url, vectors, tokenizer, model=args.model, near=args.near, timeout=args.timeout)
     for number, verdict in enumerate(verdicts, 1):
         for said in [f"NOT THE SAME: {problem}" for problem in verdict.problems] + verdict.notes:
-            print(f"vector {number}: {said}")
+            print(visible(f"vector {number}: {said}"))
     wrong = sum(bool(verdict.problems) for verdict in verdicts)
     compared = ", ".join(f"{count} by {what}" for what, count in Counter(v.compared for v in verdicts).items())
     print(f"{len(verdicts) - wrong} of {len(verdicts)} answers are the export's; prompts compared: {compared}")

@@ -1,7 +1,6 @@
 """`hftrain slurm`: a batch script of `scripts/slurm/`, filled in for a recipe. It is submitted only if asked."""
 
 import argparse
-import ast
 import re
 import shlex
 import subprocess
@@ -9,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hftrain.cli.recipes import PACKAGE, find_recipe
+from hftrain import program
+from hftrain.cli.recipes import PACKAGE, find_recipe, parses
 
 SBATCH = ("time", "partition", "account", "qos", "constraint", "mem", "cpus_per_task", "job_name", "signal")
 
@@ -90,15 +90,8 @@ def check_launch(options: list[str]) -> None:
 
 def check_options(recipe: Path, options: list[str]) -> None:
     """Raises: ValueError, the recipe would refuse them. One that does not read them by `parse(Class)` is not asked."""
-    nodes = list(ast.walk(ast.parse(recipe.read_bytes())))
-    parses = any(isinstance(node, ast.ImportFrom) and node.module == "hftrain.config" for node in nodes) and any(
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and (node.func.id, len(node.args), node.keywords) == ("parse", 1, [])
-        for node in nodes
-    )
-    if parses:
-        words = [sys.executable, str(recipe), *options, "--print_config"]
+    if parses(recipe):
+        words = [sys.executable, program.FILE, str(recipe), *options, "--print_config"]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode:
             said = done.stderr.strip() or f"{recipe} --print_config ended with code {done.returncode}"

@@ -5,6 +5,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from hftrain.terminal import visible
+
 
 def add(commands: Any) -> None:
     command = commands.add_parser(
@@ -33,7 +35,7 @@ def verify(args: argparse.Namespace) -> int:
             print(f"final model: not verified, since it has no {MANIFEST} (hftrain 0.1.0 wrote none)")
         return 1 if damaged else 0
     problems = tokens.verify(args.folder)
-    print("\n".join(problems) or f"the tokens in {args.folder} are as they were written")
+    print(visible("\n".join(problems)) or f"the tokens in {args.folder} are as they were written")
     return 1 if problems else 0
 
 
@@ -47,7 +49,7 @@ def verify_model(folder: Path) -> bool:
     from hftrain.sealed import problems
 
     found = problems(folder)
-    print(f"final model: {'; '.join(found) or 'good'}")
+    print(visible(f"final model: {'; '.join(found) or 'good'}"))
     return bool(found)
 
 
@@ -64,5 +66,5 @@ def verify_checkpoints(folder: Path) -> bool:
         lines.append((row.name, str(row.step), samples, f"{row.bytes / 1e6:.1f}", finite, state))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
-        print("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(visible("  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()))
     return any(row.problems for row in rows)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from hftrain.terminal import clean_messages, visible
+
 PACKAGE = Path(__file__).resolve().parents[1]
 RAISE = dis.opmap["RAISE_VARARGS"]
 
@@ -51,6 +53,7 @@ def explains(error: BaseException) -> bool:
 
 def explain_errors() -> None:
     """From now on an error that explains itself ends this program with its message, or all with HFTRAIN_TRACEBACK=1."""
+    clean_messages()
     before = sys.excepthook
     if getattr(before, "explains", False) or os.environ.get("HFTRAIN_TRACEBACK"):
         return
@@ -61,10 +64,11 @@ def explain_errors() -> None:
         if issubclass(kind, KeyboardInterrupt):
             print(f"{program}: interrupted; what was saved before stands", file=sys.stderr)
         elif explains(error):
-            print(f"{program}: {text}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+            lines = (f"{program}: {text}", *getattr(error, "__notes__", ()))
+            print(visible("\n".join(lines)), file=sys.stderr)
         elif refused:
             way_out = "Make room there, mend its permissions, or name another folder; checkpoints stand"
-            print(f"{program}: {text}. {way_out}.", file=sys.stderr)
+            print(visible(f"{program}: {text}. {way_out}."), file=sys.stderr)
         else:
             before(kind, error, trace)
 

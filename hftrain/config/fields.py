@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from hftrain.config.data import DataConfig
 from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, default_of, share
@@ -84,6 +84,8 @@ class ModelConfig(Config):
 @dataclass
 class LoraConfig(Config):
     """Low-rank adapters (LoRA, arXiv 2106.09685): train a small addition to the weights instead of the weights."""
+
+    SWITCH: ClassVar[str] = "use_peft"  # without it the others must be at their defaults
 
     use_peft: bool = False
     """Train adapters and leave the weights as they are."""
@@ -232,16 +234,18 @@ class TrainConfig(Config):
     """Processes that prepare batches; 0: the training process itself."""
 
     logging_steps: Annotated[float, above(0), count_or_share] = 10
-    """Steps between two lines of the log; under 1: a share of all steps."""
+    """Steps between two lines of the log, which has the first and the last step too; under 1: a share of all steps."""
 
     eval_steps: Annotated[float, count_or_share] = 0.1
-    """Steps between two evaluations; under 1: a share of all steps; 0: only at the end."""
+    """Steps between two evaluations; under 1: a share of all steps, four times in all of a short run; 0: only at the
+    end."""
 
     eval_on_start: bool = False
     """Evaluate before the first step too."""
 
     save_steps: Annotated[float, count_or_share] = 0.1
-    """Steps between two checkpoints; under 1: a share of all steps; 0: only at the end."""
+    """Steps between two checkpoints; under 1: a share of all steps, four times in all of a short run; 0: only at the
+    end."""
 
     save_total_limit: Annotated[int, at_least(1)] = 2
     """Checkpoints to keep; the newest sound one and the best are never deleted."""

@@ -38,7 +38,7 @@ def help_text(cls: type[Config]) -> str:
     for name, setting in settings(cls).items():
         classes = [each for each in setting.owner.__mro__ if setting.field in inspect.get_annotations(each)]
         for each in classes:
-            docs.setdefault(each, written(each))
+            docs[each] = docs[each] if each in docs else written(each)
         doc = next((docs[each][1][setting.field] for each in classes if setting.field in docs[each][1]), "")
         other = instead_of(setting.kind)
         default = yaml.dump(setting.default, Dumper=Dumper, default_flow_style=True, width=999).split("\n")[0]

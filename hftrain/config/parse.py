@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -18,6 +18,7 @@ from hftrain.config.errors import explain_errors
 from hftrain.config.help import help_text
 from hftrain.config.hf_names import HF_NAMES
 from hftrain.config.schema import (
+    REFUSED,
     Config,
     ConfigError,
     Setting,
@@ -31,6 +32,7 @@ from hftrain.config.schema import (
 )
 from hftrain.config.yaml12 import Loader, explain, to_yaml
 from hftrain.signals import end_program_when_asked
+from hftrain.terminal import visible
 
 COMMAND_LINE = "command line"
 C = TypeVar("C", bound=Config)
@@ -180,15 +182,25 @@ def entry_set(mapping: Any, keys: list[str], value: Any) -> dict[str, Any]:
     return {**mapping, head: entry_set(mapping.get(head), rest, value) if rest else value}
 
 
-def build(cls: type[C], values: dict[str, Any], problems: list[ConfigError], prefix: str = "") -> C | None:
-    """Make ``cls`` of its settings; what is wrong goes to ``problems``, and then the result is None."""
+def build(
+    cls: type[C], values: dict[str, Any], given: Container[str], problems: list[ConfigError], prefix: str = ""
+) -> C | None:
+    """Make ``cls`` of its settings; what is wrong goes to ``problems``, and then the result is None.
+
+    ``given``: the settings that the user wrote. Where a group has a ``SWITCH`` and the user turns it off, the others
+    that he did not write take the class's own defaults: those that the recipe has for it would contradict the switch.
+    """
     arguments = {}
     kinds = kinds_of(cls)
+    switch = getattr(cls, "SWITCH", None)
+    off = switch is not None and prefix + switch in given and not values[prefix + switch]
     for field in fields(cls):
         kind = kinds[field.name]
         if is_dataclass(kind):
-            inner = build(cast(type[Config], kind), values, problems, f"{prefix}{field.name}.")
+            inner = build(cast(type[Config], kind), values, given, problems, f"{prefix}{field.name}.")
             arguments[field.name] = default_of(field) if inner is None else inner
+        elif off and prefix + field.name not in given:
+            arguments[field.name] = default_of(field)
         else:
             arguments[field.name] = values[prefix + field.name]
     try:
@@ -236,7 +248,11 @@ def resolve(cls: type[C], argv: Sequence[str]) -> C:
                 values[second if given == [first] else first] = None
 
     contradictions: list[ConfigError] = []
-    config = build(cls, values, contradictions)
+    token = REFUSED.set(bool(problems))
+    try:
+        config = build(cls, values, places, contradictions)
+    finally:
+        REFUSED.reset(token)
     # A setting that is wrong by itself now has its default, and contradicts nothing that the user wrote.
     doubtful = file.guesses | command_line.guesses | {key for problem in problems for key in problem.keys}
     for problem in contradictions:
@@ -274,7 +290,7 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     except ConfigError as error:
         if argv is not None:
             raise
-        print(f"{error}\n{Path(sys.argv[0]).name} --help lists all settings.", file=sys.stderr)
+        print(visible(f"{error}\n{Path(sys.argv[0]).name} --help lists all settings."), file=sys.stderr)
         raise SystemExit(2) from None
     if prints:
         print(to_yaml(config), end="")

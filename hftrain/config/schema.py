@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from types import NoneType, UnionType
@@ -88,6 +89,9 @@ class InsteadOf:
     other: str
 
 
+REFUSED: ContextVar[bool] = ContextVar("refused", default=False)  # `parse` has found a mistake already
+
+
 @dataclass
 class Config:
     """What every configuration inherits: types, limits and contradictions are checked when one is made.
@@ -112,11 +116,17 @@ class Config:
         keep_one(kinds, vars(self))
         wrong = {problem.key for problem in problems}
         problems += [ConfigError(keys, reason) for keys, reason in self.checks() if wrong.isdisjoint(keys)]
+        if not problems and not REFUSED.get():
+            problems = [ConfigError(keys, reason) for keys, reason in self.late_checks()]
         if problems:
             raise ConfigError.of(problems)
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         """Yield (fields, reason) for each contradiction between fields; an override yields from ``super()`` first."""
+        yield from ()
+
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        """As `checks`, for what takes long to find out (it imports torch): asked only when nothing else is wrong."""
         yield from ()
 
 

@@ -80,6 +80,13 @@ class Plan:
             self._epoch, self._steps = epoch, self._plan_epoch(epoch)
         return self._steps[position]
 
+    def first_steps(self, indices: Sequence[int]) -> list[int]:
+        """The step of the first epoch that sees each of these examples."""
+        steps = [self.examples(step) for step in range(self.steps_per_epoch)]
+        step_of = np.empty(len(self.tokens), dtype=np.int64)
+        step_of[np.concatenate(steps)] = np.repeat(np.arange(len(steps)), list(map(len, steps)))
+        return step_of[list(indices)].tolist()
+
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
         # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to
         # be
@@ -293,14 +300,18 @@ class _Collated(Dataset):
         indices = indices or [0]  # an empty one stands in for its process, with weight 0
         examples = fetch(self.examples, indices)
         if self.augment is not None:
-            examples = [self._augmented(step, *each) for each in zip(indices, examples, strict=True)]
+            examples = [
+                augmented(self.augment, example, self.seed, step, index)
+                for index, example in zip(indices, examples, strict=True)
+            ]
         seed_all(self.seed, step, number)
         return self.collate(examples)
 
-    def _augmented(self, step: int, index: int, example: Any) -> Any:
-        assert self.augment is not None
-        seed_all(self.seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
-        return self.augment(example)
+
+def augmented(augment: Callable[[Any], Any], example: Any, seed: int, step: int, index: int) -> Any:
+    """The example `index` with the noise that `step` gives it."""
+    seed_all(seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
+    return augment(example)
 
 
 def fetch(examples: Sequence[Any], indices: list[int]) -> list[Any]:

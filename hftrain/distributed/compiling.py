@@ -15,7 +15,7 @@ LONGEST_SECONDS = 900.0  # that a compilation may take without writing a file
 
 def bound_waiting() -> None:
     """From now on a process that waits in vain for a compilation ends with the lock's name."""
-    FileBaton.wait = _wait  # type: ignore[method-assign, assignment]
+    FileBaton.wait = _wait  # type: ignore[assignment, method-assign]
 
 
 def _wait(baton: FileBaton) -> None:

@@ -11,19 +11,19 @@ here it imports by the full name (`from hftrain.metrics import counts`).
 from __future__ import annotations
 
 import difflib
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+from hftrain.metrics.names import FITTING, NAMES, belongs, check_names
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule
 
-from hftrain.metrics.streaming import FITTING, Metrics, belongs, check_names, load_metrics, rehearse
+    from hftrain.metrics.streaming import Metrics, load_metrics, rehearse
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = ["FITTING", "NAMES", "Metrics", "belongs", "check_names", "load_metric", "load_metrics", "rehearse"]
-
-NAMES = tuple(
-    sorted(module.stem for module in Path(__file__).parent.glob("*/*.py") if module.stem == module.parent.name)
-)
 
 
 def load_metric(name_or_path: str, config_name: str | None = None) -> EvaluationModule:

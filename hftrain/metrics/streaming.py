@@ -23,25 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hftrain.metrics import answers, calibration, checks, counts, entities, ranking, regression
+from hftrain.metrics.names import AVERAGES, FITTING, belongs, check_names
 
 AVERAGED: dict[str, Callable[..., Any]] = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
 RANKED: dict[str, Callable[..., Any]] = {
     "roc_auc": ranking.roc_auc,
     "average_precision": ranking.average_precision,
-}
-AVERAGES = ("macro", "micro", "weighted", "per_class")
-BOTH = (
-    "accuracy",
-    *(f"{name}{suffix}" for name in AVERAGED | RANKED for suffix in ("", *(f"_{average}" for average in AVERAGES))),
-    "expected_calibration_error",
-)
-# The names that fit each task, ours; any other name or path goes to `evaluate.load`.
-FITTING: dict[str, tuple[str, ...]] = {
-    "single_label_classification": (*BOTH, "matthews_correlation"),
-    "multi_label_classification": BOTH,
-    "regression": ("mse", "mae", "r_squared", "pearsonr", "spearmanr"),
-    "token_classification": ("seqeval", "accuracy"),
-    "question_answering": ("squad", "squad_v2"),
 }
 CURVES_OF = 50  # classes at most; the report keeps no scores of more
 
@@ -217,23 +204,6 @@ def rehearse(
     if not {best, f"overall_{best}"} & known.keys() and not any(belongs(best, name) for name in others):
         said = ", ".join([*(name.removeprefix("overall_") for name in known), *others])
         raise ValueError(f"metric_for_best_model={best!r} is not evaluated; there are {said} (metrics)")
-
-
-def belongs(result: str, name: str) -> bool:
-    """Whether a result may be one of the metric of this name or path."""
-    return result == Path(name).stem or result.startswith(f"{Path(name).stem}_")
-
-
-def check_names(names: Sequence[str], task: str) -> None:
-    """Raises ValueError for a metric of ours that does not fit the task, naming those that do."""
-    from hftrain.metrics import NAMES
-
-    ours = {*NAMES, *(name for fitting in FITTING.values() for name in fitting)}
-    for name in names:
-        if name in ours and name not in FITTING[task]:
-            raise ValueError(f"metric {name!r} is not for {task}: choose from {', '.join(FITTING[task])}")
-    if {"squad", "squad_v2"} <= set(names):
-        raise ValueError("metrics squad and squad_v2 both give f1: choose squad_v2 if some questions have no answer")
 
 
 def _measures(task: str, labels: Sequence[str]) -> dict[str, Measure]:

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.utils import logging as hf_logging
 
 from hftrain.config import LoraConfig
 from hftrain.config.schema import default_of
 from hftrain.files import ADAPTER
+from hftrain.models.trust import CodeRefused, refusing_code
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ KINDS = {
     "TOKEN_CLS": "AutoModelForTokenClassification",
     "QUESTION_ANS": "AutoModelForQuestionAnswering",
 }
+HEADS = ("classifier", "score", "qa_outputs")  # PEFT saves these with an adapter of a task that has such a head
 
 
 def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
@@ -179,6 +182,7 @@ def load_adapted(
     *,
     base_name: str | None = None,
     is_trainable: bool = False,
+    trust_remote_code: bool = False,
     **kwargs: Any,
 ) -> Any:
     """The base model that the adapter in `folder` names, with as many embeddings as the tokenizer beside it has tokens,
@@ -190,9 +194,10 @@ def load_adapted(
     import peft
     from transformers import AutoTokenizer
 
-    model = load_base(folder, auto_class, base_name, **kwargs) if base is None else base
+    trust = {"trust_remote_code": trust_remote_code}
+    model = load_base(folder, auto_class, base_name, **trust, **kwargs) if base is None else base
     if (Path(folder) / "tokenizer_config.json").is_file():
-        tokens = len(AutoTokenizer.from_pretrained(folder))
+        tokens = len(AutoTokenizer.from_pretrained(folder, **trust))
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
     try:
@@ -211,24 +216,45 @@ def reads_all(adapted: Any) -> Any:
     return adapted
 
 
-def load_base(folder: str | Path, auto_class: Any, base_name: str | None = None, **kwargs: Any) -> Any:
+def load_base(
+    folder: str | Path,
+    auto_class: Any,
+    base_name: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    **kwargs: Any,
+) -> Any:
     """The base model of the adapter in `folder`, with what `base_config` says. `kwargs` are for `from_pretrained`."""
-    config, revision = base_config(folder, base_name)
-    model = auto_class.from_pretrained(config.name_or_path, config=config, revision=revision, **kwargs)
+    import peft
+
+    config, revision = base_config(folder, base_name, trust_remote_code=trust_remote_code)
+    name = config.name_or_path
+    kwargs |= {"config": config, "revision": revision, "trust_remote_code": trust_remote_code}
+    verbosity = hf_logging.get_verbosity()
+    hf_logging.set_verbosity_error()  # its table of a head that the adapter brings looks like a fault
+    try:
+        model, loaded = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+    finally:
+        hf_logging.set_verbosity(verbosity)
+    brought = {*HEADS, *(peft.PeftConfig.from_pretrained(str(folder)).modules_to_save or ())}
+    lacking = [key for key in loaded["missing_keys"] if not any(f".{module}." in f".{key}" for module in brought)]
+    if lacking:
+        logger.warning("%s lacks these weights, which are random now: %s", name, ", ".join(sorted(lacking)))
     keep_layout(model)
     return model
 
 
-def base_config(folder: str | Path, base_name: str | None = None, **kwargs: Any) -> tuple[Any, str]:
+def base_config(
+    folder: str | Path, base_name: str | None = None, *, trust_remote_code: bool = False
+) -> tuple[Any, str]:
     """The configuration for the base model of the adapter in `folder`, and its revision. It is the one beside the
     adapter, which knows labels, or the base's own; its `name_or_path` is the base's.
 
     Args:
         base_name: the base model, where it is not what the adapter names.
-        kwargs: for `AutoConfig.from_pretrained`.
 
     Raises:
-        ValueError: the base model is not there.
+        ValueError: the base model is not there, or needs its author's Python code and is not trusted.
     """
     import peft
     from transformers import AutoConfig
@@ -237,7 +263,10 @@ def base_config(folder: str | Path, base_name: str | None = None, **kwargs: Any)
     name = base_name or adapter.base_model_name_or_path
     revision = (adapter.revision if name == adapter.base_model_name_or_path else None) or "main"
     try:
-        base = AutoConfig.from_pretrained(name, revision=revision, **kwargs)
+        with refusing_code(name):
+            base = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except CodeRefused:
+        raise
     except (OSError, ValueError) as error:
         cause = "" if Path(name).is_absolute() and not Path(name).exists() else f" ({str(error).splitlines()[0]})"
         if base_name:
@@ -248,7 +277,8 @@ def base_config(folder: str | Path, base_name: str | None = None, **kwargs: Any)
         ) from error
     if not (Path(folder) / "config.json").is_file():
         return base, revision
-    config = AutoConfig.from_pretrained(folder, **kwargs)
+    with refusing_code(folder):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     # Of the model that was trained: perhaps in 4 bits, perhaps with new tokens. The base's weights have neither.
     config.__dict__.pop("quantization_config", None)
     config.get_text_config().vocab_size = base.get_text_config().vocab_size

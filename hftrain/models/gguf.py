@@ -32,8 +32,9 @@ def folder_of(file: Path) -> Path:
     if not folder.exists():
         logger.warning("%s is converted once, to %s", file, folder)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+            read: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, **read)
+            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **read)
         except (ValueError, KeyError, NotImplementedError) as error:
             raise ValueError(f"{file} cannot be read by transformers: {error}") from error
         # A model read from GGUF is marked as quantized and refuses to be saved, though its weights are plain floats.

@@ -17,6 +17,7 @@ from hftrain.distributed import draw
 from hftrain.files import ADAPTER
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import base_config, check_kind, four_bits, keep_layout, load_adapted
+from hftrain.models.trust import refusing_code
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
     if name is None:
         return None
     if (folder := adapter_in(config)) and name == str(folder) and not (folder / "tokenizer_config.json").is_file():
-        name = base_config(folder)[0].name_or_path
+        name = base_config(folder, trust_remote_code=config.trust_remote_code)[0].name_or_path
     try:
-        return AutoTokenizer.from_pretrained(
-            name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
-        )
+        with refusing_code(name):
+            return AutoTokenizer.from_pretrained(
+                name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
+            )
     except (OSError, ValueError) as error:
         key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
         raise ValueError(not_to_be_had(key, name, error)) from error
@@ -100,9 +102,10 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
         write_over(model_config, config.model_config)
         return model_config
     try:
-        model_config = AutoConfig.from_pretrained(
-            name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
-        )
+        with refusing_code(name):
+            model_config = AutoConfig.from_pretrained(
+                name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
+            )
     except (OSError, ValueError) as error:
         raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
     write_over(model_config, config.model_config)
@@ -147,7 +150,8 @@ def load_model(
     model_config, revision = load_model_config(config), config.model_revision
     if folder := adapter_in(config):
         check_kind(folder, auto_class)
-        name, revision = model_config.name_or_path, base_config(folder)[1]
+        name = model_config.name_or_path
+        revision = base_config(folder, trust_remote_code=config.trust_remote_code)[1]
     for key, value in (settings or {}).items():
         setattr(model_config, key, value)
     if getattr(config, "load_in_4bit", False):
@@ -180,20 +184,20 @@ def load_model(
             raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     if folder:
-        return with_adapter(model, folder, auto_class)
+        return with_adapter(model, folder, auto_class, config.trust_remote_code)
     model.new_modules = sorted({key.rpartition(".")[0] for key in drawn & trained})
     if settings is not None and model.new_modules:
         logger.warning("new, with random weights: %s", ", ".join(model.new_modules))
     return model
 
 
-def with_adapter(model: Any, folder: Path, auto_class: Any) -> Any:
+def with_adapter(model: Any, folder: Path, auto_class: Any, trust_remote_code: bool) -> Any:
     """The base model with the adapter of `folder` in place, as `add_adapters` wants it."""
     if getattr(model, "is_loaded_in_4bit", False):
         import peft
 
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    adapted = load_adapted(folder, auto_class, model, is_trainable=True)
+    adapted = load_adapted(folder, auto_class, model, is_trainable=True, trust_remote_code=trust_remote_code)
     adapted.trained_from = folder
     return adapted
 

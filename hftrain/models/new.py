@@ -1,8 +1,10 @@
 """The configuration of a new model of any architecture: what is left open is small and follows from what is given."""
 
 import difflib
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
 from hftrain.models.configuration import TransformerConfig
@@ -11,21 +13,31 @@ from hftrain.models.load import unknown_key
 CUSTOM = "transformer"  # our own
 
 
-def model_problem(name: str, entries: dict[str, Any], auto_class: Any) -> tuple[str, str] | None:
-    """The setting that is wrong and why, if no `new_shape` can be made of `name` and `entries`; None if one can.
+def model_problems(name: str, entries: Iterable[str], auto_class: str) -> Iterator[tuple[Sequence[str], str]]:
+    """Each setting for which no `new_shape` can be made of `name` and `entries`, and why, as `Config.checks` yields it.
 
     Args:
         auto_class: one of transformers' Auto classes, which is to make the model.
     """
-    kinds = [CUSTOM, *auto_class._model_mapping._model_mapping]
-    if name not in kinds:
+    kinds = [CUSTOM, *getattr(transformers, auto_class)._model_mapping._model_mapping]
+    if name in kinds:
+        what = "the custom Transformer" if name == CUSTOM else f"the configuration of {name}"
+        yield from entry_problems(entries, known_entries(name), what)
+    else:
         near = difflib.get_close_matches(name, kinds, n=1)
         hint = f"did you mean {near[0]}?" if near else f"{CUSTOM} is our own"
-        return "model", f"{name!r} is none that {auto_class.__name__} can make; {hint}"
+        yield ("model",), f"{auto_class} makes no {name!r}; {hint}"
+
+
+def shape_problems(entries: Iterable[str]) -> Iterator[tuple[Sequence[str], str]]:
+    """Each entry of `model_config` that is no shape of the custom Transformer, and why."""
+    yield from entry_problems(entries, TransformerConfig.shape_fields(), "the custom Transformer")
+
+
+def entry_problems(entries: Iterable[str], known: set[str], what: str) -> Iterator[tuple[Sequence[str], str]]:
     for entry in entries:
-        if problem := unknown_key([entry], known_entries(name), f"the configuration of {name}"):
-            return f"model_config.{entry}", problem
-    return None
+        if problem := unknown_key([entry], known, what):
+            yield (f"model_config.{entry}",), problem
 
 
 def known_entries(name: str) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from hftrain.predict import answering, classifying, tagging
 from hftrain.predict.folder import kind, read_config
 from hftrain.predict.translating import translate
+from hftrain.terminal import visible
 
 
 def predict(
@@ -21,6 +22,7 @@ def predict(
     num_beams: int | None = None,
     max_new_tokens: int | None = None,
     base: str | None = None,
+    trust_remote_code: bool = False,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
 
@@ -37,6 +39,7 @@ def predict(
         source_prefix: put before each text (T5); None: what was put there in training.
         base: the base model of an adapter, where it is not what the adapter names.
         num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ValueError: there is no model in `folder`, or one of a kind that is not known here.
@@ -46,23 +49,23 @@ def predict(
     if pairs is not None and len(pairs) != len(texts):
         raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
     folder = Path(folder)
-    config = read_config(folder, base)
+    config = read_config(folder, base, trust_remote_code=trust_remote_code)
     what = kind(folder, config)
     if "ForTokenClassification" in what:
-        return tagging.tag(folder, config, texts, batch_size, device)
+        return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} holds a {what}, which reads texts, no lists of words")
     if "ForSequenceClassification" in what:
-        return classifying.classify(folder, config, texts, pairs, batch_size, device)
+        return classifying.classify(folder, config, texts, pairs, batch_size, device, trust_remote_code)
     if "ForQuestionAnswering" in what:
-        return answering.answer(folder, config, texts, pairs, batch_size, device)
+        return answering.answer(folder, config, texts, pairs, batch_size, device, trust_remote_code)
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         if source_prefix is None:
             source_prefix = (getattr(config, "translation", None) or {}).get("source_prefix", "")
         texts = [source_prefix + text if text.strip() else "" for text in texts]
         chosen = {key: value for key, value in search.items() if value is not None}
-        return translate(folder, config, texts, batch_size, device, chosen)
+        return translate(folder, config, texts, batch_size, device, chosen, trust_remote_code)
     raise ValueError(
         f"{folder} holds a {what}, of which hftrain predict knows nothing. "
         "Load it with transformers' from_pretrained or pipeline; with a language model, talk: hftrain chat."
@@ -72,12 +75,14 @@ def predict(
 def line(prediction: Any) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
     if isinstance(prediction, str):
-        return " ".join(prediction.splitlines())
-    if isinstance(prediction, list):
-        return tagging.line(prediction)
-    if isinstance(prediction, dict) and "answer" in prediction:
-        return answering.line(prediction)
-    return classifying.line(prediction)
+        words = " ".join(prediction.splitlines())
+    elif isinstance(prediction, list):
+        words = tagging.line(prediction)
+    elif isinstance(prediction, dict) and "answer" in prediction:
+        words = answering.line(prediction)
+    else:
+        words = classifying.line(prediction)
+    return visible(words)
 
 
 __all__ = ["line", "predict"]

@@ -19,9 +19,10 @@ def answer(
     contexts: Sequence[str] | None,
     batch_size: int,
     device: str | None,
+    trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
     """Of each question {"answer", "start", "end" (in characters of its context), "probability",
-    "no_answer_probability", "n_best": [{"text", "start", "end", "probability"}, ...]}; the latter two's probabilities
+    "no_answer_probability", "n_best": [{"answer", "start", "end", "probability"}, ...]}; the latter two's probabilities
     add up to 1.
 
     "answer" is "", and start and end are None, where there being none is more probable than the threshold that training
@@ -38,7 +39,7 @@ def answer(
 
     from hftrain.answering import Found, collator, cut_contexts, find_spans, join
 
-    model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device)
+    model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device, trust_remote_code)
     most = min(384, room(model, tokenizer))
     sizes = {"max_seq_length": most, "doc_stride": most // 3, "max_answer_length": 30, "n_best_size": 20}
     sizes |= getattr(config, "answering", None) or {}
@@ -69,14 +70,13 @@ def say(context: str, found: Found, threshold: float) -> dict[str, Any]:
 
     shares, none = probabilities(found)
     best = [
-        {"text": context[span.start : span.end], "start": span.start, "end": span.end, "probability": share}
+        {"answer": context[span.start : span.end], "start": span.start, "end": span.end, "probability": share}
         for span, share in zip(found.spans, shares, strict=True)
     ]
     answered = bool(best) and none <= threshold
-    chosen = best[0] if answered else {"text": "", "start": None, "end": None, "probability": none}
+    chosen = best[0] if answered else {"answer": "", "start": None, "end": None, "probability": none}
     return {
-        "answer": chosen["text"],
-        **{name: chosen[name] for name in ("start", "end", "probability")},
+        **chosen,
         "no_answer_probability": none,
         "n_best": best,
     }

@@ -12,7 +12,13 @@ from hftrain.predict.folder import ADAPTER, batches, load, refuse_nan, room, war
 
 
 def classify(
-    folder: Path, config: Any, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int, device: str | None
+    folder: Path,
+    config: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    batch_size: int,
+    device: str | None,
+    trust_remote_code: bool = False,
 ) -> list[Any]:
     """Of each text, as `config.problem_type` says:
 
@@ -38,7 +44,7 @@ def classify(
         )
     if trained.get("pairs") is False and pairs is not None:
         raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column) away")
-    model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device)
+    model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device, trust_remote_code)
     most = min(room(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
     told = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(told):

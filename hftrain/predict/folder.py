@@ -21,7 +21,7 @@ KIND_OF_ADAPTER = {
 }
 
 
-def read_config(folder: Path, base: str | None = None) -> PreTrainedConfig:
+def read_config(folder: Path, base: str | None = None, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The model's configuration; of an adapter the one beside it, which knows its labels, or else its base model's.
     `name_or_path` is the folder of the model, of an adapter that of its base.
 
@@ -29,21 +29,24 @@ def read_config(folder: Path, base: str | None = None) -> PreTrainedConfig:
         base: the base model of an adapter, where it is not what the adapter names.
 
     Raises:
-        ValueError: there is no model in `folder`, or an adapter's base model is not where it should be.
+        ValueError: there is no model in `folder`, or one that needs its author's Python code and is not trusted; an
+            adapter's base model is not where it should be.
     """
     from transformers import AutoConfig
 
     import hftrain.models  # noqa: F401  registers our model types with the Auto classes
+    from hftrain.models.trust import refusing_code
 
     if (folder / ADAPTER).is_file():
         from hftrain.models.adapters import base_config
 
-        return base_config(folder, base)[0]
+        return base_config(folder, base, trust_remote_code=trust_remote_code)[0]
     if not (folder / "config.json").is_file():
         raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): name the output folder of a run")
     if base is not None:
         raise ValueError(f"{folder} holds a whole model: a base (--base {base}) is for adapters")
-    return AutoConfig.from_pretrained(folder)
+    with refusing_code(folder):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def kind(folder: Path, config: PreTrainedConfig) -> str:
@@ -56,7 +59,9 @@ def kind(folder: Path, config: PreTrainedConfig) -> str:
     return (config.architectures or [config.model_type])[0]
 
 
-def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None) -> tuple[Any, Any, str]:
+def load(
+    folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool = False
+) -> tuple[Any, Any, str]:
     """The model, ready to predict, its tokenizer, and the device it is on (None: the accelerator if there is one).
 
     Args:
@@ -65,14 +70,18 @@ def load(folder: Path, auto_class: str, config: PreTrainedConfig, device: str | 
     import torch
     import transformers
 
-    device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    if (folder / ADAPTER).is_file():
-        from hftrain.models.adapters import load_adapted
+    from hftrain.models.trust import refusing_code
 
-        model = load_adapted(folder, getattr(transformers, auto_class), base_name=config.name_or_path)
-    else:
-        model = getattr(transformers, auto_class).from_pretrained(folder, config=config)
+    auto = getattr(transformers, auto_class)
+    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    with refusing_code(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if (folder / ADAPTER).is_file():
+            from hftrain.models.adapters import load_adapted
+
+            model = load_adapted(folder, auto, base_name=config.name_or_path, trust_remote_code=trust_remote_code)
+        else:
+            model = auto.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code)
     return model.eval().to(device), tokenizer, device
 
 

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def tag(
-    folder: Path, config: Any, texts: Sequence[str | Sequence[str]], batch_size: int, device: str | None
+    folder: Path,
+    config: Any,
+    texts: Sequence[str | Sequence[str]],
+    batch_size: int,
+    device: str | None,
+    trust_remote_code: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """Of each text its entities: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
     Of tags that spell no entities, each word with its "tag" in place of "type".
@@ -27,7 +32,7 @@ def tag(
     from hftrain.tagging import collate, cut_sentences, find_scheme, join, tag_batch
     from hftrain.tagging.spans import words_of
 
-    model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device)
+    model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device, trust_remote_code)
     most = min(512, room(model, tokenizer))
     windows = getattr(config, "windows", None) or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]

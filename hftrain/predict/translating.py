@@ -8,7 +8,13 @@ from hftrain.predict.folder import ADAPTER, batches, load, room, warn_of_cuts
 
 
 def translate(
-    folder: Path, config: Any, texts: list[str], batch_size: int, device: str | None, search: dict[str, int]
+    folder: Path,
+    config: Any,
+    texts: list[str],
+    batch_size: int,
+    device: str | None,
+    search: dict[str, int],
+    trust_remote_code: bool = False,
 ) -> list[str]:
     """Generates from each text, into the language the model was saved for; empty texts stay empty.
 
@@ -23,7 +29,7 @@ def translate(
     from hftrain.models.positions import count_positions
     from hftrain.text import decode
 
-    model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device)
+    model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device, trust_remote_code)
     if (folder / ADAPTER).is_file() and (folder / "generation_config.json").is_file():  # and not the base model's
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
 

@@ -1,22 +1,30 @@
 """Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers that are good or bad, and reward
 models."""
 
-from hftrain.preference.data import describe, load_preferences, prompt_of, to_preference, tokenize_preferences
-from hftrain.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
-from hftrain.preference.reward import evaluate_rewards, reward_loss, reward_usage
-from hftrain.preference.settings import PreferenceConfig
-from hftrain.preference.training import (
-    IDS,
-    ReferencePoint,
-    collate_preferences,
-    count_examples,
-    evaluate_preferences,
-    preference_loss,
-    with_reference,
-)
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.preference.data import describe, load_preferences, prompt_of, to_preference, tokenize_preferences
+    from hftrain.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
+    from hftrain.preference.reward import evaluate_rewards, reward_loss, reward_usage
+    from hftrain.preference.settings import OnlineConfig, PreferenceConfig
+    from hftrain.preference.training import (
+        IDS,
+        ReferencePoint,
+        collate_preferences,
+        count_examples,
+        evaluate_preferences,
+        preference_loss,
+        with_reference,
+    )
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "IDS",
+    "OnlineConfig",
     "PreferenceConfig",
     "ReferencePoint",
     "bradley_terry",

@@ -19,7 +19,6 @@ import pyarrow as pa
 from hftrain import chat, text
 from hftrain.chat.examples import check_refused, row_by_row
 from hftrain.chat.messages import parsed
-from hftrain.config import DataConfig
 from hftrain.data.readers import Fault
 from hftrain.data.unread import Unread
 from hftrain.losses import IGNORE
@@ -110,9 +109,9 @@ def label_of(record: Mapping[str, Any]) -> bool | None:
 def check_scores(record: Mapping[str, Any]) -> None:
     """Raises `Fault` where the row's own scores say that the rejected answer is the better one."""
     for first, second in SCORES:
-        scores = [record.get(first), record.get(second)]
-        if all(isinstance(score, int | float) for score in scores) and scores[0] < scores[1]:
-            raise Fault(f"{first} {scores[0]:g} is below {second} {scores[1]:g}: the pair is the wrong way round")
+        better, worse = record.get(first), record.get(second)
+        if isinstance(better, int | float) and isinstance(worse, int | float) and better < worse:
+            raise Fault(f"{first} {better:g} is below {second} {worse:g}: the pair is the wrong way round")
 
 
 def prompt_of(record: Mapping[str, Any]) -> Messages:
@@ -160,9 +159,9 @@ def _after(prompt: Messages, answer: Messages) -> Messages:
     return answer
 
 
-def load_preferences(config: DataConfig, *, seed: int, unpaired: bool = False) -> dict[str, Dataset]:
+def load_preferences(config: Any, *, seed: int, unpaired: bool = False) -> dict[str, Dataset]:
     """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: answers with a label will do. `config`
-    is a `ChatConfig` too. Columns that nothing reads are in the log."""
+    is a `DataConfig` and a `ChatConfig`. Columns that nothing reads are in the log."""
     unread = Unread()
 
     def convert(record: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,12 +1,20 @@
 """What can be set of preference learning."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal
 
-from hftrain.config import Config, above, at_least, between
+from hftrain.chat.settings import ChatConfig
+from hftrain.config import Config, LoraConfig, ModelConfig, above, at_least, between, changed
 
 WITH_REFERENCE = ("sigmoid", "ipo", "kto")
+# What TRL's GRPOConfig calls so and means so too; what it gets under another name, or the recipe uses itself.
+SAME = ["output_dir", "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"]
+SAME += ["adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "logging_steps", "report_to", "run_name"]
+SAME += ["num_generations", "temperature"]
+HANDED = {*SAME, "global_batch_size", "micro_batch_size", "num_train_epochs", "max_steps", "max_bad_rows", "train_file"}
+HANDED |= {"dataset_name", "dataset_config_name", "delimiter", "encoding", "kl_beta", "reward_funcs"}
+HANDED |= {entry.name for group in (ModelConfig, LoraConfig, ChatConfig) for entry in fields(group)}
 
 
 @dataclass
@@ -53,3 +61,31 @@ class PreferenceConfig(Config):
     @property
     def needs_reference(self) -> bool:
         return self.loss_type in WITH_REFERENCE and not self.reference_free
+
+
+@dataclass
+class OnlineConfig(Config):
+    """Learning from rewards of the model's own answers."""
+
+    reward_funcs: list[str] = field(default_factory=list)
+    """Rewards, which add up: file.py:function, or the folder or Hub name of a reward model."""
+
+    num_generations: Annotated[int, at_least(2)] = 8
+    """Answers to each prompt, which are compared with one another; global_batch_size counts answers."""
+
+    kl_beta: Annotated[float, at_least(0)] = 0.0
+    """Weight of the divergence from the model before training (TRL's beta); 0: none."""
+
+    temperature: Annotated[float, at_least(0)] = 1.0
+    """Of the sampling of answers."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        batch = getattr(self, "global_batch_size", None)
+        if not self.reward_funcs:
+            yield ("reward_funcs",), "there is nothing to learn without a reward: name one"
+        if batch is None or batch % self.num_generations:
+            yield ("global_batch_size", "num_generations"), "the former must be a multiple of the latter"
+        for name in changed(self):
+            if name not in HANDED and name.partition(".")[0] not in HANDED:
+                yield (name,), "is not handed over to TRL's trainer, which this recipe ends in: leave it out"

@@ -3,12 +3,11 @@
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from hftrain.report.figures import Figure
-from hftrain.report.formats import by_split, flatten, format_number, format_setting, format_value
+from hftrain.report.formats import by_split, escape, flatten, format_number, format_setting, format_value, presentable
 from hftrain.report.history import write_atomically
 
 
@@ -55,8 +54,8 @@ def write_model_card(
     scores = [
         EvalResult(
             task_type=task,
-            dataset_type=dataset_ids[0] if dataset_ids else dataset,
-            dataset_name=dataset,
+            dataset_type=dataset_ids[0] if dataset_ids else presentable(dataset),
+            dataset_name=presentable(dataset),
             dataset_split=split,
             metric_type=metric,
             metric_name=metric,
@@ -73,7 +72,7 @@ def write_model_card(
         datasets=list(dataset_ids) or None,
         metrics=list(results) or None,
         tags=["hftrain", *tags],
-        model_name=title if scores else None,
+        model_name=presentable(title) if scores else None,
         eval_results=scores or None,
     )
     origin = f"Trained from {_code(format_setting(base_model))}" if base_model else "Trained from scratch"
@@ -156,15 +155,16 @@ def _facts(values: Mapping[str, Any], show: Callable[[Any], str] = format_value)
 
 def _plain(text: Any) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", presentable(" ".join(str(text).split())))
 
 
 def _code(text: str) -> str:
-    return f"`{text.replace('`', chr(39))}`"
+    return f"`{presentable(text).replace('`', chr(39))}`"
 
 
 def _fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any run of backticks inside."""
+    text = presentable(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 

@@ -3,12 +3,12 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from hftrain.report.figures import COLOURS, encodable, save_png
+from hftrain.report.formats import escape
 
 # A number is a colour of the series; the names are page.css's, which has them for a dark page too.
 Colour = int | Literal["ink", "muted", "rule", "card"]

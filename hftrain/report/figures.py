@@ -8,12 +8,11 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from hftrain.report.formats import format_number
+from hftrain.report.formats import escape, format_number, presentable
 
 # Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
 COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
@@ -143,7 +142,7 @@ class Curves:
             lines.append({"name": each.name, "colour": colour, "x": x, "y": short})
         ends = {"left": left, "right": right, "top": top, "bottom": bottom, "x": [x_low, x_high], "y": [y_low, y_high]}
         chart = {**ends, "log": log, "xLabel": self.x_label, "series": lines}
-        data = escape(json.dumps(chart, ensure_ascii=False, separators=(",", ":")))
+        data = escape(json.dumps(chart, separators=(",", ":")))
         told = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
         label = escape(f"{self.title} over {self.x_label}. {told}")
         return f'<svg viewBox="0 0 460 250" role="img" aria-label="{label}" data-chart="{data}">{"".join(parts)}</svg>'
@@ -238,7 +237,8 @@ def save_png(plot: Callable[[], Any], path: Path) -> None:
 
 
 def encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    """`text` as a font can show it."""
+    return presentable(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _unbroken(x: Sequence[float], y: Sequence[float | None]) -> list[list[tuple[float, float]]]:
@@ -265,6 +265,9 @@ def _y_axis(values: Sequence[float], log: bool, fixed: tuple[float, float] | Non
     low, high = fixed or _ends(values, pad=0.05)
     if not fixed and values and 0 <= min(values) < 0.5 * max(values):
         low = 0.0  # an axis that nearly reaches zero should show how far it is
+    if not fixed and values:  # a share has no room above 1, a percentage none above 100
+        high = next((most for most in (1.0, 100.0) if max(values) <= most < high), high)
+        low = max(low, 0.0) if min(values) >= 0 else low
     return low, high, round_ticks(low, high)
 
 

@@ -1,11 +1,14 @@
 """How numbers, durations, sizes and settings are written for people."""
 
+import html
 import json
 import math
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from hftrain.terminal import visible
 
 
 def format_number(value: Any) -> str:
@@ -74,13 +77,28 @@ def format_value(value: Any) -> str:
 
 def format_setting(value: Any) -> str:
     """A setting as one would type it, exact, without what names the user: the working folder is ".", a home "~"."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    folders = [
-        (re.escape(os.getcwd()), "."),
-        (re.escape(os.path.expanduser("~")), "~"),
-        (r"/(?:home|Users)/[^/\s\"]+", "~"),
-    ]
+    return without_home(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def without_home(text: str) -> str:
+    """`text` without folders that name a user: the working folder is ".", a home folder "~"."""
+    if "/" not in text and "\\" not in text:
+        return text
+    here, home = {os.getcwd(), os.environ.get("PWD", "")}, {os.path.expanduser("~")}
+    folders = [(re.escape(folder), ".") for folder in here | set(map(os.path.realpath, here))]
+    folders += [(re.escape(folder), "~") for folder in home | set(map(os.path.realpath, home))]
+    folders += [(r"(?:[A-Za-z]:)?(?:/|\\+)(?:home|Users)(?:/|\\+)[^/\\\s\"'<>,;:)]+", "~")]
     for folder, short in folders:
-        if folder != "/":
+        if folder not in ("", "/"):
             text = re.sub(rf"(?<![\w.~/-]){folder}(?![\w.-])", short, text)
     return text
+
+
+def presentable(value: Any) -> str:
+    """Text for a page that others read: control characters spelt out, no folder that names a user."""
+    return visible(without_home(str(value)))
+
+
+def escape(value: Any) -> str:
+    """`presentable`, as HTML."""
+    return html.escape(presentable(value))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.files import fsync, make_again
+from hftrain.terminal import visible_json
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -59,7 +60,7 @@ def write_results(output_dir: str | Path, results: Mapping[str, Any]) -> Path:
     """
     path = Path(output_dir) / "all_results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_json_safe(results), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(path, visible_json(_json_safe(results), indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -88,7 +89,7 @@ class History:
             kept = [row for row in self.rows() if row["step"] <= resume_step] if resume_step else []
             if not evaluated:
                 kept = [row for row in kept if row["step"] < resume_step or "loss" in row or "event" in row]
-            write_atomically(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            write_atomically(self.path, "".join(visible_json(row) + "\n" for row in kept))
             self.lines = len(kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -101,9 +102,7 @@ class History:
             return
         if isinstance(row.get("step"), bool) or not isinstance(row.get("step"), int):
             raise ValueError(f"a line of {self.path.name} needs a whole number 'step': {dict(row)}")
-        line = (json.dumps(_json_safe(row), ensure_ascii=False, allow_nan=False) + "\n").encode(
-            "utf-8", "backslashreplace"
-        )
+        line = (visible_json(_json_safe(row), allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
         trouble = ""
         try:
             make_again(self.path.parent)

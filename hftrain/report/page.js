@@ -1,5 +1,19 @@
 "use strict";
-// Hover: a line at the nearest x and the value of each series there. The charts are complete without it.
+// Tab comes to a chart; there the arrow keys, Home and End go through its places, and Escape leaves.
+function byKeys(svg, count, at, go, hide) {
+  svg.tabIndex = 0;
+  svg.addEventListener("focus", () => { if (svg.matches(":focus-visible")) go(at()); });
+  svg.addEventListener("blur", hide);
+  svg.addEventListener("keydown", event => {
+    const to = {ArrowLeft: at() - 1, ArrowUp: at() - 1, ArrowRight: at() + 1, ArrowDown: at() + 1, Home: 0, End: count - 1}[event.key];
+    if (event.key === "Escape") hide();
+    if (to === undefined) return;
+    event.preventDefault();
+    go(Math.min(Math.max(to, 0), count - 1));
+  });
+}
+// A line at the nearest x and the value of each series there, under the pointer or by the arrow keys. The charts are
+// complete without it.
 for (const svg of document.querySelectorAll("svg[data-chart]")) {
   const chart = JSON.parse(svg.dataset.chart);
   const figure = svg.closest("figure");
@@ -29,12 +43,17 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     return wanted - values[low] < values[high] - wanted ? low : high;
   };
   const hide = () => { tip.hidden = true; cursor.removeAttribute("d"); dots.forEach(dot => dot.removeAttribute("r")); };
-  const show = event => {
+  const densest = chart.series.reduce((one, other) => other.x.length > one.x.length ? other : one);
+  let place = densest.x.length - 1;
+  const point = event => {
     const matrix = svg.getScreenCTM();
     const inside = Math.min(Math.max((event.clientX - matrix.e) / matrix.a, chart.left), chart.right);
     const wanted = chart.x[0] + (inside - chart.left) / (chart.right - chart.left) * (chart.x[1] - chart.x[0]);
-    const densest = chart.series.reduce((one, other) => other.x.length > one.x.length ? other : one);
-    const x = densest.x[nearest(densest.x, wanted)];
+    place = nearest(densest.x, wanted);
+    show();
+  };
+  const show = () => {
+    const matrix = svg.getScreenCTM(), x = densest.x[place];
     cursor.setAttribute("d", `M${atX(x)} ${chart.top}V${chart.bottom}`);
     tip.replaceChildren(Object.assign(document.createElement("b"), {textContent: `${chart.xLabel} ${number(x)}`}));
     for (const [place, series] of chart.series.entries()) {
@@ -52,9 +71,10 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
     tip.style.left = `${at + 12 + tip.offsetWidth > box.width ? Math.max(4, at - 12 - tip.offsetWidth) : at + 12}px`;
     tip.style.top = `${svg.getBoundingClientRect().top - box.top + 12}px`;
   };
-  svg.addEventListener("pointermove", show);
-  svg.addEventListener("pointerdown", show);
+  svg.addEventListener("pointermove", point);
+  svg.addEventListener("pointerdown", point);
   svg.addEventListener("pointerleave", hide);
+  byKeys(svg, densest.x.length, () => place, to => { place = to; show(); }, hide);
 }
 // Drawings: the words of the box under the pointer.
 for (const svg of document.querySelectorAll("svg.drawn")) {
@@ -73,6 +93,16 @@ for (const svg of document.querySelectorAll("svg.drawn")) {
   svg.addEventListener("pointermove", show);
   svg.addEventListener("pointerdown", show);
   svg.addEventListener("pointerleave", () => { tip.hidden = true; });
+  const boxes = [...svg.querySelectorAll("[data-tip]")];
+  let place = 0;
+  const leave = () => { tip.hidden = true; boxes.forEach(box => box.classList.remove("at")); };
+  if (boxes.length) byKeys(svg, boxes.length, () => place, to => {
+    leave();
+    place = to;
+    boxes[place].classList.add("at");
+    const box = boxes[place].getBoundingClientRect();
+    show({target: boxes[place], clientX: box.right, clientY: box.bottom});
+  }, leave);
 }
 // On paper nothing can be unfolded.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(each => { each.open = true; }));

@@ -5,14 +5,13 @@ import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from hftrain.report.curves import curves_of
 from hftrain.report.figures import Figure
-from hftrain.report.formats import by_split, flatten, format_number, format_setting, format_value
+from hftrain.report.formats import by_split, escape, flatten, format_number, format_setting, format_value
 from hftrain.report.history import write_atomically
 
 
@@ -31,7 +30,7 @@ class Table:
     def html(self) -> str:
         columns = self.columns()
         numeric = {name for name in columns if all(isinstance(row.get(name, 0), (int, float)) for row in self.rows)}
-        head = "".join(f"<th{' class=number' * (name in numeric)}>{_text(name)}</th>" for name in columns)
+        head = "".join(f"<th{' class=number' * (name in numeric)}>{escape(name)}</th>" for name in columns)
 
         # Sentences side by side are unreadable on a phone: page.css stacks the cells of prose there.
         longest = max((len(value) for row in self.rows for value in row.values() if isinstance(value, str)), default=0)
@@ -40,7 +39,7 @@ class Table:
         def cell(name: str, value: Any) -> str:
             # dir=auto: an Arabic or Hebrew sample is set from right to left.
             layout = "class=number" if name in numeric else "dir=auto"
-            return f'<td {layout} data-label="{_text(name)}">{_text(format_number(value))}</td>'
+            return f'<td {layout} data-label="{escape(name)}">{escape(format_number(value))}</td>'
 
         def body(rows: Sequence[Mapping[str, Any]]) -> str:
             lines = "".join(f"<tr>{''.join(cell(name, row.get(name, '')) for name in columns)}</tr>" for row in rows)
@@ -49,7 +48,7 @@ class Table:
 
         shown, folded = self.rows[: self.visible], self.rows[self.visible :]
         more = f"<details><summary>{len(folded):,} more</summary>{body(folded)}</details>" if folded else ""
-        note = f"<p class=note>{_text(self.note)}</p>" if self.note else ""
+        note = f"<p class=note>{escape(self.note)}</p>" if self.note else ""
         return body(shown) + more + note
 
 
@@ -67,6 +66,7 @@ def write_report(
     figures: Sequence[Figure] = (),
     tables: Sequence[Table] = (),
     lead: str = "",
+    about: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` and `figures/<name>.png` in `output_dir`.
 
@@ -78,6 +78,7 @@ def write_report(
         data: name -> value, or split -> {name -> value}, which becomes a table with a column per split.
         figures: charts of the results, before the curves. `tables`: further tables, after the samples.
         lead: one sentence below the title: what was trained on what.
+        about: facts of the model, in a line below that, with today's date.
 
     Raises:
         ValueError: two figures have the same name.
@@ -103,15 +104,16 @@ def write_report(
         ("Environment", _pairs(environment or {})),
     ]
     tiles = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(format_number(value))}</dd></div>" for name, value in summary.items()
+        f"<div><dt>{escape(name)}</dt><dd>{escape(format_number(value))}</dd></div>" for name, value in summary.items()
     )
-    body = "".join(f"<section><h2>{_text(name)}</h2>{content}</section>" for name, content in sections if content)
+    body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections if content)
     style, script = (
         files("hftrain.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
     # The page may run this script and nothing else, and fetch nothing: a sample does no harm even if escaping failed.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    facts = [*about, time.strftime("%Y-%m-%d", time.gmtime())]
     page = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -119,11 +121,11 @@ def write_report(
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{_text(title)}</title>
+<title>{escape(title)}</title>
 <style>{style}</style>
 </head>
 <body>
-<header><h1>{_text(title)}</h1>{f"<p>{_text(lead)}</p>" if lead else ""}</header>
+<header><h1>{escape(title)}</h1>{f"<p>{escape(lead)}</p>" if lead else ""}<p>{escape(" · ".join(facts))}</p></header>
 <main>
 <dl class="tiles">{tiles}</dl>
 {body}
@@ -137,22 +139,20 @@ def write_report(
     return output_dir / "report.html"
 
 
-def _text(value: Any) -> str:
-    return escape(str(value), quote=True)
-
-
 def _grid(figures: Sequence[Figure]) -> str:
     return f'<div class="figures">{"".join(map(_figure, figures))}</div>' if figures else ""
 
 
 def _figure(figure: Figure) -> str:
     chart = f'<div class="chart">{figure.html()}</div>'
-    heading = f"<h3>{_text(figure.title)} <small>{_text(figure.subtitle)}</small></h3>"
-    return f"<figure>{heading}{chart}<figcaption>{_text(figure.note)}</figcaption></figure>"
+    heading = f"<h3>{escape(figure.title)} <small>{escape(figure.subtitle)}</small></h3>"
+    return f"<figure>{heading}{chart}<figcaption>{escape(figure.note)}</figcaption></figure>"
 
 
 def _pairs(values: Mapping[str, Any], show: Callable[[Any], str] = format_value) -> str:
-    lines = [f"<tr><th>{_text(name)}</th><td>{_text(show(value))}</td></tr>" for name, value in flatten(values).items()]
+    lines = [
+        f"<tr><th>{escape(name)}</th><td>{escape(show(value))}</td></tr>" for name, value in flatten(values).items()
+    ]
     return f'<div class="scroll"><table class="pairs"><tbody>{"".join(lines)}</tbody></table></div>' if lines else ""
 
 

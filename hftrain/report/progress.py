@@ -1,7 +1,6 @@
 """The display of a running loop: a live bar on a terminal, one plain line per logging step elsewhere."""
 
 import os
-import re
 import sys
 import time
 import warnings
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftrain.report.formats import format_bytes, format_duration, format_number
+from hftrain.terminal import visible
 
 LABELS = {"learning_rate": "lr", "grad_norm": "grad norm"}
 SECONDS_BETWEEN_DRAWINGS = 0.2
@@ -98,16 +98,18 @@ class Progress:
             extra = [] if evaluated else [_memory(), f"eta {self._time_left()}"]
             self.print("  ".join([self._position(), *(f"{shown:<16}" for shown in _shown(values)), *extra]).rstrip())
 
-    def print(self, text: str) -> None:
-        """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out."""
+    def print(self, text: str, wrap: bool = True) -> None:
+        """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out.
+
+        wrap: break long lines between words; not where they are to be pasted."""
         if not self.enabled:
             return
-        text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match.group())[1:-1], text)
+        text = visible(text)
         encoding = self._file.encoding or "utf-8"
         text = text.encode(encoding, "backslashreplace").decode(encoding)
         if self._live:
             with self._until_unreadable():
-                self._live.console.print(Text(text))
+                self._live.console.print(Text(text), soft_wrap=not wrap)
         elif not say(text, self._file):
             self.enabled = False
 
@@ -201,7 +203,7 @@ def _shown(values: Mapping[str, Any]) -> list[str]:
         if name == "tokens_per_second":
             shown.append(f"{value:,.0f} tokens/s")
         elif name not in ("step", "epoch", "seconds"):
-            shown.append(f"{LABELS.get(name, name)} {format_number(value)}")
+            shown.append(visible(f"{LABELS.get(name, name)} {format_number(value)}"))
     return shown
 
 

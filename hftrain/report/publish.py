@@ -16,6 +16,7 @@ from hftrain.report.history import read_history, read_seen, write_results
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 from hftrain.report.progress import say
+from hftrain.terminal import visible
 
 
 @explain_disk(
@@ -78,7 +79,13 @@ def publish(
     tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
     history = read_history(folder / "metrics.jsonl")
-    write_report(folder, **shared, summary=tiles, history=history, figures=figures, tables=tables)
+    losses = [row["loss"] for row in history if row.get("loss") is not None]
+    tiles |= {"training loss, last": losses[-1]} if losses else {}
+    about = [f"trained from {base_model}" if base_model else "trained from scratch"]
+    if "parameters" in results:
+        share = results["trained_parameters"] / results["parameters"]
+        about += [f"{results['parameters']:,} parameters" + (f", {share:.2%} of them trained" if share < 1 else "")]
+    write_report(folder, **shared, about=about, summary=tiles, history=history, figures=figures, tables=tables)
     write_model_card(
         folder,
         **shared,
@@ -94,8 +101,8 @@ def publish(
         adapter=(folder / "adapter_config.json").exists(),
     )
     for sample in samples[:3]:
-        say("\n".join(f"  {name:<11} {value}" for name, value in sample.items()) + "\n")
-    say("  ".join(f"{prefix}{key}: {format_number(value)}" for key, value in numbers.items()))
+        say(visible("\n".join(f"  {name:<11} {value}" for name, value in sample.items())) + "\n")
+    say(visible("  ".join(f"{prefix}{key}: {format_number(value)}" for key, value in numbers.items())))
     say(f"model, report and card: {folder}  (open {folder / 'report.html'})")
     if config.push_to_hub:
         upload(config)

@@ -1,9 +1,16 @@
 """Tagging: a tag for each word, of entities or of parts of speech."""
 
-from hftrain.tagging.predictions import Tagged, join, loss, score, tag, tag_batch
-from hftrain.tagging.report import model_settings, report, usage
-from hftrain.tagging.rows import TaggingConfig, find_scheme, label_names, load_sentences, scheme_fault
-from hftrain.tagging.windows import collate, collator, cut_sentences, load_tokenizer, tokenize, windows
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.tagging.predictions import Tagged, join, loss, score, tag, tag_batch
+    from hftrain.tagging.rows import find_scheme, label_names, load_sentences, scheme_fault
+    from hftrain.tagging.settings import TaggingConfig
+    from hftrain.tagging.windows import collate, collator, cut_sentences, load_tokenizer, tokenize
+else:
+    __getattr__ = lazily(__name__)
 
 __all__ = [
     "Tagged",
@@ -17,13 +24,9 @@ __all__ = [
     "load_sentences",
     "load_tokenizer",
     "loss",
-    "model_settings",
-    "report",
     "scheme_fault",
     "score",
     "tag",
     "tag_batch",
     "tokenize",
-    "usage",
-    "windows",
 ]

@@ -15,7 +15,8 @@ from hftrain.report.charts import confusion_matrix, histogram
 from hftrain.report.evaluated import evaluation_figures, per_class_table
 from hftrain.splits import sizes
 from hftrain.tagging.predictions import Tagged
-from hftrain.tagging.rows import TaggingConfig, find_scheme
+from hftrain.tagging.rows import find_scheme
+from hftrain.tagging.settings import TaggingConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset

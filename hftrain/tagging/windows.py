@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from hftrain import text
 from hftrain.losses import IGNORE, Batch
 from hftrain.models import load
-from hftrain.tagging.rows import TaggingConfig
+from hftrain.tagging.settings import TaggingConfig
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
