@@ -16,8 +16,8 @@ from torch import nn
 
 from hftrain import text
 from hftrain.data.packing import join
-from hftrain.distributed import whole_while_used
 from hftrain.losses import IGNORE, Batch, SummingHead, forward, sum_in_head, sum_over_logits
+from hftrain.trial import left_as_it_was
 
 logger = logging.getLogger(__name__)
 
@@ -169,15 +169,15 @@ def _logits(model: Any, batch: Batch) -> torch.Tensor:
 
 @contextmanager
 def _as_evaluated(model: Any) -> Iterator[None]:
-    """Whole, without dropout and gradients; and on sdpa, as flash kernels run on a GPU in half precision only."""
-    training, kernel = model.training, model.config._attn_implementation if wants_flat(model) else None
+    """Whole, without dropout and gradients, and then as it was; on sdpa, as flash kernels run on a GPU in half precision
+    only."""
+    kernel = model.config._attn_implementation if wants_flat(model) else None
     if kernel:
         model.set_attn_implementation("sdpa")
-    model.eval()
     try:
-        with whole_while_used(model), torch.no_grad():
+        with left_as_it_was(model), torch.no_grad():
+            model.eval()
             yield
     finally:
-        model.train(training)
         if kernel:
             model.set_attn_implementation(kernel)
