@@ -194,8 +194,7 @@ class Run:
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}
-        if outcome.router_loss is not None:
-            values["router_loss"] = outcome.router_loss
+        values |= {} if outcome.router_loss is None else {"router_loss": outcome.router_loss}
         self.progress.update(self.state.step, values)
         due = self.due(self.config.logging_steps, self.progress.total)
         if not due and self.state.step not in (1, self.progress.total):
@@ -326,9 +325,7 @@ class Run:
 
     def out_of_memory_message(self, micro: MicroBatch) -> str:
         config = self.config
-        shapes = ", ".join(
-            f"{key} {tuple(value.shape)}" for key, value in micro.batch.items() if hasattr(value, "shape")
-        )
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in micro.batch.items() if hasattr(v, "shape"))
         if config.micro_batch_tokens:
             lower = f"Lower micro_batch_tokens (now {config.micro_batch_tokens})"
         else:

@@ -189,10 +189,10 @@ def try_examples(
     kinds = {_kind(name) for name in parameters.keys() - set(unreached)}
     findings.unreached.extend(name for name in unreached if _kind(name) not in kinds)
     if findings.unreached:
-        shown = list(dict.fromkeys(_kind(name) for name in findings.unreached))
+        shown = list(dict.fromkeys(_kind(name).rpartition(".")[0] for name in findings.unreached))
         logger.warning(
             "%d of %d parameters got no gradient in a trial, and stay as they are, without weight decay, until one "
-            "does: %s", len(findings.unreached), len(parameters), ", ".join(shown[:5] + ["..."] * (len(shown) > 5)),
+            "does: %s", len(findings.unreached), len(parameters), ", ".join(shown[:9] + ["..."] * (len(shown) > 9)),
         )  # fmt: skip
     return findings
 

@@ -159,6 +159,13 @@ def dropped(dropout: float) -> torch.nn.Module:
     )
 
 
+def idle(dropout: float) -> torch.nn.Module:
+    """With a layer that nothing uses."""
+    model = llama(dropout)
+    model.idle = torch.nn.Linear(16, 16)
+    return model
+
+
 def qwen3_moe(dropout: float) -> torch.nn.Module:
     return Qwen3MoeForCausalLM(
         Qwen3MoeConfig(
@@ -169,7 +176,7 @@ def qwen3_moe(dropout: float) -> torch.nn.Module:
     )  # fmt: skip
 
 
-UNREACHED = {"led": led, "bert2bert": bert2bert, "switch": switch, "dropped": dropped}
+UNREACHED = {"led": led, "bert2bert": bert2bert, "switch": switch, "dropped": dropped, "idle": idle}
 ALL = {**MODELS, **UNREACHED, "qwen3_moe": qwen3_moe}
 
 
@@ -220,7 +227,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     if job.get("lora"):
         model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     examples = make_examples(job.get("examples", EXAMPLES))
-    causal = job["model"] in ("llama", "qwen3_moe")
+    causal = job["model"] in ("llama", "idle", "qwen3_moe")
     exact_loss, count = (
         (causal_language_model(), count_next_labels) if causal else (sequence_to_sequence(), count_labels)
     )
