@@ -136,6 +136,7 @@ def fit(
         seen["micro-batches"] = "; ".join(notes)  # for report and card
     distributed.place(accelerator, model)
     router = find_router_loss(model)
+    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     findings = try_examples(
         accelerator, model, examples, lengths, config.seed, collate=shown, before_step=before_step,
         loss=router.checked(loss) if router else loss,

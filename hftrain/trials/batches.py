@@ -57,8 +57,7 @@ def dependence(model: Any, longest: int, shortest: int) -> Dependence:
             batch["decoder_input_ids"] = batch["input_ids"]
         device = next(model.parameters()).device
         found = _first(model(**{name: value.to(device) for name, value in batch.items()}))
-        whole = found.ndim > 2 and found.shape[1] == batch["input_ids"].shape[1]  # of each token
-        return [part[: len(row)] if whole else part for part, row in zip(found.float(), rows, strict=True)]
+        return list(found.float())
 
     model.train()
     for module in model.modules():
@@ -70,7 +69,9 @@ def dependence(model: Any, longest: int, shortest: int) -> Dependence:
         first = results(rows[1])
     alone = [results(row)[0] for row in rows]
     padded, equal, again = results(*rows[:3]), results(*rows[2:]), results(rows[1])
-    far = farthest(padded, alone[:3]), farthest(equal, alone[2:]), farthest(again, first)
+    if not all(row.isfinite().all() for row in alone):
+        raise ValueError("its results are not finite")
+    far = (farthest(padded, alone[:3], alone), farthest(equal, alone[2:], alone), farthest(again, first, alone))
     rounding = ROUNDING if model.dtype == torch.float32 else 0.1
     return Dependence(*(value if not value <= rounding else 0.0 for value in far))
 

@@ -94,9 +94,13 @@ def _packing(model: Any, longest: int) -> tuple[float, float, float, str]:
     return leak, max(leak, farthest(together, alone)), rounding, ""
 
 
-def farthest(results: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
-    """The largest difference, in standard deviations of what is expected."""
-    return max(float((a - b).abs().max() / b.std()) for a, b in zip(results, expected, strict=True))
+def farthest(
+    results: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], among: Sequence[torch.Tensor] = ()
+) -> float:
+    """The largest difference, in standard deviations of what is expected, or `among` others. Results for a padded row
+    are compared as far as the row goes."""
+    deviation = torch.cat([values.flatten() for values in among or expected]).std()
+    return max(float((a[: len(b)] - b).abs().max() / deviation) for a, b in zip(results, expected, strict=True))
 
 
 def chunk_loss(model: Any) -> bool:
