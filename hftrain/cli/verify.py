@@ -19,7 +19,7 @@ def verify(args: argparse.Namespace) -> int:
     if not tokens.is_token_folder(args.folder):
         return verify_checkpoints(args)
     problems = tokens.verify(args.folder)
-    print(visible("\n".join(problems)) or f"the tokens in {args.folder} are as they were written")
+    print(visible("\n".join(problems) or f"the tokens in {args.folder} are as they were written"))
     return 1 if problems else 0
 
 
