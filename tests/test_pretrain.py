@@ -59,6 +59,10 @@ def test_a_causal_model_learns_packed_documents_and_can_be_used(tmp_path, texts,
     assert results["train_tflops"] > 0 and results["train_mfu"] == "unknown"
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert all("mfu" not in row for row in logged)
+    assert [row["step"] for row in logged if "loss" in row] == [1, 4]  # with a logging_steps of 10
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert f"trained from scratch · {results['parameters']:,} parameters · 20" in report
+    assert "training loss, last" in report and results["trained_parameters"] == results["parameters"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "continuation" in card and "bits" in card and "validation split" in card
     code = card.split("```python\n")[1].split("```")[0]

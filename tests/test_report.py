@@ -305,6 +305,12 @@ def test_display_on_a_narrow_terminal_of_a_run_that_fails():
     assert all(len(line) <= 44 for line in shown)
 
 
+def test_a_command_is_not_broken_in_two():
+    program = "from hftrain.report import Progress\nwith Progress(9) as progress:\n"
+    sent, _ = run_on_terminal(f"{program}    progress.print('  hftrain run ' + 'word ' * 40, wrap=False)\n", columns=80)
+    assert "hftrain run " + "word " * 39 in sent
+
+
 def test_display_on_a_pipe_is_plain_lines(tmp_path):
     done = run_python(LOOP, cwd=tmp_path, FORCE_COLOR="1", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr

@@ -107,6 +107,12 @@ def test_settings_are_read_the_same_way(littered, how):
     assert answer in done.stdout + done.stderr and done.returncode == (0 if how == ["--help"] else 2)
 
 
+def test_a_recipe_that_is_no_python_is_left_to_python(tmp_path):
+    (tmp_path / "broken.py").write_text("from hftrain.config import parse\nparse(Config\n")
+    done = run("run", tmp_path / "broken.py")
+    assert done.returncode == 1 and "SyntaxError" in done.stderr and "cli/recipes.py" not in done.stderr
+
+
 def test_a_listing_may_be_cut_short():
     """`hftrain recipes | head -1`"""
     read, write = os.pipe()

@@ -68,11 +68,13 @@ def prepare_tokens(args: argparse.Namespace) -> int:
         if not equals or name in sources:
             raise ValueError(f"--source {source}: give each source a name of its own, as in --source wiki=wiki.jsonl")
         sources[name] = place
-    try:
-        with refusing_code(args.tokenizer):
+    with refusing_code(args.tokenizer):
+        try:
             tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, trust_remote_code=args.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--tokenizer {args.tokenizer}: no folder here, nor had from the Hub: {error}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--tokenizer {args.tokenizer}: neither a folder with a tokenizer nor found on the Hub: {error}"
+            ) from error
     settings = ("text_column", "document", "validation_split", "seed", "max_tokens", "max_bad_rows", "num_workers")
     folder = prepare(
         sources,

@@ -60,7 +60,10 @@ def find_recipe(name: str) -> Path:
 
 def parses(recipe: str | Path) -> bool:
     """Whether a recipe reads its settings by `parse(Class)`, which ends it at --help and at the first mistake."""
-    nodes = list(ast.walk(ast.parse(Path(recipe).read_bytes())))
+    try:
+        nodes = list(ast.walk(ast.parse(Path(recipe).read_bytes())))
+    except SyntaxError:  # Python says where, when the recipe runs
+        return False
     return any(isinstance(node, ast.ImportFrom) and node.module == "hftrain.config" for node in nodes) and any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)

@@ -35,7 +35,7 @@ def verify(args: argparse.Namespace) -> int:
             print(f"final model: not verified, since it has no {MANIFEST} (hftrain 0.1.0 wrote none)")
         return 1 if damaged else 0
     problems = tokens.verify(args.folder)
-    print(visible("\n".join(problems)) or f"the tokens in {args.folder} are as they were written")
+    print(visible("\n".join(problems) or f"the tokens in {args.folder} are as they were written"))
     return 1 if problems else 0
 
 

@@ -47,14 +47,14 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
         return None
     if (folder := adapter_in(config)) and name == str(folder) and not (folder / "tokenizer_config.json").is_file():
         name = base_config(folder, trust_remote_code=config.trust_remote_code)[0].name_or_path
-    try:
-        with refusing_code(name):
+    with refusing_code(name):
+        try:
             return AutoTokenizer.from_pretrained(
                 name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
             )
-    except (OSError, ValueError) as error:
-        key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
-        raise ValueError(not_to_be_had(key, name, error)) from error
+        except (OSError, ValueError) as error:
+            key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
+            raise ValueError(not_to_be_had(key, name, error)) from error
 
 
 def where(name: str | None) -> str | None:
@@ -101,13 +101,13 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
         model_config = base_config(folder, trust_remote_code=config.trust_remote_code)[0]
         write_over(model_config, config.model_config)
         return model_config
-    try:
-        with refusing_code(name):
+    with refusing_code(name):
+        try:
             model_config = AutoConfig.from_pretrained(
                 name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
             )
-    except (OSError, ValueError) as error:
-        raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
+        except (OSError, ValueError) as error:
+            raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
     write_over(model_config, config.model_config)
     return model_config
 
