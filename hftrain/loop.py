@@ -282,7 +282,7 @@ def take_step(
         try:
             with distributed.accumulating(accelerator, model, last=last):
                 real = len(micro.indices) > 0
-                with router.listening() if router else nullcontext() as heard:
+                with router.listening() if router else nullcontext([]) as heard:
                     summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
                 objective = summed * (accelerator.num_processes / items)
                 if router:

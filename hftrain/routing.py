@@ -73,7 +73,8 @@ class RouterLoss:
 
     @contextmanager
     def listening(self) -> Iterator[list[Routed]]:
-        self.heard = heard = []
+        heard: list[Routed] = []
+        self.heard = heard
         try:
             yield heard
         finally:

@@ -175,8 +175,10 @@ def try_examples(
                     before_step(model, [micro])
                 memory = Memory(model)
                 reached |= _leaves(loss(model, send_to_device(micro.batch, device)))
-                for known, new in zip(findings.changes, memory.put_back(), strict=True):
-                    known += [change for change in new if change not in known]
+                attributes, buffers = memory.put_back()
+                known = findings.changes
+                known.attributes.extend(change for change in attributes if change not in known.attributes)
+                known.buffers.extend(name for name in buffers if name not in known.buffers)
     except Exception as error:  # if it is no fault of the trial's, the first step will show it
         logger.warning(
             "the trial of a few examples failed (%s: %s): parameters without a gradient will decay as others do",

@@ -73,16 +73,16 @@ def main(config: TranslateConfig) -> dict[str, Any]:
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (examples["validation"], lengths["validation"], config.eval_batch_size)
-        loss = sequence_to_sequence()
-        metrics = {"loss": mean_loss(accelerator, model, *task, collate=collate, loss=loss, count=count_labels)}
+        summed = {"loss": sequence_to_sequence(), "count": count_labels}
+        metrics = {"loss": mean_loss(accelerator, model, *task, collate=collate, **summed)}
         if config.predict_with_generate:
-            _, scores = translate(model, "validation", num_beams=1)
-            metrics |= {"sacrebleu": scores["sacrebleu"], "chrf": scores["chrf"]}
+            metrics |= {name: translate(model, "validation", 1)[1][name] for name in ("sacrebleu", "chrf")}
         return metrics
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
-        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate, held_out=examples
+        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate,
+        held_out=examples,
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}
