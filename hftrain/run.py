@@ -332,8 +332,7 @@ class Run:
             lower = f"Set micro_batch_size under {len(micro.indices)}"
         return (
             f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: "
-            "it changes memory and speed, and results only of models that the start names. Or set halve_on_oom, "
-            "activation_checkpointing or bf16"
+            "results change only where the start says so. Or set halve_on_oom, activation_checkpointing or bf16"
         )
 
     def halve(self, micro_batches: list[MicroBatch]) -> int:

@@ -73,7 +73,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (examples["validation"], lengths["validation"], config.eval_batch_size)
-        summed = {"loss": sequence_to_sequence(), "count": count_labels}
+        summed: dict[str, Any] = {"loss": sequence_to_sequence(), "count": count_labels}
         metrics = {"loss": mean_loss(accelerator, model, *task, collate=collate, **summed)}
         if config.predict_with_generate:
             metrics |= {name: translate(model, "validation", 1)[1][name] for name in ("sacrebleu", "chrf")}

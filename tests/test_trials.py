@@ -19,7 +19,10 @@ from transformers import (
 )
 
 from hftrain import text
+from hftrain.causal import causal_lengths, collate_causal
 from hftrain.config import TrainConfig
+from hftrain.data.packing import Packed, pack
+from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.trials import check_batches, check_causal, check_packing, chunk_loss
 from hftrain.trials.small import as_it_was, parts, stand_ins
 
@@ -170,6 +173,17 @@ def test_positions_that_follow_from_the_longest_document_are_no_packing(name):
     kind = "longrope" if name == "phi3" else "dynamic"
     with pytest.raises(ValueError, match=f"turn packing off.*its {kind} positions follow from the longest document"):
         check_packing(model, 60)
+
+
+def test_packed_rows_are_tried_at_the_lengths_of_their_documents():
+    """Documents of 20 tokens in rows of 60, where Phi-3's positions change at 32."""
+    documents = [{"input_ids": np.arange(20) + 3} for _ in range(12)]
+    packs = Packed(documents, pack([20] * 12, 60))
+    notes = check_batches(
+        tiny(CAUSAL, "phi3", **PHI), packs, causal_lengths(packs), TrainConfig(), loss=causal_language_model(),
+        collate=lambda rows: collate_causal(rows, pad_token_id=0), count=count_next_labels,
+    )  # fmt: skip
+    assert notes == []
 
 
 def test_a_large_model_is_tried_at_the_scale_of_its_lengths():

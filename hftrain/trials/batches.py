@@ -11,7 +11,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hftrain import text
+from hftrain.causal import causal_lengths
 from hftrain.config import TrainConfig
+from hftrain.data.packing import Packed
 from hftrain.data.plan import fetch, seed_all
 from hftrain.losses import Batch
 from hftrain.trials.language import farthest
@@ -121,7 +123,8 @@ def check_batches(
         sentences, also logged; none where any cut gives the same.
     """
     with same_randomness():
-        found = _of_model(model, int(lengths.max()), int(lengths.max(axis=1).min()))
+        rows = causal_lengths(examples.examples) if isinstance(examples, Packed) else lengths
+        found = _of_model(model, int(rows.max()), int(rows.max(axis=1).min()))
         notes = [*_normalised(model), *_told(model, found, config)]
         if not whole_step and (found is None or not any(found)):
             try:

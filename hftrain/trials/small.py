@@ -195,7 +195,7 @@ def _fewer_layers(config: PreTrainedConfig, layers: int | None) -> bool:
             if not isinstance(value, list | tuple) or not value:
                 continue
             if all(type(i) is int for i in value) and list(value) == sorted({*value}) and value[-1] < depth:
-                kept: list[Any] | tuple[Any, ...] = [i for i in value if i < layers]  # numbers of layers
+                kept: Any = [i for i in value if i < layers]  # numbers of layers
                 if not kept:
                     return False
             elif len(value) == depth:  # one entry for each layer
