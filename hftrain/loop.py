@@ -8,7 +8,7 @@ on from step s, nothing needs to be saved but weights, optimizer state and s.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -282,7 +282,8 @@ def take_step(
         try:
             with distributed.accumulating(accelerator, model, last=last):
                 real = len(micro.indices) > 0
-                with router.listening() if router else nullcontext([]) as heard:
+                listening: AbstractContextManager[Any] = router.listening() if router else nullcontext([])
+                with listening as heard:
                     summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
                 objective = summed * (accelerator.num_processes / items)
                 if router:
