@@ -11,7 +11,7 @@ from chat_models import make_adapter, make_folder
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hftrain.causal import chunk_loss
+from hftrain.trials import chunk_loss
 from hftrain.cli import main
 from hftrain.config import RecipeConfig
 from hftrain.losses import causal_language_model
