@@ -22,9 +22,9 @@ from transformers import (
 from hftrain.config import TrainConfig
 from hftrain.distributed import check_gradients
 from hftrain.loop import fit
-from hftrain.losses import IGNORE, causal_language_model, count_labels, sequence_to_sequence
+from hftrain.losses import IGNORE, count_labels, sequence_to_sequence
 from hftrain.report.history import read_history
-from hftrain.trial import left_as_it_was, try_examples
+from hftrain.trial import Memory, Steady, left_as_it_was, try_examples
 
 NEVER = {"led": "query_global", "bert2bert": "encoder.pooler.dense", "idle": "idle"}
 SETTINGS = {"max_steps": 4, "weight_decay": 0.5, "micro_batch_size": 2}
@@ -80,32 +80,43 @@ def test_a_trial_leaves_the_model_as_it_was(make):
     assert np.random.get_state()[1].tolist() == numbers[1]
 
 
-@pytest.mark.parametrize("make", [big_bird, growing_rope])
-def test_a_batch_does_not_decide_what_the_next_one_meets(make, tmp_path):
-    """So a run that goes on is the unbroken one, bit for bit; and what is saved is the model that was loaded."""
+@pytest.mark.parametrize(("make", "first"), [(big_bird, 1), (growing_rope, 0)])
+def test_a_batch_does_not_decide_what_the_next_one_meets(make, first):
+    """BigBird's first short batch, rotary embeddings' first long one."""
+    model = make().eval()
+    batches = [as_rows([rows()[number]]) for number in (first, 1 - first)]
+    expected = copy.deepcopy(model)(**batches[1]).logits
+    changed = copy.deepcopy(model)
+    changed(**batches[0])
+    assert not torch.equal(changed(**batches[1]).logits, expected)
+    memory = Memory(model)
+    model(**batches[0])
+    steady = Steady(model, memory.put_back())
+    model(**batches[0])
+    assert torch.equal(model(**batches[1]).logits, expected)
+    steady.put_back()
+    assert model.config.to_dict() == make().config.to_dict()
 
-    def train(name: str, **settings) -> list[float]:
+
+def test_a_model_that_batches_change_resumes_bit_for_bit(tmp_path):
+    def train(**settings) -> list[float]:
         torch.manual_seed(0)
         config = TrainConfig(
-            output_dir=str(tmp_path / name), global_batch_size=2, max_steps=8, logging_steps=1, eval_steps=0, seed=1,
-            save_steps=3, save_total_limit=9,
-            **settings,
+            output_dir=str(tmp_path / "run"), global_batch_size=2, max_steps=8, logging_steps=1, eval_steps=0, seed=1,
+            save_steps=3, save_total_limit=9, **settings,
         )  # fmt: skip
-        examples, model = rows(), make()
-        attention = getattr(model.config, "attention_type", None)
-        loss = sequence_to_sequence() if make is big_bird else causal_language_model()
-        lengths = np.array([[len(row)] for row in examples])
+        examples = rows()
         model, _ = fit(
-            Accelerator(cpu=True), model, examples, config, collate=as_rows, loss=loss, count=count_labels,
-            lengths=lengths,
+            Accelerator(cpu=True), big_bird(), examples, config, collate=as_rows, loss=sequence_to_sequence(),
+            count=count_labels, lengths=np.array([[len(row)] for row in examples]),
         )  # fmt: skip
-        assert getattr(model.config, "attention_type", None) == attention
-        return [row["loss"] for row in read_history(tmp_path / name / "metrics.jsonl") if "loss" in row]
+        assert model.config.attention_type == "block_sparse"
+        return [row["loss"] for row in read_history(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
 
-    unbroken = train("run")
+    unbroken = train()
     for step in (6, 8):
-        (tmp_path / "run" / f"checkpoint-{step}").rename(tmp_path / f"{make.__name__}-{step}")
-    assert train("run", resume_from_checkpoint="auto") == unbroken
+        (tmp_path / "run" / f"checkpoint-{step}").rename(tmp_path / str(step))
+    assert train(resume_from_checkpoint="auto") == unbroken
 
 
 @pytest.mark.parametrize("name", NEVER)
