@@ -29,7 +29,7 @@ from hftrain.optim import keep_matmuls, make_optimizer, make_schedule, rare
 from hftrain.routing import RouterLoss, find_router_loss
 from hftrain.run import Outcome, Run
 from hftrain.signals import StopSignals, now_saved
-from hftrain.trial import Steady, try_examples
+from hftrain.trials.gradients import Steady, try_examples
 
 
 def start(config: TrainConfig) -> Accelerator:

@@ -41,7 +41,6 @@ ROWS = [
         "tagging",
         "text",
         "translation",
-        "trial",
         "trials",
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining", "routing"},

@@ -16,6 +16,7 @@ from hftrain.distributed import whole_while_used
 from hftrain.loop import start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.trials import check_batches, check_causal, check_packing, chunk_loss
+from hftrain.trials.gradients import try_examples
 
 SHAPE = {
     "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -58,12 +59,10 @@ def main(folder: Path) -> None:
         check_causal(model)
         check_packing(model, 24)
         assert chunk_loss(model)
-        notes.extend(
-            check_batches(
-                model, rows, lengths, TrainConfig(), collate=lambda rows: collate_causal(rows, pad_token_id=0),
-                loss=causal_language_model(chunked=True), count=count_next_labels,
-            )
-        )  # fmt: skip
+        collate, loss = partial(collate_causal, pad_token_id=0), causal_language_model(chunked=True)
+        task = {"collate": collate, "loss": loss}
+        assert not try_examples(accelerator, model, rows, lengths, 1, before_step=None, **task).unreached
+        notes.extend(check_batches(model, rows, lengths, TrainConfig(), count=count_next_labels, **task))
 
     def gather() -> None:
         with whole_while_used(model):

@@ -18,7 +18,6 @@ from hftrain.data.plan import fetch, seed_all
 from hftrain.losses import Batch
 from hftrain.trials.language import farthest
 from hftrain.trials.small import (
-    VOCABULARY,
     as_it_was,
     base,
     changes_with_length,
@@ -27,6 +26,7 @@ from hftrain.trials.small import (
     stand_ins,
     tokens_of,
     tried_small,
+    with_ids,
 )
 
 logger = logging.getLogger(__name__)
@@ -255,24 +255,10 @@ def _losses(
     for small in stand_ins(model):
         try:
             with as_it_was(small.model):
-                return [float(loss(small.model, _with_ids(batch, small.ids))) for batch in batches], 1e-4
+                return [float(loss(small.model, with_ids(batch, small.ids))) for batch in batches], 1e-4
         except Exception as error:  # a loss may want what the small model lacks, adapters for instance
             logger.debug("the loss was not tried on a small model: %s", error)
     with as_it_was(model):
         first = next(model.parameters())
         rounding = 1e-4 if first.dtype == torch.float32 else 2e-2
         return [float(loss(model, send_to_device(batch, first.device))) for batch in batches], rounding
-
-
-def _with_ids(batch: Batch, ids: torch.Tensor | None) -> Batch:
-    """The batch with the tokens of a small model."""
-    if ids is None:
-        return batch
-
-    def own(name: str, values: Any) -> Any:
-        tokens = isinstance(values, torch.Tensor) and values.dtype == torch.int64 and "position" not in name
-        if not tokens or not values.numel() or not VOCABULARY <= int(values.max()) < len(ids):
-            return values
-        return torch.where(values < 0, values, ids[values.clamp(min=0)])
-
-    return {name: own(name, values) for name, values in batch.items()}

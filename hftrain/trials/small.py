@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftrain.distributed import whole_models, whole_while_used
-from hftrain.losses import SummingHead
+from hftrain.losses import Batch, SummingHead
 
 logger = logging.getLogger(__name__)
 
@@ -330,3 +330,17 @@ def as_it_was(model: Any) -> Iterator[None]:
             module._modules, module._buffers = children, buffers
         for buffer, value in values:
             buffer.copy_(value)
+
+
+def with_ids(batch: Batch, ids: torch.Tensor | None) -> Batch:
+    """The batch with the tokens of a small model."""
+    if ids is None:
+        return batch
+
+    def own(name: str, values: Any) -> Any:
+        tokens = isinstance(values, torch.Tensor) and values.dtype == torch.int64 and "position" not in name
+        if not tokens or not values.numel() or not VOCABULARY <= int(values.max()) < len(ids):
+            return values
+        return torch.where(values < 0, values, ids[values.clamp(min=0)])
+
+    return {name: own(name, values) for name, values in batch.items()}

@@ -1,4 +1,4 @@
-"""Trials: forward passes before a run that show what a model does with its batches, and leave it as it was."""
+"""Which parameters get a gradient, and what forward passes change in a model for good: tried on a few examples."""
 
 import copy
 import logging
@@ -19,6 +19,7 @@ from hftrain import distributed
 from hftrain.data.plan import MicroBatch, fetch, seed_all
 from hftrain.distributed import whole_while_used
 from hftrain.losses import Batch
+from hftrain.trials.small import Small, stand_ins, with_ids
 
 logger = logging.getLogger(__name__)
 
@@ -156,9 +157,17 @@ def try_examples(
     """Forward passes on the two shortest examples, and on the longest one as in evaluation, where no layer is dropped
     by chance; what they show, and a line in the log.
 
-    Every process has to call. The arguments are those of `fit`.
+    A model that ZeRO-3 has cut up is not gathered: a small one of its kind is tried in its place, and stands for the
+    layers that it lacks. Every process has to call. The arguments are those of `fit`.
     """
     findings = Findings([], Changes([], []))
+    cut_up, whole = any(hasattr(parameter, "ds_id") for parameter in model.parameters()), model
+    small: Small | None = None
+    if cut_up:
+        small = None if hasattr(model, "peft_config") else next(stand_ins(model), None)
+        if small is None:  # adapters all get gradients
+            return findings
+        model = small.model
     if any(distributed.total(accelerator, any(parameter.is_meta for parameter in model.parameters()))):
         return findings  # processes that wait for their weights cannot try
     device = next(model.parameters()).device
@@ -174,7 +183,8 @@ def try_examples(
                 if before_step:
                     before_step(model, [micro])
                 memory = Memory(model)
-                reached |= _leaves(loss(model, send_to_device(micro.batch, device)))
+                batch = with_ids(micro.batch, small.ids) if small else micro.batch
+                reached |= _leaves(loss(model, send_to_device(batch, device)))
                 attributes, buffers = memory.put_back()
                 known = findings.changes
                 known.attributes.extend(change for change in attributes if change not in known.attributes)
@@ -185,11 +195,12 @@ def try_examples(
             type(error).__name__, error,
         )  # fmt: skip
         return findings
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    unreached = [name for name, parameter in parameters.items() if id(parameter) not in reached]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # An expert that no token was sent to has others of its kind that are reached
-    kinds = {_kind(name) for name in parameters.keys() - set(unreached)}
-    findings.unreached.extend(name for name in unreached if _kind(name) not in kinds)
+    kinds = {_kind(name) for name, parameter in trained.items() if id(parameter) in reached}
+    never = {_kind(name) for name in trained} - kinds
+    parameters = [name for name, p in whole.named_parameters() if p.requires_grad]
+    findings.unreached.extend(name for name in parameters if _kind(name) in never)
     if findings.unreached:
         shown = list(dict.fromkeys(_kind(name).rpartition(".")[0] for name in findings.unreached))
         logger.warning(
