@@ -4,7 +4,6 @@ import os
 import shutil
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from resume_worker import WorkerConfig, trace, train
@@ -12,26 +11,6 @@ from resume_worker import WorkerConfig, trace, train
 from hftrain import checkpoint
 from hftrain.config import errors
 from hftrain.report.progress import Progress
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-SAMPLE = {("full", "save"), ("deleted", "step")}
-
-
-def cells() -> list:
-    from chaos.disk import STAGES, TROUBLES
-
-    pairs = [(trouble, stage) for trouble in TROUBLES for stage in STAGES]
-    return [pytest.param(*pair, marks=() if pair in SAMPLE else pytest.mark.slow) for pair in pairs]
-
-
-@pytest.mark.parametrize(("trouble", "stage"), cells())
-def test_trouble_with_the_disk_at_any_stage_is_a_sentence_and_costs_no_state(trouble, stage):
-    from chaos.disk import rows
-
-    ((_, happened, passed, detail),) = rows((trouble,), (stage,))
-    if not happened and "not allowed" in detail:
-        pytest.skip(detail)
-    assert happened and passed, detail
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

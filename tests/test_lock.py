@@ -19,7 +19,6 @@ from hftrain import checkpoint
 from hftrain.checkpoint import locking
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWPID = 0x20000, 0x4000000, 0x20000000
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 
 @pytest.fixture(autouse=True)
@@ -143,21 +142,6 @@ def test_what_a_killed_run_left_refuses_nobody(tmp_path, capsys, text):
     with checkpoint.lock(tmp_path):
         assert "from a run that was killed while it made it" in capsys.readouterr().out
         assert names(tmp_path) == [".hidden.of.the.user", ".lock"]
-
-
-def test_a_kill_between_any_two_lines_of_the_lock_leaves_no_obstacle(tmp_path):
-    """At each 29th; scripts/chaos.py takes all of them."""
-    from chaos.lock import kills
-
-    rows = list(kills(tmp_path, every=29))
-    assert len(rows) > 5 and any(happened for _, happened, _, _ in rows)
-    assert [row for row in rows if not row[2]] == []
-
-
-def test_many_runs_at_once_take_over_a_dead_lock_and_one_has_it(tmp_path):
-    from chaos.lock import races
-
-    assert [row for row in races(tmp_path, rounds=3, runs=6) if not (row[1] and row[2])] == []
 
 
 @pytest.mark.parametrize("elsewhere", [in_another_container, on_another_host])

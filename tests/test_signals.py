@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,41 +19,6 @@ from hftrain.data.plan import Plan, steps
 from hftrain.distributed.compiling import LONGEST_SECONDS, bound_waiting
 from hftrain.metrics.checks import same_length
 from hftrain.signals import exit_code, relay
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-SAMPLE = {
-    ("reading", "SIGHUP"),
-    ("learning a tokenizer", "SIGINT"),
-    ("evaluation", "SIGUSR1"),
-    ("publishing", "SIGTERM"),
-}
-
-
-def cells():
-    from chaos.signals import NAMES, PHASES
-
-    for phase in PHASES:
-        for name in NAMES:
-            yield pytest.param(phase, name, marks=() if (phase, name) in SAMPLE else pytest.mark.slow)
-
-
-@pytest.mark.parametrize(("phase", "name"), list(cells()))
-def test_a_signal_in_any_phase_is_code_75(tmp_path, phase, name):
-    from chaos.signals import import_the_rest, in_phase
-
-    import_the_rest()
-    _, happened, passed, detail = in_phase(tmp_path / "place", phase, name)
-    assert happened and passed, detail
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
-def test_a_signal_while_a_recipe_imports_is_code_75_without_a_traceback(tmp_path, name):
-    from chaos.signals import while_importing
-
-    _, happened, passed, detail = while_importing(tmp_path, name)
-    assert happened and passed, detail
 
 
 def test_a_launcher_ends_a_program_that_heeds_no_signal_yet_by_sigterm(capfd):

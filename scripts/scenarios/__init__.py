@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+MODULES = ("saves", "lock", "damage", "inputs", "disk", "signals", "planted")  # in the order of the table
+
 
 class Try(NamedTuple):
     """One thing that was broken."""
@@ -37,8 +39,29 @@ def check(promise: Callable[[], object]) -> str | None:
     return None
 
 
-def forked(work: Callable[[], object], kill_at: int | None) -> tuple[bool, int]:
-    """Runs `work` in a fork that kills itself (SIGKILL) at its call number `kill_at` that changes the disk.
+def fork(work: Callable[[], object]) -> int:
+    """The process id of a child that does `work`, and prints nothing but errors: exit code 0, or 1 after one."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return child
+
+
+def wait(child: int) -> int:
+    """Its exit code; -N if signal N ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed(work: Callable[[], object], at: int | None) -> tuple[bool, int]:
+    """Runs `work` in a fork that kills itself (SIGKILL) at its call number `at` that changes the disk.
 
     Counted are the opening of a file to write, renaming, deleting, making folders, and fsync.
 
@@ -46,25 +69,20 @@ def forked(work: Callable[[], object], kill_at: int | None) -> tuple[bool, int]:
         whether it was killed, and how many such calls it made.
     """
     reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def counted() -> None:
         os.close(reader)
-        status = 1
-        try:
-            count_calls(writer, kill_at)
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+        count_calls(writer, at)
+        work()
+
+    child = fork(counted)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
         calls = len(pipe.read())
-    _, status = os.waitpid(child, 0)
-    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+    code = wait(child)
+    if code > 0:
         raise RuntimeError("the fork failed by itself")
-    return os.WIFSIGNALED(status), calls
+    return code == -signal.SIGKILL, calls
 
 
 def count_calls(pipe: int, kill_at: int | None) -> None:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from hftrain import checkpoint, sealed
-from scenarios import Row, Try, check, forked
+from scenarios import Row, Try, check, killed
 
 
 def tensors_of(step: int, life: int) -> dict[str, torch.Tensor]:
@@ -50,11 +50,11 @@ def in_a_checkpoint(folder: Path, draw: random.Random, sample: bool, step: int =
     for earlier in (1, 2):
         save(before, earlier, life=0)
     whole = shutil.copytree(before, folder / "whole")
-    _, calls = forked(lambda: save(whole, step, life=1), None)
+    _, calls = killed(lambda: save(whole, step, life=1), None)
     for call in kill_points(calls, draw, sample):
         out = shutil.copytree(before, folder / f"out-{call}")
-        killed, _ = forked(lambda out=out: save(out, step, life=1), call)
-        yield Try(f"kill at call {call} of {calls}", killed, check(lambda out=out: newest_is_whole(out, at_least=2)))
+        happened, _ = killed(lambda out=out: save(out, step, life=1), call)
+        yield Try(f"kill at call {call} of {calls}", happened, check(lambda out=out: newest_is_whole(out, at_least=2)))
         shutil.rmtree(out)
 
 
@@ -73,7 +73,7 @@ def in_the_final_model(folder: Path, draw: random.Random, sample: bool) -> Itera
     before = folder / "before"
     save_model(before, 1)
     whole = shutil.copytree(before, folder / "whole")
-    _, calls = forked(lambda: save_model(whole, 2), None)
+    _, calls = killed(lambda: save_model(whole, 2), None)
 
     def good_or_known(out: Path) -> None:
         """One of the two models is there and good, or `verify` says that neither is; saving again mends it."""
@@ -87,8 +87,8 @@ def in_the_final_model(folder: Path, draw: random.Random, sample: bool) -> Itera
 
     for call in kill_points(calls, draw, sample):
         out = shutil.copytree(before, folder / f"out-{call}")
-        killed, _ = forked(lambda out=out: save_model(out, 2), call)
-        yield Try(f"kill at call {call} of {calls}", killed, check(lambda out=out: good_or_known(out)))
+        happened, _ = killed(lambda out=out: save_model(out, 2), call)
+        yield Try(f"kill at call {call} of {calls}", happened, check(lambda out=out: good_or_known(out)))
         shutil.rmtree(out)
 
 

@@ -1,22 +1,19 @@
 """A disk that refuses at each stage of a run: full, read-only, deleted, renamed. It ends, or goes on, with a sentence.
 
-The disks are small file systems in memory, which only root can mount: without, no row has happened.
+The disks are small file systems in memory, which only root can mount: for others, no try happens.
 """
 
-import os
+import random
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
-from chaos.signals import import_the_rest, run
 from hftrain import checkpoint
+from scenarios import Row, Try
+from scenarios.program import import_the_rest, run
 
-Row = tuple[str, bool, bool, str]
 STAGES = ("reading", "step", "evaluation", "save", "export", "test scores", "publishing")
 
 
@@ -48,23 +45,25 @@ TROUBLES: dict[str, Callable[[Path], None]] = {
 }  # fmt: skip
 
 
-def rows(troubles: tuple[str, ...] = tuple(TROUBLES), stages: tuple[str, ...] = STAGES) -> Iterator[Row]:
-    torch.set_num_threads(1)
-    import_the_rest()
-    for trouble in troubles:
-        for stage in stages:
-            with tempfile.TemporaryDirectory() as folder, disk(Path(folder)) as place:
+def of_trouble(trouble: str) -> Row:
+    def at_each_stage(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
+        import_the_rest()
+        for stage in draw.sample(STAGES, 1) if sample else STAGES:
+            own = folder / stage
+            with disk(own) as place:
                 if place is None:
-                    yield f"disk: {trouble} while {stage}", False, False, "mounting is not allowed here"
+                    yield Try(f"while {stage} (mounting is not allowed here)", False, None)
                 else:
-                    yield row(Path(folder), place, trouble, stage)
+                    yield strike(own, place, trouble, stage)
+
+    return f"disk {trouble} at each of {len(STAGES)} stages: a sentence, no state lost", at_each_stage
 
 
 @contextmanager
 def disk(folder: Path) -> Iterator[Path | None]:
     """A file system of 4 MB."""
     place = folder / "disk"
-    place.mkdir()
+    place.mkdir(parents=True)
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)], capture_output=True).returncode:
         yield None
         return
@@ -74,18 +73,18 @@ def disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def row(folder: Path, place: Path, trouble: str, stage: str) -> Row:
+def strike(folder: Path, place: Path, trouble: str, stage: str) -> Try:
     out = place / "out"
-    os.environ["TMPDIR"] = str(folder)
-    tempfile.tempdir = None  # where a run puts what its output folder does not take
     code, log = run(folder, stage, lambda: TROUBLES[trouble](out), out)
-    happened = f"struck while {stage}" in log
     homes = [path for path in (out, place / "renamed", *folder.glob("*rescued*"), *place.glob("*rescued*"))]
     saved = [path for home in homes if home.is_dir() for path in checkpoint.checkpoints(home)]
     whole = all(checkpoint.verify(path) == [] for path in saved)
     # the state of the last step is on a disk, but for a run that ended before its first, or lost what it had deleted
     last = any(path.name == "checkpoint-4" for path in saved)
     kept = last or stage == "reading" or (trouble == "deleted" and stage in ("export", "test scores", "publishing"))
-    clean = "Traceback" not in log and code in (0, 1)
-    detail = "" if clean and whole and kept else f"code {code}, saved {[str(path) for path in saved]}: {log[-600:]}"
-    return f"disk: {trouble} while {stage}", happened, clean and whole and kept, detail
+    right = "Traceback" not in log and code in (0, 1) and whole and kept
+    problem = None if right else f"code {code}, saved {[str(path) for path in saved]}: {log[-600:]!r}"
+    return Try(f"while {stage}", f"struck while {stage}" in log, problem)
+
+
+ROWS: list[Row] = [of_trouble(trouble) for trouble in TROUBLES]

@@ -1,16 +1,12 @@
-"""A signal in each phase of a recipe's program: it ends with code 75, without a traceback, and the next start goes on.
-
-The phases before the program has imported anything of ours are `hftrain run`'s to answer for; the others are tried in
-forks of this process, which has imported everything.
+"""The program of a small recipe, in a fork of this process, which has imported all that it needs. Something strikes it
+once, in one of its phases.
 """
 
 import importlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,63 +26,18 @@ from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.report import publish
 
-Row = tuple[str, bool, bool, str]
-NAMES = ("SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP")
-PHASES = (
-    "reading", "learning a tokenizer", "tokenizing", "evaluation before step 1", "step", "evaluation", "save",
-    "test scores", "publishing",
-)  # fmt: skip
-MESSAGES = {"test scores": "stopped after training", "publishing": "stopped after training", "step": "after step"}
-
-
-def rows() -> Iterator[Row]:
-    """Each phase with a signal, in turn; every signal while a recipe imports."""
-    torch.set_num_threads(1)
-    import_the_rest()
-    with tempfile.TemporaryDirectory() as folder:
-        for number, phase in enumerate(PHASES):
-            name = NAMES[number % len(NAMES)]
-            yield in_phase(Path(folder) / f"{name} {phase}", phase, name)
-        for name in NAMES:
-            yield while_importing(Path(folder), name)
-
 
 def import_the_rest() -> None:
     """What a run imports late, so that each fork does not."""
+    torch.set_num_threads(1)
     hush_libraries()
     for name in ("deepspeed", "matplotlib.figure", "matplotlib.backends.backend_agg"):
         with suppress(ImportError):
             importlib.import_module(name)
 
 
-def in_phase(place: Path, phase: str, name: str) -> Row:
-    place.mkdir()
-    code, log = run(place, phase, lambda: os.kill(os.getpid(), signal.Signals[name]), place / "out")
-    happened = f"struck while {phase}" in log
-    again, log_again = run(place, None, lambda: None, place / "out")
-    finished = again == 0 and (place / "out" / "README.md").exists()
-    passed = code == 75 and "Traceback" not in log and MESSAGES.get(phase, "stopped") in log and finished
-    detail = f"exit code {code}, started again {again}: {(log + log_again)[-300:]!r}" if not passed else ""
-    return f"signals: {name} while {phase}", happened, passed, detail
-
-
-def while_importing(place: Path, name: str) -> Row:
-    """A recipe that imports for ever, below `hftrain run`."""
-    recipe, mark = place / "slow.py", place / f"{name}.imports"
-    recipe.write_text(f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(60)\n")
-    command = [sys.executable, "-m", "hftrain.cli", "run", str(recipe)]
-    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 100
-    while not mark.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    program.send_signal(signal.Signals[name])
-    output, _ = program.communicate(timeout=60)
-    passed = program.returncode == 75 and "Traceback" not in output and "nothing new is saved" in output
-    return f"signals: {name} while importing", mark.exists(), passed, f"exit code {program.returncode}: {output[-300:]}"
-
-
 def run(place: Path, phase: str | None, strike: Callable[[], None], out: Path) -> tuple[int, str]:
-    """The exit code and output, kept in `place`, of a small recipe's program that calls `strike` once in `phase`."""
+    """The exit code and output, kept in `place`, of the program, which calls `strike` once in `phase`."""
     log = place / f"log of {phase}"
     child = os.fork()
     if child == 0:
@@ -94,6 +45,7 @@ def run(place: Path, phase: str | None, strike: Callable[[], None], out: Path) -
         os.dup2(file, 1)
         os.dup2(file, 2)
         sys.stdout = os.fdopen(1, "w", closefd=False)
+        os.environ["TMPDIR"], tempfile.tempdir = str(place), None  # where a run puts what its output folder refuses
         sys.argv = ["recipe.py", "--output_dir", str(out)]
         code: Any = 1
         try:
@@ -161,7 +113,7 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
 
     class Processor:
         def save_pretrained(self, folder: Path) -> None:
-            now("save" if ".saving-" in str(folder) else "export")
+            now("save" if ".saving-checkpoint" in str(folder) else "export")
 
     model, results = fit(
         accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
