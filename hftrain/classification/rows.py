@@ -62,7 +62,8 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
         label = read_label(values[len(texts) :], names[len(texts) :], config, cuts)
         for value in values[len(texts) :]:
             for name in value if isinstance(value, list) else [value]:
-                trimmed[name] += isinstance(name, str) and name != name.strip()
+                if isinstance(name, str) and name != name.strip():
+                    trimmed[name] += 1
         found = readers.texts(values[: len(texts)], names[: len(texts)])
         for text, name in zip(found, names, strict=False):
             written[name] += looks_written(text) and not isinstance(unwritten_or_text(text), str)
@@ -83,11 +84,11 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
             logger.warning(
                 "%d values of %s are lists or objects that were written as text: read as they stand", count, name
             )
-    if around := {name: count for name, count in trimmed.items() if count}:
-        name = max(around, key=lambda name: around[name])
+    if trimmed:
+        name = min(trimmed)
         logger.warning(
-            "%s labels have blanks around them, which are left out: %r is read as %r",
-            *(f"{sum(around.values()):,}", name, name.strip()),
+            "%d labels have blanks around them, which are left out: %r is read as %r",
+            *(trimmed.total(), name, name.strip()),
         )
     if signs := cuts - {","}:
         logger.warning("labels are cut at %s; where it belongs to a name, write lists", " and at ".join(sorted(signs)))

@@ -55,7 +55,8 @@ def limited(source: Source, rows: Dataset, compare: Sequence[str], seed: int) ->
         return rows
     if source.limit > len(rows):
         logger.warning("%s: there are only %s rows", source.written, f"{len(rows):,}")
-    order = np.lexsort((digests(rows, compare, seed), digests(rows, compare[:1], seed)))
+    whole, text = (digests(rows, columns, seed, purpose=b"limit") for columns in (compare, compare[:1]))
+    order = np.lexsort((whole, text))
     kept = select_rows(rows, np.sort(order[: source.limit]))
     kept.bad = rows.bad
     return kept
