@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import text
 from hftrain.config.pretraining import PretrainingConfig
+from hftrain.config.sources import Source, read_source
 from hftrain.data.documents import open_source
 from hftrain.data.packing import Packed
 from hftrain.data.sources import is_hub_name
@@ -60,11 +62,14 @@ def load_tokens(
     Raises:
         ValueError: data that cannot be read, or were tokenized otherwise than the model needs.
     """
-    source = config.train_file or config.dataset_name
-    assert source is not None
+    train = name_sources(config.train_file or [str(config.dataset_name)])
     if config.dataset_config_name:
-        source = f"{source}:{config.dataset_config_name}:train"
-    prepared = is_token_folder(source)
+        train = {
+            name: source._replace(name=f"{source.name}:{config.dataset_config_name}:train")
+            for name, source in train.items()
+        }
+    first = next(iter(train.values())).name
+    prepared = is_token_folder(first)
     tokenizer: Any = load.load_tokenizer(config)
 
     def tokenizer_of(folder: str) -> Any:
@@ -72,53 +77,99 @@ def load_tokens(
             return AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=config.trust_remote_code)
 
     if tokenizer is None and prepared:
-        tokenizer = tokenizer_of(source)
+        tokenizer = tokenizer_of(first)
         tokenizer.name_or_path = ""
         if config.vocab_size != type(config).vocab_size:
-            logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", source, len(tokenizer))
-    tokenizer = tokenizer or learn_tokenizer(config, source, special_tokens or {})
+            logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", first, len(tokenizer))
+    tokenizer = tokenizer or learn_tokenizer(config, train, special_tokens or {})
 
-    def open_tokens(source: str, validation_split: float, max_tokens: int | None = None) -> Path:
-        if not is_token_folder(source):
+    def open_tokens(sources: dict[str, Source], validation_split: float, max_tokens: int | None = None) -> Path:
+        folders = [source for source in sources.values() if is_token_folder(source.name)]
+        if not folders:
             return prepare(
-                {"text": source}, tokenizer, text_column=config.text_column, document=config.document,
-                validation_split=validation_split, seed=config.seed, max_bad_rows=config.max_bad_rows,
-                max_tokens=max_tokens, dialect=dialect_of(config),
+                {name: source.name for name, source in sources.items()}, tokenizer, text_column=config.text_column,
+                document=config.document, validation_split=validation_split, seed=config.seed,
+                max_bad_rows=config.max_bad_rows, max_tokens=max_tokens, dialect=dialect_of(config),
+                limits={name: source.limit for name, source in sources.items() if source.limit},
             )  # fmt: skip
-        if tokenizer_of(source).get_vocab() != tokenizer.get_vocab():
-            raise ValueError(f"{source} was tokenized by another tokenizer than this model's: run hftrain prepare anew")
-        return Path(source)
+        (folder,) = folders
+        if tokenizer_of(folder.name).get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"{folder.name} was tokenized by another tokenizer than this model's: run hftrain prepare anew"
+            )
+        return Path(folder.name)
 
     set_aside = 0.0 if config.validation_file else config.validation_split
-    folder = open_tokens(source, set_aside, max_tokens(config, source, set_aside))
+    folder = open_tokens(train, set_aside, max_tokens(config, train, set_aside))
     files = {"train": TokenFiles(folder)}
     if config.validation_file:
-        files["validation"] = TokenFiles(open_tokens(config.validation_file, 0.0))
+        files["validation"] = TokenFiles(open_tokens(name_sources(config.validation_file), 0.0))
     else:
         files["validation"] = TokenFiles(folder, "validation")
+    if len(train) > 1:
+        for name, source in train.items():
+            first_document, end = files["train"].sources[name]
+            logger.warning("%s: %s documents to train on, as source %s", source.written, end - first_document, name)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is told by its place, never by its id
     return tokenizer, files
 
 
-def max_tokens(config: PretrainingConfig, source: str, set_aside: float) -> int | None:
-    """How much of `source` is to be tokenized, where that is not all: a data set on the Hub may have no end."""
-    if config.max_train_tokens or not config.max_steps or not is_hub_name(source.split(":")[0]):
+def name_sources(written: Sequence[str]) -> dict[str, Source]:
+    """The data sets of a setting by the names of their token files: "text" alone, else made of the files' names.
+
+    Raises:
+        ValueError: a folder of tokens among others, or with a weight or a limit.
+    """
+    sources = [read_source(each) for each in written]
+    for source in sources:
+        if is_token_folder(source.name) and (len(sources) > 1 or (source.weight, source.limit) != (1, None)):
+            raise ValueError(
+                f"{source.written}: a folder of hftrain prepare stands alone: prepare all sources into one (--source "
+                "a=a.jsonl --source b=b.txt), and weigh them with source_weights"
+            )
+    if len(sources) == 1:
+        return {"text": sources[0]}
+    named: dict[str, Source] = {}
+    for source in sources:
+        stem = re.sub(r"[^\w-]+", "-", Path(source.name).name.split(".")[0]).strip("-") or "text"
+        name = next(name for n in count(1) if (name := stem if n == 1 else f"{stem}-{n}") not in named)
+        named[name] = source
+    return named
+
+
+def max_tokens(config: PretrainingConfig, sources: Mapping[str, Source], set_aside: float) -> int | None:
+    """How much of each source is to be tokenized, where that is not all: a data set on the Hub may have no end."""
+    on_hub = any(is_hub_name(source.name.split(":")[0]) for source in sources.values())
+    if config.max_train_tokens or not config.max_steps or not on_hub:
         return config.max_train_tokens
     step = config.global_batch_tokens or (config.global_batch_size or 1) * config.max_length
     return math.ceil(config.max_steps * step / (1 - set_aside))
 
 
-def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """`text.train_tokenizer` on the first texts of `source`, kept in the cache for the other processes and runs."""
-    opened = open_source(source, config.text_column, config.document, dialect_of(config))
-    made_from = [fingerprint(opened), config.text_column, config.document, config.vocab_size, special_tokens]
+def learn_tokenizer(
+    config: PretrainingConfig, sources: Mapping[str, Source], special_tokens: dict[str, Any]
+) -> PreTrainedTokenizerBase:
+    """`text.train_tokenizer` on the first texts of each source, kept in the cache for the other processes and runs."""
+    opened = [
+        open_source(source.name, config.text_column, config.document, dialect_of(config), source.limit, config.seed)
+        for source in sources.values()
+    ]
+    prints = [fingerprint(source) for source in opened]
+    made_from = [
+        prints[0] if len(prints) == 1 else prints,
+        config.text_column,
+        config.document,
+        config.vocab_size,
+        special_tokens,
+    ]
     folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
 
     def learn(stage: Path) -> None:
         marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
         added_tokens = list(chain.from_iterable(marks))
-        tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size, added_tokens=added_tokens)
+        texts = chain.from_iterable(_texts(source, LEARN_FROM // len(opened)) for source in opened)
+        tokenizer = text.train_tokenizer(texts, config.vocab_size, added_tokens=added_tokens)
         if special_tokens:
             tokenizer.add_special_tokens(special_tokens)
             tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
@@ -127,18 +178,18 @@ def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict
     make_once(folder, learn)
     learnt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     learnt.name_or_path = ""  # the cache is no place to come from
-    logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", source)
+    logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", config.trained_on)
     return learnt
 
 
-def _texts(source: Any) -> Iterator[str]:
-    """The first `LEARN_FROM` characters; rows that cannot be used are left to `prepare` to tell of."""
+def _texts(source: Any, most: int) -> Iterator[str]:
+    """The first `most` characters; rows that cannot be used are left to `prepare` to tell of."""
     characters = 0
     for item in source:
         if isinstance(item, str):
             yield item
             characters += len(item)
-        if characters >= LEARN_FROM:
+        if characters >= most:
             return
 
 
@@ -176,6 +227,7 @@ def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str
     def told(documents: TokenFiles, blocks: Any) -> dict[str, Any]:
         return {
             "documents": len(documents),
+            **_by_source(documents),
             "tokens": documents.tokens,
             "bytes of text": sum(shard["bytes"] for shard in documents.shards),
             "examples": len(blocks),
@@ -187,11 +239,28 @@ def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str
     return {name: told(files[name], examples[name]) for name in files}
 
 
+def _by_source(documents: TokenFiles) -> dict[str, int]:
+    if len(documents.sources) < 2:
+        return {}
+    return {f"documents of {name}": end - first for name, (first, end) in documents.sources.items()}
+
+
 def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing: Any) -> dict[str, Any]:
     """`blocks` of each split; weights are for training."""
-    weights = {"train": config.source_weights}
+    sources = name_sources(config.train_file) if config.train_file else {}
+    repeats = {name: source.weight for name, source in sources.items()}
+    if set(repeats.values()) <= {1.0}:  # also of a folder of prepared tokens, whose sources have other names
+        repeats = {}
+    weights = {"train": repeats or config.source_weights}
     return {
-        name: blocks(split, config.max_length, packing=packing, seed=config.seed, weights=weights.get(name))
+        name: blocks(
+            split,
+            config.max_length,
+            packing=packing,
+            seed=config.seed,
+            weights=weights.get(name),
+            repeats=bool(repeats),
+        )
         for name, split in files.items()
     }
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hftrain.config import PairConfig
 from hftrain.data import cldr
+from hftrain.data.several import source_counts
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import load_metric
@@ -219,6 +220,7 @@ def describe_data(
         bad = len(getattr(split, "bad", ()))
         described[name] = {
             "rows": len(split),
+            **source_counts(split),
             "unusable rows left out": counted(bad, bad + len(split)),
             "rows that stand in train": "" if name == "train" else counted(split.leaks.rows, len(split)),
             "sources that stand in train": "" if name == "train" else counted(split.leaks.inputs, len(split)),

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hftrain.answering import AnsweringConfig
-from hftrain.config import FineTuneConfig, parse
+from hftrain.config import FineTuneConfig
+from hftrain.recipe import run
 
 
 @dataclass
@@ -66,11 +67,11 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     publish(
         accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
         task="question-answering", title="Question answering", base_model=config.model_name_or_path,
-        dataset=str(config.train_file or config.dataset_name), usage=report.usage(config, rows["test"][0]),
+        dataset=config.tested_on, usage=report.usage(config, rows["test"][0]),
         **report.report(rows, examples, found, threshold, config),
     )  # fmt: skip
     return results
 
 
 if __name__ == "__main__":
-    main(parse(AnswerConfig))
+    run(main, AnswerConfig)

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any
 
 from hftrain.chat import SupervisedConfig
-from hftrain.config import FineTuneConfig, parse
+from hftrain.config import FineTuneConfig
+from hftrain.recipe import run
 
 
 @dataclass
@@ -82,7 +83,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
     publish(
         accelerator, config, results, metric="test_loss", task="text-generation", title="Chat",
-        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=chat.usage(config, rows["test"][0]), data=chat.describe_data(rows, examples),
         samples=chat.samples(chats, before=before, after=answer(model)),
     )  # fmt: skip
@@ -90,4 +91,4 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(ChatRecipeConfig))
+    run(main, ChatRecipeConfig)

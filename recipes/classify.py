@@ -14,7 +14,7 @@ the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts w
 from typing import Any
 
 from hftrain.classification import ClassificationConfig
-from hftrain.config import parse
+from hftrain.recipe import run
 
 
 def main(config: ClassificationConfig) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     publish(
         accelerator, config, results, metric=f"test_{next(name for name in numbers if name != 'loss')}",
         task="text-classification", title=report.title(config), lead=report.lead(config, rows, names),
-        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=report.usage(config, rows["test"][0]), data=report.describe_data(rows, examples, lengths, names, ids),
         figures=report.figures(metrics, scores, right["test"], examples, config),
         tables=report.tables(metrics, rows["test"], scores, right["test"], names, thresholds, problem),
@@ -73,4 +73,4 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(ClassificationConfig))
+    run(main, ClassificationConfig)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from hftrain.chat import ChatConfig
-from hftrain.config import FineTuneConfig, at_least, parse
+from hftrain.config import FineTuneConfig, at_least
 from hftrain.preference import OnlineConfig
+from hftrain.recipe import run
 
 
 @dataclass
@@ -61,4 +62,4 @@ def main(config: GrpoConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(GrpoConfig))
+    run(main, GrpoConfig)

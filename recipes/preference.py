@@ -15,8 +15,9 @@ from functools import partial
 from typing import Annotated, Any
 
 from hftrain.chat import ChatConfig
-from hftrain.config import FineTuneConfig, above, parse
+from hftrain.config import FineTuneConfig, above
 from hftrain.preference import PreferenceConfig
+from hftrain.recipe import run
 
 
 @dataclass
@@ -89,11 +90,11 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     publish(
         accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
         title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,
-        dataset=str(config.train_file or config.dataset_name), usage=chat.usage(config, rows["test"][0]),
+        dataset=config.tested_on, usage=chat.usage(config, rows["test"][0]),
         data=data,
     )  # fmt: skip
     return results
 
 
 if __name__ == "__main__":
-    main(parse(PreferenceRecipeConfig))
+    run(main, PreferenceRecipeConfig)

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from hftrain.config import at_least, parse
+from hftrain.config import at_least
 from hftrain.config.pretraining import PretrainingConfig
+from hftrain.recipe import run
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
@@ -86,11 +87,11 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     publish(
         accelerator, config, results, split="validation", metric="eval_perplexity", task="text-generation",
         title="Causal language model", base_model=config.model_name_or_path, samples=samples,
-        dataset=str(config.train_file or config.dataset_name), data=pretraining.describe(files, examples),
+        dataset=config.tested_on, data=pretraining.describe(files, examples),
         usage=pretraining.usage(config, "AutoModelForCausalLM", GENERATE),
     )  # fmt: skip
     return results
 
 
 if __name__ == "__main__":
-    main(parse(PretrainConfig))
+    run(main, PretrainConfig)

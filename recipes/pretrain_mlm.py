@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from math import exp
 from typing import Any
 
-from hftrain.config import parse
 from hftrain.config.pretraining import DenoisingConfig
+from hftrain.recipe import run
 
 USE = {
     "masked_tokens": """from transformers import pipeline
@@ -86,7 +86,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
         accelerator, config, results, split="validation", metric="eval_perplexity",
         task="fill-mask" if config.objective == "masked_tokens" else "text2text-generation",
         title="Masked language model" if config.objective == "masked_tokens" else "Span-filling encoder-decoder",
-        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        base_model=config.model_name_or_path, dataset=config.tested_on,
         data=pretraining.describe(files, examples),
         usage=pretraining.usage(config, auto_class.__name__, USE[config.objective]),
     )  # fmt: skip
@@ -94,4 +94,4 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(PretrainMlmConfig))
+    run(main, PretrainMlmConfig)

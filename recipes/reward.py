@@ -14,7 +14,8 @@ from functools import partial
 from typing import Annotated, Any
 
 from hftrain.chat import ChatConfig
-from hftrain.config import FineTuneConfig, at_least, parse
+from hftrain.config import FineTuneConfig, at_least
+from hftrain.recipe import run
 
 
 @dataclass
@@ -66,11 +67,11 @@ def main(config: RewardConfig) -> dict[str, Any]:
     results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
     publish(
         accelerator, config, results, metric="test_accuracy", task="text-classification", title="Reward model",
-        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=preference.reward_usage(config, rows["test"][0]), data=preference.describe(rows, examples, lengths),
     )  # fmt: skip
     return results
 
 
 if __name__ == "__main__":
-    main(parse(RewardConfig))
+    run(main, RewardConfig)

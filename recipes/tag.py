@@ -14,7 +14,8 @@ step's batch counts windows.
 from dataclasses import dataclass
 from typing import Any
 
-from hftrain.config import FineTuneConfig, parse
+from hftrain.config import FineTuneConfig
+from hftrain.recipe import run
 from hftrain.tagging import TaggingConfig
 
 
@@ -65,7 +66,7 @@ def main(config: TagConfig) -> dict[str, Any]:
     publish(
         accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
         task="token-classification", title="Tagging" if scheme == "none" else "Named entities",
-        base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
+        base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=report.usage(config, rows["test"][0]["tokens"]),
         **report.report(rows, examples, found, names, measured, config),
     )  # fmt: skip
@@ -73,4 +74,4 @@ def main(config: TagConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(parse(TagConfig))
+    run(main, TagConfig)

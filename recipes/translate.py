@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, parse, share
+from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, share
+from hftrain.recipe import run
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
@@ -87,14 +88,13 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}
     publish(
-        accelerator, config, results, metric="test_sacrebleu", task="translation",
+        accelerator, config, results, metric="test_sacrebleu", task="translation", dataset=config.tested_on,
         title=f"Translation {config.source_lang}-{config.target_lang}", base_model=config.model_name_or_path,
-        dataset=str(config.train_file or config.dataset_name), language=[config.source_lang, config.target_lang],
-        usage=translation.usage(config, rows["test"][0]["source"]),
+        language=[config.source_lang, config.target_lang], usage=translation.usage(config, rows["test"][0]["source"]),
         data=translation.describe_data(rows, examples, lengths), samples=translation.samples(rows["test"], hypotheses),
     )  # fmt: skip
     return results
 
 
 if __name__ == "__main__":
-    main(parse(TranslateConfig))
+    run(main, TranslateConfig)

@@ -397,7 +397,8 @@ PAIRS = [
 @pytest.mark.parametrize(("first", "one", "second", "two"), PAIRS)
 def test_of_a_pair_the_higher_level_decides(run_yaml, first, one, second, two):
     def both(config):
-        return [None if value is None else str(value) for value in (getattr(config, first), getattr(config, second))]
+        values = (getattr(config, first), getattr(config, second))
+        return [value and str(value[0] if isinstance(value, list) else value) for value in values]
 
     assert both(parse(TranslateConfig, [f"--{second}", two])) == [None, two]
     assert both(parse(TranslateConfig, run_yaml(f"{second}: {two}"))) == [None, two]

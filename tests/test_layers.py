@@ -44,8 +44,8 @@ ROWS = [
         "trials",
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining", "routing"},
-    {"contract", "ending", "loop", "resuming", "run"},
-    {"export", "launch", "merge", "predict", "serving"},
+    {"contract", "ending", "folds", "loop", "resuming", "run"},
+    {"export", "launch", "merge", "predict", "recipe", "serving"},
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from hftrain.data.cut import split_rows
 from hftrain.data.lines import Fault
-from hftrain.data.rows import fingerprint, leaks, load_rows, split_rows
+from hftrain.data.rows import fingerprint, leaks, load_rows
 from hftrain.data.sources import is_hub_name
 
 PAIR = {"source": "source", "target": "target"}

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from hftrain import text
 from hftrain.answering.predictions import Found, best_answers, probabilities
 from hftrain.answering.settings import AnsweringConfig
+from hftrain.data.several import scores_by_source, source_counts
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Table
 from hftrain.report.charts import bars, histogram
@@ -61,6 +62,7 @@ def report(
         }
         for row, answer, each in zip(test, best_answers(found, test["context"], threshold), found, strict=True)
     ]
+    by_source = scores_by_source(test, F1=[row["F1"] for row in shown], loss=[each.loss for each in found])
     worst = np.argsort([-each.loss for each in found], kind="stable")[:WORST].tolist()
     note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
     samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
@@ -68,7 +70,10 @@ def report(
     return {
         "lead": f"Finds the answer to a question in a text{none}. Questions: {sizes(rows)}.",
         "figures": [outcomes(shown), lengths(examples["train"], config)],
-        "tables": [Table("Worst questions", [shown[i] for i in worst], note=note, visible=10)],
+        "tables": [
+            *([Table("By source", by_source)] if by_source else []),
+            Table("Worst questions", [shown[i] for i in worst], note=note, visible=10),
+        ],
         "samples": [{name: each[name] for name in ("question", "answer", "right")} for each in samples],
         "data": {name: describe(rows[name], examples[name]) for name in rows},
     }
@@ -107,6 +112,7 @@ def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
     """Questions, articles, contexts and windows of a split."""
     return {
         "questions": len(rows),
+        **source_counts(rows),
         "of them without an answer": sum(not answers for answers in rows["answers"]),
         "articles": len(set(rows["title"])),
         "contexts": len(set(rows["context"])),

@@ -34,7 +34,7 @@ def load_questions(config: Any, seed: int) -> dict[str, Dataset]:
     read = partial(read_question, config=config, unread=unread)
     compare = ["title", "context", "question"]
     reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": squad_reader(config), "seed": seed}
-    rows = load_splits(config, columns={"row": ""}, compare=compare, **reading)
+    rows = load_splits(config, columns={"row": ""}, compare=compare, score="an exact match", **reading)
     unread.warn()
     if not any(rows["train"]["answers"]):
         raise ValueError(f"none of {len(rows['train'])} training questions has an answer: look at answers_column")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain.chat.formats import Chat
+from hftrain.data.several import source_counts
 from hftrain.losses import IGNORE
 from hftrain.text import lengths
 
@@ -47,6 +48,7 @@ def describe_data(rows: dict[str, Dataset], examples: dict[str, Any]) -> dict[st
         learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in made.with_format("numpy")["labels"])
         described[name] = {
             "rows": len(split),
+            **source_counts(split),
             "unusable rows left out": len(getattr(split, "bad", ())) + made.refused,
             "rows that stand in train": "" if name == "train" else split.leaks.rows,
             "prompts that stand in train": "" if name == "train" else split.leaks.inputs,

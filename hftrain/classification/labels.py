@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.data import readers
+from hftrain.data.names import report_names
 from hftrain.data.rows import fingerprint
 from hftrain.data.written import unwritten, unwritten_or_text
 from hftrain.models import load
@@ -172,7 +174,7 @@ def replace_labels(rows: "Dataset", labels: list[list[str]]) -> "Dataset":
     table = table.set_column(place, table.schema.field("label"), pa.array(labels, pa.list_(pa.string())))
     replaced = Dataset(table)
     replaced._fingerprint = fingerprint(replaced)
-    for name in ("bad", "leaks"):
+    for name in ("bad", "leaks", "places"):
         if hasattr(rows, name):
             setattr(replaced, name, getattr(rows, name))
     return replaced
@@ -221,6 +223,14 @@ def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> 
     ids = {name: number for number, name in enumerate(names)}
     if origin != "the training rows":
         ids = {str(number): number for number in range(len(names))} | ids
+
+    def shown(label: str) -> str:
+        name = names[ids[label]] if label in ids else label
+        return label if name == label else f"{label} = {name}"
+
+    counts = {split: {shown(label): len(places) for label, places in each.items()} for split, each in found.items()}
+    everywhere = sum(map(Counter, counts.values()), Counter())
+    report_names(counts["train"], "classes", f"column {config.label_column[0]!r}", everywhere)
     for split, labels in found.items():
         strange = [label for label in labels if label not in ids]
         if not strange:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hftrain.classification.scoring import Scores, decide
 from hftrain.classification.settings import ClassificationConfig
+from hftrain.data.several import scores_by_source, source_counts
 from hftrain.metrics import Metrics
 from hftrain.report import Figure, Table
 from hftrain.report.charts import histogram
@@ -24,7 +25,8 @@ CLASSES = 30  # at most whose rows are counted in the table of the data
 
 
 def title(config: ClassificationConfig) -> str:
-    what = Path(config.train_file).name.split(".")[0] if config.train_file else str(config.dataset_name)
+    names = [Path(name).name.split(".")[0] for name in config.train_file or ()]
+    what = ", ".join(names) or str(config.dataset_name)
     return f"Classification of {what}"
 
 
@@ -59,6 +61,7 @@ def describe_data(
         labels = Counter(each for label in split["label"] for each in (label if isinstance(label, list) else [label]))
         described[name] = {
             "rows": len(split),
+            **source_counts(split),
             "unusable rows left out": counted(bad, bad + len(split)),
             "rows that stand in train": "" if name == "train" else counted(split.leaks.rows, len(split)),
             "texts that stand in train": "" if name == "train" else counted(split.leaks.inputs, len(split)),
@@ -106,6 +109,13 @@ def tables(
         chosen = [{"label": name, "threshold": limit} for name, limit in zip(names, thresholds, strict=True)]
         found.append(Table("Thresholds", chosen, note="A label is said from this probability on, by validation rows."))
     said = decide(scores.outputs, problem, thresholds)
+    shares: dict[str, Any] = {"loss": scores.losses}
+    if problem != "regression":
+        right = np.asarray(said) == references
+        shares |= {"accuracy": right if right.ndim == 1 else right.all(axis=1)}
+    if sources := scores_by_source(rows, **shares):
+        note = "" if problem != "multi_label_classification" else "accuracy: of the rows with every label right"
+        found.append(Table("By source", sources, note=note))
     worst = [
         {
             "text": rows[place]["text"],

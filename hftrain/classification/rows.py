@@ -55,10 +55,15 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
     labels = {f"label {column}": column for column in config.label_column}
     cuts: set[str] = set()
     written: Counter[str] = Counter()
+    trimmed: Counter[str] = Counter()
 
     def read_row(values: list[Any], names: list[str]) -> list[Any]:
         """Texts and label of a row. Raises: Fault."""
         label = read_label(values[len(texts) :], names[len(texts) :], config, cuts)
+        for value in values[len(texts) :]:
+            for name in value if isinstance(value, list) else [value]:
+                if isinstance(name, str) and name != name.strip():
+                    trimmed[name] += 1
         found = readers.texts(values[: len(texts)], names[: len(texts)])
         for text, name in zip(found, names, strict=False):
             written[name] += looks_written(text) and not isinstance(unwritten_or_text(text), str)
@@ -71,12 +76,20 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
         read=read_row,
         schema=texts.append(pa.field("label", LABEL_TYPE[config.problem_type])),
         seed=seed,
+        stratify=None if config.problem_type == "regression" else "label",
+        score="an accuracy" if config.problem_type == "single_label_classification" else None,
     )
     for name, count in written.items():
         if count:
             logger.warning(
                 "%d values of %s are lists or objects that were written as text: read as they stand", count, name
             )
+    if trimmed:
+        name = min(trimmed)
+        logger.warning(
+            "%d labels have blanks around them, which are left out: %r is read as %r",
+            *(trimmed.total(), name, name.strip()),
+        )
     if signs := cuts - {","}:
         logger.warning("labels are cut at %s; where it belongs to a name, write lists", " and at ".join(sorted(signs)))
     return read_vectors(rows, config) if config.problem_type == "multi_label_classification" else rows

@@ -59,16 +59,20 @@ def find_recipe(name: str) -> Path:
 
 
 def parses(recipe: str | Path) -> bool:
-    """Whether a recipe reads its settings by `parse(Class)`, which ends it at --help and at the first mistake."""
+    """Whether a recipe reads its settings by `run(main, Class)` or `parse(Class)`, which end it at --help and at the
+    first mistake."""
     try:
         nodes = list(ast.walk(ast.parse(Path(recipe).read_bytes())))
     except SyntaxError:  # Python says where, when the recipe runs
         return False
-    return any(isinstance(node, ast.ImportFrom) and node.module == "hftrain.config" for node in nodes) and any(
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and (node.func.id, len(node.args), node.keywords) == ("parse", 1, [])
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    calls = {
+        (node.func.id, len(node.args), len(node.keywords))
         for node in nodes
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    return ("hftrain.config" in imported and ("parse", 1, 0) in calls) or (
+        "hftrain.recipe" in imported and ("run", 2, 0) in calls
     )
 
 

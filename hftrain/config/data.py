@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from hftrain.config.schema import Config, InsteadOf, at_least, count_or_share
+from hftrain.config.schema import Config, InsteadOf, at_least, count_or_share, files
+from hftrain.config.sources import read_source
 
 
 @dataclass
@@ -20,21 +21,30 @@ class DataConfig(Config):
     dataset_config_name: str | None = None
     """Configuration of the data set, for one that has several."""
 
-    train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
+    train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
     """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet), a
-    folder."""
+    folder; or several of these: a.jsonl b.csv. A weight may follow, a.jsonl@2.0 (each row is drawn twice), and a limit,
+    b.csv#500 (500 rows, chosen by a hash)."""
 
-    validation_file: str | None = None
-    """Rows to choose the best model by; goes with train_file."""
+    validation_file: Annotated[list[str] | None, files] = None
+    """Rows to choose the best model by, likewise but without weights; goes with train_file."""
 
-    test_file: str | None = None
-    """Rows for the final score, seen by no choice; goes with train_file."""
+    test_file: Annotated[list[str] | None, files] = None
+    """Rows for the final score, seen by no choice, likewise but without weights; goes with train_file."""
 
-    validation_split: Annotated[float, count_or_share] = 0.05
-    """Rows set aside for validation where the data has none of its own: under 1 a share, else a number of rows."""
+    validation_split: Annotated[float | None, count_or_share] = None
+    """Rows set aside for validation where the data has none of its own: under 1 a share, else a number of rows; null: a
+    tenth, at least 50 (or a fifth, if that is less), at most 2,000. Each class gets its share."""
 
-    test_split: Annotated[float, count_or_share] = 0.05
-    """Rows set aside for the test where the data has none of its own: under 1 a share, else a number of rows."""
+    test_split: Annotated[float | None, count_or_share] = None
+    """Rows set aside for the test where the data has none of its own, likewise."""
+
+    folds: Annotated[int | None, at_least(2)] = None
+    """Cross-validation: cut the rows into so many folds, and test each with a model that is trained on the others, in
+    output_dir/fold-1, fold-2, ...; for data so few that one test set says little. null: one run."""
+
+    fold: Annotated[int | None, at_least(1)] = None
+    """Train and test this one of the folds, counted from 1; null: all of them, one after another."""
 
     delimiter: str | None = None
     """Character between the fields of csv, tsv and txt files; null: a comma in csv, TAB in tsv and txt."""
@@ -52,12 +62,37 @@ class DataConfig(Config):
         for name in ("validation_file", "test_file"):
             if getattr(self, name) is not None and self.train_file is None:
                 yield (name, "dataset_name"), f"contradict each other: {name} goes with train_file"
+        for name in ("train_file", "validation_file", "test_file"):
+            try:
+                sources = [read_source(written) for written in getattr(self, name) or ()]
+            except ValueError as error:
+                yield (name,), str(error)
+                continue
+            if name != "train_file" and any(source.weight != 1 for source in sources):
+                yield (name,), "takes no weights (@): each of its rows counts once"
+            names = [source.name for source in sources]
+            if twice := [name for name in names if names.count(name) > 1]:
+                yield (name,), f"names {twice[0]} twice" + ("; a weight says so: @2" if name == "train_file" else "")
+        if self.fold is not None and (self.folds is None or self.fold > self.folds):
+            yield ("fold", "folds"), f"fold {self.fold} is one of how many? set folds, to that number or more"
+        if self.folds is not None and self.test_file is not None:
+            yield ("folds", "test_file"), "contradict each other: with folds each row is tested once; leave one out"
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             yield ("delimiter",), f"is one character, as ; or | or TAB, got {self.delimiter!r}"
         try:
             "".encode(self.encoding or "utf-8")
         except LookupError:
             yield ("encoding",), f"unknown to Python: {self.encoding!r}; try windows-1252, latin-1 or utf-16"
+
+    @property
+    def trained_on(self) -> str:
+        """The training data for people."""
+        return ", ".join(self.train_file) if self.train_file else str(self.dataset_name)
+
+    @property
+    def tested_on(self) -> str:
+        """What the test rows are of, for people."""
+        return ", ".join(self.test_file) if self.test_file else self.trained_on
 
     def __post_init__(self) -> None:
         self.delimiter = "\t" if self.delimiter in ("\\t", "TAB", "tab") else self.delimiter

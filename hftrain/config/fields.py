@@ -337,6 +337,14 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
         yield from super().checks()
         if self.use_peft and self.model_name_or_path is None:
             yield ("use_peft", "model_name_or_path"), "adapters are trained on a pretrained model: name one"
+        if self.folds is not None and self.fold is None:
+            if self.push_to_hub:
+                yield ("folds", "push_to_hub"), "of which fold? Train on all rows, without folds, and push that model"
+            if self.resume_from_checkpoint not in (None, "auto"):
+                yield (
+                    ("folds", "resume_from_checkpoint"),
+                    "auto goes on with each fold; from one checkpoint only its own fold can go on: set fold too",
+                )
 
     def __post_init__(self) -> None:
         super().__post_init__()

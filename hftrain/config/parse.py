@@ -21,6 +21,7 @@ from hftrain.config.schema import (
     REFUSED,
     Config,
     ConfigError,
+    Files,
     Setting,
     conform,
     default_of,
@@ -142,7 +143,11 @@ def read_file(path: str, level: Level) -> None:
 
 def read_text(kind: Any, texts: list[str]) -> Any:
     """The words after ``--name`` as a value: a string as it stands, anything else as YAML reads it."""
-    core, _, optional = unpack(kind)
+    core, marks, optional = unpack(kind)
+    if get_origin(core) is list and optional and texts == ["null"]:
+        return None
+    if get_origin(core) is list and any(isinstance(mark, Files) for mark in marks):
+        return texts
     if get_origin(core) is list:
         pieces = [piece for text in texts for piece in text.split(",") if piece]
         return [] if pieces == ["none"] else [read_text(get_args(core)[0], [piece]) for piece in pieces]

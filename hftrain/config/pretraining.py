@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from hftrain.config.fields import RecipeConfig
-from hftrain.config.schema import InsteadOf, above, at_least, share
+from hftrain.config.schema import InsteadOf, above, at_least, files, share
+from hftrain.config.sources import read_source
 
 
 @dataclass
@@ -15,12 +16,13 @@ class PretrainingConfig(RecipeConfig):
     dataset_name: str | None = None
     """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
 
-    train_file: Annotated[str | None, InsteadOf("dataset_name")] = None
+    train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
     """Folder of hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, also .gz, .zst; a pattern
-    (data/*.jsonl), a folder."""
+    (data/*.jsonl), a folder; or several of these: wiki.jsonl books.txt. A weight may follow, wiki.jsonl@2.0 (its tokens
+    are drawn twice), and a limit, books.txt#500 (500 documents, chosen by a hash)."""
 
-    validation_file: str | None = None
-    """The same to validate on; null: the validation part of train_file."""
+    validation_file: Annotated[list[str] | None, files] = None
+    """The same to validate on, without weights; null: the validation part of train_file."""
 
     validation_split: Annotated[float, share] = 0.05
     """Share of the documents set aside for validation where validation_file names none and train_file is no folder."""
@@ -74,8 +76,16 @@ class PretrainingConfig(RecipeConfig):
         if self.test_file or self.test_split:
             key = "test_file" if self.test_file else "test_split"
             yield (key,), "pretraining is scored on the validation text: set validation_file"
+        if self.folds is not None:
+            yield ("folds",), "is of recipes with a test set: pretraining is scored on the validation text"
+        if self.source_weights and any(read_source(name).weight != 1 for name in self.train_file or ()):
+            yield ("source_weights", "train_file"), "both say how often the sources are drawn: give one of them"
         if self.vocab_size != type(self).vocab_size and (self.tokenizer_name_or_path or self.model_name_or_path):
             yield ("vocab_size",), "is of a tokenizer to be learnt, and there is one"
+
+    @property
+    def tested_on(self) -> str:
+        return ", ".join(self.validation_file) if self.validation_file else self.trained_on
 
 
 @dataclass

@@ -79,7 +79,12 @@ class OneOrMore(Must):
     """Marks a list of texts that may also be given as one text."""
 
 
+class Files(OneOrMore):
+    """Marks a list of names of files, in which a comma is a letter like any other."""
+
+
 one_or_more = OneOrMore("with at least one entry", lambda value: len(value) > 0)
+files = Files("with at least one entry", lambda value: len(value) > 0)
 
 
 @dataclass(frozen=True)

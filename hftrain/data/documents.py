@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -26,15 +27,48 @@ class Files:
     """
 
     def __init__(
-        self, paths: list[str], column: str, document: Document, split: str | None = None, dialect: Dialect = USUAL
+        self,
+        paths: list[str],
+        column: str,
+        document: Document,
+        split: str | None = None,
+        dialect: Dialect = USUAL,
+        limit: int | None = None,
+        seed: int = 0,
     ):
         self.paths, self.column, self.document, self.split, self.dialect = paths, column, document, split, dialect
+        self.limit, self.seed = limit, seed
         self.position = [0, 0]
         self.files = [inside for path in paths for inside in _files_of(Path(path))]
         kinds = (".jsonl" if (kind := ending(path)) in JSON_LINES else kind for path in self.files)
         self.version = ["files", split, *(() if dialect == USUAL else dialect), *kinds]
+        if limit is not None:
+            self.version += ["limit", limit, seed]
 
     def __iter__(self) -> Iterator[str | BadRow]:
+        if self.limit is None:
+            yield from self._all()
+            return
+        last = self._last_of_limit(self.limit)
+        for item in self._all():
+            if not isinstance(item, str) or self._digest(item) <= last:
+                yield item
+
+    def _digest(self, said: str) -> int:
+        # not the hash that sets documents aside, which would come first in both
+        key = self.seed.to_bytes(8, "big", signed=True)
+        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8, key=key, person=b"limit").digest(), "big")
+
+    def _last_of_limit(self, limit: int) -> int:
+        """The largest hash of the first `limit` documents by hash, of all files; of equal texts all count or none."""
+        every = Files(self.paths, self.column, self.document, self.split, self.dialect)
+        digests = sorted(self._digest(item) for item in every if isinstance(item, str))
+        if limit >= len(digests):
+            return 1 << 64
+        smaller = [digest for digest in digests[:limit] if digest < digests[limit]]
+        return smaller[-1] if smaller else digests[0]
+
+    def _all(self) -> Iterator[str | BadRow]:
         first, skip = self.position
         for number, path in enumerate(self.paths[first:], first):
             reader = self._open(path)
@@ -100,9 +134,14 @@ class Stream:
 
 
 def open_source(
-    source: str, column: str = "text", document: Document = "line", dialect: Dialect = USUAL
+    source: str,
+    column: str = "text",
+    document: Document = "line",
+    dialect: Dialect = USUAL,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> Files | Stream:
-    """The texts of a source, named as `hftrain.prepare.prepare` says.
+    """The texts of a source, named as `hftrain.prepare.prepare` says; of `limit` texts, those whose hash is first.
 
     Raises:
         ValueError: there is nothing of this name, or no such column.
@@ -112,11 +151,16 @@ def open_source(
     config_name, split = [None, None, *parts][-2:]
     folder = Path(name).expanduser()
     if folder.is_dir() and is_saved(folder):
-        return Files([str(folder)], column, document, split, dialect)
+        return Files([str(folder)], column, document, split, dialect, limit, seed)
     if is_hub_name(name) or (folder.is_dir() and config_name):
+        if limit is not None:
+            raise ValueError(
+                f"{source}: a data set that is streamed has no limit (#), which would have to read all of it: set "
+                "max_train_tokens"
+            )
         return Stream(str(folder), column, split or "train", config_name)
     files = find_files(str(folder), split or "train") if folder.is_dir() else find_files(str(path))
-    return Files([str(file) for file in files], column, document, None, dialect)
+    return Files([str(file) for file in files], column, document, None, dialect, limit, seed)
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hftrain.data.lines import USUAL, Dialect, Fault
-from hftrain.data.readers import BATCH_ROWS, Item, missing, texts
+from hftrain.data.readers import BATCH_ROWS, Item, texts
 from hftrain.data.sources import open_rows
 
 if TYPE_CHECKING:
@@ -43,12 +43,14 @@ class BadRow(NamedTuple):
 class Places(NamedTuple):
     """Where N rows stand in their source.
 
-    files: (name, "line" or "row") of each file; of_file (N,): the file of each row; numbers (N,): its line or row.
+    files: (name, "line" or "row") of each file; of_file (N,): the file of each row; numbers (N,): its line or row;
+    sources: of each file, the data set that it belongs to, where there are several.
     """
 
     files: list[tuple[str, str]]
     of_file: np.ndarray
     numbers: np.ndarray
+    sources: Sequence[str] = ()
 
     @classmethod
     def counted(cls, rows: int) -> Places:
@@ -56,7 +58,7 @@ class Places(NamedTuple):
         return cls([("the rows", "row")], np.zeros(rows, int), np.arange(1, rows + 1))
 
     def select(self, chosen: np.ndarray) -> Places:
-        return Places(self.files, self.of_file[chosen], self.numbers[chosen])
+        return self._replace(of_file=self.of_file[chosen], numbers=self.numbers[chosen])
 
     def bad(self, index: int, reason: str) -> BadRow:
         """What is wrong with the row of this index."""
@@ -124,8 +126,6 @@ def load_rows(
     Raises:
         ValueError: more bad rows than allowed (the first ten are listed), or a fault of the whole file.
     """
-    from datasets import Dataset
-
     if not columns:
         raise ValueError("columns: name at least one column to read")
     if max_bad_rows < 0:
@@ -176,9 +176,15 @@ def load_rows(
         logger.warning("left out: %s", row, extra={"refused": 1})
 
     table = pa.Table.from_batches(batches, schema)
+    return dataset(table, bad, Places(files, np.array(of_file), np.array(numbers)))
+
+
+def dataset(table: pa.Table, bad: list[BadRow], places: Places) -> Dataset:
+    """The rows of a table, with a fingerprint of what they say."""
+    from datasets import Dataset
+
     rows = Dataset(table, fingerprint=_hash_tables([table]))
-    rows.bad = bad
-    rows.places = Places(files, np.array(of_file), np.array(numbers))
+    rows.bad, rows.places = bad, places
     return rows
 
 
@@ -199,86 +205,18 @@ def fingerprint(rows: Dataset) -> str:
     return _hash_tables(rows.with_format("arrow").iter(BATCH_ROWS))
 
 
-def split_rows(
-    rows: Dataset, validation_split: float, test_split: float, seed: int, *, by: str = "source", column: str = ""
-) -> dict[str, Dataset]:
-    """Cut `rows` into train, validation and test, each in the order of `rows`.
-
-    The order of drawing is a keyed hash of the text in column `by`: the same on every platform, blind to the order of
-    the rows, and rows that share this text always land on the same side.
-
-    Args:
-        validation_split, test_split: under 1 a share of the rows, else a number of rows. Exact where no text is
-            repeated; of a repeated text all rows are taken or none, so there may be a few rows less.
-
-        column: what `by` is called in the source, for messages.
-
-    Returns:
-        {"train", "validation", "test"}; a split of 0 has no entry.
-
-    Raises:
-        ValueError: an unknown column, a negative size, or sizes that leave a split without rows.
-    """
-    if by not in rows.column_names:
-        raise ValueError(missing(by, rows.column_names))
-    sizes = {}
-    for name, share in (("test", test_split), ("validation", validation_split)):
-        if share < 0 or (share >= 1 and share != int(share)):
-            raise ValueError(f"{name}_split must be a share under 1 or a whole number of rows, got {share}")
-        sizes[name] = int(share) if share >= 1 else round(share * len(rows))
-        if share and not sizes[name]:
-            way_out = f"raise it (from 1 on it counts rows), or give a {name}_file"
-            raise ValueError(f"{name}_split {share} of {len(rows)} rows is not one row: {way_out}")
-    if sum(sizes.values()) >= len(rows):
-        raise ValueError(f"the splits {sizes} leave none of {len(rows)} rows to train on")
-
-    key = seed.to_bytes(8, "big", signed=True)
-    digests = b"".join(
-        hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for (text,) in _iterate(rows, [by])
-    )
-    # A collision of 64 bits would put two texts on the same side, which harms nothing.
-    _, group_of_row, group_sizes = np.unique(np.frombuffer(digests, ">u8"), return_inverse=True, return_counts=True)
-    split_of_group = np.zeros(len(group_sizes), dtype=np.int8)
-    for split, (name, size) in enumerate(sizes.items(), start=1):
-        room = size
-        for group in np.flatnonzero(split_of_group == 0):
-            if not room:
-                break
-            if group_sizes[group] <= room:
-                split_of_group[group] = split
-                room -= group_sizes[group]
-        if size and room == size:
-            raise ValueError(
-                f"{name}_split: rows with the same {column or by!r} stay together, and each stands in more than {size} "
-                f"rows: raise {name}_split, or name a {name}_file"
-            )
-    split_of_row = split_of_group[group_of_row]
-    if not (split_of_row == 0).any():
-        raise ValueError(
-            f"the splits {sizes} leave no row to train on: too few different texts in column {column or by!r}"
-        )
-    parts = {}
-    for name, split in {"train": 0, "validation": 2, "test": 1}.items():
-        if name == "train" or sizes[name]:
-            chosen = np.flatnonzero(split_of_row == split)
-            parts[name] = rows.select(chosen)
-            if places := getattr(rows, "places", None):
-                parts[name].places = places.select(chosen)
-    return parts
-
-
 def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "target")) -> Leaks:
     """Count the rows of `other` that stand in `train`: in all `columns`, and in the first of them alone."""
-    wanted = list(_iterate(other, columns))
+    wanted = list(iterate(other, columns))
     inputs = {row[0] for row in wanted}
-    seen = {row for row in _iterate(train, columns) if row[0] in inputs}
+    seen = {row for row in iterate(train, columns) if row[0] in inputs}
     seen_inputs = {row[0] for row in seen}
     leaked = [row for row in wanted if row[0] in seen_inputs]
     examples = [dict(zip(columns, row, strict=True)) for row in leaked[:5]]
     return Leaks(sum(row in seen for row in leaked), len(leaked), examples)
 
 
-def _iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The rows' values, each as text, so that lists can be compared and counted too."""
     return chain.from_iterable(
         zip(*(map(_as_text, batch[column]) for column in columns), strict=True) for batch in rows.iter(BATCH_ROWS)

@@ -192,6 +192,7 @@ def blocks(
     packing: Literal["best_fit", "concatenate", "none"] = "best_fit",
     seed: int = 42,
     weights: Mapping[str, float] | None = None,
+    repeats: bool = False,
 ) -> Packed | Spans:
     """Examples of at most `max_length` tokens, in which each token of the files stands (each that `weights` wants).
 
@@ -206,6 +207,7 @@ def blocks(
         weights: source -> its share of an epoch's tokens (they are divided by their sum). An epoch has as many tokens
             as all sources together; those of a source that is to have r times what it has occur floor(r) times, and
             a part of them, drawn once, once more. None or {}: every document once.
+        repeats: `weights` say how often the tokens of each source occur (2.0: twice), not their share.
 
     Returns:
         Examples with the attributes `lengths` (P, 1), `padding` (its share, were each padded to `max_length`), `pieces`
@@ -225,7 +227,11 @@ def blocks(
     starts, lengths, of = pieces(edges, max_length)
     if weights:
         chosen = mix(
-            lengths, dict(zip(files.sources, np.searchsorted(of, (firsts, lasts)).T, strict=True)), weights, seed
+            lengths,
+            dict(zip(files.sources, np.searchsorted(of, (firsts, lasts)).T, strict=True)),
+            weights,
+            seed,
+            repeats,
         )
         starts, lengths, of = starts[chosen], lengths[chosen], of[chosen]
     cut = int((np.diff(edges)[of] > max_length).sum())
@@ -251,7 +257,11 @@ def draw(size: int, seed: int, stream: int) -> np.ndarray:
 
 
 def mix(
-    lengths: np.ndarray, sources: Mapping[str, Sequence[int]], weights: Mapping[str, float], seed: int
+    lengths: np.ndarray,
+    sources: Mapping[str, Sequence[int]],
+    weights: Mapping[str, float],
+    seed: int,
+    repeats: bool = False,
 ) -> np.ndarray:
     """Indices into `lengths`, repeated or left out, that give each source its share of tokens; see `blocks`.
 
@@ -272,7 +282,8 @@ def mix(
     chosen = []
     for stream, (name, (first, last)) in enumerate(sources.items(), start=1):
         tokens = lengths[first:last]
-        times, rest = divmod(round(int(lengths.sum()) * weights[name] / whole), int(tokens.sum()))
+        wanted = int(tokens.sum()) * weights[name] if repeats else int(lengths.sum()) * weights[name] / whole
+        times, rest = divmod(round(wanted), int(tokens.sum()))
         order = np.argsort(draw(len(tokens), seed, stream), kind="stable")
         part = order[: np.searchsorted(np.cumsum(tokens[order]), rest, side="right")]
         chosen += [np.arange(first, last)] * times + [first + np.sort(part)]

@@ -20,6 +20,7 @@ from hftrain import chat, text
 from hftrain.chat.examples import check_refused, row_by_row
 from hftrain.chat.messages import parsed
 from hftrain.data.readers import Fault
+from hftrain.data.several import source_counts
 from hftrain.data.unread import Unread
 from hftrain.losses import IGNORE
 from hftrain.splits import load_splits
@@ -259,7 +260,7 @@ def _judged(rows: Dataset, seed: int) -> Dataset:
     following = dict(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
     pairs = Dataset.from_list([row | {"second": answers[following[i]]["first"]} for i, row in enumerate(answers)])
     if places := getattr(rows, "places", None):
-        pairs.places = places._replace(numbers=places.numbers[owners])
+        pairs.places = places.select(np.array(owners))
     return pairs
 
 
@@ -269,6 +270,7 @@ def describe(rows: dict[str, Dataset], examples: dict[str, Any], lengths: dict[s
     for name, split in rows.items():
         described[name] = {
             "rows": len(split),
+            **source_counts(split),
             "examples": len(examples[name]),
             "unusable rows left out": len(split.bad) + examples[name].refused,
             "rows that stand in train": "" if name == "train" else split.leaks.rows,

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hftrain import chat
+from hftrain.config.sources import read_source
 from hftrain.data.readers import Fault
 from hftrain.data.rows import load_rows
+from hftrain.data.several import join_sources, weighted
 from hftrain.preference.data import prompt_of
 from hftrain.preference.settings import SAME
 from hftrain.splits import dialect_of
@@ -62,16 +64,22 @@ def load_prompts(config: Any) -> Dataset:
             prompt = chat.fold_system(prompt)
         return prompt, {name: value for name, value in record.items() if name not in ("prompt", "messages")}
 
-    rows = load_rows(
-        str(config.train_file or config.dataset_name),
-        columns={"record": ""},
-        split=None if config.train_file else "train",
-        config_name=config.dataset_config_name,
-        read=chat.as_json(convert),
-        schema=pa.schema([("prompt", pa.string()), ("columns", pa.string())]),
-        max_bad_rows=config.max_bad_rows,
-        dialect=dialect_of(config),
-    )
+    def load(source: str) -> Dataset:
+        return load_rows(
+            source,
+            columns={"record": ""},
+            split=None if config.train_file else "train",
+            config_name=config.dataset_config_name,
+            read=chat.as_json(convert),
+            schema=pa.schema([("prompt", pa.string()), ("columns", pa.string())]),
+            max_bad_rows=config.max_bad_rows,
+            dialect=dialect_of(config),
+        )
+
+    sources = [read_source(name) for name in config.train_file or [config.dataset_name]]
+    shared: dict[str, Any] = {"compare": ["prompt", "columns"], "seed": config.seed}
+    rows = join_sources(sources, load, max_bad_rows=config.max_bad_rows, **shared)
+    rows = weighted(rows, sources, **shared)
     return Dataset.from_list([{"prompt": json.loads(row["prompt"]), **json.loads(row["columns"])} for row in rows])
 
 

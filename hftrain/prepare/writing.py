@@ -54,6 +54,7 @@ def prepare(
     num_workers: int | None = None,
     dialect: Dialect = USUAL,
     shard_tokens: int = SHARD_TOKENS,
+    limits: Mapping[str, int] | None = None,
 ) -> Path:
     """Tokenizes `sources` into a folder of token files. One process calls.
 
@@ -79,6 +80,7 @@ def prepare(
         num_workers: processes; the default is one for each core that we may use.
         dialect: delimiter and encoding of text files, where they are not as usual.
         shard_tokens: tokens after which new files are begun.
+        limits: name -> documents of that source, the first by a hash of `seed` and the text.
 
     Returns:
         The folder.
@@ -97,7 +99,10 @@ def prepare(
     if not 0 <= validation_split < 1:
         raise ValueError(f"validation_split is a share of the documents, under 1, got {validation_split}")
     encode = Encoder(tokenizer, validation_split, seed)
-    opened = {name: open_source(source, text_column, document, dialect) for name, source in sources.items()}
+    opened = {
+        name: open_source(source, text_column, document, dialect, (limits or {}).get(name), seed)
+        for name, source in sources.items()
+    }
     settings = {"text_column": text_column, "document": document, "validation_split": validation_split, "seed": seed}
     settings |= {"max_tokens": max_tokens, "shard_tokens": shard_tokens, "batch_characters": BATCH_CHARACTERS}
     made_from = {

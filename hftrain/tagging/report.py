@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain import text
+from hftrain.data.several import scores_by_source, source_counts
 from hftrain.metrics import Metrics
 from hftrain.metrics.entities import entities
 from hftrain.report import Figure, Table
@@ -62,6 +63,8 @@ def report(
     ]
     means = np.array([each.loss / each.labels for each in found])
     worst = [pairs[i] | {"loss": float(means[i])} for i in np.argsort(-means, kind="stable")[:WORST].tolist()]
+    right = [guess == list(tags) for guess, tags in zip(predicted, test["tags"], strict=True)]
+    by_source = scores_by_source(test, **{"sentences right": right, "mean loss": means})
     note = "Of the test rows those with the highest mean loss of a word: hard ones, and some whose tags are wrong."
     described = {name: describe(rows[name], examples[name]) for name in rows}
     types = sorted({tag.partition("-")[2] for tag in names} - {""}) if scheme != "none" else []
@@ -75,7 +78,11 @@ def report(
             confusions(test["tags"], predicted, names),
             lengths(examples, config),
         ],
-        "tables": [*per_class_table(measured, "By type"), Table("Worst sentences", worst, note=note, visible=10)],
+        "tables": [
+            *per_class_table(measured, "By type"),
+            *([Table("By source", by_source)] if by_source else []),
+            Table("Worst sentences", worst, note=note, visible=10),
+        ],
         "samples": [pairs[i] for i in np.linspace(0, len(test) - 1, min(20, len(test))).astype(int)],
         "data": described | {"scheme of the tags": scheme, "tags": len(names)},
     }
@@ -107,6 +114,7 @@ def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
     lengths = text.lengths(examples, ["input_ids"])
     return {
         "sentences": len(rows),
+        **source_counts(rows),
         "words": sum(words),
         "longest sentence, words": max(words),
         "unusable rows left out": len(rows.bad),

@@ -15,6 +15,7 @@ import pyarrow as pa
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
 from hftrain.data.lines import raw_lines
+from hftrain.data.names import report_names
 from hftrain.data.sources import COLUMNAR, JSON, ending
 from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ROW = pa.schema([("tokens", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))])
 OF_WORDS = ("tags", "ner_tags", "labels")  # usual columns, the first that is there
 OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
-PREFIXED = re.compile(r"([BIOESLU])-.+", re.DOTALL)
+PREFIXED = re.compile(r"([BIOESLU])-(.+)", re.DOTALL)
 
 
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
@@ -199,4 +200,9 @@ def label_names(rows: dict[str, Dataset], config: TaggingConfig) -> list[str]:
                 + (f" and {len(new) - 5} more" if len(new) > 5 else "")
                 + ". Is it the right file, and the right tag_column? If so, name all tags in label_names"
             )
+    types: dict[str, Counter[str]] = {split: Counter() for split in found}
+    for split, counts in found.items():
+        for tag in counts.keys() - {"O"}:
+            types[split][match[2] if (match := PREFIXED.fullmatch(tag)) else tag] += counts[tag]
+    report_names(types["train"], "tagged words", "the tags", sum(types.values(), Counter()))
     return names

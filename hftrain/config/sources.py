@@ -1,0 +1,52 @@
+"""How a configuration names one data set among several: a file with, at its end, a weight or a limit."""
+
+from __future__ import annotations
+
+import glob
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+MARKED = re.compile(r"(?P<name>.+?)(?P<marks>(?:[@#][-+0-9.eE]+){1,2})")
+
+
+class Source(NamedTuple):
+    """One of the data sets of a setting: `written` is what the user wrote.
+
+    weight: how often each training row is drawn; limit: how many rows are read, the first by a hash; None: all.
+    """
+
+    written: str
+    name: str
+    weight: float = 1.0
+    limit: int | None = None
+
+
+def read_source(written: str) -> Source:
+    """`mails.jsonl@2.0` (weight), `mails.jsonl#500` (limit), both in any order, or a name alone.
+
+    A file, folder or pattern that has the whole text as its name is meant as it stands.
+
+    Raises:
+        ValueError: a weight or a limit that is not above 0, or is given twice.
+    """
+    path = Path(written).expanduser()
+    match = MARKED.fullmatch(written)
+    if match is None or path.exists() or (glob.has_magic(written) and glob.glob(str(path))):
+        return Source(written, written)
+    marks = re.findall("([@#])([^@#]+)", match["marks"])
+    found = dict(marks)
+    if len(found) < len(marks):
+        raise ValueError(f"{written}: one weight (@2) and one limit (#500) at most")
+    weight, limit = 1.0, None
+    try:
+        weight = float(found.get("@", 1))
+        limit = int(found["#"]) if "#" in found else None
+    except ValueError:
+        weight = -1.0
+    if not 0 < weight < 1e6 or (limit is not None and limit < 1):
+        raise ValueError(
+            f"{written}: @ is followed by a weight above 0 (@2.0: each row is drawn twice), # by a number of rows from "
+            "1 on (#500)"
+        )
+    return Source(written, match["name"], weight, limit)

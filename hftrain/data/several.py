@@ -1,0 +1,100 @@
+"""Several data sets as one: limits, joining, and weights, each a function of the seed and of what the rows say."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from hftrain.config.sources import Source
+from hftrain.data.cut import digests, select_rows
+from hftrain.data.rows import Places, dataset, listed
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def join_sources(
+    sources: Sequence[Source], load: Callable[[str], Dataset], *, compare: Sequence[str], seed: int, max_bad_rows: int
+) -> Dataset:
+    """The rows of all `sources`, one source after another, with the attributes of `load_rows`.
+
+    Args:
+        load: the name of a source -> its rows.
+        compare: columns that make two rows the same. Of a source with a limit those rows are taken whose hash comes
+            first: that of the first column, then that of all.
+
+    Raises:
+        ValueError: more than `max_bad_rows` bad rows in all.
+    """
+    parts = [limited(source, load(source.name), compare, seed) for source in sources]
+    bad = [row for part in parts for row in part.bad]
+    if len(bad) > max_bad_rows:
+        raise ValueError(f"{len(bad)} bad rows in all, max_bad_rows is {max_bad_rows}; the first:\n{listed(bad)}")
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *(len(part.places.files) for part in parts)])
+    places = Places(
+        [file for part in parts for file in part.places.files],
+        np.concatenate([part.places.of_file + start for part, start in zip(parts, starts, strict=False)]),
+        np.concatenate([part.places.numbers for part in parts]),
+        [source.written for source, part in zip(sources, parts, strict=True) for _ in part.places.files],
+    )
+    return dataset(pa.concat_tables([part.with_format("arrow")[:] for part in parts]), bad, places)
+
+
+def limited(source: Source, rows: Dataset, compare: Sequence[str], seed: int) -> Dataset:
+    """The rows that a source's limit leaves, in their order."""
+    if source.limit is None:
+        return rows
+    if source.limit > len(rows):
+        logger.warning("%s: there are only %s rows", source.written, f"{len(rows):,}")
+    whole, text = (digests(rows, columns, seed, purpose=b"limit") for columns in (compare, compare[:1]))
+    order = np.lexsort((whole, text))
+    kept = select_rows(rows, np.sort(order[: source.limit]))
+    kept.bad = rows.bad
+    return kept
+
+
+def weighted(rows: Dataset, sources: Sequence[Source], compare: Sequence[str], seed: int) -> Dataset:
+    """Training rows as often as the weights of their sources say: each row of a source with the weight 2.5 twice, and
+    half of them, by a hash, once more; with the weight 0.5 half of them."""
+    weights = {source.written: source.weight for source in sources}
+    if set(weights.values()) == {1.0}:
+        return rows
+    drawn = digests(rows, compare, seed, purpose=b"weight")
+    names = np.array(sources_of(rows) or [sources[0].written] * len(rows))
+    chosen = []
+    for name in dict.fromkeys(source.written for source in sources):
+        mine = np.flatnonzero(names == name)
+        times, rest = divmod(weights[name], 1)
+        part = mine[np.argsort(drawn[mine], kind="stable")[: round(rest * len(mine))]]
+        chosen += [np.repeat(mine, int(times)), part]
+    return select_rows(rows, np.sort(np.concatenate(chosen)))
+
+
+def sources_of(rows: Dataset) -> list[str]:
+    """The source of each row, as the user wrote it; [] where there is only one."""
+    places: Places | None = getattr(rows, "places", None)
+    return [places.sources[file] for file in places.of_file] if places and places.sources else []
+
+
+def source_counts(rows: Dataset) -> dict[str, int]:
+    """For a report: how many rows are of each source; {} where there is only one."""
+    return {f"rows of {name}": count for name, count in Counter(sources_of(rows)).items()}
+
+
+def scores_by_source(rows: Dataset, **scores: Sequence[float]) -> list[dict[str, str | float]]:
+    """For a report: of each source the rows and the mean of each of `scores`, which have a value for each row."""
+    names = np.array(sources_of(rows))
+    return [
+        {"source": name, "rows": int((names == name).sum())}
+        | {score: float(np.asarray(values, dtype=float)[names == name].mean()) for score, values in scores.items()}
+        for name in dict.fromkeys(names.tolist())
+    ]

@@ -1,0 +1,117 @@
+"""Cross-validation: each fold of the rows is tested once, by a model that is trained on the other folds."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from accelerate import PartialState
+
+from hftrain.config import RecipeConfig, changed
+from hftrain.config.errors import explain_disk
+from hftrain.report import Table, bars, format_number, write_report
+from hftrain.report.history import write_atomically
+from hftrain.report.progress import say
+from hftrain.terminal import visible
+
+C = TypeVar("C", bound=RecipeConfig)
+SCORES = "cross_validation.json"
+NOTE = (
+    "95 %: the interval of the mean by the corrected resampled t-test (Nadeau and Bengio 2003), which allows for the "
+    "rows that the folds' training sets share. No model here is trained on all rows: for one, run without folds."
+)
+
+
+def cross_validate(main: Callable[[C], dict[str, Any]], config: C) -> dict[str, Any]:
+    """Runs `main` for each fold, in `output_dir`/fold-1, fold-2, ..., and writes how their test scores spread.
+
+    With `resume_from_checkpoint` auto, each fold goes on where it stopped; a finished one is only scored again.
+
+    Returns:
+        {"folds", "scores": `summarize`, "by_fold": what `main` returned of each}, which `cross_validation.json` holds.
+    """
+    assert config.folds is not None
+    folder, results = Path(config.output_dir), []
+    for fold in range(1, config.folds + 1):
+        name = f"fold-{fold}"
+        run_name = config.run_name and f"{config.run_name}-{name}"
+        results.append(main(replace(config, fold=fold, output_dir=str(folder / name), run_name=run_name)))
+        gc.collect()  # the model of this fold, before the next one is loaded
+    outcome = {"folds": config.folds, "scores": summarize(results), "by_fold": results}
+    if PartialState().is_main_process:
+        write(folder, config, outcome)
+    return outcome
+
+
+def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of each test score that every fold has: {"mean", "spread", "low", "high"}.
+
+    spread: the standard deviation over the folds; low, high: the 95 % interval of the mean, whose variance is
+    (1 / K + 1 / (K - 1)) spread ** 2 of K folds (Nadeau and Bengio 2003).
+    """
+    scores = {}
+    folds = len(results)
+    for name, first in results[0].items():
+        values = [result.get(name) for result in results]
+        if not name.startswith("test_") or isinstance(first, bool):
+            continue
+        if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+            continue
+        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+        half = student_t(folds - 1) * spread * math.sqrt(1 / folds + 1 / (folds - 1))
+        scores[name] = {"mean": mean, "spread": spread, "low": mean - half, "high": mean + half}
+    return scores
+
+
+def student_t(freedom: int) -> float:
+    """The number within which, either side of 0, lie 95 % of Student's t of so many degrees of freedom."""
+    # t = sqrt(freedom) tan(angle) turns the density into cos(angle) ** (freedom - 1), which has no tail
+    angles = np.linspace(0, np.pi / 2, 200_001)
+    density = np.cos(angles) ** (freedom - 1)
+    shares = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return math.sqrt(freedom) * math.tan(float(np.interp(0.95 * shares[-1], shares, angles)))
+
+
+@explain_disk(
+    "every fold is trained, but their summary was not written",
+    "Make room, or mend the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
+)
+def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> None:
+    """Writes `cross_validation.json` and `report.html`, and prints the scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / SCORES, json.dumps(outcome, indent=2, default=str) + "\n")
+    scores: dict[str, dict[str, float]] = outcome["scores"]
+    folds = [
+        {"fold": f"fold-{number}", **{name: result[name] for name in scores}}
+        for number, result in enumerate(outcome["by_fold"], 1)
+    ]
+    rows = [{"score": name, **values} for name, values in scores.items()]
+    charts = [
+        bars(name, name.replace("_", " "), {row["fold"]: row[name] for row in folds}, note=interval(scores[name]))
+        for name in scores
+        if min(row[name] for row in folds) >= 0
+    ]
+    write_report(
+        folder,
+        title=f"Cross-validation of {config.tested_on}",
+        lead=f"Each of {outcome['folds']} folds was tested by a model trained on the others.",
+        summary={name.replace("_", " "): interval(values) for name, values in scores.items()},
+        config=asdict(config),
+        changed=changed(config),
+        history=[],
+        figures=charts,
+        tables=[Table("Scores", rows, note=NOTE), Table("By fold", folds)],
+    )
+    for name, values in scores.items():
+        say(visible(f"{name}: {interval(values)}, spread {format_number(values['spread'])}"))
+    say(visible(f"{outcome['folds']} folds; scores and report: {folder / SCORES}, {folder / 'report.html'}. {NOTE}"))
+
+
+def interval(values: Mapping[str, float]) -> str:
+    return f"{format_number(values['mean'])} (95 %: {format_number(values['low'])} to {format_number(values['high'])})"
