@@ -24,6 +24,9 @@ from hftrain.config import FineTuneConfig, parse
 class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
     """Supervised fine-tuning on conversations."""
 
+    eval_on_start: bool = True
+    """Evaluate before the first step: the report says if training changed nothing."""
+
     chunked_loss: bool = True
     """Never keep all logits: the same result in less memory, for models whose head allows it."""
 
@@ -85,6 +88,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
         base_model=config.model_name_or_path, dataset=str(config.train_file or config.dataset_name),
         usage=chat.usage(config, rows["test"][0]), data=chat.describe_data(rows, examples),
         samples=chat.samples(chats, before=before, after=answer(model)),
+        **chat.judge(examples, len(template.tokenizer)),
     )  # fmt: skip
     return results
 

@@ -90,7 +90,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
         title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,
         dataset=str(config.train_file or config.dataset_name), usage=chat.usage(config, rows["test"][0]),
-        data=data,
+        data=data, **preference.judge_preferences(results, config, examples),
     )  # fmt: skip
     return results
 

@@ -79,6 +79,7 @@ INSIDE_A_ROW = {
     ("tagging", "text"),
     ("text", "models"),
     ("translation", "models"),
+    ("translation", "report"),
     ("translation", "evaluation"),
     ("translation", "splits"),
     ("translation", "text"),

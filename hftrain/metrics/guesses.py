@@ -1,32 +1,37 @@
 """What a guess that looks at no input scores: the least that a model has to beat."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hftrain.metrics.checks import some
+IGNORED = -100  # a label that is not learnt
+MOST = 5_000  # examples that are counted
 
-MOST = 20_000  # sequences that are counted
 
-
-def unigram_loss(training: Sequence[Any], held_out: Sequence[Any], vocabulary: int, ignored: int = -100) -> float:
-    """The mean -log p of the tokens of `held_out`, where p is how often a token is in `training`, whatever comes before
-    it. One more is counted of each token of the vocabulary, for those that training lacks.
+def unigram_guess(training: Any, held_out: Any, vocabulary: int) -> dict[str, float]:
+    """The loss and the perplexity of guessing each token of `held_out` by how often it is in `training`, whatever comes
+    before it. One more is counted of each token of the vocabulary, for those that training lacks.
 
     Args:
-        training, held_out: a sequence of labels for each example; of many, 20,000 evenly spread ones are counted.
-        ignored: a label that is not learnt.
+        training, held_out: sequences of examples with "labels"; of many, 5,000 evenly spread ones are counted.
+
+    Returns:
+        {"loss", "perplexity"}; {} if nothing is to be predicted.
     """
-    seen, asked = (_counts(sequences, vocabulary, ignored) for sequences in (training, held_out))
-    some(int(asked.sum()))
-    return float(asked @ (np.log(seen.sum() + vocabulary) - np.log(seen + 1)) / asked.sum())
+    seen, asked = _counts(training, vocabulary), _counts(held_out, vocabulary)
+    if not asked.sum():
+        return {}
+    loss = float(asked @ (np.log(seen.sum() + vocabulary) - np.log(seen + 1)) / asked.sum())
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
 
 
-def _counts(sequences: Sequence[Any], vocabulary: int, ignored: int) -> np.ndarray:
-    """(V,) how often each token is in them."""
+def _counts(examples: Sequence[Any], vocabulary: int) -> np.ndarray:
+    """(V,) how often each token is a label."""
     counts = np.zeros(vocabulary, dtype=np.int64)
-    for place in np.unique(np.linspace(0, len(sequences) - 1, min(MOST, len(sequences))).astype(int)).tolist():
-        labels = np.asarray(sequences[place])
-        counts += np.bincount(labels[labels != ignored], minlength=vocabulary)[:vocabulary]
+    places = np.linspace(0, len(examples) - 1, min(MOST, len(examples))).astype(int)
+    for place in places.tolist():
+        labels = np.asarray(examples[place]["labels"])
+        counts += np.bincount(labels[labels != IGNORED], minlength=vocabulary)[:vocabulary]
     return counts

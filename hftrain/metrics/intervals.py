@@ -1,6 +1,6 @@
 """How far a score may be from what many more test examples would give: 95 % intervals.
 
-`wilson` for a share of examples, `mean` for a mean over examples, `bootstrap` for everything else. An interval is of the
+`wilson` for a share of examples, `mean` and `ratio` for means, `bootstrap` for everything else. An interval is of the
 choice of test examples alone: another seed of the training would give another model.
 """
 

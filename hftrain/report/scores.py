@@ -50,7 +50,8 @@ def not_learnt(
     if loss >= guess * (1 - NOISE):
         return f"has not learnt: loss {format_number(loss)}, {rival}; {MORE_TRAINING}"
     if interval is not None and interval[1] >= guess:
-        return f"is not shown to have learnt: loss {format_score('loss', loss, interval)}, {rival}: more test rows would tell"
+        shown = format_score("loss", loss, interval)
+        return f"is not shown to have learnt: loss {shown}, {rival}; more test rows would tell"
     return ""
 
 
