@@ -170,7 +170,9 @@ def judge(
         # What sacrebleu counts in each sentence; a score is that of the sums.
         counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
 
-        def scored(chosen: np.ndarray, name: str = name, metric: Any = metric, counts: Any = counts) -> dict[str, float]:
+        def scored(
+            chosen: np.ndarray, name: str = name, metric: Any = metric, counts: Any = counts
+        ) -> dict[str, float]:
             return {name: metric._aggregate_and_compute([counts[chosen].sum(axis=0).tolist()]).score}
 
         intervals |= bootstrap(scored, len(references))

@@ -45,7 +45,9 @@ def test_a_mean_over_items_in_groups():
 def test_the_bootstrap_is_that_of_scipy():
     values = np.random.default_rng(1).exponential(size=150)
     ours = bootstrap(lambda rows: {"median": float(np.median(values[rows]))}, len(values), resamples=4000, budget=60)
-    other = scipy.stats.bootstrap((values,), np.median, n_resamples=4000, method="percentile", rng=np.random.default_rng(2))
+    other = scipy.stats.bootstrap(
+        (values,), np.median, n_resamples=4000, method="percentile", rng=np.random.default_rng(2)
+    )
     assert ours["median"] == pytest.approx(tuple(other.confidence_interval), rel=0.03)
 
 

@@ -42,7 +42,11 @@ def judge(
             parts = {"": np.ones_like(answered)}
             parts |= {"HasAns_": answered, "NoAns_": ~answered} if exact == "exact" else {}
             means = {prefix: 100 * pairs[part].mean(axis=0) for prefix, part in parts.items() if part.any()}
-            return {f"{prefix}{name}": float(mean[i]) for prefix, mean in means.items() for i, name in ((0, exact), (1, "f1"))}
+            return {
+                f"{prefix}{name}": float(mean[i])
+                for prefix, mean in means.items()
+                for i, name in ((0, exact), (1, "f1"))
+            }
 
         baseline |= measured(rival, answered)
         intervals = bootstrap(lambda rows: measured(scored[rows], answered[rows]), len(scored))
@@ -57,7 +61,9 @@ def judge(
         "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
     }
     remarks = [f"every question is left open; {MORE_TRAINING}"] if len(said) > 1 and not any(said) else []
-    return evidence | {"remarks": remarks + no_better("test_f1", results, **evidence, guess=guess, task="question-answering")}
+    return evidence | {
+        "remarks": remarks + no_better("test_f1", results, **evidence, guess=guess, task="question-answering")
+    }
 
 
 def guesses(training: Dataset, rows: Dataset) -> tuple[str, list[str]]:
