@@ -223,7 +223,7 @@ def too_few_steps(
         )
     if total > 2 and steps_of(warmup_steps, total) >= total - 1:
         found.append(
-            f"warmup_steps={warmup_steps:g} of {total:,} steps: the learning rate is at its peak in the last step alone; "
+            f"warmup_steps={warmup_steps:g} of {total:,} steps: the learning rate is highest in the last step alone; "
             "lower it"
         )
     return found

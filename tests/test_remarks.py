@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
         ({"total": 18, "per_epoch": 6, "pretrained": True}, "set num_train_epochs to 9 or more"),
         ({"total": 60, "per_epoch": 20, "pretrained": False}, "60 steps teach a new model little; 200 or more"),
         ({"total": 5, "per_epoch": 20, "pretrained": True, "max_steps": 5}, "set max_steps to 50 or more"),
-        ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89}, "its peak in the last step alone"),
+        ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89}, "is highest in the last step alone"),
         ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 0.99}, "warmup_steps=0.99 of 90 steps"),
     ],
 )
@@ -142,6 +142,12 @@ def test_tags_that_are_all_outside():
     assert found["remarks"][0].startswith("never predicted, of 20 entities in the test rows: 'PER' (10)")
     low, high = found["intervals"]["test_f1"]
     assert low < 2 * 10 / 30 < high
+    plain = tagging.judge(tagged(sentences), sentences, sentences, names, ["accuracy"])
+    assert plain["remarks"] == [] and "test_f1" not in plain["baseline"]
+    words, tags = [["NOUN", "VERB"]] * 9, ["NOUN", "VERB"]
+    guessed = [tagging.Tagged([0, 0], [1.0] * 2, 2.0, 2)] * 9
+    found = tagging.judge(guessed, words, words, tags, ["accuracy"])
+    assert found["remarks"][0].startswith("every word is tagged 'NOUN'")
     wrong = [["B-PER" if "LOC" in tag else "O" for tag in tags] for tags in sentences]
     found = tagging.judge(tagged(wrong), sentences, sentences, names, ["seqeval"])
     assert found["remarks"][0].startswith("none of 20 predicted entities is right")
@@ -240,7 +246,7 @@ def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
 
 
 def test_a_run_that_learns_is_told_nothing(recipe, tmp_path, capsys):
-    results, card, page = run(recipe, tmp_path, max_steps=60, learning_rate=0.02)
+    results, _, page = run(recipe, tmp_path, max_steps=60, learning_rate=0.02)
     assert results["test_accuracy"] == 1 and results["intervals"]["test_accuracy"][0] > 0.8
     assert "remarks" not in results and "note: " not in capsys.readouterr().out and 'class="remarks"' not in page
     assert "training loss, last" in page

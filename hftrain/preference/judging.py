@@ -22,8 +22,8 @@ GUESS = "answers drawn by lot"
 def judge_preferences(
     results: Mapping[str, Any], config: PreferenceConfig, examples: Mapping[str, Dataset]
 ) -> dict[str, Any]:
-    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess gives all answers one reward; the
-    loss of orpo has no such value."""
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess gives all answers one reward;
+    orpo has no loss of it."""
     test, baseline, guess = examples["test"], {"test_reward_accuracy": 0.5}, GUESS
     desirable = torch.zeros(len(test), dtype=torch.bool)
     if config.loss_type == "kto":

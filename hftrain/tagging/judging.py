@@ -39,7 +39,8 @@ def judge(
     baseline = {key.removeprefix("overall_"): value for key, value in guess.compute().items()}
     baseline["loss"] = unigram_guess(*numbered, len(names))["loss"]
 
-    counted = np.array([_count(*pair) for pair in zip(predicted, references, strict=True)])
+    plain = find_scheme(training) == "none"
+    counted = np.array([_count(*pair, plain) for pair in zip(predicted, references, strict=True)])
     intervals = bootstrap(lambda rows: _scores(*counted[rows].sum(axis=0).tolist()), len(counted))
     if interval := ratio([each.loss for each in found], [each.labels for each in found]):
         intervals["loss"] = interval
@@ -47,7 +48,7 @@ def judge(
         "baseline": {f"test_{name}": value for name, value in baseline.items()},
         "intervals": {f"test_{name}": interval for name, interval in intervals.items() if name in baseline},
     }
-    more = remarks(predicted, references, find_scheme(training) == "none")
+    more = remarks(predicted, references, plain)
     words = {"test_accuracy": _scores(*counted.sum(axis=0).tolist())["accuracy"]}
     return evidence | {"remarks": more + no_better("test_accuracy", words, **evidence, guess=f"always {common!r}")}
 
@@ -77,9 +78,9 @@ def _missing(said: Counter[str], right: Counter[str]) -> dict[str, int]:
     return {name: count for name, count in right.items() if not said[name]}
 
 
-def _count(predicted: Sequence[str], right: Sequence[str]) -> tuple[int, ...]:
+def _count(predicted: Sequence[str], right: Sequence[str], plain: bool) -> tuple[int, ...]:
     """Of a sentence: entities that are right, predicted, in the reference; words that are right, words."""
-    found, wanted = set(entities(predicted)), set(entities(right))
+    found, wanted = (set() if plain else set(entities(tags)) for tags in (predicted, right))
     words = sum(one == other for one, other in zip(predicted, right, strict=True))
     return len(found & wanted), len(found), len(wanted), words, len(right)
 
