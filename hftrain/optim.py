@@ -199,6 +199,36 @@ def rare(value: float, total: int) -> float:
     return max(steps_of(value, total), min(10, math.ceil(total / 4))) if 0 < value < 1 else value
 
 
+ENOUGH = {True: 50, False: 200}  # steps under which little is learnt: of a pretrained model, of a new one
+
+
+def too_few_steps(
+    total: int, per_epoch: int, *, pretrained: bool, warmup_steps: float = 0, max_steps: int | None = None
+) -> list[str]:
+    """Says why a run of `total` steps teaches little, and what to set: it has under 50 of them (a new model: 200), or
+    the learning rate has its peak in the last one alone (in none is refused by `make_schedule`).
+
+    Args:
+        per_epoch: steps in a pass over the training data. `warmup_steps`, `max_steps`: the settings.
+    """
+    found, enough = [], ENOUGH[pretrained]
+    if total < enough:
+        kind = "a pretrained" if pretrained else "a new"
+        longer = f"set num_train_epochs to {math.ceil(enough / per_epoch):,} or more"
+        if max_steps is not None and total >= max_steps:
+            longer = f"set max_steps to {enough} or more"
+        found.append(
+            f"{total:,} steps teach {kind} model little; {enough} or more are usual: {longer}, or make a step smaller "
+            "(global_batch_size, global_batch_tokens)"
+        )
+    if total > 2 and steps_of(warmup_steps, total) >= total - 1:
+        found.append(
+            f"warmup_steps={warmup_steps:g} of {total:,} steps: the learning rate is highest in the last step alone; "
+            "lower it"
+        )
+    return found
+
+
 def make_schedule(
     name: str, total: int, *, warmup_steps: float = 0, decay_steps: float = 0.2, min_lr_ratio: float = 0.0
 ) -> Callable[[int], float]:

@@ -25,6 +25,7 @@ from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
 from hftrain.evaluation import predict
 from hftrain.files import cache, make_once
 from hftrain.flops import training_flops
+from hftrain.metrics.guesses import unigram_guess
 from hftrain.models import load
 from hftrain.models.positions import count_positions
 from hftrain.models.trust import refusing_code
@@ -219,6 +220,12 @@ def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
         "perplexity": math.exp(min(loss, 700)),
         "bits_per_byte": loss * predicted / math.log(2) / size,
     }
+
+
+def judge(training: Any, validation: Any, vocabulary: int) -> dict[str, Any]:
+    """`baseline` for `publish`: the scores of guessing each token by how often it is in the training examples."""
+    guess = unigram_guess(training, validation, vocabulary)
+    return {"baseline": {f"eval_{name}": value for name, value in guess.items()}}
 
 
 def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:

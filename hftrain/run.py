@@ -20,7 +20,7 @@ from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.files import share_weights
 from hftrain.flops import count_parameters, peak_flops
-from hftrain.optim import ExponentialMovingAverage, rare, steps_of
+from hftrain.optim import ExponentialMovingAverage, rare, steps_of, too_few_steps
 from hftrain.report import History, Progress, write_seen
 from hftrain.resuming import beside_state, take_up
 from hftrain.sealed import moved_in
@@ -125,7 +125,11 @@ class Run:
             write_seen(config.output_dir, seen)
         model = self.accelerator.unwrap_model(self.model)
         trained = count_parameters(model, trained=True)
-        for line in (*notes, introduce(self.accelerator, model, trained), plan.describe(total)):
+        few = too_few_steps(
+            total, plan.steps_per_epoch, pretrained=getattr(config, "model_name_or_path", None) is not None,
+            warmup_steps=config.warmup_steps, max_steps=config.max_steps,
+        )  # fmt: skip
+        for line in (*notes, introduce(self.accelerator, model, trained), plan.describe(total), *few):
             self.progress.print(line)
         if main and not found:  # fp32 master, two moments, and the export at most as large as the master
             checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +18,10 @@ from hftrain.data.several import source_counts
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import load_metric
+from hftrain.metrics.guesses import unigram_guess
+from hftrain.metrics.intervals import bootstrap, wilson
 from hftrain.models.positions import count_positions
+from hftrain.report.scores import MORE_TRAINING
 from hftrain.splits import find_leaks, load_splits
 from hftrain.text import collate_pairs, decode, embedding_rows, language_id, tokenize_pairs
 
@@ -147,6 +151,47 @@ def score(
         "sacrebleu_signature": bleu["signature"],
         "chrf_signature": chrf["signature"],
         **({"search": f"num_beams={num_beams}, eval_batch_size={batch_size}"} if num_beams > 1 else {}),
+    }
+
+
+def judge(
+    hypotheses: Sequence[str],
+    rows: "dict[str, Dataset]",
+    examples: dict[str, Any],
+    vocabulary: int,
+    target_lang: str | None = None,
+) -> dict[str, Any]:
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess is always the target that most
+    training rows have; its loss, of the validation rows, is that of each token's frequency."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    references = rows["test"]["target"]
+    intervals = {}
+    for name, metric in (("sacrebleu", BLEU(tokenize=bleu_tokenizer(target_lang, references))), ("chrf", CHRF())):
+        # What sacrebleu counts in each sentence; a score is that of the sums.
+        counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
+
+        def scored(
+            chosen: np.ndarray, name: str = name, metric: Any = metric, counts: Any = counts
+        ) -> dict[str, float]:
+            return {name: metric._aggregate_and_compute([counts[chosen].sum(axis=0).tolist()]).score}
+
+        intervals |= bootstrap(scored, len(references))
+    exact = sum(one == other for one, other in zip(hypotheses, references, strict=True))
+    intervals["exact_match"] = wilson(exact, len(references))
+    common = Counter(rows["train"]["target"]).most_common(1)[0][0]
+    guess = score([common] * len(references), references, target_lang)
+    labels = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "validation"))
+    tokens = unigram_guess(*labels, vocabulary)
+    baseline = {f"test_{name}": guess[name] for name in ("sacrebleu", "chrf", "exact_match")}
+    (text, times), (_, usual) = (Counter(texts).most_common(1)[0] for texts in (hypotheses, references))
+    remarks = []
+    if times > max(2 * usual, len(hypotheses) / 2):
+        remarks = [f"{times:,} of {len(hypotheses):,} translations are the same, {text[:60]!r}; {MORE_TRAINING}"]
+    return {
+        "baseline": baseline | ({"eval_loss": tokens["loss"]} if tokens else {}),
+        "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
+        "remarks": remarks,
     }
 
 

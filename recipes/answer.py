@@ -69,6 +69,7 @@ def main(config: AnswerConfig) -> dict[str, Any]:
         task="question-answering", title="Question answering", base_model=config.model_name_or_path,
         dataset=config.tested_on, usage=report.usage(config, rows["test"][0]),
         **report.report(rows, examples, found, threshold, config),
+        **answering.judge(rows, examples, found, metrics, threshold),
     )  # fmt: skip
     return results
 

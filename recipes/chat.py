@@ -25,6 +25,9 @@ from hftrain.recipe import run
 class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
     """Supervised fine-tuning on conversations."""
 
+    eval_on_start: bool = True
+    """Evaluate before the first step: the report says if training changed nothing."""
+
     chunked_loss: bool = True
     """Never keep all logits: the same result in less memory, for models whose head allows it."""
 
@@ -86,6 +89,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
         base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=chat.usage(config, rows["test"][0]), data=chat.describe_data(rows, examples),
         samples=chat.samples(chats, before=before, after=answer(model)),
+        **chat.judge(examples, len(template.tokenizer)),
     )  # fmt: skip
     return results
 

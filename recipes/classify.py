@@ -32,9 +32,9 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         tokenizer = classification.load_tokenizer(rows["train"], config)
         examples = {name: classification.tokenize(split, tokenizer, ids, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split, ["input_ids"]) for name, split in examples.items()}
-    held = ("validation", "test")
-    right = {name: classification.references(examples[name], problem, len(names)) for name in held}
-    rehearse(config.metrics, problem, right, labels=names, best=config.metric_for_best_model)
+    right = {name: classification.references(split, problem, len(names)) for name, split in examples.items()}
+    held = {name: right[name] for name in ("validation", "test")}
+    rehearse(config.metrics, problem, held, labels=names, best=config.metric_for_best_model)
 
     model = classification.load_classifier(config, tokenizer, names)
     collate = classification.collator(tokenizer, model, config)
@@ -68,6 +68,7 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         usage=report.usage(config, rows["test"][0]), data=report.describe_data(rows, examples, lengths, names, ids),
         figures=report.figures(metrics, scores, right["test"], examples, config),
         tables=report.tables(metrics, rows["test"], scores, right["test"], names, thresholds, problem),
+        **classification.judge(scores, right["test"], right["train"], config, names, thresholds),
     )  # fmt: skip
     return results
 

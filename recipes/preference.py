@@ -90,8 +90,8 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     publish(
         accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
         title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,
-        dataset=config.tested_on, usage=chat.usage(config, rows["test"][0]),
-        data=data,
+        dataset=config.tested_on, usage=chat.usage(config, rows["test"][0]), data=data,
+        **preference.judge_preferences(results, config, examples),
     )  # fmt: skip
     return results
 

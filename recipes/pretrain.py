@@ -89,6 +89,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
         title="Causal language model", base_model=config.model_name_or_path, samples=samples,
         dataset=config.tested_on, data=pretraining.describe(files, examples),
         usage=pretraining.usage(config, "AutoModelForCausalLM", GENERATE),
+        **pretraining.judge(examples["train"], examples["validation"], len(tokenizer)),
     )  # fmt: skip
     return results
 

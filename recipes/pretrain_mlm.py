@@ -70,9 +70,10 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     model = load.add_adapters(model, config, None if config.objective == "masked_tokens" else "SEQ_2_SEQ_LM")
     chunked = config.chunked_loss and trials.chunk_loss(model)
 
+    noised = {name: Noised(split, noise, config.seed) for name, split in examples.items()}
+
     def evaluate(model: Any) -> dict[str, float]:
-        fixed = Noised(examples["validation"], noise, config.seed)
-        task = (accelerator, model, fixed, lengths["validation"], config.eval_batch_size)
+        task = (accelerator, model, noised["validation"], lengths["validation"], config.eval_batch_size)
         loss = mean_loss(*task, collate=collate, loss=sequence_to_sequence(chunked=chunked), count=count_labels)
         return {"loss": loss, "perplexity": exp(min(loss, 700))}
 
@@ -89,6 +90,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
         base_model=config.model_name_or_path, dataset=config.tested_on,
         data=pretraining.describe(files, examples),
         usage=pretraining.usage(config, auto_class.__name__, USE[config.objective]),
+        **pretraining.judge(noised["train"], noised["validation"], len(tokenizer)),
     )  # fmt: skip
     return results
 

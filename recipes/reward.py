@@ -69,6 +69,7 @@ def main(config: RewardConfig) -> dict[str, Any]:
         accelerator, config, results, metric="test_accuracy", task="text-classification", title="Reward model",
         base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=preference.reward_usage(config, rows["test"][0]), data=preference.describe(rows, examples, lengths),
+        **preference.judge_rewards(results, len(examples["test"])),
     )  # fmt: skip
     return results
 

@@ -69,6 +69,7 @@ def main(config: TagConfig) -> dict[str, Any]:
         base_model=config.model_name_or_path, dataset=config.tested_on,
         usage=report.usage(config, rows["test"][0]["tokens"]),
         **report.report(rows, examples, found, names, measured, config),
+        **tagging.judge(found, right["test"], rows["train"]["tags"], names, metrics),
     )  # fmt: skip
     return results
 

@@ -73,9 +73,8 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         return hypotheses, translation.score(hypotheses, rows[split]["target"], config.target_lang, **search)
 
     def evaluate(model: Any) -> dict[str, float]:
-        task = (examples["validation"], lengths["validation"], config.eval_batch_size)
-        summed: dict[str, Any] = {"loss": sequence_to_sequence(), "count": count_labels}
-        metrics = {"loss": mean_loss(accelerator, model, *task, collate=collate, **summed)}
+        task = (accelerator, model, examples["validation"], lengths["validation"], config.eval_batch_size)
+        metrics = {"loss": mean_loss(*task, collate=collate, loss=sequence_to_sequence(), count=count_labels)}
         if config.predict_with_generate:
             metrics |= {name: translate(model, "validation", 1)[1][name] for name in ("sacrebleu", "chrf")}
         return metrics
@@ -92,6 +91,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         title=f"Translation {config.source_lang}-{config.target_lang}", base_model=config.model_name_or_path,
         language=[config.source_lang, config.target_lang], usage=translation.usage(config, rows["test"][0]["source"]),
         data=translation.describe_data(rows, examples, lengths), samples=translation.samples(rows["test"], hypotheses),
+        **translation.judge(hypotheses, rows, examples, len(tokenizer), config.target_lang),
     )  # fmt: skip
     return results
 

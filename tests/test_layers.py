@@ -78,6 +78,7 @@ INSIDE_A_ROW = {
     ("tagging", "text"),
     ("text", "models"),
     ("translation", "models"),
+    ("translation", "report"),
     ("translation", "evaluation"),
     ("translation", "splits"),
     ("translation", "text"),

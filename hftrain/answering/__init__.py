@@ -1,7 +1,7 @@
 """Extractive question answering: where in a text the answer to a question stands, or that it does not.
 
 settings.py what a user may say; rows.py rows; windows.py questions with parts of their contexts; predictions.py loss,
-spans, scores; report.py what the report shows.
+spans, scores; judging.py how good the scores are; report.py what the report shows.
 """
 
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
+    from hftrain.answering.judging import judge
     from hftrain.answering.predictions import (
         Found,
         Span,
@@ -39,6 +40,7 @@ __all__ = [
     "cut_contexts",
     "find_spans",
     "join",
+    "judge",
     "load_questions",
     "load_tokenizer",
     "loss",

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hftrain.chat.formats import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
     from hftrain.chat.messages import Message, fold_system, read_messages, read_tools
     from hftrain.chat.neftune import add_noise
-    from hftrain.chat.report import describe_data, questions, samples, usage
+    from hftrain.chat.report import describe_data, judge, questions, samples, usage
     from hftrain.chat.settings import ChatConfig, SupervisedConfig
     from hftrain.chat.template import Template
 else:
@@ -28,6 +28,7 @@ __all__ = [
     "describe_data",
     "fit_model",
     "fold_system",
+    "judge",
     "load_chats",
     "questions",
     "read_messages",

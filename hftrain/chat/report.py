@@ -11,6 +11,7 @@ import numpy as np
 from hftrain.chat.formats import Chat
 from hftrain.data.several import source_counts
 from hftrain.losses import IGNORE
+from hftrain.metrics.guesses import unigram_guess
 from hftrain.text import lengths
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, s
         row = {"prompt": chat.prompt[-1]["content"]} | {kind: given[number] for kind, given in answers.items()}
         said.append(row | {"reference": reference["content"] or json.dumps(reference.get("tool_calls"))})
     return said
+
+
+def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
+    """`baseline` for `publish`: the scores of guessing each token that is learnt by how often it is in the training
+    rows."""
+    train, test = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "test"))
+    return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
 def describe_data(rows: dict[str, Dataset], examples: dict[str, Any]) -> dict[str, Any]:

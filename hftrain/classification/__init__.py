@@ -1,7 +1,8 @@
 """Classification of texts and of pairs of texts: one class, several labels, or a number.
 
 settings.py what a user may say; labels.py labels and classes; rows.py rows and examples; augment.py noise; losses.py;
-scoring.py evaluation; model.py the model with its head; report.py what the report shows.
+scoring.py evaluation; judging.py how good the scores are; model.py the model with its head; report.py what the report
+shows.
 """
 
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.classification.augment import augmentation
+    from hftrain.classification.judging import judge
     from hftrain.classification.labels import number_classes
     from hftrain.classification.losses import classification, count_examples
     from hftrain.classification.model import collator, load_classifier
@@ -27,6 +29,7 @@ __all__ = [
     "classification",
     "collator",
     "count_examples",
+    "judge",
     "load_classifier",
     "load_labelled",
     "load_tokenizer",

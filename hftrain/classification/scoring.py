@@ -90,6 +90,27 @@ def measure(
     return {"loss": scores.loss, **metrics.compute()}, metrics
 
 
+def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, classes: int) -> Scores:
+    """The scores of a guess that looks at no text: how often the training rows have a class or a label, or the mean of
+    their numbers.
+
+    Args:
+        training: references of the training rows, (N,) or (N, K). `references`: of the rows that are scored.
+    """
+    if problem == "regression":
+        guess = np.array([training.mean()])
+    else:
+        several = problem == "multi_label_classification"
+        counts = training.sum(axis=0) if several else np.bincount(training, minlength=classes)
+        shares = np.clip(counts, 0.5, len(training) - 0.5) / len(training)  # of none a half: its loss is finite
+        guess = np.log(shares) - (np.log1p(-shares) if several else 0.0)
+    labels = torch.from_numpy(references)
+    if problem != "single_label_classification":
+        labels = labels.float()
+    logits = torch.from_numpy(guess).float().expand(len(references), -1)
+    return Scores(losses(logits, labels, problem).numpy(), probabilities(logits, problem).numpy())
+
+
 def tune_thresholds(outputs: np.ndarray, references: np.ndarray, how: str) -> list[float]:
     """(K,) probabilities from which on a label is said: `how` is "half" (0.5), "global" (what gives the best micro F1,
     one for all) or "per_label" (each what gives its label the best F1). Choose on validation rows alone.

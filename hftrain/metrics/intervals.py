@@ -1,17 +1,96 @@
-"""How well a score is known: 95 % intervals."""
+"""How far a score may be from what many more test examples would give: 95 % intervals.
 
-from __future__ import annotations
+`wilson` for a share of examples, `mean` and `ratio` for means, `bootstrap` for everything else. An interval is of the
+choice of test examples alone: another seed of the training would give another model.
+"""
 
+import logging
 import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
-Z = 1.959963984540054  # of the normal distribution, 95 % lie within +-Z
+import numpy as np
+
+from hftrain.metrics.checks import some
+
+logger = logging.getLogger(__name__)
+
+Interval = tuple[float, float]
+
+LEVEL = 0.95
+Z = 1.959963984540054  # of the normal distribution, with 2.5 % beyond it
+FEWEST = 40  # resamples: the fewest whose outer 2.5 % are a value of their own
 
 
-def wilson(successes: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share of which `successes` of `total` were seen (Wilson 1927); (0, 1) of nothing."""
-    if not total:
-        return 0.0, 1.0
-    share, square = successes / total, Z * Z / total
-    middle = (share + square / 2) / (1 + square)
-    half = Z / (1 + square) * math.sqrt(share * (1 - share) / total + square / total / 4)
+def wilson(successes: float, total: int) -> Interval:
+    """The interval of a share, `successes` of `total` examples (Wilson, 1927): never beyond 0 and 1, and of a certain
+    width at 0 and 1 too.
+
+    Raises:
+        ValueError: nothing was counted.
+    """
+    some(total)
+    share, z2 = successes / total, Z * Z / total
+    middle = (share + z2 / 2) / (1 + z2)
+    half = Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total)) / (1 + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean(values: Any) -> Interval | None:
+    """The interval of the mean of (N,) values, by the normal distribution; None of fewer than two."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return None
+    middle, half = float(values.mean()), Z * float(values.std(ddof=1)) / math.sqrt(len(values))
+    return middle - half, middle + half
+
+
+def ratio(sums: Any, counts: Any) -> Interval | None:
+    """The interval of sum(sums) / sum(counts), a mean over items (tokens) that come in N groups (documents), (N,) each:
+    by the normal distribution, with the variance of a ratio of means (Cochran, 1977, eq. 6.13). None of fewer than two.
+    """
+    sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    if len(sums) < 2:
+        return None
+    middle = sums.sum() / counts.sum()
+    half = Z * math.sqrt(len(sums)) * float(np.std(sums - middle * counts, ddof=1)) / counts.sum()
+    return float(middle - half), float(middle + half)
+
+
+def bootstrap(
+    compute: Callable[[np.ndarray], Mapping[str, float]],
+    size: int,
+    seed: int = 42,
+    resamples: int | None = None,
+    budget: float = 2.0,
+) -> dict[str, Interval]:
+    """Percentile intervals (Efron, 1979) of the scores of `size` examples.
+
+    Args:
+        compute: indices of `size` examples, drawn with replacement -> {score: value}. A score that is not defined for
+            them is left out.
+        resamples: None: 400; fewer, but 100 at least, of more than 5,000 examples, whose intervals are narrow anyway.
+        budget: seconds of this thread, after which no further resample is drawn, and the log says how many there are.
+            The first k resamples are the same whatever the budget.
+
+    Returns:
+        no interval where most resamples leave the score out, where there are fewer than 40 of them, or where all of
+        them agree: an interval without width would promise what so few examples cannot.
+    """
+    some(size)
+    wanted = resamples or max(100, min(400, 2_000_000 // size))
+    generator, began = np.random.Generator(np.random.PCG64(seed)), time.thread_time()
+    drawn: list[Mapping[str, float]] = []
+    while len(drawn) < wanted and (not drawn or time.thread_time() - began < budget):
+        drawn.append(compute(generator.integers(size, size=size)))
+    if len(drawn) < wanted:
+        advice = (len(drawn), wanted, budget)
+        logger.warning("95 %% intervals are from %d resamples of the test rows, not %d: %g s are over", *advice)
+    intervals = {}
+    for name in dict.fromkeys(name for scores in drawn for name in scores):
+        values = [scores[name] for scores in drawn if name in scores]
+        low, high = (float(value) for value in np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+        if low < high and len(values) >= max(FEWEST, len(drawn) / 2):
+            intervals[name] = low, high
+    return intervals

@@ -11,7 +11,9 @@ Kept are counts and sums, however many examples there are. What needs every exam
 are for a metric that is not ours. Logits are never kept.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,6 +120,14 @@ class Metrics:
             value = measure.compute(self.states[measure.state])
             results |= value if isinstance(value, dict) else {name: value}
         return results
+
+    def compute_defined(self) -> dict[str, float]:
+        """As `compute`, without the metrics that are not defined for what was seen."""
+        results: dict[str, float] = {}
+        for name, measure in self.measures.items():
+            with suppress(ValueError):
+                results |= Metrics(self.task, self.labels, {name: measure}, self.states).compute()
+        return {name: value for name, value in results.items() if math.isfinite(value)}
 
     def rehearse(self, references: Any) -> dict[str, float]:
         """Raises what `compute` would raise for all these references, whatever the model says: before training.

@@ -7,6 +7,7 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.preference.data import describe, load_preferences, prompt_of, to_preference, tokenize_preferences
+    from hftrain.preference.judging import judge_preferences, judge_rewards
     from hftrain.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
     from hftrain.preference.reward import evaluate_rewards, reward_loss, reward_usage
     from hftrain.preference.settings import OnlineConfig, PreferenceConfig
@@ -35,6 +36,8 @@ __all__ = [
     "evaluate_preferences",
     "evaluate_rewards",
     "ipo",
+    "judge_preferences",
+    "judge_rewards",
     "kto",
     "load_preferences",
     "objective",

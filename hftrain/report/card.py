@@ -33,6 +33,9 @@ def write_model_card(
     samples: Sequence[Mapping[str, Any]] = (),
     environment: Mapping[str, Any] | None = None,
     figures: Sequence[Figure] = (),
+    scored: Mapping[str, str] | None = None,
+    guessed: Mapping[str, str] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Write `README.md` in `output_dir`; it shows the curve `figures/loss.png` and the first four of `figures`, where
     `write_report` has left them.
@@ -46,6 +49,8 @@ def write_model_card(
         base_model: what training began from; a name on the Hub goes into the metadata, a folder only into the text.
         adapter: the folder holds a PEFT adapter.
         license: left out unless known.
+        scored: metric -> its value for people, with its 95 % interval. `guessed`: the same of a constant guess.
+        remarks: sentences below the results.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -78,8 +83,13 @@ def write_model_card(
     origin = f"Trained from {_code(format_setting(base_model))}" if base_model else "Trained from scratch"
     parts = [f"# {_plain(title)}", f"{_plain(lead)}\n\n{origin} with hftrain.".strip()]
     if scores:
-        table = _table([{"metric": metric, "value": value} for metric, value in results.items()])
-        parts += ["## Results", f"On the {_plain(split)} split of {_plain(dataset)}:", table]
+        shown_as, guesses = {**results, **(scored or {})}, guessed or {}
+        column = "value (95 % interval)" if any("(" in text for text in (scored or {}).values()) else "value"
+        rows = [{"metric": metric, column: shown_as[metric]} for metric in results]
+        if guesses:
+            rows = [row | {"constant guess": guesses.get(row["metric"], "")} for row in rows]
+        parts += ["## Results", f"On the {_plain(split)} split of {_plain(dataset)}:", _table(rows)]
+        parts += ["\n".join(f"- **{_plain(remark)}**" for remark in remarks)]
     if shown := [_image(each) for each in figures[:4] if (output_dir / "figures" / f"{each.name}.png").exists()]:
         parts += ["\n".join(shown)]
     parts += ["## Use", _fenced(usage.strip(), "python")]

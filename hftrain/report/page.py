@@ -67,6 +67,8 @@ def write_report(
     tables: Sequence[Table] = (),
     lead: str = "",
     about: Sequence[str] = (),
+    beside: Mapping[str, str] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Write `report.html` and `figures/<name>.png` in `output_dir`.
 
@@ -79,6 +81,7 @@ def write_report(
         figures: charts of the results, before the curves. `tables`: further tables, after the samples.
         lead: one sentence below the title: what was trained on what.
         about: facts of the model, in a line below that, with today's date.
+        beside: names in `summary` -> a few words below the number. `remarks`: sentences below the tiles.
 
     Raises:
         ValueError: two figures have the same name.
@@ -103,9 +106,12 @@ def write_report(
         ("Data", _data(data or {})),
         ("Environment", _pairs(environment or {})),
     ]
+    notes = {name: f"<dd class=note>{escape(words)}</dd>" for name, words in (beside or {}).items()}
     tiles = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(format_number(value))}</dd></div>" for name, value in summary.items()
+        f"<div><dt>{escape(name)}</dt><dd>{_tile(value)}</dd>{notes.get(name, '')}</div>"
+        for name, value in summary.items()
     )
+    warned = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
     body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections if content)
     style, script = (
         files("hftrain.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -128,6 +134,7 @@ def write_report(
 <header><h1>{escape(title)}</h1>{f"<p>{escape(lead)}</p>" if lead else ""}<p>{escape(" · ".join(facts))}</p></header>
 <main>
 <dl class="tiles">{tiles}</dl>
+{f'<ul class="remarks">{warned}</ul>' if warned else ""}
 {body}
 </main>
 <footer>Written by hftrain on {time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}.</footer>
@@ -137,6 +144,12 @@ def write_report(
 """
     write_atomically(output_dir / "report.html", page)
     return output_dir / "report.html"
+
+
+def _tile(value: Any) -> str:
+    """A number; the interval behind it, in brackets, is smaller."""
+    number, bracket, interval = format_number(value).partition(" (")
+    return escape(number) + (f" <small>{escape(bracket.strip() + interval)}</small>" if bracket else "")
 
 
 def _grid(figures: Sequence[Figure]) -> str:

@@ -11,11 +11,12 @@ from hftrain.config import TrainConfig, changed
 from hftrain.config.errors import explain_disk
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
-from hftrain.report.formats import format_duration, format_number
+from hftrain.report.formats import format_duration
 from hftrain.report.history import read_history, read_seen, write_results
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 from hftrain.report.progress import say
+from hftrain.report.scores import Interval, format_score, verdict
 from hftrain.terminal import visible
 
 
@@ -42,6 +43,9 @@ def publish(
     language: Sequence[str] = (),
     base_model: str | None = None,
     dataset_ids: Sequence[str] = (),
+    baseline: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Interval] | None = None,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Writes `all_results.json`, `report.html` and the model card `README.md`; prints the score and where they are.
 
@@ -52,7 +56,11 @@ def publish(
         split: "validation" where there is no test: then "eval_*" are the scores.
         metric: the key in `results` that is the score.
         figures: charts for the report, the main ones first: the card shows four.
+        baseline: keys of `results` -> the score of a guess that looks at no input. A loss that is no better is said.
+        intervals: keys of `results` -> its 95 % interval.
+        remarks: sentences on what the scores hide.
     """
+    baseline, intervals = baseline or {}, intervals or {}
     accelerator.log(
         {key: value for key, value in results.items() if key.startswith("test_")}, step=results["total_steps"]
     )
@@ -74,18 +82,27 @@ def publish(
     data = {**data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
-    write_results(folder, results)
-    tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): value for key, value in numbers.items()}
+    history = read_history(folder / "metrics.jsonl")
+    start = next((row for row in history if row["step"] == 0), {})
+    remarks = [*verdict(results, baseline, intervals, start), *remarks]
+    evidence = {"baseline": baseline, "intervals": intervals, "remarks": remarks}
+    write_results(folder, {**results, **{name: value for name, value in evidence.items() if value}})
+    scored = {key: format_score(key, value, intervals.get(prefix + key), task) for key, value in numbers.items()}
+    guessed = {
+        key: format_score(key, baseline[prefix + key], None, task) for key in numbers if prefix + key in baseline
+    }
+    tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): scored[key] for key in numbers}
+    beside = {f"{split} {key}".replace("_", " "): f"constant guess: {value}" for key, value in guessed.items()}
     tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
-    history = read_history(folder / "metrics.jsonl")
     losses = [row["loss"] for row in history if row.get("loss") is not None]
     tiles |= {"training loss, last": losses[-1]} if losses else {}
     about = [f"trained from {base_model}" if base_model else "trained from scratch"]
     if "parameters" in results:
         share = results["trained_parameters"] / results["parameters"]
         about += [f"{results['parameters']:,} parameters" + (f", {share:.2%} of them trained" if share < 1 else "")]
-    write_report(folder, **shared, about=about, summary=tiles, history=history, figures=figures, tables=tables)
+    write_report(folder, **shared, about=about, summary=tiles, history=history, figures=figures, tables=tables,
+                 beside=beside, remarks=remarks)  # fmt: skip
     write_model_card(
         folder,
         **shared,
@@ -93,6 +110,9 @@ def publish(
         task=task,
         usage=usage,
         results=numbers,
+        scored=scored,
+        guessed=guessed,
+        remarks=remarks,
         dataset=dataset,
         split=split,
         dataset_ids=dataset_ids,
@@ -102,7 +122,11 @@ def publish(
     )
     for sample in samples[:3]:
         say(visible("\n".join(f"  {name:<11} {value}" for name, value in sample.items())) + "\n")
-    say(visible("  ".join(f"{prefix}{key}: {format_number(value)}" for key, value in numbers.items())))
+    for key in numbers:
+        rival = f", a constant guess has {guessed[key]}" if key in guessed else ""
+        say(visible(f"{prefix}{key}: {scored[key]}{rival}"))
+    for remark in remarks:
+        say(visible(f"note: {remark}"))
     say(f"model, report and card: {folder}  (open {folder / 'report.html'})")
     if config.push_to_hub:
         upload(config)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
+    from hftrain.tagging.judging import judge
     from hftrain.tagging.predictions import Tagged, join, loss, score, tag, tag_batch
     from hftrain.tagging.rows import find_scheme, label_names, load_sentences, scheme_fault
     from hftrain.tagging.settings import TaggingConfig
@@ -20,6 +21,7 @@ __all__ = [
     "cut_sentences",
     "find_scheme",
     "join",
+    "judge",
     "label_names",
     "load_sentences",
     "load_tokenizer",

@@ -1,0 +1,141 @@
+"""Scores for people: with their 95 % interval, beside what a guess that looks at no input has, and in words where they
+show that nothing was learnt."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hftrain.report.formats import format_number
+
+SHARES = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "exact_match", "reward_accuracy")
+IN_PERCENT = ("question-answering",)  # tasks whose scores are percentages already, as the scripts of SQuAD have them
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "mse", "mae", "expected_calibration_error")
+NOISE = 0.02  # of a loss without an interval
+LISTED = 8  # names at most that a sentence lists
+MORE_TRAINING = "train for more epochs (num_train_epochs), or raise learning_rate"
+
+Interval = tuple[float, float]
+
+
+def format_score(metric: str, value: Any, interval: Sequence[float] | None = None, task: str = "") -> str:
+    """A share as "89.0 % (86.0-91.5)", another number as "36.12 (34.5-37.8)"; without an interval the number alone.
+
+    Args:
+        metric: without "test_" or "eval_".
+        task: pipeline tag of the Hub.
+    """
+    share = any(metric == name or metric.startswith(f"{name}_") for name in SHARES)
+    percent = metric not in LOWER_IS_BETTER and task in IN_PERCENT and not metric.endswith("threshold")
+    if not (share or percent) or not isinstance(value, int | float):
+        around = "" if interval is None else f" ({_between([format_number(end) for end in interval])})"
+        return format_number(value) + around
+    factor = 1 if percent else 100
+    around = "" if interval is None else f" ({_between([f'{factor * end:.1f}' for end in interval])})"
+    return f"{factor * value:.1f} %{around}"
+
+
+def _between(ends: Sequence[str]) -> str:
+    """Two numbers with a dash, which two minus signs would hide."""
+    return (" to " if any("-" in end for end in ends) else "-").join(ends)
+
+
+def not_learnt(
+    loss: float, guess: float, interval: Sequence[float] | None = None, *, whose: str = "a constant guess has"
+) -> str:
+    """Says that `loss` is not below `guess` by more than noise: its interval, or 2 % without one. "" if it is.
+
+    Args:
+        whose: "a constant guess has", "before training it was": what stands before `guess` in the sentence.
+    """
+    rival = f"{whose} {format_number(guess)}"
+    if loss >= guess * (1 - NOISE):
+        return f"has not learnt: loss {format_number(loss)}, {rival}; {MORE_TRAINING}"
+    if interval is not None and interval[1] >= guess:
+        shown = format_score("loss", loss, interval)
+        return f"is not shown to have learnt: loss {shown}, {rival}; more test rows would tell"
+    return ""
+
+
+def beats(metric: str, value: float, guess: float, interval: Sequence[float] | None = None) -> bool:
+    """Whether a score is better than a guess's by more than noise: its interval, or 2 % without one."""
+    if metric in LOWER_IS_BETTER:
+        return (value * (1 + NOISE) if interval is None else interval[1]) < guess
+    return (value - NOISE * abs(value) if interval is None else interval[0]) > guess
+
+
+def no_better(
+    metric: str,
+    results: Mapping[str, Any],
+    baseline: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    *,
+    task: str = "",
+    guess: str = "a constant guess",
+    help: str = MORE_TRAINING,
+) -> list[str]:
+    """Says that a score of `results` is no better than that of a guess, if it is not.
+
+    Args:
+        guess: what has the score of `baseline`: "always 'yes'".
+        help: the settings that help.
+    """
+    value, rival = results.get(metric), baseline.get(metric)
+    name = metric.partition("_")[2]
+    if value is None or rival is None or beats(name, value, rival, intervals.get(metric)):
+        return []
+    shown = format_score(name, value, intervals.get(metric), task)
+    return [f"{name} {shown} is no better than {guess}, which has {format_score(name, rival, None, task)}; {help}"]
+
+
+def never_predicted(kind: str, missing: Mapping[str, int], total: int, *, help: str = MORE_TRAINING) -> list[str]:
+    """Says which classes (`kind`) are never predicted, though test rows have them.
+
+    Args:
+        missing: class -> how many there are in the references.
+        total: how many references there are of all classes.
+    """
+    if not missing:
+        return []
+    names = [f"{name!r} ({count:,})" for name, count in sorted(missing.items(), key=lambda item: -item[1])]
+    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+    return [f"never predicted, of {total:,} {kind} in the test rows: {listed}; {help}"]
+
+
+def verdict(
+    results: Mapping[str, Any],
+    baseline: Mapping[str, float],
+    intervals: Mapping[str, Interval],
+    start: Mapping[str, Any],
+) -> list[str]:
+    """Says that a run has learnt nothing, by its test loss, or else by its validation loss.
+
+    A loss above the guess's with scores that beat the guess's is that of a model that is right and too sure of itself:
+    it has learnt.
+
+    Args:
+        start: metrics ("eval_*") of the model before training, if they are known.
+    """
+    key = next((key for key in ("test_loss", "eval_loss") if key in baseline and _number(results.get(key))), None)
+    found = []
+    if key:
+        others = [name for name in baseline if name.partition("_")[2] not in LOWER_IS_BETTER]
+        if not any(
+            beats(name.partition("_")[2], results[name], baseline[name], intervals.get(name))
+            for name in others
+            if _number(results.get(name))
+        ):
+            found.append(not_learnt(results[key], baseline[key], intervals.get(key)))
+    before, after = start.get("eval_loss"), results.get("eval_loss")
+    if not any(found) and _number(before) and _number(after):
+        improved = [
+            name
+            for name, value in start.items()
+            if name.startswith("eval_") and _number(value) and _number(results.get(name))
+            and name.partition("_")[2] not in LOWER_IS_BETTER
+            and beats(name.partition("_")[2], results[name], value)
+        ]  # fmt: skip
+        found += [] if improved else [not_learnt(after, before, whose="before training it was")]
+    return [sentence for sentence in found if sentence]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float)
