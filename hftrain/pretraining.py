@@ -112,12 +112,13 @@ def max_tokens(config: PretrainingConfig, source: str, set_aside: float) -> int 
 def learn_tokenizer(config: PretrainingConfig, source: str, special_tokens: dict[str, Any]) -> PreTrainedTokenizerBase:
     """`text.train_tokenizer` on the first texts of `source`, kept in the cache for the other processes and runs."""
     opened = open_source(source, config.text_column, config.document, dialect_of(config))
+    marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
+    added_tokens = list(chain.from_iterable(marks))
     made_from = [fingerprint(opened), config.text_column, config.document, config.vocab_size, special_tokens]
+    made_from += [added_tokens]
     folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
 
     def learn(stage: Path) -> None:
-        marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
-        added_tokens = list(chain.from_iterable(marks))
         tokenizer = text.train_tokenizer(_texts(opened), config.vocab_size, added_tokens=added_tokens)
         if special_tokens:
             tokenizer.add_special_tokens(special_tokens)

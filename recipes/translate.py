@@ -81,8 +81,8 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         return metrics
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
-        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate, held_out=examples
+        accelerator, model, examples["train"], config, lengths=lengths["train"], evaluate=evaluate, processor=tokenizer,
+        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, collate=collate, held_out=examples
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)
     results |= {f"test_{name}": value for name, value in scores.items()}

@@ -11,7 +11,6 @@ from chat_models import make_adapter, make_folder
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hftrain.causal import chunk_loss
 from hftrain.cli import main
 from hftrain.config import RecipeConfig
 from hftrain.losses import causal_language_model
@@ -20,6 +19,7 @@ from hftrain.models import load
 from hftrain.models.adapters import load_adapted
 from hftrain.preference import PreferenceConfig, preference_loss
 from hftrain.text import embedding_rows
+from hftrain.trials import chunk_loss
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
 
