@@ -29,7 +29,8 @@ def beside_state(run: Run) -> dict[str, Any]:
 def arguments_of_cut(accelerator: Accelerator, config: TrainConfig) -> dict[str, int | None]:
     """The arguments of `cut`, lengths aside."""
     sizes = {"micro_batch_size": config.micro_batch_size, "micro_batch_tokens": config.micro_batch_tokens}
-    return {"processes": accelerator.num_processes, **sizes}
+    equal = {"equal_lengths": True} if config.equal_length_micro_batches else {}
+    return {"processes": accelerator.num_processes, **sizes, **equal}
 
 
 def take_up(run: Run, saved: checkpoint.Saved, plan: Plan, total: int) -> list[str]:

@@ -264,7 +264,7 @@ def test_lines_missing_from_the_log_are_reported(stopped, tmp_path, capsys):
     lines = log.read_text().splitlines(keepends=True)
     log.write_text("".join(lines[1:]))
     resume(folder, tmp_path)
-    assert "metrics.jsonl has 2 of the 3 lines that were logged up to step 4" in capsys.readouterr().out
+    assert "metrics.jsonl has 3 of the 4 lines that were logged up to step 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("sizes", [{"micro_batch_size": 3}, {"micro_batch_tokens": 40}])
