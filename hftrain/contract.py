@@ -59,6 +59,8 @@ DERIVED = {
     "train_file": "train_data",
     "dataset_name": "train_data",
     "dataset_config_name": "train_data",
+    "delimiter": "train_data",
+    "encoding": "train_data",
     "tokenizer_name_or_path": "train_data",
     "validation_file": "validation_data",
     "test_file": "test_data",

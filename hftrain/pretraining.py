@@ -156,19 +156,14 @@ def learn_tokenizer(
         open_source(source.name, config.text_column, config.document, dialect_of(config), source.limit, config.seed)
         for source in sources.values()
     ]
+    marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
+    added_tokens = list(chain.from_iterable(marks))
     prints = [fingerprint(source) for source in opened]
-    made_from = [
-        prints[0] if len(prints) == 1 else prints,
-        config.text_column,
-        config.document,
-        config.vocab_size,
-        special_tokens,
-    ]
+    made_from: list[Any] = [prints[0] if len(prints) == 1 else prints, config.text_column, config.document]
+    made_from += [config.vocab_size, special_tokens, added_tokens]
     folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
 
     def learn(stage: Path) -> None:
-        marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
-        added_tokens = list(chain.from_iterable(marks))
         texts = chain.from_iterable(_texts(source, LEARN_FROM // len(opened)) for source in opened)
         tokenizer = text.train_tokenizer(texts, config.vocab_size, added_tokens=added_tokens)
         if special_tokens:

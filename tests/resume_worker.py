@@ -75,8 +75,8 @@ class WorkerConfig(TrainConfig):
     """A step takes so long more."""
 
     no_result: ClassVar[tuple[str, ...]] = (
-        "masked_step", "nonfinite_rows", "nonfinite_gradient", "oom_rows", "oom_rank", "signal_step", "signal_name",
-        "signal_rank", "stalled_rank", "seconds_per_step",
+        "masked_step", "nonfinite_rows", "nonfinite_gradient", "oom_rows", "oom_rank", "signal_step",
+        "signal_evaluation", "signal_name", "signal_rank", "stalled_rank", "seconds_per_step",
     )  # fmt: skip
 
 
