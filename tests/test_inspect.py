@@ -183,7 +183,7 @@ def test_the_command(chats, capsys):
     said = capsys.readouterr().out
     assert "⟦numbers" in said.replace("⟦ ", "⟦") and "are read as prompt_completion" in said and "BREACH" not in said
     assert "end learnt           100.0%" in said and "rows refused         0" in said and not (chats / "out").exists()
-    recipe += ["--test_file", str(chats / "test.jsonl")]
+    recipe += ["--test_file", str(chats / "test.jsonl"), "--validation_split", "0.05"]
     assert command_line(["inspect", "chat", "--samples", "0", "--", *recipe]) == 1
     said = capsys.readouterr().out
     assert "BREACH: 3 rows leaked, max_leaked = 0" in said and "leak: of 3 test rows 3 stand in the training" in said

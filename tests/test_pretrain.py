@@ -151,8 +151,8 @@ def test_models_that_cannot_learn_this_way(words, message, tmp_path, texts):
 def test_text_is_read_as_far_as_it_is_needed(texts):
     words = ["--train_file", str(texts), "--vocab_size", "300", "--max_steps", "10", "--global_batch_tokens", "600"]
     config = parse(PRETRAIN.PretrainConfig, words)
-    assert pretraining.max_tokens(config, "org/endless:train", 0.25) == 8000
-    assert pretraining.max_tokens(config, str(texts), 0.25) is None
+    assert pretraining.max_tokens(config, pretraining.name_sources(["org/endless:train"]), 0.25) == 8000
+    assert pretraining.max_tokens(config, pretraining.name_sources([str(texts)]), 0.25) is None
     _, files = pretraining.load_tokens(parse(PRETRAIN.PretrainConfig, [*words, "--max_train_tokens", "700"]))
     assert files["train"].manifest["made_from"]["settings"]["max_tokens"] == 700
 
