@@ -22,14 +22,9 @@ from hftrain import tagging
 from hftrain.config import ConfigError
 from hftrain.losses import count_labels
 from hftrain.predict import predict
-<<<<<<< HEAD
-from hftrain.tagging import find_scheme, scheme_fault, windows
-from hftrain.tagging.spans import words_of
-=======
-from hftrain.predict.tagging import words_of
 from hftrain.tagging import find_scheme, scheme_fault
+from hftrain.tagging.spans import words_of
 from hftrain.tagging.windows import windows
->>>>>>> e
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "tag.py"

@@ -283,14 +283,9 @@ def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
         assert generated[given - 1] == language
         assert tokenizer.src_lang == config.source_lang  # a reader need not set it again
         assert tokenizer("dog").input_ids == tokenizer("dog", text_target="Hund").input_ids
-<<<<<<< HEAD
     said = predict(out, ["one dog"], max_new_tokens=4)  # with the prefix of the training
     assert said == predict(out, [prefix + "one dog"], source_prefix="", max_new_tokens=4)
-    assert said == [recipe.text.decode(tokenizer, generated[None])[0]]
-=======
-    said = predict(out, ["one dog"], source_prefix=prefix, max_new_tokens=4)
     assert said == [text.decode(tokenizer, generated[None])[0]]
->>>>>>> e
 
 
 @pytest.mark.parametrize(
