@@ -78,7 +78,7 @@ def load_splits(
 
 
 def dialect_of(config: DataConfig) -> Dialect:
-    return Dialect(config.delimiter, config.encoding)
+    return Dialect(config.delimiter, config.encoding, tuple(config.column_names))
 
 
 def _split_names(dataset_name: str, config_name: str | None) -> list[str]:

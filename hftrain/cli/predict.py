@@ -34,6 +34,9 @@ def add(commands: Any) -> None:
         "--output", type=Path, help="write here: rows as JSON lines, CoNLL with a tag beside each word, else lines"
     )
     command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    command.add_argument(
+        "--column_names", metavar="NAME", nargs="+", default=[], help="of csv and tsv whose first line is a row"
+    )
     command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="put before each text (default: what the model was trained with)"
@@ -66,7 +69,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
-        settings |= {"delimiter": args.delimiter, "encoding": args.encoding}
+        settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=str(args.file), **settings)
         existing(args.file)
         config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)

@@ -32,7 +32,7 @@ class Files:
         self.position = [0, 0]
         self.files = [inside for path in paths for inside in _files_of(Path(path))]
         kinds = (".jsonl" if (kind := ending(path)) in JSON_LINES else kind for path in self.files)
-        self.version = ["files", split, *(() if dialect == USUAL else dialect), *kinds]
+        self.version = ["files", split, *(() if dialect == USUAL else dialect[:2]), *dialect.column_names, *kinds]
 
     def __iter__(self) -> Iterator[str | BadRow]:
         first, skip = self.position
