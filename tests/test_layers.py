@@ -46,7 +46,7 @@ ROWS = [
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining", "routing"},
     {"contract", "ending", "loop", "resuming", "run"},
-    {"export", "launch", "merge", "predict", "serving"},
+    {"compare", "export", "launch", "merge", "predict", "serving"},
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}

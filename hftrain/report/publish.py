@@ -1,22 +1,25 @@
 """The end of a recipe: everything about the run that people read, in the output folder and, if asked, on the Hub."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, Any
 
 from hftrain.config import TrainConfig, changed
 from hftrain.config.errors import explain_disk
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
 from hftrain.report.formats import format_duration, format_number
-from hftrain.report.history import read_history, read_seen, write_results
+from hftrain.report.history import read_history, read_seen, write_results, write_run
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 from hftrain.report.progress import say
 from hftrain.terminal import visible
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @explain_disk(
@@ -43,7 +46,8 @@ def publish(
     base_model: str | None = None,
     dataset_ids: Sequence[str] = (),
 ) -> None:
-    """Writes `all_results.json`, `report.html` and the model card `README.md`; prints the score and where they are.
+    """Writes `all_results.json`, `run.json`, `report.html` and the model card `README.md`; prints the score and where
+    they are.
 
     Every process calls; the main one writes. Arguments are those of `write_report` and `write_model_card`.
 
@@ -75,6 +79,8 @@ def publish(
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     write_results(folder, results)
+    run = {"task": task, "metric": metric, "base_model": base_model}
+    write_run(folder, run | {name: shared[name] for name in ("title", "config", "data", "environment")})
     tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): value for key, value in numbers.items()}
     tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
