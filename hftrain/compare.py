@@ -139,6 +139,7 @@ def cautions(runs: Sequence[Run]) -> list[str]:
     for key in sorted(metrics):
         if len({run.results.get(key) for run in runs}) > 1:
             found.append(f"{key.removesuffix('_signature')} is computed in different ways (see {key}).")
+    found += [f"The settings of {run.name} are not known." for run in runs if not run.settings]
     return found + [f"{run.name} is not done: it has no scores yet." for run in runs if not run.results]
 
 
@@ -155,7 +156,7 @@ def comparable(runs: Sequence[Run], split: str) -> bool | None:
 
 def _rows(run: Run, split: str) -> str:
     size = f"{format_number(run.sizes[split])} rows, " if split in run.sizes else ""
-    return size + run.data.get(split, "no fingerprint").removeprefix("examples ")[:12]
+    return size + (run.data[split].removeprefix("examples ")[:12] if split in run.data else "no fingerprint")
 
 
 def different(runs: Sequence[Run], values: Sequence[Mapping[str, Any]], name: str) -> Table:
@@ -242,7 +243,7 @@ def in_words(runs: Sequence[Run]) -> Iterator[str]:
             yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         if table.note:
             yield f"  {table.note}"
-    if not different(runs, [run.settings for run in runs], "setting").rows and any(run.settings for run in runs):
+    if not different(runs, [run.settings for run in runs], "setting").rows and all(run.settings for run in runs):
         yield "\nno setting differs"
 
 
