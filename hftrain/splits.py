@@ -156,7 +156,7 @@ def few_to_choose_by(rows: int, score: str | None) -> str | None:
 
 
 def dialect_of(config: DataConfig) -> Dialect:
-    return Dialect(config.delimiter, config.encoding)
+    return Dialect(config.delimiter, config.encoding, tuple(config.column_names))
 
 
 def _split_names(dataset_name: str, config_name: str | None) -> list[str]:

@@ -352,9 +352,9 @@ def test_texts_that_are_too_long_are_counted(translator, capsys):
         (b'{"en": "\xff"}\n', "en", "rows.jsonl, line 1: invalid UTF-8: byte 0xff at byte 9"),
     ],
 )
-def test_bad_rows_are_named(tmp_path, capsys, content, column, message):
+def test_bad_rows_are_named(translator, tmp_path, capsys, content, column, message):
     (tmp_path / "rows.jsonl").write_bytes(content)
-    arguments = ["predict", str(tmp_path), "--file", str(tmp_path / "rows.jsonl")]
+    arguments = ["predict", str(translator[0]), "--file", str(tmp_path / "rows.jsonl")]
     assert cli.main(arguments + (["--column", column] if column else [])) == 2
     assert message in capsys.readouterr().err
 

@@ -45,7 +45,7 @@ ROWS = [
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining", "routing"},
     {"contract", "ending", "folds", "loop", "resuming", "run"},
-    {"export", "launch", "merge", "predict", "recipe", "serving"},
+    {"compare", "export", "launch", "merge", "predict", "recipe", "serving"},
     {"cli", "recipes"},
 ]
 ROW = {module: row for row, modules in enumerate(ROWS) for module in modules}

@@ -179,7 +179,7 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
         assert "1 of 2 texts are longer than the 6 tokens the model reads: cut" in capsys.readouterr().err
     cut = predict(tmp_path / "alone", ["the big dog is"])[0]["probabilities"]
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
-    with pytest.raises(ValueError, match="was trained on pairs of texts: they stand in a file"):
+    with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):
         predict(tmp_path / "pairs", ["dog"])
     with pytest.raises(ValueError, match="was trained on single texts: leave pairs"):
         predict(tmp_path / "alone", ["dog"], pairs=["cat"])

@@ -1,6 +1,7 @@
 """Files as people bring them: packed, sharded, in other dialects and encodings. Each is read right, or named."""
 
 import bz2
+import csv
 import datetime
 import gzip
 import io
@@ -115,6 +116,30 @@ def test_json_is_no_words_and_tags(tmp_path):
     (tmp_path / "train.conll").write_text(LINES)
     with pytest.raises(ValueError, match=r"train.conll holds JSON"):
         list(read_conll(tmp_path / "train.conll"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_first_line_that_is_a_row(tmp_path, delimiter):
+    path, rows = tmp_path / "a.csv", [["one, two", "1"], ["three", "4"]]
+    with path.open("w", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    config = DataConfig(train_file=str(path), delimiter=delimiter, column_names=["words", "number"])
+    found = load_rows(path, columns={"n": "number", "w": "words"}, dialect=splits.dialect_of(config))
+    assert [[row["w"], row["n"]] for row in found] == rows and found.places.bad(0, "").place == "line 1"
+    with pytest.raises(ValueError, match="if it is a row, name them with column_names"):
+        load_rows(
+            path, columns={"w": "words"}, dialect=splits.dialect_of(DataConfig(train_file="a", delimiter=delimiter))
+        )
+    with pytest.raises(ValueError, match=r"no column 'word'; there are 'words', 'number'.* \(column_names\)"):
+        load_rows(path, columns={"w": "word"}, dialect=splits.dialect_of(config))
+    path.write_text(f"number{delimiter}words\n1{delimiter}a\n")
+    with pytest.raises(ValueError, match="line 1 names the columns: leave column_names away"):
+        load_rows(path, columns={"w": "words"}, dialect=splits.dialect_of(config))
+    path.write_text(f"a{delimiter}b{delimiter}c\n")
+    with pytest.raises(ValueError, match="3 fields, but column_names has 2: words, number"):
+        load_rows(path, columns={"w": "words"}, dialect=splits.dialect_of(config))
+    with pytest.raises(ConfigError, match="column_names: has 'a' twice"):
+        DataConfig(train_file=str(path), column_names=["a", "a"])
 
 
 def test_delimiters_and_encodings(tmp_path):

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from hftrain.data.lines import Dialect
+from typing import Any
 
 from hftrain.cli.trust import trust_option
 
@@ -19,11 +14,29 @@ def add(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument("texts", metavar="TEXT", nargs="*", help="what to predict from")
-    command.add_argument("--file", type=Path, help="read a .txt, a text a line, or rows: jsonl, csv, parquet, ...")
-    command.add_argument("--column", metavar="NAME", help="the column of the text, where --file has rows")
+    command.add_argument(
+        "--file", type=Path, help="a .txt with a text a line, rows (jsonl, csv, parquet, ...), CoNLL or SQuAD's JSON"
+    )
+    command.add_argument("--column", metavar="NAME", help="the column of the text in rows (default: the usual one)")
     command.add_argument("--pair_column", metavar="NAME", help="the column of the second text of a pair")
-    command.add_argument("--output", type=Path, help="write here: JSON lines where --file has rows, else a line a text")
+    command.add_argument(
+        "--context",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="the text in which a question's answer stands, or the second text of a pair; one for all, or one for each",
+    )
+    command.add_argument(
+        "--context_file", metavar="FILE", type=Path, action="append", default=[], help="the same, a text file"
+    )
+    command.add_argument("--word_column", metavar="N", type=int, help="the column of the words in CoNLL (default: 1)")
+    command.add_argument(
+        "--output", type=Path, help="write here: rows as JSON lines, CoNLL with a tag beside each word, else lines"
+    )
     command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    command.add_argument(
+        "--column_names", metavar="NAME", nargs="+", default=[], help="of csv and tsv whose first line is a row"
+    )
     command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="put before each text (default: what the model was trained with)"
@@ -44,31 +57,34 @@ def add_base(command: argparse.ArgumentParser) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
-    from hftrain.config import DataConfig
-    from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing
+    from hftrain.data.sources import existing
     from hftrain.hush import hush_libraries
     from hftrain.predict import line, predict
-    from hftrain.splits import dialect_of
+    from hftrain.predict.folder import kind, read_config
+    from hftrain.predict.reading import Inputs, Reading, check_output, read_file
 
     hush_libraries()
     set_verbosity_error()  # it would report the head that an adapter brings along as missing in its base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
-    texts, pairs, rows = args.texts, None, None
-    named = {"--column": args.column} | ({"--pair_column": args.pair_column} if args.pair_column else {})
-    dialect = dialect_of(DataConfig(train_file=str(args.file), delimiter=args.delimiter, encoding=args.encoding))
-    if args.file and check_ending(existing(args.file)) not in PLAIN:
-        if args.output and ending(args.output) in (*COLUMNAR, *set(TEXTUAL).difference(JSON)):
-            raise ValueError(f"--output {args.output}: rows are written as JSON lines, so call it .jsonl")
-        rows = list(read_rows(args.file, named, dialect))
-        texts = [row[args.column] for row in rows]
-        pairs = [row[args.pair_column] for row in rows] if args.pair_column else None
-    elif args.column or args.pair_column:
-        raise ValueError(
-            "--column and --pair_column name columns of a file with rows (jsonl, csv, ...), given as --file"
-        )
-    elif args.file:
-        texts = read_texts(args.file, dialect)
+    if args.file:
+        settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
+        settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
+        reading = Reading(train_file=str(args.file), **settings)
+        existing(args.file)
+        config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
+        labels = list((config.id2label or {}).values())
+        inputs = read_file(args.file, kind(args.folder, config), labels, reading, line)
+        if args.output:
+            check_output(args.output, inputs.form)
+    elif args.column or args.pair_column or args.word_column:
+        raise ValueError("--column, --pair_column and --word_column are of a file, given as --file")
+    else:
+        inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
+    contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]
+    if contexts and inputs.pairs is not None:
+        raise ValueError("--context: the rows of the file have a second text already")
+    texts, pairs = pair(inputs.texts, contexts, one_each=bool(args.file)) if contexts else (inputs.texts, inputs.pairs)
     predictions = predict(
         args.folder,
         texts,
@@ -80,15 +96,9 @@ def predict_texts(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         base=args.base,
         trust_remote_code=args.trust_remote_code,
+        each_word=inputs.form == "conll",
     )
-    if rows is None:
-        lines = [line(prediction) for prediction in predictions]
-    else:
-        both = zip(rows, predictions, strict=True)
-        lines = [
-            json.dumps({**row, "prediction": prediction}, ensure_ascii=False, default=str) for row, prediction in both
-        ]
-    out = "".join(line + "\n" for line in lines)
+    out = "".join(line + "\n" for line in inputs.write(predictions))
     if args.output:
         args.output.write_text(out, encoding="utf-8")
     else:
@@ -96,43 +106,30 @@ def predict_texts(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_texts(path: Path, dialect: Dialect) -> list[str]:
-    """The lines of a text file, empty ones too."""
-    from hftrain.data.lines import Fault, decode, raw_lines
-    from hftrain.data.readers import check_text
+def read_context(path: Path, encoding: str | None) -> str:
+    """A text file as one text. Raises: ValueError, it cannot be read, or is blank."""
+    from hftrain.data.lines import Fault
+    from hftrain.data.readers import read_documents
+    from hftrain.data.sources import existing
 
-    check_text(path, dialect.encoding)
-    texts = []
-    for number, raw in raw_lines(path, dialect.encoding):
-        try:
-            texts.append(decode(raw).rstrip("\r\n"))
-        except Fault as fault:
-            raise ValueError(f"{path}, line {number}: {fault}. {fault.advice}") from None
-    return texts
+    ((number, values),) = read_documents(existing(path), "file", encoding)
+    if isinstance(values, Fault):
+        raise ValueError(f"{path}, line {number}: {values}. {values.advice}")
+    if not values[0].strip():
+        raise ValueError(f"{path} is blank: --context_file names a text")
+    return values[0]
 
 
-def read_rows(path: Path, columns: dict[str, str | None], dialect: Dialect) -> Iterator[dict[str, Any]]:
-    """The rows of a file as training reads it; `columns` are those that have texts, by option.
+def pair(texts: list[Any], contexts: list[str], *, one_each: bool) -> tuple[list[Any], list[str]]:
+    """The texts with a context each: one context serves all texts, and one text, unless `one_each`, all contexts.
 
     Raises:
-        ValueError: a row that cannot be used, or that has a prediction already.
+        ValueError: neither fits.
     """
-    from hftrain.data.lines import Fault
-    from hftrain.data.sources import open_file
-
-    opened = open_file(path, {"row": ""}, dialect)
-    for number, values in opened.items:
-        place = f"{path}, {opened.unit} {number}"
-        if isinstance(values, Fault):
-            way_out = f". {values.advice}" if values.advice != Fault.advice else ""
-            raise ValueError(f"{place}: {values}{way_out}")
-        row = values[0]
-        if "prediction" in row:
-            raise ValueError(f'{place}: has a "prediction" already, which would be overwritten')
-        for option, column in columns.items():
-            value = row.get(column)
-            words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
-            if not isinstance(value, str) and not words:
-                text = f"{option} names " if column is None else f"no text under {column!r}; {option} names "
-                raise ValueError(f"{place}: {text}one of {', '.join(row)}")
-        yield row
+    if len(contexts) == 1:
+        return texts, contexts * len(texts)
+    if len(texts) == 1 and not one_each:
+        return texts * len(contexts), contexts
+    if len(texts) != len(contexts):
+        raise ValueError(f"{len(texts)} texts, but {len(contexts)} contexts: give one context for all, or one for each")
+    return texts, contexts

@@ -30,6 +30,9 @@ def add(commands: Any) -> None:
         help="what a document is in a text file; paragraphs have blank lines between (default: line)",
     )  # fmt: skip
     command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    command.add_argument(
+        "--column_names", metavar="NAME", nargs="+", default=[], help="of csv and tsv whose first line is a row"
+    )
     command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
         "--validation_split", metavar="X", type=float, default=0.0, help="share of documents to set aside (default: 0)"
@@ -61,7 +64,8 @@ def prepare_tokens(args: argparse.Namespace) -> int:
     handler.setFormatter(Visible())
     logging.basicConfig(handlers=[handler])
     logging.getLogger("hftrain").setLevel(logging.INFO)
-    dialect = dialect_of(DataConfig(train_file=args.source[0], delimiter=args.delimiter, encoding=args.encoding))
+    named = {name: getattr(args, name) for name in ("delimiter", "encoding", "column_names")}
+    dialect = dialect_of(DataConfig(train_file=args.source[0], **named))
     sources = {}
     for source in args.source:
         name, equals, place = source.partition("=")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from hftrain.config.schema import Config, InsteadOf, at_least, count_or_share, files
@@ -52,6 +52,9 @@ class DataConfig(Config):
     encoding: str | None = None
     """Encoding of text files, windows-1252 for instance; null: UTF-8, or what a byte order mark says."""
 
+    column_names: list[str] = field(default_factory=list)
+    """Names of the columns of csv and tsv files whose first line is a row; empty: the first line names them."""
+
     max_bad_rows: Annotated[int, at_least(0)] = 0
     """Unusable rows (null, invalid UTF-8, no text) that may be left out, each listed; one more stops the run."""
 
@@ -79,6 +82,8 @@ class DataConfig(Config):
             yield ("folds", "test_file"), "contradict each other: with folds each row is tested once; leave one out"
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             yield ("delimiter",), f"is one character, as ; or | or TAB, got {self.delimiter!r}"
+        if twice := sorted({name for name in self.column_names if self.column_names.count(name) > 1}):
+            yield ("column_names",), f"has {twice[0]!r} twice: each column has a name of its own"
         try:
             "".encode(self.encoding or "utf-8")
         except LookupError:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
-from hftrain.data.readers import Fault, Item, check_text, decode, raw_lines
+from hftrain.data.readers import PEEKED, Fault, Item, check_text, decode, raw_lines
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,17 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
 
 
-def read_conll(
+def read_conll(path: Path, **how: Any) -> Iterator[Item]:
+    """Sentences as (line of the first word, [words, tags]), or why one is none, with the line that is at fault; see
+    `read_lines`."""
+    for numbers, values in read_lines(path, **how):
+        yield numbers[0], values
+
+
+def read_lines(
     path: Path, *, word_column: int | None = None, tag_column: int | None = None, encoding: str | None = None
-) -> Iterator[Item]:
-    """Sentences as (line of the first word, [words, tags]), or why one is none, with the line that is at fault.
+) -> Iterator[tuple[list[int], list[list[str]] | Fault]]:
+    """Sentences as (the line of each word, [words, tags]), or why one is none, with the line that is at fault.
 
     Columns stand between TABs, or between spaces where the file's first word has no TAB on its line; every line has as
     many as that one. `-DOCSTART-` is no word, nor is a comment: a line that starts with "#", stands before a sentence's
@@ -50,13 +58,13 @@ def read_conll(
             raise ValueError(f"{path} has {width} columns, so no column {column} for the {name} ({name}_column)")
 
     for blank, sentence in groupby(raw_lines(path, encoding), key=lambda line: not line[1].strip()):
-        first = 0
+        numbers: list[int] = []
         found: dict[str, list[str]] = {"word": [], "tag": []}
         for number, raw in () if blank else sentence:
             try:
                 line = decode(raw).rstrip("\r\n")
                 fields = re.split(separator, line.strip(" "))
-                if line.startswith("-DOCSTART-") or (line.startswith("#") and not first and len(fields) != width):
+                if line.startswith("-DOCSTART-") or (line.startswith("#") and not numbers and len(fields) != width):
                     continue
                 if len(fields) != width:
                     between = "a TAB" if separator == "\t" else "spaces"
@@ -64,7 +72,7 @@ def read_conll(
                 if universal and not fields[0].isdigit():
                     continue
                 word, tag = (fields[column - (column > 0)] for column in columns.values())
-                if line == sample and not first and plain(word) in WORDS and plain(tag) in TAGS:
+                if line == sample and not numbers and plain(word) in WORDS and plain(tag) in TAGS:
                     logger.warning("%s, line %d names the columns, and is no word: %r", path, number, line)
                     sample = ""
                     continue
@@ -73,10 +81,32 @@ def read_conll(
                     if not value:
                         raise Fault(f"no {name} in column {column}: {line!r:.60}")
                     found[name].append(value)
-                first = first or number
+                numbers.append(number)
             except Fault as fault:
-                yield number, fault
+                yield [number], fault
                 break
         else:
-            if first:
-                yield first, [*found.values()]
+            if numbers:
+                yield numbers, [*found.values()]
+
+
+def is_tagged(path: Path, tags: Collection[str], encoding: str | None = None) -> bool:
+    """Whether the first lines of a text file have as many columns each, of which the last is one of `tags`."""
+    lines = (raw.decode(errors="replace").strip() for _, raw in raw_lines(path, encoding) if raw.strip())
+    rows = [line.split() for line in islice((line for line in lines if not line.startswith(NO_WORD)), PEEKED)]
+    return len({len(row) for row in rows}) == 1 < len(rows[0]) and all(row[-1] in tags for row in rows)
+
+
+def with_tags(path: Path, tags: Mapping[int, str], encoding: str | None = None) -> Iterator[str]:
+    """The lines of a file, those in `tags` with their tag: in a column behind the others, but of `.conllu`, whose
+    columns are ten, in place of the fourth."""
+    for number, raw in raw_lines(path, encoding):
+        line = decode(raw).rstrip("\r\n")
+        if ".conllu" in path.suffixes:
+            fields = line.split("\t")
+            yield "\t".join([*fields[:3], tags[number], *fields[4:]]) if number in tags else line
+        elif not line.strip() or (line.startswith(NO_WORD) and number not in tags):
+            yield line
+        else:  # the first line may name the columns
+            separator = " " if "\t" not in line and " " in line.strip() else "\t"
+            yield f"{line.rstrip(' ')}{separator}{tags.get(number, 'tag')}"

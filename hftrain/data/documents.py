@@ -41,7 +41,7 @@ class Files:
         self.position = [0, 0]
         self.files = [inside for path in paths for inside in _files_of(Path(path))]
         kinds = (".jsonl" if (kind := ending(path)) in JSON_LINES else kind for path in self.files)
-        self.version = ["files", split, *(() if dialect == USUAL else dialect), *kinds]
+        self.version = ["files", split, *(() if dialect == USUAL else dialect[:2]), *dialect.column_names, *kinds]
         if limit is not None:
             self.version += ["limit", limit, seed]
 

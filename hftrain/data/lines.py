@@ -42,6 +42,7 @@ class Dialect(NamedTuple):
 
     delimiter: str | None = None  # between the fields; None: a comma in csv, TAB in tsv and txt
     encoding: str | None = None  # None: UTF-8, or what a byte order mark says
+    column_names: tuple[str, ...] = ()  # of csv and tsv files whose first line is a row
 
 
 USUAL = Dialect()

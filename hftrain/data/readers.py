@@ -175,19 +175,18 @@ def read_aligned(paths: list[Path], encoding: str | None = None) -> Iterator[Ite
 
 def read_csv(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
     """RFC 4180; a first line `sep=;`, as spreadsheets write it, names the delimiter."""
-    return _read_separated(path, columns, dialect.delimiter or ",", dialect.encoding)
+    return _read_separated(path, columns, dialect, ",")
 
 
 def read_tsv(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
     """No quoting: a field is what stands between TABs."""
-    return _read_separated(path, columns, dialect.delimiter or "\t", dialect.encoding, quoting=csv.QUOTE_NONE)
+    return _read_separated(path, columns, dialect, "\t", quoting=csv.QUOTE_NONE)
 
 
-def _read_separated(
-    path: Path, columns: list[str], delimiter: str, encoding: str | None, **quoting: Any
-) -> Iterator[Item]:
+def _read_separated(path: Path, columns: list[str], dialect: Dialect, delimiter: str, **quoting: Any) -> Iterator[Item]:
     faults: dict[int, Fault] = {}
-    lines = _lenient_lines(path, encoding, faults)
+    delimiter = dialect.delimiter or delimiter
+    lines = _lenient_lines(path, dialect.encoding, faults)
     first, before = next(lines, ""), 0  # lines in front of those that `records` counts
     if first.startswith("sep=") and len(named := first.strip("\r\n")) == 5:
         delimiter, before = named[4], 1
@@ -205,11 +204,16 @@ def _read_separated(
             if not fields:
                 continue  # a blank line
             if header is None:
-                header = fields
-                places = [_place(path, number, column, header, delimiter) for column in columns]
-                continue
+                named = not dialect.column_names
+                header = fields if named else list(dialect.column_names)
+                places = [_place(path, number, column, header, delimiter, named) for column in columns]
+                if named:
+                    continue
+                if sorted(fields) == sorted(header):
+                    raise ValueError(f"{path}, line {number} names the columns: leave column_names away")
             if len(fields) != len(header):
-                raise Fault(f"{len(fields)} fields, but the first line names {len(header)}: {', '.join(header)}")
+                by = "column_names has" if dialect.column_names else "the first line names"
+                raise Fault(f"{len(fields)} fields, but {by} {len(header)}: {', '.join(header)}")
             yield number, [dict(zip(header, fields, strict=True)) if i is None else fields[i] for i in places]
         except StopIteration:
             return
@@ -233,9 +237,9 @@ def _lenient_lines(path: Path, encoding: str | None, faults: dict[int, Fault]) -
             yield raw.decode(errors="replace")
 
 
-def _place(path: Path, number: int, column: str, header: list[str], delimiter: str) -> int | None:
-    """Where the column stands; None of "", the whole row."""
-    if len(header) == 1 and header[0] != column:
+def _place(path: Path, number: int, column: str, header: list[str], delimiter: str, named: bool) -> int | None:
+    """Where the column stands; None of "", the whole row. `named`: by the first line."""
+    if named and len(header) == 1 and header[0] != column:
         for other, name in DELIMITERS.items():
             if other != delimiter and other in header[0]:
                 raise ValueError(
@@ -249,5 +253,8 @@ def _place(path: Path, number: int, column: str, header: list[str], delimiter: s
         return None
     if column not in header:
         said = missing(column, header)
-        raise ValueError(f"{path}, line {number}: {said} (the first line must name the columns)")
+        if not named:
+            raise ValueError(f"{path}: {said} (column_names)")
+        way_out = "the first line must name the columns; if it is a row, name them with column_names"
+        raise ValueError(f"{path}, line {number}: {said} ({way_out})")
     return header.index(column)

@@ -23,6 +23,7 @@ def predict(
     max_new_tokens: int | None = None,
     base: str | None = None,
     trust_remote_code: bool = False,
+    each_word: bool = False,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
 
@@ -40,6 +41,7 @@ def predict(
         base: the base model of an adapter, where it is not what the adapter names.
         num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
         trust_remote_code: run Python code that comes with the model.
+        each_word: token classification gives the tag of each word, never entities.
 
     Raises:
         ValueError: there is no model in `folder`, or one of a kind that is not known here.
@@ -51,8 +53,12 @@ def predict(
     folder = Path(folder)
     config = read_config(folder, base, trust_remote_code=trust_remote_code)
     what = kind(folder, config)
+    if pairs is not None and not any(task in what for task in ("ForSequenceClassification", "ForQuestionAnswering")):
+        raise ValueError(
+            f"{folder} holds a {what}, which reads single texts: leave pairs (--pair_column, --context) away"
+        )
     if "ForTokenClassification" in what:
-        return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code)
+        return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code, each_word)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} holds a {what}, which reads texts, no lists of words")
     if "ForSequenceClassification" in what:

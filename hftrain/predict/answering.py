@@ -33,7 +33,8 @@ def answer(
     """
     if contexts is None:
         raise ValueError(
-            "a question is answered from a text: both stand in a file (--file F --column QUESTION --pair_column TEXT)"
+            'a question is answered from a text: give it with --context "..." or --context_file F, or name a file with '
+            "both (--file F, with --column QUESTION --pair_column TEXT where its columns have other names)"
         )
     import torch
 

@@ -40,10 +40,11 @@ def classify(
     trained = getattr(config, "classification", None) or {}  # of another's model we do not know
     if trained.get("pairs") and pairs is None:
         raise ValueError(
-            f"{folder} was trained on pairs of texts: they stand in a file (--file F --column ONE --pair_column OTHER)"
+            f"{folder} was trained on pairs of texts: give the second with --context, or name a file with both "
+            "(--file F --column ONE --pair_column OTHER)"
         )
     if trained.get("pairs") is False and pairs is not None:
-        raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column) away")
+        raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column, --context) away")
     model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device, trust_remote_code)
     most = min(room(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
     told = [i for i, text in enumerate(texts) if text.strip()]

@@ -20,9 +20,10 @@ def tag(
     batch_size: int,
     device: str | None,
     trust_remote_code: bool = False,
+    each_word: bool = False,
 ) -> list[list[dict[str, Any]]]:
-    """Of each text its entities: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
-    Of tags that spell no entities, each word with its "tag" in place of "type".
+    """The entities of each text: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
+    Where the tags spell no entities, or with `each_word`, every word with its "tag" in place of "type".
 
     A text is cut into words by `tagging.spans.WORD`; a list of words is taken as it is, and places are those in the
     text that they give with one space between. Long texts are read in the windows of the training.
@@ -48,7 +49,7 @@ def tag(
         with torch.no_grad():
             found |= zip(batch, tag_batch(model, {k: v.to(device) for k, v in inputs.items()}), strict=True)
     refuse_nan((score for window in found.values() for score in window.scores), folder)
-    spelled = find_scheme([list(config.id2label.values())]) != "none"
+    spelled = not each_word and find_scheme([list(config.id2label.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]
     for i, tagged in zip(told, join(columns["part"], (found[i] for i in range(len(examples)))), strict=True):
         text = texts[i] if isinstance(texts[i], str) else " ".join(texts[i])

@@ -25,19 +25,70 @@ TITLES = {
 
 def curves_of(rows: Iterable[Mapping[str, Any]]) -> list[Curves]:
     """One chart for each number in the rows, `eval_<name>` together with `<name>`: loss, metrics, then the others."""
-    # By step, so that a line written again after a resume replaces the older one.
-    points: dict[str, dict[int, float | None]] = {}
-    for row in rows:
-        for key, value in row.items():
-            is_number = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-            if is_number and key not in ("step", "epoch", "seconds"):
-                points.setdefault(key, {})[row["step"]] = value
+    points = _points(rows)
 
     def place(name: str) -> int:
         return 0 if name == "loss" else 1 if f"eval_{name}" in points else 2
 
     names = sorted(dict.fromkeys(key.removeprefix("eval_") for key in points), key=place)
     return [chart for name in names if (chart := _chart(name, points))]
+
+
+def overlaid(
+    runs: Mapping[str, Iterable[Mapping[str, Any]]],
+    *,
+    per_step: Mapping[str, float] | None = None,
+    x_label: str = "step",
+) -> list[Curves]:
+    """One chart for each number in the rows of several runs, a line for each run: loss, evaluations, then the others.
+
+    Args:
+        runs: name -> its rows.
+        per_step: name -> what a step of it is on the x axis, if that is not one step.
+    """
+    points = {name: _points(rows) for name, rows in runs.items()}
+
+    def place(key: str) -> int:
+        return 0 if key == "loss" else 1 if key == "eval_loss" else 2 if key.startswith("eval_") else 3
+
+    charts = []
+    for key in sorted(dict.fromkeys(key for own in points.values() for key in own), key=place):
+        series: list[Series] = []
+        notes = []
+        for colour, (name, own) in enumerate(points.items()):
+            steps = sorted(own.get(key, {}))
+            values = [own[key][step] for step in steps]
+            if values.count(None) == len(values):
+                continue
+            x = [round(step * (per_step or {}).get(name, 1)) for step in steps]
+            smooth = not key.startswith("eval_") and key != "learning_rate"
+            series += _series(name, x, values, colour, len(steps) // 100 if smooth else 0)
+            notes.append(f"{name}: {told_in_words(x, values)}")
+        if series:
+            title, unit = _title(key.removeprefix("eval_"))
+            unit = ", ".join(filter(None, ["evaluation" if key.startswith("eval_") else "", unit]))
+            log = False if key == "learning_rate" else None
+            charts.append(Curves(_stem(key), title, series, unit, x_label, y_log=log, note="; ".join(notes)))
+    return charts
+
+
+def _points(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float | None]]:
+    """Name -> step -> number. By step, so that a line written again after a resume replaces the older one."""
+    points: dict[str, dict[int, float | None]] = {}
+    for row in rows:
+        for key, value in row.items():
+            is_number = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+            if is_number and key not in ("step", "epoch", "seconds"):
+                points.setdefault(key, {})[row["step"]] = value
+    return points
+
+
+def _title(name: str) -> tuple[str, str]:
+    return TITLES.get(name, (name[:1].upper() + name[1:].replace("_", " "), ""))
+
+
+def _stem(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name)
 
 
 def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curves | None:
@@ -58,10 +109,10 @@ def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curve
     note = "; ".join(f"{label}: {words}" if len(told) > 1 else words for label, words in told.items())
     if missing:
         note += f"; {missing} value{'s' if missing > 1 else ''} not finite, left out"
-    title, unit = TITLES.get(name, (name[:1].upper() + name[1:].replace("_", " "), ""))
+    title, unit = _title(name)
     # A schedule is read by its shape, which a logarithmic axis would bend.
     log = False if name == "learning_rate" else None
-    return Curves(re.sub(r"[^\w.-]+", "-", name), title, series, unit, y_log=log, note=note)
+    return Curves(_stem(name), title, series, unit, y_log=log, note=note)
 
 
 def _series(label: str, x: list[int], y: list[float | None], colour: int, half: int) -> list[Series]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.files import fsync, make_again
+from hftrain.report.formats import without_home
 from hftrain.terminal import visible_json
 
 
@@ -62,6 +63,20 @@ def write_results(output_dir: str | Path, results: Mapping[str, Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, visible_json(_json_safe(results), indent=2, allow_nan=False) + "\n")
     return path
+
+
+def write_run(output_dir: str | Path, run: Mapping[str, Any]) -> None:
+    """Writes `run.json`: the settings, data and environment of a run, for comparisons; no folder in it names a user."""
+
+    def shareable(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: shareable(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [shareable(item) for item in value]
+        return without_home(value) if isinstance(value, str) else value
+
+    plain = shareable(json.loads(json.dumps(run, default=str)))
+    write_atomically(Path(output_dir) / "run.json", visible_json(_json_safe(plain), indent=2, allow_nan=False) + "\n")
 
 
 class History:

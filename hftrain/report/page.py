@@ -97,11 +97,11 @@ def write_report(
     for figure in [*curves, *figures]:
         figure.png(output_dir / "figures" / f"{figure.name}.png")
 
-    sections = [
-        ("Figures", _grid(figures)),
-        ("Curves", _grid(curves)),
-        ("Samples", Table("Samples", samples).html() if samples else ""),
-        *((table.title, table.html()) for table in tables),
+    sections: list[tuple[str, str | Table | Sequence[Figure]]] = [
+        ("Figures", figures),
+        ("Curves", curves),
+        ("Samples", Table("Samples", samples)),
+        *((table.title, table) for table in tables),
         ("Configuration", _configuration(config, changed)),
         ("Data", _data(data or {})),
         ("Environment", _pairs(environment or {})),
@@ -112,14 +112,41 @@ def write_report(
         for name, value in summary.items()
     )
     warned = "".join(f"<li>{escape(remark)}</li>" for remark in remarks)
-    body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in sections if content)
+    top = f'<dl class="tiles">{tiles}</dl>' + (f'\n<ul class="remarks">{warned}</ul>' if warned else "")
+    facts = [*about, time.strftime("%Y-%m-%d", time.gmtime())]
+    return write_page(output_dir / "report.html", title=title, lead=lead, facts=facts, top=top, sections=sections)
+
+
+def write_page(
+    path: Path,
+    *,
+    title: str,
+    lead: str,
+    facts: Sequence[str],
+    top: str,
+    sections: Sequence[tuple[str, str | Table | Sequence[Figure]]],
+) -> Path:
+    """Write a page that needs nothing but itself; a section without content is left out.
+
+    Args:
+        lead: one sentence below the title. `facts`: a line below that.
+        top: HTML before the sections.
+        sections: (heading, HTML or a table or figures).
+    """
+
+    def html(content: str | Table | Sequence[Figure]) -> str:
+        if isinstance(content, Table):
+            return content.html() if content.rows else ""
+        return content if isinstance(content, str) else _grid(content)
+
+    shown = [(name, html(content)) for name, content in sections]
+    body = "".join(f"<section><h2>{escape(name)}</h2>{content}</section>" for name, content in shown if content)
     style, script = (
         files("hftrain.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
     # The page may run this script and nothing else, and fetch nothing: a sample does no harm even if escaping failed.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-    facts = [*about, time.strftime("%Y-%m-%d", time.gmtime())]
     page = f"""<!doctype html>
 <html lang="en">
 <head>
@@ -133,8 +160,7 @@ def write_report(
 <body>
 <header><h1>{escape(title)}</h1>{f"<p>{escape(lead)}</p>" if lead else ""}<p>{escape(" · ".join(facts))}</p></header>
 <main>
-<dl class="tiles">{tiles}</dl>
-{f'<ul class="remarks">{warned}</ul>' if warned else ""}
+{top}
 {body}
 </main>
 <footer>Written by hftrain on {time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())}.</footer>
@@ -142,8 +168,8 @@ def write_report(
 </body>
 </html>
 """
-    write_atomically(output_dir / "report.html", page)
-    return output_dir / "report.html"
+    write_atomically(path, page)
+    return path
 
 
 def _tile(value: Any) -> str:

@@ -1,23 +1,26 @@
 """The end of a recipe: everything about the run that people read, in the output folder and, if asked, on the Hub."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, Any
 
 from hftrain.config import TrainConfig, changed
 from hftrain.config.errors import explain_disk
 from hftrain.report.card import write_model_card
 from hftrain.report.figures import Figure
 from hftrain.report.formats import format_duration
-from hftrain.report.history import read_history, read_seen, write_results
+from hftrain.report.history import read_history, read_seen, write_results, write_run
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 from hftrain.report.progress import say
 from hftrain.report.scores import Interval, format_score, verdict
 from hftrain.terminal import visible
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @explain_disk(
@@ -47,7 +50,8 @@ def publish(
     intervals: Mapping[str, Interval] | None = None,
     remarks: Sequence[str] = (),
 ) -> None:
-    """Writes `all_results.json`, `report.html` and the model card `README.md`; prints the score and where they are.
+    """Writes `all_results.json`, `run.json`, `report.html` and the model card `README.md`; prints the score and where
+    they are.
 
     Every process calls; the main one writes. Arguments are those of `write_report` and `write_model_card`.
 
@@ -87,6 +91,8 @@ def publish(
     remarks = [*verdict(results, baseline, intervals, start), *remarks]
     evidence = {"baseline": baseline, "intervals": intervals, "remarks": remarks}
     write_results(folder, {**results, **{name: value for name, value in evidence.items() if value}})
+    run = {"task": task, "metric": metric, "base_model": base_model}
+    write_run(folder, run | {name: shared[name] for name in ("title", "config", "data", "environment")})
     scored = {key: format_score(key, value, intervals.get(prefix + key), task) for key, value in numbers.items()}
     guessed = {
         key: format_score(key, baseline[prefix + key], None, task) for key in numbers if prefix + key in baseline

@@ -108,9 +108,10 @@ def columns_of(row: Mapping[str, Any], config: TaggingConfig) -> list[str]:
 
 
 def names_columns(path: Path, config: Any) -> bool:
-    """Whether the first line names the columns of sentences. `config` is a `TaggingConfig` and a `DataConfig`."""
+    """Whether `column_names` or the first line names the columns of sentences. `config` is a `TaggingConfig` and a
+    `DataConfig`."""
     first = next((line for _, line in raw_lines(path, config.encoding)), b"").decode(errors="replace")
-    names = set(first.strip().split("\t"))
+    names = set(config.column_names or first.strip().split("\t"))
     words = {config.tokens_column, "text"} if config.tokens_column == "tokens" else {config.tokens_column}
     return bool(words & names) and bool({config.tags_column} & names if config.tags_column else set(OF_TEXTS) & names)
 

@@ -1,0 +1,25 @@
+"""`hftrain compare`: in what runs differ, and what came of it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hftrain.terminal import visible
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare", help="compare runs: settings that differ, curves in one chart, scores with their intervals"
+    )
+    command.add_argument("folders", metavar="OUT", nargs="+", type=Path, help="output folders of two to six runs")
+    command.add_argument("--output", metavar="FILE", type=Path, default=Path("compare.html"), help="the page to write")
+    command.set_defaults(command=compare)
+
+
+def compare(args: argparse.Namespace) -> int:
+    from hftrain.compare import in_words, read_runs, write_comparison
+
+    runs = read_runs(args.folders)
+    print(visible("\n".join(in_words(runs))))
+    print(f"\npage: {write_comparison(args.output, runs)}")
+    return 0

@@ -1,0 +1,204 @@
+"""Files to predict from, each read as the training of the model's task reads it, and written again with predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hftrain.config import DataConfig
+from hftrain.data.conll import is_tagged, read_lines, with_tags
+from hftrain.data.lines import Dialect, Fault, decode, raw_lines
+from hftrain.data.readers import Item, check_text
+from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing, open_file
+from hftrain.data.squad import read_squad
+from hftrain.data.written import unwritten_or_text
+from hftrain.splits import dialect_of
+from hftrain.tagging.rows import OF_WORDS, names_columns
+from hftrain.tagging.settings import TaggingConfig
+from hftrain.tagging.tables import read_table
+
+logger = logging.getLogger(__name__)
+
+# The usual columns of the text and of the second text, the first that is there.
+COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ForTokenClassification": (("tokens", "words", "text"), ()),
+    "ForQuestionAnswering": (("question",), ("context",)),
+    "ForSequenceClassification": (("text",), ()),
+}
+
+
+class Inputs(NamedTuple):
+    """What to predict from, and how the predictions are written: a list of them -> lines of text."""
+
+    texts: list[Any]
+    pairs: list[str] | None
+    write: Callable[[list[Any]], Iterator[str]]
+    form: str = "text"  # "rows" come out as JSON lines, "conll" with a tag beside each word
+
+
+@dataclass
+class Reading(TaggingConfig, DataConfig):
+    """Settings of a file, as the readers of training take them."""
+
+    column: str | None = None
+    """Column of the text; null: as it is usual for the task."""
+
+    pair_column: str | None = None
+    """Column of the second text of a pair, likewise."""
+
+
+def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, line: Callable[[Any], str]) -> Inputs:
+    """The texts of a file.
+
+    Args:
+        kind: the class of the model, as `folder.kind` names it; `labels`: the names of its classes.
+        line: writes a prediction for a plain text.
+
+    Raises:
+        ValueError: a file that cannot be read, or a row that cannot be used.
+    """
+    existing(path)
+    dialect, form = dialect_of(config), ending(path)
+    usual, usual_pair = next((names for task, names in COLUMNS.items() if task in kind), ((), ()))
+    tagging = "ForTokenClassification" in kind
+    items: Iterator[Item] | None = None
+    if tagging and _is_conll(path, labels, config):
+        return read_sentences(path, config)
+    if tagging and config.column is None:
+        items = read_table(path, config)
+    if "ForQuestionAnswering" in kind:
+        items = read_squad(path, config.encoding)
+    if items is None and check_ending(path) in PLAIN:
+        if config.column or config.pair_column:
+            raise ValueError(
+                f"--column and --pair_column name columns of a file with rows (jsonl, csv, ...), not {form}"
+            )
+        texts = read_texts(path, dialect)
+        if "ForSequenceClassification" not in kind and not tagging and (sources := _sources(texts)):
+            logger.warning("%s has pairs, source TAB target: the sources are translated", path)
+            texts = sources
+        return Inputs(texts, None, lambda predictions: map(line, predictions))
+    rows = list(read_rows(path, items, dialect))
+    texts = column_of(path, rows, "--column", config.column, usual, tagging)
+    second = config.pair_column or next((name for name in usual_pair if rows and name in rows[0][1]), None)
+    pairs = column_of(path, rows, "--pair_column", second, (), False) if second else None
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for (_, row), prediction in zip(rows, predictions, strict=True):
+            yield json.dumps({**row, "prediction": prediction}, ensure_ascii=False, default=str)
+
+    return Inputs(texts, pairs, write, "rows")
+
+
+def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
+    """Whether a file has a word a line, in columns: any that training reads so, but of plain text those with tags."""
+    form = ending(path)
+    if form == ".tsv":
+        return config.column is None and read_table(path, config) is None and not names_columns(path, config)
+    if form in PLAIN:
+        found = config.word_column is not None or is_tagged(path, labels, config.encoding)
+        if found:
+            logger.warning("%s is read as CoNLL columns: a word a line, its tag in the last column", path)
+        return found
+    return form not in (*COLUMNAR, *JSON, ".csv")
+
+
+def read_sentences(path: Path, config: Reading) -> Inputs:
+    """The sentences of a CoNLL file as lists of words; each predicted tag comes out on the line of its word."""
+    sentences, places = [], []
+    how = {"word_column": config.word_column, "tag_column": config.tag_column, "encoding": config.encoding}
+    for numbers, values in read_lines(path, **how):
+        if isinstance(values, Fault):
+            raise ValueError(f"{path}, line {numbers[0]}: {values}")
+        sentences.append(values[0])
+        places.append(numbers)
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        tags = {
+            number: word["tag"]
+            for numbers, words in zip(places, predictions, strict=True)
+            for number, word in zip(numbers, words, strict=True)
+        }
+        return with_tags(path, tags, config.encoding)
+
+    return Inputs(sentences, None, write, "conll")
+
+
+def _sources(texts: Sequence[str]) -> list[str]:
+    """The first of the two parts that a TAB separates in each line; [] where a line has not two."""
+    parts = [text.split("\t") for text in texts]
+    filled = [part for part in parts if part != [""]]
+    return [part[0] for part in parts] if filled and all(len(part) == 2 for part in filled) else []
+
+
+def read_texts(path: Path, dialect: Dialect) -> list[str]:
+    """The lines of a text file, empty ones too."""
+    check_text(path, dialect.encoding)
+    texts = []
+    for number, raw in raw_lines(path, dialect.encoding):
+        try:
+            texts.append(decode(raw).rstrip("\r\n"))
+        except Fault as fault:
+            raise ValueError(f"{path}, line {number}: {fault}. {fault.advice}") from None
+    return texts
+
+
+def read_rows(path: Path, items: Iterator[Item] | None, dialect: Dialect) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, row) of a file, of the `items` of its own reader if it has one.
+
+    Raises:
+        ValueError: a row that cannot be used, or that has a prediction already.
+    """
+    opened = None if items else open_file(path, {"row": ""}, dialect)
+    for number, values in items or (opened.items if opened else ()):
+        place = f"{path}, {opened.unit if opened else 'line'} {number}"
+        if isinstance(values, Fault):
+            way_out = f". {values.advice}" if values.advice != Fault.advice else ""
+            raise ValueError(f"{place}: {values}{way_out}")
+        row = values[0]
+        if "prediction" in row:
+            raise ValueError(f'{place}: has a "prediction" already, which would be overwritten')
+        yield place, row
+
+
+def column_of(
+    path: Path,
+    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    option: str,
+    column: str | None,
+    usual: Sequence[str],
+    tagging: bool,
+) -> list[Any]:
+    """The texts in a column, which `option` names, or which is one of the `usual`; for tagging also lists of words.
+
+    Raises:
+        ValueError: no such column, or no text in it.
+    """
+    found = []
+    for place, row in rows:
+        name = column or next((name for name in usual if name in row), None)
+        value = row.get(name) if name else None
+        if tagging and isinstance(value, str):
+            value = unwritten_or_text(value)
+        if tagging and isinstance(value, str):  # beside tags with a space between, words have one too
+            tags = next((row[each] for each in OF_WORDS if isinstance(row.get(each), str)), "")
+            value = value.split() if tags and len(tags.split()) == len(value.split()) else value
+        words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
+        if not isinstance(value, str) and not words:
+            text = f"{option} names " if name is None else f"no text under {name!r}; {option} names "
+            raise ValueError(f"{place}: {text}one of {', '.join(row)}")
+        found.append(value)
+    return found
+
+
+def check_output(path: Path, form: str) -> None:
+    """Raises: ValueError, the ending of the output says something else than what would be in it."""
+    kind = ending(path)
+    if form == "rows" and kind in (*COLUMNAR, *set(TEXTUAL).difference(JSON)):
+        raise ValueError(f"--output {path}: rows are written as JSON lines, so call it .jsonl")
+    if form == "conll" and kind in (*COLUMNAR, *JSON):
+        raise ValueError(f"--output {path}: the file's lines are written with a tag beside each word: call it .conll")
