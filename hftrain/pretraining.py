@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import text
+from hftrain.config.defaults import LARGEST_STEP
 from hftrain.config.pretraining import PretrainingConfig
 from hftrain.data.documents import open_source
 from hftrain.data.packing import Packed
@@ -105,7 +106,7 @@ def max_tokens(config: PretrainingConfig, source: str, set_aside: float) -> int 
     """How much of `source` is to be tokenized, where that is not all: a data set on the Hub may have no end."""
     if config.max_train_tokens or not config.max_steps or not is_hub_name(source.split(":")[0]):
         return config.max_train_tokens
-    step = config.global_batch_tokens or (config.global_batch_size or 1) * config.max_length
+    step = config.global_batch_tokens or (config.global_batch_size or 0) * config.max_length or LARGEST_STEP
     return math.ceil(config.max_steps * step / (1 - set_aside))
 
 

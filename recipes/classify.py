@@ -15,6 +15,7 @@ from typing import Any
 
 from hftrain.classification import ClassificationConfig
 from hftrain.config import parse
+from hftrain.config.defaults import BY_METRIC
 
 
 def main(config: ClassificationConfig) -> dict[str, Any]:
@@ -34,7 +35,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     lengths = {name: text.lengths(split, ["input_ids"]) for name, split in examples.items()}
     held = ("validation", "test")
     right = {name: classification.references(examples[name], problem, len(names)) for name in held}
-    rehearse(config.metrics, problem, right, labels=names, best=config.metric_for_best_model)
+    best = rehearse(config.metrics, problem, right, labels=names, best=config.metric_for_best_model)
+    config.choose("metric_for_best_model", best, BY_METRIC)
 
     model = classification.load_classifier(config, tokenizer, names)
     collate = classification.collator(tokenizer, model, config)

@@ -11,22 +11,23 @@ pairs whose chosen answer gets the higher reward.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least, parse
+from hftrain.config.defaults import Task
 
 
 @dataclass
 class RewardConfig(ChatConfig, FineTuneConfig):
     """Learning a reward."""
 
+    task_family: ClassVar[Task] = "reward"
+    scored_by: ClassVar[str] = "accuracy"
+
     center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
     it, and algorithms that add up rewards do."""
-
-    num_train_epochs: Annotated[float | None, at_least(0)] = 1.0
-    """Passes over the training data."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

@@ -11,9 +11,10 @@ folder, or a data set on the Hub; a column may be nested (translation.de).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, parse, share
+from hftrain.config.defaults import BY_METRIC, Task
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
@@ -22,8 +23,10 @@ NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers":
 class TranslateConfig(PairConfig, RecipeConfig):
     """Translation from source_lang to target_lang."""
 
-    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = 2048
-    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets."""
+    task_family: ClassVar[Task] = "translation"
+
+    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
+    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets; null: chosen."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 1024
     """Tokens in one forward pass of one device, with padding. Only about memory; about 1000 is fastest on a CPU."""
@@ -33,7 +36,7 @@ class TranslateConfig(PairConfig, RecipeConfig):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.metric_for_best_model.removeprefix("eval_") != "loss" and not self.predict_with_generate:
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") != "loss" and not self.predict_with_generate:
             yield ("metric_for_best_model", "predict_with_generate"), "without the latter, only loss is evaluated"
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
@@ -54,6 +57,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     from hftrain.report import publish
 
     accelerator = start(config)
+    config.choose("metric_for_best_model", "chrf" if config.predict_with_generate else "loss", BY_METRIC)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = translation.load_pairs(config, seed=config.seed)
         tokenizer = load.load_tokenizer(config) or text.learn_tokenizer(rows["train"], config.vocab_size)

@@ -45,7 +45,7 @@ ROWS = [
         "trials",
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining", "routing"},
-    {"contract", "ending", "loop", "resuming", "run"},
+    {"choosing", "contract", "ending", "loop", "resuming", "run"},
     {"export", "launch", "merge", "predict", "serving"},
     {"cli", "recipes"},
 ]
@@ -87,6 +87,7 @@ INSIDE_A_ROW = {
     ("trials", "text"),
     ("denoising", "pretraining"),
     ("pretraining", "prepare"),
+    ("loop", "choosing"),
     ("loop", "contract"),
     ("loop", "run"),
     ("resuming", "contract"),

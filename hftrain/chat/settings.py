@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from hftrain.config import Config, above, at_least
+from hftrain.config.defaults import Task
 
 
 @dataclass
@@ -31,6 +32,9 @@ class ChatConfig(Config):
 @dataclass
 class SupervisedConfig(ChatConfig):
     """Supervised learning of answers."""
+
+    task_family: ClassVar[Task] = "chat"
+    scored_by: ClassVar[str] = "perplexity"
 
     dataset_format: Literal["messages", "conversations", "prompt_completion", "instruction", "text"] | None = None
     """Format of the rows: messages (OpenAI), conversations (ShareGPT), prompt_completion, instruction (Alpaca), text;

@@ -73,7 +73,12 @@ def publish(
     numbers = {key: scores[key] for key in first if isinstance(scores.get(key), int | float)}
     data = {**data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
-    shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
+    shared |= {
+        "config": asdict(config),
+        "changed": changed(config),
+        "chosen": config.chosen,
+        "environment": environment(accelerator),
+    }
     write_results(folder, results)
     tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): value for key, value in numbers.items()}
     tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
