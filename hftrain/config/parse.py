@@ -272,8 +272,8 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     The command line takes ``--name value``, ``--name=value``, ``--a-b`` for ``--a_b``, ``--flag``, ``--no_flag``,
     ``--flag false``, lists as ``--name a b`` or ``--name a,b`` (``none`` is the empty one), ``null`` for no value, and
     entries of a mapping as ``--name.entry value``. A mapping in the file replaces the default; entries add to it.
-    ``--print_config`` prints the result as YAML, ``--help`` all settings; both end the program. Settings that the data
-    and the model decide are chosen first, by the recipe; ``--print_config=as_given`` leaves them null, and reads no data.
+    ``--print_config`` prints the result as YAML, ``--help`` all settings; both end the program. Settings that follow
+    from the data and the model are chosen first, by the recipe; ``--print_config=as_given`` leaves them null.
 
     Args:
         cls: A ``Config``, usually composed: ``class TranslateConfig(DataConfig, ModelConfig, TrainConfig)``.

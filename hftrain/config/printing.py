@@ -47,7 +47,7 @@ def to_text(config: Config) -> str:
     """The settings as YAML, with comments that `parse` passes over."""
     notes = {}
     if hasattr(config, "chosen"):
-        notes = {name: f"null: chosen by the data and the model: {RULES[name]}" for name in open_settings(config)}
+        notes = {name: f"chosen by the data and the model: {RULES[name]}" for name in open_settings(config)}
         notes |= {name: f"chosen: {choice.reason}" for name, choice in config.chosen.items()}
     lines = []
     for line in to_yaml(config).splitlines():
