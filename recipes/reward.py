@@ -23,11 +23,14 @@ class RewardConfig(ChatConfig, FineTuneConfig):
     """Learning a reward."""
 
     task_family: ClassVar[Task] = "reward"
-    scored_by: ClassVar[str] = "accuracy"
 
     center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
     it, and algorithms that add up rewards do."""
+
+    @property
+    def scored_by(self) -> str:
+        return "accuracy"
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

@@ -11,10 +11,9 @@ folder, or a data set on the Hub; a column may be nested (translation.de).
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, parse, share
-from hftrain.config.defaults import BY_METRIC, Task
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
@@ -22,8 +21,6 @@ NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers":
 @dataclass
 class TranslateConfig(PairConfig, RecipeConfig):
     """Translation from source_lang to target_lang."""
-
-    task_family: ClassVar[Task] = "translation"
 
     global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
     """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets; null: chosen."""
@@ -57,7 +54,6 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     from hftrain.report import publish
 
     accelerator = start(config)
-    config.choose("metric_for_best_model", "chrf" if config.predict_with_generate else "loss", BY_METRIC)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = translation.load_pairs(config, seed=config.seed)
         tokenizer = load.load_tokenizer(config) or text.learn_tokenizer(rows["train"], config.vocab_size)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TABLE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
 KINDS = {"new": {"new": True}, "whole": {}, "adapters": {"adapters": True}}
 TASKS = {"understanding": KINDS, "translation": KINDS, "pretraining": KINDS}
-TASKS |= dict.fromkeys(("chat", "preference", "reward"), {"whole": {}, "adapters": KINDS["adapters"]})
+TASKS |= {task: {"whole": {}, "adapters": KINDS["adapters"]} for task in ("chat", "preference", "reward")}
 UNITS = {"translation": "global_batch_tokens", "pretraining": "global_batch_tokens"}
 
 

@@ -34,7 +34,6 @@ class SupervisedConfig(ChatConfig):
     """Supervised learning of answers."""
 
     task_family: ClassVar[Task] = "chat"
-    scored_by: ClassVar[str] = "perplexity"
 
     dataset_format: Literal["messages", "conversations", "prompt_completion", "instruction", "text"] | None = None
     """Format of the rows: messages (OpenAI), conversations (ShareGPT), prompt_completion, instruction (Alpaca), text;
@@ -55,6 +54,10 @@ class SupervisedConfig(ChatConfig):
 
     num_samples: Annotated[int, at_least(0)] = 20
     """Held-out prompts that are answered before and after training, side by side in the report."""
+
+    @property
+    def scored_by(self) -> str:
+        return "perplexity"
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

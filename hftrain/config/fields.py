@@ -22,6 +22,8 @@ LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "
 class PairConfig(Config):
     """Text pairs: a source and the target that a model is to write for it."""
 
+    task_family: ClassVar[Task] = "translation"
+
     dataset_name: str | None = "cldr"
     """The built-in cldr (dates and times), data set on the Hugging Face Hub, or folder written by save_to_disk."""
 
@@ -54,6 +56,10 @@ class PairConfig(Config):
 
     predict_with_generate: bool = False
     """Also translate the validation rows, greedily, at each evaluation: adds the metrics sacrebleu and chrf."""
+
+    @property
+    def scored_by(self) -> str:
+        return "chrf" if self.predict_with_generate else "loss"
 
 
 @dataclass
@@ -136,11 +142,9 @@ class LoraConfig(Config):
 
 @dataclass
 class TrainConfig(Config):
-    """The run: length, batch, optimizer, precision, evaluation, checkpoints, reports. What is null and says "chosen" is
-    chosen for the data and the model before training (docs/defaults.md)."""
+    """The run: length, batch, optimizer, precision, evaluation, checkpoints, reports."""
 
     task_family: ClassVar[Task] = "understanding"  # whose rules choose
-    scored_by: ClassVar[str] = "loss"  # what metric_for_best_model is chosen to be
 
     output_dir: str = "output"
     """Folder for the model, its checkpoints and the report."""
@@ -292,6 +296,11 @@ class TrainConfig(Config):
         self.chosen: dict[str, Choice] = {}
         self.chosen_for = ""
         super().__post_init__()
+
+    @property
+    def scored_by(self) -> str:
+        """What `metric_for_best_model` is chosen to be."""
+        return "loss"
 
     def choose(self, name: str, value: Any, reason: str) -> None:
         """Sets what the user left open."""

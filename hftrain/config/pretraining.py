@@ -14,7 +14,6 @@ class PretrainingConfig(RecipeConfig):
     """Pretraining on text: token files of `hftrain prepare`, or rows, which are tokenized first."""
 
     task_family: ClassVar[Task] = "pretraining"
-    scored_by: ClassVar[str] = "perplexity"
 
     dataset_name: str | None = None
     """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
@@ -69,6 +68,10 @@ class PretrainingConfig(RecipeConfig):
 
     min_lr_ratio: Annotated[float, share] = 0.1
     """Learning rate at the end, as a share of the peak."""
+
+    @property
+    def scored_by(self) -> str:
+        return "perplexity"
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

@@ -23,7 +23,6 @@ class PreferenceConfig(Config):
     """What is learnt from preferences, and how."""
 
     task_family: ClassVar[Task] = "preference"
-    scored_by: ClassVar[str] = "reward_accuracy"
 
     loss_type: Literal["sigmoid", "ipo", "simpo", "orpo", "kto"] = "sigmoid"
     """sigmoid is DPO. KTO needs no pairs, but answers that are labelled good or bad. simpo and orpo need no reference
@@ -51,6 +50,10 @@ class PreferenceConfig(Config):
     precompute_ref_log_probs: bool = True
     """Compute the reference model's log-probabilities once, before training, and keep them in the cache; false: in
     each step, which needs use_peft. Neither way is there a second copy of the model."""
+
+    @property
+    def scored_by(self) -> str:
+        return "reward_accuracy"
 
     def __post_init__(self) -> None:
         super().__post_init__()
