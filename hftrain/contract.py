@@ -117,7 +117,8 @@ def run_contract(
         free = name in ALLOWED or name in config.no_result or DERIVED.get(name) in derived
         if not free and name not in contract:
             contract[name] = json.loads(json.dumps(getattr(config, name), default=str))
-    return contract | derived
+    chosen = {name: choice.value for name, choice in config.chosen.items()}  # a resume takes them
+    return contract | derived | {"chosen": chosen}
 
 
 def optional(contract: Mapping[str, Any]) -> set[str]:
@@ -166,6 +167,8 @@ def compare(saved: checkpoint.Saved, current: Mapping[str, Any], allow: Sequence
     known = optional(current)
     notes = []
     before, now = dict(saved.contract), dict(current)
+    for contract in (before, now):
+        contract.pop("chosen", None)  # it says how the settings came about, which are compared
     commits = before.get("base_commit"), now.get("base_commit")
     if before.get("base_weights") == now.get("base_weights"):  # then another commit changes nothing
         before.pop("base_commit", None)

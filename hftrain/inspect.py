@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from hftrain.config import printing
 from hftrain.data.plan import Plan, augmented, cut, fetch, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
@@ -62,7 +63,7 @@ class Example(NamedTuple):
 
 def inspecting() -> bool:
     """Whether `fit` will show its examples and train nothing: what only the result needs may be left out."""
-    return _ASKED.get()
+    return _ASKED.get() or printing.asked()
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def asked() -> Iterator[None]:
 
 def look(view: View, count: int = 64) -> dict[str, Any]:
     """`measure` of `count` examples, for the report. Raises `Seen` if somebody asked for the examples."""
-    if inspecting():
+    if _ASKED.get():
         raise Seen(view)
     return measure(view, sample(view, count))
 

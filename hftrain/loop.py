@@ -19,13 +19,14 @@ from accelerate.utils import send_to_device, set_seed
 from torch import nn
 
 from hftrain import checkpoint, distributed, inspect, trials
+from hftrain.choosing import choose_settings
 from hftrain.config import TrainConfig
 from hftrain.contract import run_contract
-from hftrain.data.plan import MicroBatch, Plan, cut, seed_all, steps
+from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.ending import farewell, leave, save
 from hftrain.hush import hush_libraries
 from hftrain.losses import Batch
-from hftrain.optim import keep_matmuls, make_optimizer, make_schedule, rare
+from hftrain.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.routing import RouterLoss, find_router_loss
 from hftrain.run import Outcome, Run
 from hftrain.signals import StopSignals, now_saved
@@ -34,7 +35,8 @@ from hftrain.trials.gradients import Steady, try_examples
 
 def start(config: TrainConfig) -> Accelerator:
     """The first line of every recipe: ZeRO-3 must be known before a model loads, and the seed before a head is
-    drawn."""
+    drawn. What an earlier run chose for `config` is open again."""
+    config.reopen()
     if distributed.was_launched():
         distributed.die_with_parent()
     hush_libraries()
@@ -76,6 +78,8 @@ def fit(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Trains `model` on `examples` as `config` says; leaves the kept model in `config.output_dir`.
 
+    Settings that are open are chosen first (`hftrain.config.defaults`) and written into `config`.
+
     Args:
         examples: anything with `len` and integer indexing, `datasets.Dataset` for instance.
         collate: a list of examples -> a batch on the CPU. Randomness in it is seeded by the step.
@@ -109,13 +113,9 @@ def fit(
     if lengths is None and config.equal_length_micro_batches:
         raise ValueError("equal_length_micro_batches needs the lengths of the examples: this recipe gives fit none")
     lengths = np.ones((len(examples), 1), dtype=np.int64) if lengths is None else lengths
-    plan = Plan(
-        lengths,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        global_batch_tokens=config.global_batch_tokens,
-    )
-    total = plan.total_steps(config.num_train_epochs, config.max_steps)
+    plan, total = choose_settings(model, lengths, config)
+    peak = config.learning_rate
+    assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = schedule or make_schedule(
         config.lr_scheduler_type,
         total,
@@ -167,7 +167,7 @@ def fit(
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
                 augment=augment, equal_lengths=config.equal_length_micro_batches,
             ):  # fmt: skip
-                learning_rate = config.learning_rate * schedule(step)
+                learning_rate = peak * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)
                 if before_step:
                     before_step(model, micro_batches)
@@ -184,7 +184,7 @@ def fit(
                 if after_step:
                     after_step(state.step, model)
                 run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
-                if evaluate and (run.due(rare(config.eval_steps, total), total) or state.step == total):
+                if evaluate and (run.due("eval_steps", total) or state.step == total):
                     if outcome.stop:
                         state.evaluation_due = True  # the run that goes on evaluates first
                     else:
@@ -239,7 +239,7 @@ def prepare(
     optimizer = optimizer or make_optimizer(
         model,
         config.optim,
-        learning_rate=config.learning_rate,
+        learning_rate=config.learning_rate or 0.0,  # each step sets it
         weight_decay=config.weight_decay,
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,

@@ -194,11 +194,6 @@ def steps_of(value: float, total: int) -> int:
     return math.ceil(value if value >= 1 else value * total)
 
 
-def rare(value: float, total: int) -> float:
-    """The same for what takes long, evaluating and saving: a share means four times in all of a short run."""
-    return max(steps_of(value, total), min(10, math.ceil(total / 4))) if 0 < value < 1 else value
-
-
 ENOUGH = {True: 50, False: 200}  # steps under which little is learnt: of a pretrained model, of a new one
 
 

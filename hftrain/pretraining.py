@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import text
+from hftrain.config.defaults import LARGEST_STEP
 from hftrain.config.pretraining import PretrainingConfig
 from hftrain.config.sources import Source, read_source
 from hftrain.data.documents import open_source
@@ -144,7 +145,7 @@ def max_tokens(config: PretrainingConfig, sources: Mapping[str, Source], set_asi
     on_hub = any(is_hub_name(source.name.split(":")[0]) for source in sources.values())
     if config.max_train_tokens or not config.max_steps or not on_hub:
         return config.max_train_tokens
-    step = config.global_batch_tokens or (config.global_batch_size or 1) * config.max_length
+    step = config.global_batch_tokens or (config.global_batch_size or 0) * config.max_length or LARGEST_STEP
     return math.ceil(config.max_steps * step / (1 - set_aside))
 
 

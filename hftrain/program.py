@@ -40,7 +40,7 @@ def main(words: list[str]) -> None:
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "--settings":
         sys.modules.update(dict.fromkeys(HEAVY))  # type: ignore[arg-type]  # None: to import it is an ImportError
-        run_file(words[1], [*words[2:], "--print_config"])
+        run_file(words[1], [*words[2:], "--print_config=as_given"])
     else:
         run_file(words[0], words[1:])
 

@@ -17,10 +17,11 @@ from torch import nn
 
 from hftrain import checkpoint, distributed, ending
 from hftrain.config import TrainConfig
+from hftrain.config.defaults import describe, stretched
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.files import share_weights
 from hftrain.flops import count_parameters, peak_flops
-from hftrain.optim import ExponentialMovingAverage, rare, steps_of, too_few_steps
+from hftrain.optim import ExponentialMovingAverage, steps_of, too_few_steps
 from hftrain.report import History, Progress, write_seen
 from hftrain.resuming import beside_state, take_up
 from hftrain.sealed import moved_in
@@ -47,6 +48,7 @@ class State:
     evaluations_since_best: int = 0
     evaluation_due: bool = False  # of this step; a stop came first
     loss_scale: dict[str, Any] = field(default_factory=dict)  # fp16 only
+    rarer: dict[str, int] = field(default_factory=dict)  # eval_steps and save_steps, once it is known what they cost
 
 
 @dataclass
@@ -127,9 +129,10 @@ class Run:
         trained = count_parameters(model, trained=True)
         few = too_few_steps(
             total, plan.steps_per_epoch, pretrained=getattr(config, "model_name_or_path", None) is not None,
-            warmup_steps=config.warmup_steps, max_steps=config.max_steps,
+            warmup_steps=config.warmup_steps or 0, max_steps=config.max_steps,
         )  # fmt: skip
-        for line in (*notes, introduce(self.accelerator, model, trained), plan.describe(total), *few):
+        introduction = introduce(self.accelerator, model, trained), plan.describe(total), *few
+        for line in (*notes, *describe(config), *introduction):
             self.progress.print(line)
         if main and not found:  # fp32 master, two moments, and the export at most as large as the master
             checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)
@@ -192,15 +195,29 @@ class Run:
             state.steps_taken += 1
             state.loss_sum += outcome.loss
 
-    def due(self, every: float, total: int) -> bool:
-        """Whether something done each `every` steps (under 1: share of `total`) is to be done now."""
+    def due(self, name: str, total: int) -> bool:
+        """Whether what is done each `eval_steps`, `save_steps` or `logging_steps` is to be done now."""
+        every = self.state.rarer.get(name, getattr(self.config, name))
         return every > 0 and self.state.step % steps_of(every, total) == 0
+
+    def weigh(self, name: str, seconds: float) -> None:
+        """Once it is known how long an evaluation or a checkpoint takes: does it less often where it takes too much of
+        the run. Every process has to call; all decide alike."""
+        state = self.state
+        if name not in self.config.chosen or name in state.rarer or not state.step:
+            return
+        each, steps = distributed.total(self.accelerator, seconds, state.step_seconds)
+        every, total = int(getattr(self.config, name)), self.progress.total
+        state.rarer[name] = stretched(every, each, steps / state.step * total, total)
+        if state.rarer[name] != every:
+            share = f"{each / self.accelerator.num_processes:.3g} s each are over a tenth of the run"
+            self.progress.print(f"{name} {every} becomes {state.rarer[name]}: {share}")
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}
         values |= {} if outcome.router_loss is None else {"router_loss": outcome.router_loss}
         self.progress.update(self.state.step, values)
-        due = self.due(self.config.logging_steps, self.progress.total)
+        due = self.due("logging_steps", self.progress.total)
         if not due and self.state.step not in (1, self.progress.total):
             return
         losses, tokens, seconds, flops = zip(*self.state.window, strict=True)
@@ -253,6 +270,7 @@ class Run:
 
         Broken off by a signal, it leaves `state.evaluation_due`, and nothing else."""
         state, config = self.state, self.config
+        began = time.perf_counter()
         self.model.eval()
         state.evaluation_due = True
         average = self.average.applied() if self.average else nullcontext()
@@ -264,12 +282,15 @@ class Run:
         finally:
             self.model.train()
         state.evaluation_due = False
-        name = config.metric_for_best_model.removeprefix("eval_")
+        self.weigh("eval_steps", time.perf_counter() - began)
+        name = (config.metric_for_best_model or "loss").removeprefix("eval_")
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
-        best = state.best_metrics.get(name)
-        sign = 1 if config.higher_is_better else -1
-        if state.step and math.isfinite(metrics[name]) and (best is None or sign * metrics[name] > sign * best):
+        best, sign = state.best_metrics, 1 if config.higher_is_better else -1
+        better = not best or sign * metrics[name] > sign * best[name]
+        if best and metrics[name] == best[name]:
+            better = metrics.get("loss", math.inf) < best.get("loss", math.inf)
+        if state.step and math.isfinite(metrics[name]) and better:
             state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
         elif state.step:
             state.evaluations_since_best += 1
@@ -289,7 +310,7 @@ class Run:
         """At each `save_steps`, at the end (also an early one), and when the step is the best and is to be kept."""
         state, config = self.state, self.config
         is_best = config.load_best_model_at_end and state.best_step == state.step
-        return self.due(rare(config.save_steps, total), total) or is_best or state.step == total or self.patience_lost()
+        return self.due("save_steps", total) or is_best or state.step == total or self.patience_lost()
 
     def save(self, place: Path) -> None:
         """place: `output_dir`, or another folder where that one does not take the checkpoint."""
@@ -297,11 +318,13 @@ class Run:
         if self.accelerator.scaler is not None:
             state.loss_scale = self.accelerator.scaler.state_dict()
         self.history.sync()
+        began = time.perf_counter()
         with self.progress.phase("saving"):
             folder = checkpoint.save(
                 self.accelerator, place, state.step, tensors=self._tensors(), state=asdict(state) | beside_state(self),
                 contract=self.contract, export=self._export,
             )  # fmt: skip
+        self.weigh("save_steps", time.perf_counter() - began)
         at_home = place == Path(config.output_dir)
         if folder:
             self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)

@@ -15,6 +15,7 @@ from typing import Any
 
 from hftrain.answering import AnsweringConfig
 from hftrain.config import FineTuneConfig
+from hftrain.config.defaults import BY_METRIC
 from hftrain.recipe import run
 
 
@@ -41,7 +42,8 @@ def main(config: AnswerConfig) -> dict[str, Any]:
         examples = {name: answering.tokenize(split, tokenizer, config) for name, split in rows.items()}
     metrics = config.metrics or ["squad" if all(all(split["answers"]) for split in rows.values()) else "squad_v2"]
     right = {name: rows[name]["answers"] for name in ("validation", "test")}
-    rehearse(metrics, "question_answering", right, best=config.metric_for_best_model)
+    best = rehearse(metrics, "question_answering", right, best=config.metric_for_best_model)
+    config.choose("metric_for_best_model", best, BY_METRIC)
     model = load.load_model(config, AutoModelForQuestionAnswering, settings=report.model_settings(config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     collate = answering.collator(tokenizer, model)

@@ -14,6 +14,7 @@ the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts w
 from typing import Any
 
 from hftrain.classification import ClassificationConfig
+from hftrain.config.defaults import BY_METRIC
 from hftrain.recipe import run
 
 
@@ -34,7 +35,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     lengths = {name: text.lengths(split, ["input_ids"]) for name, split in examples.items()}
     right = {name: classification.references(split, problem, len(names)) for name, split in examples.items()}
     held = {name: right[name] for name in ("validation", "test")}
-    rehearse(config.metrics, problem, held, labels=names, best=config.metric_for_best_model)
+    best = rehearse(config.metrics, problem, held, labels=names, best=config.metric_for_best_model)
+    config.choose("metric_for_best_model", best, BY_METRIC)
 
     model = classification.load_classifier(config, tokenizer, names)
     collate = classification.collator(tokenizer, model, config)

@@ -34,13 +34,16 @@ def main(config: GrpoConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from hftrain import chat
+    from hftrain.config.defaults import describe
     from hftrain.inspect import inspecting
     from hftrain.models import load
     from hftrain.preference.online import load_prompts, reward_function, trl_arguments
 
     if inspecting():
         raise ValueError("what TRL will see, hftrain inspect cannot show: its own loop makes the examples")
-    handed_over = trl_arguments(config)
+    config.reopen()
+    prompts = load_prompts(config)
+    handed_over = trl_arguments(config, len(prompts))
     from trl import GRPOConfig, GRPOTrainer
 
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
@@ -51,10 +54,11 @@ def main(config: GrpoConfig) -> dict[str, Any]:
         load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids),
         rewards,
         GRPOConfig(**handed_over),
-        train_dataset=load_prompts(config),
+        train_dataset=prompts,
         processing_class=template.tokenizer,
     )
     if trainer.is_world_process_zero():
+        print(*describe(config), sep="\n")
         print("handed over to TRL's GRPOTrainer: the steps, the log and the weights are its own from here on")
     results = trainer.train().metrics
     trainer.save_model(config.output_dir)

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from hftrain.chat import ChatConfig
-from hftrain.config import FineTuneConfig, above
+from hftrain.config import FineTuneConfig, at_least
 from hftrain.preference import PreferenceConfig
 from hftrain.recipe import run
 
@@ -24,19 +24,8 @@ from hftrain.recipe import run
 class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
     """Learning from preferences."""
 
-    learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
-    """Peak learning rate; null: 2e-5 for adapters, 1e-6 for a whole model."""
-
-    global_batch_size: Annotated[int | None, above(0)] = 16
-    """Pairs in one optimizer step, over all devices; of KTO, answers. Part of the recipe: results depend on it."""
-
-    num_train_epochs: Annotated[float | None, above(0)] = 1.0
-    """Passes over the training data."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate is None:
-            self.learning_rate = 2e-5 if self.use_peft else 1e-6
-        super().__post_init__()
+    global_batch_size: Annotated[int | None, at_least(1)] = None
+    """Pairs in one optimizer step, over all devices; of KTO, answers; null: chosen. Results depend on it."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

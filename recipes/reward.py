@@ -11,10 +11,11 @@ pairs whose chosen answer gets the higher reward.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least
+from hftrain.config.defaults import Task
 from hftrain.recipe import run
 
 
@@ -22,12 +23,15 @@ from hftrain.recipe import run
 class RewardConfig(ChatConfig, FineTuneConfig):
     """Learning a reward."""
 
+    task_family: ClassVar[Task] = "reward"
+
     center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
     """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
     it, and algorithms that add up rewards do."""
 
-    num_train_epochs: Annotated[float | None, at_least(0)] = 1.0
-    """Passes over the training data."""
+    @property
+    def scored_by(self) -> str:
+        return "accuracy"
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

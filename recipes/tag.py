@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hftrain.config import FineTuneConfig
+from hftrain.config.defaults import BY_METRIC
 from hftrain.recipe import run
 from hftrain.tagging import TaggingConfig
 
@@ -43,7 +44,8 @@ def main(config: TagConfig) -> dict[str, Any]:
         examples = {name: tagging.tokenize(split, tokenizer, names, config) for name, split in rows.items()}
     metrics = config.metrics or ["accuracy" if scheme == "none" else "seqeval"]
     right = {name: rows[name]["tags"] for name in ("validation", "test")}
-    rehearse(metrics, "token_classification", right, best=config.metric_for_best_model)
+    best = rehearse(metrics, "token_classification", right, best=config.metric_for_best_model)
+    config.choose("metric_for_best_model", best, BY_METRIC)
     model = load.load_model(config, AutoModelForTokenClassification, settings=report.model_settings(names, config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     model = load.add_adapters(model, config, "TOKEN_CLS")

@@ -23,8 +23,8 @@ NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers":
 class TranslateConfig(PairConfig, RecipeConfig):
     """Translation from source_lang to target_lang."""
 
-    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = 2048
-    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets."""
+    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
+    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets; null: chosen."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 1024
     """Tokens in one forward pass of one device, with padding. Only about memory; about 1000 is fastest on a CPU."""
@@ -34,7 +34,7 @@ class TranslateConfig(PairConfig, RecipeConfig):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.metric_for_best_model.removeprefix("eval_") != "loss" and not self.predict_with_generate:
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") != "loss" and not self.predict_with_generate:
             yield ("metric_for_best_model", "predict_with_generate"), "without the latter, only loss is evaluated"
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:

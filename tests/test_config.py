@@ -99,7 +99,7 @@ def errors(words: list[str], cls: type[Config] = TranslateConfig) -> list[str]:
 def test_the_defaults_are_the_recommended_run():
     config = parse(TranslateConfig, [])
     assert config == TranslateConfig()
-    assert (config.global_batch_size, config.dataset_name, config.search.num_beams) == (32, "cldr", 5)
+    assert (config.global_batch_size, config.dataset_name, config.search.num_beams) == (None, "cldr", 5)
     assert changed(config) == {}
 
 
@@ -224,7 +224,7 @@ def test_a_mapping_in_the_file_replaces_the_default_and_entries_add_to_it(run_ya
         ("seed:", ":1: seed: must be int of at least 0, not null"),
         ("max_steps: 1.5", ":1: max_steps: must be int of at least 1, or null, not 1.5"),
         ("max_steps: -1", ":1: max_steps: must be int of at least 1, or null, not -1"),
-        ("warmup_steps: 1.5", ":1: warmup_steps: must be float that is a share under 1 or a whole number, not 1.5"),
+        ("warmup_steps: 1.5", ":1: warmup_steps: must be float that is a share under 1 or a whole number, or null, not 1.5"),  # noqa: E501
         ("bf16: 'false'", ":1: bf16: must be true or false, not 'false' (str)"),
         ("bf16: no", ":1: bf16: must be true or false, not 'no' (str)"),
         ("bf16: 0", ":1: bf16: must be true or false, not 0"),
@@ -313,8 +313,6 @@ def test_a_misspelt_setting_does_not_also_contradict(run_yaml):
     ("given", "keys", "reason"),
     [
         ({"bf16": True, "fp16": True}, ["bf16", "fp16"], "contradict each other"),
-        ({"global_batch_size": None}, ["global_batch_size", "global_batch_tokens"], "one of them must be set"),
-        ({"num_train_epochs": None}, ["num_train_epochs", "max_steps"], "one of them must be set"),
         ({"dataset_name": None}, ["dataset_name", "train_file"], "nothing to train on"),
         ({"test_file": "x.csv"}, ["test_file", "dataset_name"], "test_file goes with train_file"),
         ({"load_in_4bit": True}, ["load_in_4bit", "use_peft"], "set use_peft too"),
@@ -326,7 +324,6 @@ def test_a_misspelt_setting_does_not_also_contradict(run_yaml):
             "set greater_is_better true",
         ),
         ({"metric_for_best_model": "charm"}, ["metric_for_best_model", "greater_is_better"], "is not known here"),
-        ({"greater_is_better": True}, ["metric_for_best_model", "greater_is_better"], "set greater_is_better false"),
         ({"warmup_steps": 100, "max_steps": 50}, ["warmup_steps", "max_steps"], "more steps than there are"),
         (
             {"warmup_steps": 0.9, "lr_scheduler_type": "warmup_stable_decay"},

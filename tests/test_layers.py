@@ -44,7 +44,7 @@ ROWS = [
         "trials",
     },
     {"denoising", "inspect", "preference", "prepare", "pretraining", "routing"},
-    {"contract", "ending", "folds", "loop", "resuming", "run"},
+    {"choosing", "contract", "ending", "folds", "loop", "resuming", "run"},
     {"compare", "export", "launch", "merge", "predict", "recipe", "serving"},
     {"cli", "recipes"},
 ]
@@ -87,6 +87,7 @@ INSIDE_A_ROW = {
     ("trials", "text"),
     ("denoising", "pretraining"),
     ("pretraining", "prepare"),
+    ("loop", "choosing"),
     ("loop", "contract"),
     ("loop", "run"),
     ("resuming", "contract"),

@@ -16,7 +16,6 @@ from hftrain.optim import (
     make_optimizer,
     make_schedule,
     parameter_groups,
-    rare,
     steps_of,
 )
 
@@ -303,12 +302,3 @@ def test_applied_average_restores_the_weights_bit_for_bit():
     assert torch.equal(model.weight, kept)
     assert torch.equal(average.average["weight"], averaged)
     assert averaged.dtype == torch.float32  # or a slow average would not move
-
-
-@pytest.mark.parametrize(
-    ("every", "total", "found"),
-    [(0.1, 3, 1), (0.1, 8, 2), (0.1, 18, 5), (0.1, 40, 10), (0.1, 100, 10), (0.1, 1000, 100), (0.5, 4, 2), (2, 8, 2),
-     (0, 8, 0)],
-)  # fmt: skip
-def test_a_share_of_a_short_run_is_four_times_in_all(every, total, found):
-    assert rare(every, total) == found

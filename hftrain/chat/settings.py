@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from hftrain.config import Config, above, at_least
+from hftrain.config.defaults import Task
 
 
 @dataclass
@@ -32,6 +33,8 @@ class ChatConfig(Config):
 class SupervisedConfig(ChatConfig):
     """Supervised learning of answers."""
 
+    task_family: ClassVar[Task] = "chat"
+
     dataset_format: Literal["messages", "conversations", "prompt_completion", "instruction", "text"] | None = None
     """Format of the rows: messages (OpenAI), conversations (ShareGPT), prompt_completion, instruction (Alpaca), text;
     null: what each row's columns say. Messages may call tools, which a column "tools" describes."""
@@ -51,6 +54,10 @@ class SupervisedConfig(ChatConfig):
 
     num_samples: Annotated[int, at_least(0)] = 20
     """Held-out prompts that are answered before and after training, side by side in the report."""
+
+    @property
+    def scored_by(self) -> str:
+        return "perplexity"
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

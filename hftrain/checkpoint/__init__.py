@@ -17,7 +17,7 @@ from hftrain.checkpoint.contract import check_contract, differences
 from hftrain.checkpoint.exported import check_export
 from hftrain.checkpoint.locking import lock
 from hftrain.checkpoint.reading import Saved, checkpoints, read, verify
-from hftrain.checkpoint.runs import Row, check_free_space, describe, find, rotate, set_aside
+from hftrain.checkpoint.runs import Row, check_free_space, contract_of, describe, find, rotate, set_aside
 from hftrain.checkpoint.writing import refuges, save, versions
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "check_export",
     "check_free_space",
     "checkpoints",
+    "contract_of",
     "describe",
     "differences",
     "find",

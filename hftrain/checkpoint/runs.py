@@ -7,6 +7,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,6 +62,21 @@ def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | 
     if final:
         raise ValueError(f"{output_dir} holds a finished run ({final[0]}) and no checkpoint: set another --output_dir.")
     return None, []
+
+
+def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> dict[str, Any]:
+    """The contract of the run that `find` would go on with, unverified; {} of a fresh start. Every rank calls."""
+
+    def read() -> dict[str, Any]:
+        if resume_from_checkpoint is None:
+            return {}
+        auto = resume_from_checkpoint == "auto"
+        for folder in reversed(checkpoints(output_dir)) if auto else [Path(resume_from_checkpoint)]:
+            with suppress(ValueError):  # a damaged one, which `find` tells of
+                return read_manifest(folder)["contract"]
+        return {}
+
+    return _on_main(read)
 
 
 def _on_main(decide: Callable[[], T]) -> T:

@@ -104,7 +104,7 @@ class ClassificationConfig(RecipeConfig):
                     yield (name, "problem_type"), f"{name} is for classes, and regression has none"
             if self.label_smoothing_factor:
                 yield ("label_smoothing_factor", "problem_type"), "is for classes, and regression has none"
-        best = self.metric_for_best_model.removeprefix("eval_")
+        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
         known = self.metrics or USUAL_METRICS[self.problem_type]
         if best != "loss" and not any(belongs(best, name) for name in known):
             yield (

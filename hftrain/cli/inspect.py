@@ -30,6 +30,7 @@ def add(commands: Any) -> None:
 
 def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.cli.recipes import find_recipe
+    from hftrain.config.defaults import describe
     from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
     from hftrain.program import run_file
     from hftrain.report.formats import format_number
@@ -66,6 +67,8 @@ def inspect_recipe(args: argparse.Namespace) -> int:
         learnt = "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"  # or there is one label
         print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
+    if chosen_lines := describe(view.config):
+        print(*chosen_lines, sep="\n", end="\n\n")
     if said.messages:
         print("said while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
     for name, value in numbers.items():

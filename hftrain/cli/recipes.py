@@ -11,7 +11,7 @@ from hftrain import program
 from hftrain.signals import exit_code, relay
 
 PACKAGE = Path(__file__).resolve().parents[1]
-SHOWS = {"--help", "-h", "--print_config", "--print-config"}  # and ends
+SHOWS = {"--help", "-h", *(f"--print{mark}config{way}" for mark in "_-" for way in ("", "=as_given"))}  # and ends
 
 
 def add(commands: Any) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from hftrain.config.data import DataConfig
+from hftrain.config.defaults import Choice, Task
 from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, default_of, share
 
 # Words in the names of metrics that say which way is better.
@@ -20,6 +21,8 @@ LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "
 @dataclass
 class PairConfig(Config):
     """Text pairs: a source and the target that a model is to write for it."""
+
+    task_family: ClassVar[Task] = "translation"
 
     dataset_name: str | None = "cldr"
     """The built-in cldr (dates and times), data set on the Hugging Face Hub, or folder written by save_to_disk."""
@@ -53,6 +56,10 @@ class PairConfig(Config):
 
     predict_with_generate: bool = False
     """Also translate the validation rows, greedily, at each evaluation: adds the metrics sacrebleu and chrf."""
+
+    @property
+    def scored_by(self) -> str:
+        return "chrf" if self.predict_with_generate else "loss"
 
 
 @dataclass
@@ -137,14 +144,16 @@ class LoraConfig(Config):
 class TrainConfig(Config):
     """The run: length, batch, optimizer, precision, evaluation, checkpoints, reports."""
 
+    task_family: ClassVar[Task] = "understanding"  # whose rules choose
+
     output_dir: str = "output"
     """Folder for the model, its checkpoints and the report."""
 
     seed: Annotated[int, at_least(0)] = 42
     """Start of every random choice: new weights, order of examples, dropout, splits."""
 
-    global_batch_size: Annotated[int | None, at_least(1)] = 32
-    """Examples in one optimizer step, over all devices. Part of the recipe: results depend on it."""
+    global_batch_size: Annotated[int | None, at_least(1)] = None
+    """Examples in one optimizer step, over all devices; null: chosen. Part of the recipe: results depend on it."""
 
     global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
     """Tokens in one optimizer step, over all devices, about: without padding, of all sequences of an example."""
@@ -164,20 +173,20 @@ class TrainConfig(Config):
     """Examples in one forward pass of one device in evaluation and generation. No loss depends on it; texts written
     with several beams may, in a few rows."""
 
-    num_train_epochs: Annotated[float | None, above(0)] = 3.0
-    """Passes over the training data."""
+    num_train_epochs: Annotated[float | None, above(0)] = None
+    """Passes over the training data; null: chosen, where max_steps is null too."""
 
     max_steps: Annotated[int | None, at_least(1), InsteadOf("num_train_epochs")] = None
     """Optimizer steps of the whole run."""
 
-    learning_rate: Annotated[float, above(0)] = 5e-4
-    """Peak learning rate."""
+    learning_rate: Annotated[float | None, above(0)] = None
+    """Peak learning rate; null: chosen."""
 
-    lr_scheduler_type: Literal["linear", "cosine", "inverse_sqrt", "constant", "warmup_stable_decay"] = "cosine"
-    """Course of the learning rate after the warmup."""
+    lr_scheduler_type: Literal["linear", "cosine", "inverse_sqrt", "constant", "warmup_stable_decay"] | None = None
+    """Course of the learning rate after the warmup; null: chosen."""
 
-    warmup_steps: Annotated[float, count_or_share] = 0.05
-    """Steps in which the learning rate rises from 0 to its peak; under 1: a share of all steps."""
+    warmup_steps: Annotated[float | None, count_or_share] = None
+    """Steps in which the learning rate rises from 0 to its peak; under 1: a share of all steps; null: chosen."""
 
     decay_steps: Annotated[float, count_or_share] = 0.2
     """Last steps in which the learning rate falls, of warmup_stable_decay only; under 1: a share of all steps."""
@@ -233,19 +242,19 @@ class TrainConfig(Config):
     dataloader_num_workers: Annotated[int, at_least(0)] = 0
     """Processes that prepare batches; 0: the training process itself."""
 
-    logging_steps: Annotated[float, above(0), count_or_share] = 10
-    """Steps between two lines of the log, which has the first and the last step too; under 1: a share of all steps."""
+    logging_steps: Annotated[float | None, above(0), count_or_share] = None
+    """Steps between two lines of the log, which has the first and the last step too; under 1: a share of all steps;
+    null: chosen."""
 
-    eval_steps: Annotated[float, count_or_share] = 0.1
-    """Steps between two evaluations; under 1: a share of all steps, four times in all of a short run; 0: only at the
-    end."""
+    eval_steps: Annotated[float | None, count_or_share] = None
+    """Steps between two evaluations; under 1: a share of all steps; 0: only at the end; null: chosen, for about a tenth
+    of the time at most."""
 
     eval_on_start: bool = False
     """Evaluate before the first step too."""
 
-    save_steps: Annotated[float, count_or_share] = 0.1
-    """Steps between two checkpoints; under 1: a share of all steps, four times in all of a short run; 0: only at the
-    end."""
+    save_steps: Annotated[float | None, count_or_share] = None
+    """Steps between two checkpoints; under 1: a share of all steps; 0: only at the end; null: chosen, likewise."""
 
     save_total_limit: Annotated[int, at_least(1)] = 2
     """Checkpoints to keep; the newest sound one and the best are never deleted."""
@@ -253,8 +262,8 @@ class TrainConfig(Config):
     load_best_model_at_end: bool = True
     """End with the weights that metric_for_best_model liked best, instead of the last."""
 
-    metric_for_best_model: str = "loss"
-    """Validation metric that decides which model is best."""
+    metric_for_best_model: str | None = None
+    """Validation metric that decides which model is best, of equals the loss; null: chosen."""
 
     greater_is_better: bool | None = None
     """Whether a higher metric_for_best_model is better; null: as is known of the metric."""
@@ -283,11 +292,31 @@ class TrainConfig(Config):
     ddp_timeout: Annotated[int, at_least(1)] = 1800
     """Seconds that a process waits for the others before it gives up."""
 
+    def __post_init__(self) -> None:
+        self.chosen: dict[str, Choice] = {}
+        self.chosen_for = ""
+        super().__post_init__()
+
+    @property
+    def scored_by(self) -> str:
+        """What `metric_for_best_model` is chosen to be."""
+        return "loss"
+
+    def choose(self, name: str, value: Any, reason: str) -> None:
+        """Sets what the user left open."""
+        if getattr(self, name) is None:
+            setattr(self, name, value)
+            self.chosen[name] = Choice(value, reason)
+
+    def reopen(self) -> None:
+        """Forgets what was chosen: the next run chooses for its own data."""
+        for name, choice in self.chosen.items():
+            if getattr(self, name) == choice.value:
+                setattr(self, name, None)
+        self.chosen = {}
+
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        for pair in (("global_batch_size", "global_batch_tokens"), ("num_train_epochs", "max_steps")):
-            if all(getattr(self, name) is None for name in pair):
-                yield pair, "one of them must be set"
         if self.bf16 and self.fp16:
             yield ("bf16", "fp16"), "contradict each other: set one of them"
         if self.selective_checkpointing and not self.activation_checkpointing:
@@ -298,14 +327,16 @@ class TrainConfig(Config):
                 "contradict each other: eval_steps 0 evaluates only at the end",
             )
         known, keys = self._known_direction(), ("metric_for_best_model", "greater_is_better")
-        if known is self.greater_is_better is None:
+        if self.metric_for_best_model is None:
+            pass
+        elif known is self.greater_is_better is None:
             yield keys, f"whether a higher {self.metric_for_best_model} is better is not known here: set the latter"
         elif None not in (known, self.greater_is_better) and known != self.greater_is_better:
             yield keys, f"would keep the worst {self.metric_for_best_model}: set greater_is_better {str(known).lower()}"
         parts = ["warmup_steps"]
         if self.lr_scheduler_type == "warmup_stable_decay":
             parts.append("decay_steps")
-        lengths = [getattr(self, part) for part in parts]
+        lengths = [getattr(self, part) or 0 for part in parts]
         if self.max_steps:
             needed = sum(length * self.max_steps if length < 1 else length for length in lengths) / self.max_steps
         else:
@@ -317,7 +348,7 @@ class TrainConfig(Config):
             )
 
     def _known_direction(self) -> bool | None:
-        words = set(self.metric_for_best_model.split("_"))
+        words = set((self.metric_for_best_model or "").split("_"))
         return False if words & LOWER_IS_BETTER else True if words & HIGHER_IS_BETTER else None
 
     @property
@@ -329,9 +360,6 @@ class TrainConfig(Config):
 @dataclass
 class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
     """What every recipe takes."""
-
-    learning_rate: Annotated[float | None, above(0)] = None  # type: ignore[assignment]
-    """Peak learning rate; null: 2e-3 for a new model, 2e-4 for adapters, 5e-5 for a pretrained model."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
@@ -345,11 +373,6 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
                     ("folds", "resume_from_checkpoint"),
                     "auto goes on with each fold; from one checkpoint only its own fold can go on: set fold too",
                 )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.learning_rate is None:
-            self.learning_rate = 2e-3 if self.model_name_or_path is None else 2e-4 if self.use_peft else 5e-5
 
 
 @dataclass

@@ -14,9 +14,11 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import yaml
 
+from hftrain.config.defaults import open_settings
 from hftrain.config.errors import explain_errors
 from hftrain.config.help import help_text
 from hftrain.config.hf_names import HF_NAMES
+from hftrain.config.printing import ask, show
 from hftrain.config.schema import (
     REFUSED,
     Config,
@@ -31,11 +33,12 @@ from hftrain.config.schema import (
     settings,
     unpack,
 )
-from hftrain.config.yaml12 import Loader, explain, to_yaml
+from hftrain.config.yaml12 import Loader, explain
 from hftrain.signals import end_program_when_asked
 from hftrain.terminal import visible
 
 COMMAND_LINE = "command line"
+PRINTS = "__print_config"
 C = TypeVar("C", bound=Config)
 
 
@@ -274,7 +277,8 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     The command line takes ``--name value``, ``--name=value``, ``--a-b`` for ``--a_b``, ``--flag``, ``--no_flag``,
     ``--flag false``, lists as ``--name a b`` or ``--name a,b`` (``none`` is the empty one), ``null`` for no value, and
     entries of a mapping as ``--name.entry value``. A mapping in the file replaces the default; entries add to it.
-    ``--print_config`` prints the result as YAML, ``--help`` all settings; both end the program.
+    ``--print_config`` prints the result as YAML, ``--help`` all settings; both end the program. Settings that follow
+    from the data and the model are chosen first, by the recipe; ``--print_config=as_given`` leaves them null.
 
     Args:
         cls: A ``Config``, usually composed: ``class TranslateConfig(DataConfig, ModelConfig, TrainConfig)``.
@@ -289,7 +293,7 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     if "--help" in words or "-h" in words:
         print(help_text(cls))
         raise SystemExit(0)
-    prints = [word for word in words if word in ("--print_config", "--print-config")]
+    prints = [word for word in words if word.replace("-", "_").startswith(PRINTS)]
     try:
         config = resolve(cls, [word for word in words if word not in prints])
     except ConfigError as error:
@@ -298,8 +302,11 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
         print(visible(f"{error}\n{Path(sys.argv[0]).name} --help lists all settings."), file=sys.stderr)
         raise SystemExit(2) from None
     if prints:
-        print(to_yaml(config), end="")
-        raise SystemExit(0)
+        as_given = any(word.endswith("=as_given") for word in prints)
+        if argv is None and not as_given and hasattr(config, "chosen") and open_settings(config):
+            ask(config)
+            return config
+        show(config)
     if argv is None:
         explain_errors()
         end_program_when_asked()

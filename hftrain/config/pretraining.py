@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
+from hftrain.config.defaults import Task
 from hftrain.config.fields import RecipeConfig
 from hftrain.config.schema import InsteadOf, above, at_least, files, share
 from hftrain.config.sources import read_source
@@ -12,6 +13,8 @@ from hftrain.config.sources import read_source
 @dataclass
 class PretrainingConfig(RecipeConfig):
     """Pretraining on text: token files of `hftrain prepare`, or rows, which are tokenized first."""
+
+    task_family: ClassVar[Task] = "pretraining"
 
     dataset_name: str | None = None
     """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
@@ -53,14 +56,11 @@ class PretrainingConfig(RecipeConfig):
     """Compute the logits of a few tokens at a time: the same loss in a fraction of the memory. Models that change their
     logits after the output head use all of them at once, which is logged."""
 
-    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = 16384
-    """Tokens in one optimizer step, over all devices, about, without padding."""
+    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
+    """Tokens in one optimizer step, over all devices, about, without padding; null: chosen."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 4096
     """Tokens in one forward pass of one device, with padding. Only about memory, as micro_batch_size."""
-
-    num_train_epochs: Annotated[float | None, above(0)] = 1.0
-    """Passes over the training data."""
 
     weight_decay: Annotated[float, at_least(0)] = 0.1
     """Decoupled weight decay of matrices; biases and norms have none."""
@@ -70,6 +70,10 @@ class PretrainingConfig(RecipeConfig):
 
     min_lr_ratio: Annotated[float, share] = 0.1
     """Learning rate at the end, as a share of the peak."""
+
+    @property
+    def scored_by(self) -> str:
+        return "perplexity"
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

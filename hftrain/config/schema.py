@@ -126,6 +126,11 @@ class Config:
         if problems:
             raise ConfigError.of(problems)
 
+    def check(self) -> None:
+        """Raises ConfigError if fields contradict each other."""
+        if problems := [ConfigError(keys, reason) for keys, reason in self.checks()]:
+            raise ConfigError.of(problems)
+
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         """Yield (fields, reason) for each contradiction between fields; an override yields from ``super()`` first."""
         yield from ()
@@ -252,12 +257,14 @@ def settings(cls: Any, prefix: str = "", defaults: Any = None) -> dict[str, Sett
 
 
 def changed(config: Config) -> dict[str, Any]:
-    """The settings that differ from their defaults, by name (``outer.inner`` for a nested one)."""
+    """The settings that the user set: those that differ from their defaults and were not chosen, by name
+    (``outer.inner`` for a nested one)."""
     found = {}
+    chosen = getattr(config, "chosen", {})
     for name, setting in settings(type(config)).items():
         value: Any = config
         for part in name.split("."):
             value = getattr(value, part)
-        if value != setting.default:
+        if value != setting.default and name not in chosen:
             found[name] = value
     return found

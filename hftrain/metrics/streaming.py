@@ -190,14 +190,19 @@ def load_metrics(
 
 
 def rehearse(
-    names: Sequence[str], task: str, references: Mapping[str, Any], *, labels: Sequence[str] = (), best: str = "loss"
-) -> None:
-    """Raises before training what would be raised after hours of it.
+    names: Sequence[str],
+    task: str,
+    references: Mapping[str, Any],
+    *,
+    labels: Sequence[str] = (),
+    best: str | None = None,
+) -> str:
+    """Raises before training what would be raised after hours of it; returns the metric of the best model.
 
     Args:
         names, task, labels: of `load_metrics`.
         references: of each split that will be evaluated, as `Metrics.add` takes them.
-        best: metric_for_best_model.
+        best: metric_for_best_model; None: the F1 of entities and answers if it is there, else the first metric.
 
     Raises:
         ValueError: a metric cannot be loaded, or is not defined for the references of a split; `best` is none of them.
@@ -209,11 +214,15 @@ def rehearse(
             known |= metrics.rehearse(each)
         except ValueError as error:
             raise ValueError(f"metrics of the {split} rows: {error}") from error
+    if best is None:
+        scores = [name.removeprefix("overall_") for name in known if name != "loss"]
+        best = "f1" if "f1" in scores and task in ("token_classification", "question_answering") else scores[0]
     best = best.removeprefix("eval_")
     others = [Path(name).stem for name, measure in metrics.measures.items() if measure.state == name]
     if not {best, f"overall_{best}"} & known.keys() and not any(belongs(best, name) for name in others):
         said = ", ".join([*(name.removeprefix("overall_") for name in known), *others])
         raise ValueError(f"metric_for_best_model={best!r} is not evaluated; there are {said} (metrics)")
+    return best
 
 
 def _measures(task: str, labels: Sequence[str]) -> dict[str, Measure]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hftrain import chat
+from hftrain.config import defaults
 from hftrain.config.sources import read_source
 from hftrain.data.readers import Fault
 from hftrain.data.rows import load_rows
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def trl_arguments(config: Any) -> dict[str, Any]:
-    """For TRL's `GRPOConfig`, on as many processes as were launched.
+def trl_arguments(config: Any, prompts: int) -> dict[str, Any]:
+    """For TRL's `GRPOConfig`, on as many processes as were launched, and this number of prompts.
 
     Raises:
         ValueError: TRL is not installed; the global batch cannot be cut into equal parts for them.
@@ -40,6 +42,9 @@ def trl_arguments(config: Any) -> dict[str, Any]:
             f"global_batch_size={config.global_batch_size} is no multiple of {processes} processes x {size} answers "
             "(micro_batch_size), which TRL needs"
         )
+    defaults.fill(config, defaults.Known("preference", examples=prompts, adapters=config.use_peft), pinned={})
+    answers = (config.num_train_epochs or 1) * prompts * config.num_generations
+    defaults.fill_cadence(config, config.max_steps or math.ceil(answers / config.global_batch_size))
     return {
         **{name: getattr(config, name) for name in SAME},
         "per_device_train_batch_size": size,

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from hftrain.chat.settings import ChatConfig
 from hftrain.config import Config, LoraConfig, ModelConfig, above, at_least, between, changed
+from hftrain.config.defaults import Task
 
 WITH_REFERENCE = ("sigmoid", "ipo", "kto")
 # What TRL's GRPOConfig calls so and means so too; what it gets under another name, or the recipe uses itself.
@@ -20,6 +21,8 @@ HANDED |= {entry.name for group in (ModelConfig, LoraConfig, ChatConfig) for ent
 @dataclass
 class PreferenceConfig(Config):
     """What is learnt from preferences, and how."""
+
+    task_family: ClassVar[Task] = "preference"
 
     loss_type: Literal["sigmoid", "ipo", "simpo", "orpo", "kto"] = "sigmoid"
     """sigmoid is DPO. KTO needs no pairs, but answers that are labelled good or bad. simpo and orpo need no reference
@@ -48,6 +51,10 @@ class PreferenceConfig(Config):
     """Compute the reference model's log-probabilities once, before training, and keep them in the cache; false: in
     each step, which needs use_peft. Neither way is there a second copy of the model."""
 
+    @property
+    def scored_by(self) -> str:
+        return "reward_accuracy"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta is None:
@@ -67,6 +74,8 @@ class PreferenceConfig(Config):
 class OnlineConfig(Config):
     """Learning from rewards of the model's own answers."""
 
+    task_family: ClassVar[Task] = "preference"
+
     reward_funcs: list[str] = field(default_factory=list)
     """Rewards, which add up: file.py:function, or the folder or Hub name of a reward model."""
 
@@ -81,7 +90,7 @@ class OnlineConfig(Config):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        batch = getattr(self, "global_batch_size", None)
+        batch = getattr(self, "global_batch_size", None)  # not chosen, since it must be such a multiple
         if not self.reward_funcs:
             yield ("reward_funcs",), "there is nothing to learn without a reward: name one"
         if batch is None or batch % self.num_generations:

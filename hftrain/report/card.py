@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.report.figures import Figure
-from hftrain.report.formats import by_split, escape, flatten, format_number, format_setting, format_value, presentable
+from hftrain.report.formats import (
+    by_split,
+    chosen_rows,
+    escape,
+    flatten,
+    format_number,
+    format_setting,
+    format_value,
+    presentable,
+)
 from hftrain.report.history import write_atomically
 
 
@@ -29,6 +38,7 @@ def write_model_card(
     tags: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
     changed: Mapping[str, Any] | None = None,
+    chosen: Mapping[str, tuple[Any, str]] | None = None,
     data: Mapping[str, Any] | None = None,
     samples: Sequence[Mapping[str, Any]] = (),
     environment: Mapping[str, Any] | None = None,
@@ -100,7 +110,10 @@ def write_model_card(
         parts += ["## Training", "![Training and evaluation loss](figures/loss.png)"]
     if changed:
         parts += ["## Training procedure", "Settings that differ from the defaults:", _facts(changed, format_setting)]
-    if others := {name: value for name, value in flatten(config or {}).items() if name not in flatten(changed or {})}:
+    if chosen:
+        parts += ["Settings chosen for the data and the model:", _table(chosen_rows(chosen))]
+    shown_above = flatten(changed or {}).keys() | (chosen or {}).keys()
+    if others := {name: value for name, value in flatten(config or {}).items() if name not in shown_above}:
         text = "\n".join(f"{name}: {format_setting(value)}" for name, value in others.items())
         summary = f"<summary>{len(others)} settings at their defaults</summary>"
         parts += [f"<details>{summary}\n\n{_fenced(text, 'yaml')}\n\n</details>"]

@@ -75,6 +75,13 @@ def format_value(value: Any) -> str:
     return ", ".join(map(format_number, value)) or "none" if isinstance(value, (list, tuple)) else format_number(value)
 
 
+def chosen_rows(chosen: Mapping[str, tuple[Any, str]]) -> list[dict[str, str]]:
+    """Rows of a table of settings: name -> (value, reason)."""
+    return [
+        {"setting": name, "value": format_setting(value), "reason": reason} for name, (value, reason) in chosen.items()
+    ]
+
+
 def format_setting(value: Any) -> str:
     """A setting as one would type it, exact, without what names the user: the working folder is ".", a home "~"."""
     return without_home(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))

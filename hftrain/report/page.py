@@ -11,7 +11,7 @@ from typing import Any
 
 from hftrain.report.curves import curves_of
 from hftrain.report.figures import Figure
-from hftrain.report.formats import by_split, escape, flatten, format_number, format_setting, format_value
+from hftrain.report.formats import by_split, chosen_rows, escape, flatten, format_number, format_setting, format_value
 from hftrain.report.history import write_atomically
 
 
@@ -69,12 +69,14 @@ def write_report(
     about: Sequence[str] = (),
     beside: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
+    chosen: Mapping[str, tuple[Any, str]] | None = None,
 ) -> Path:
     """Write `report.html` and `figures/<name>.png` in `output_dir`.
 
     Args:
         summary: the tiles on top, most important first: name -> number, or text (for a number with its unit).
-        config: every setting, resolved; may be nested. `changed`: those that are not at their default.
+        config: every setting, resolved; may be nested. `changed`: those that are not at their default. `chosen`: those
+            that follow from the data and the model, with the reason.
         history: `History.rows()`; every number in it becomes a curve.
         samples: rows of a table, such as source, hypothesis, reference.
         data: name -> value, or split -> {name -> value}, which becomes a table with a column per split.
@@ -102,7 +104,7 @@ def write_report(
         ("Curves", curves),
         ("Samples", Table("Samples", samples)),
         *((table.title, table) for table in tables),
-        ("Configuration", _configuration(config, changed)),
+        ("Configuration", _configuration(config, changed, chosen or {})),
         ("Data", _data(data or {})),
         ("Environment", _pairs(environment or {})),
     ]
@@ -195,12 +197,15 @@ def _pairs(values: Mapping[str, Any], show: Callable[[Any], str] = format_value)
     return f'<div class="scroll"><table class="pairs"><tbody>{"".join(lines)}</tbody></table></div>' if lines else ""
 
 
-def _configuration(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+def _configuration(config: Mapping[str, Any], changed: Mapping[str, Any], chosen: Mapping[str, tuple[Any, str]]) -> str:
     first = flatten(changed)
-    rest = {name: value for name, value in flatten(config).items() if name not in first}
+    rest = {name: value for name, value in flatten(config).items() if name not in first and name not in chosen}
     told = _pairs(first, format_setting) if first else "<p class=note>Every setting is at its default.</p>"
+    if chosen:
+        note = "Chosen for the data and the model; one that is set is left as it is."
+        told += Table("Chosen", chosen_rows(chosen), note=note).html()
     if not rest:
-        return told if first else ""
+        return told if first or chosen else ""
     others = (
         f"<details><summary>{len(rest)} settings at their defaults</summary>{_pairs(rest, format_setting)}</details>"
     )

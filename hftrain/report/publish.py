@@ -86,6 +86,7 @@ def publish(
     data = {**data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
     shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
+    shared |= {"chosen": config.chosen}
     history = read_history(folder / "metrics.jsonl")
     start = next((row for row in history if row["step"] == 0), {})
     remarks = [*verdict(results, baseline, intervals, start), *remarks]

@@ -1,0 +1,233 @@
+"""What a setting is where the user sets none: a function of the data and the model. docs/defaults.md tells why.
+
+`choose` gives what decides the result, `cadence` how often a run evaluates, saves and logs. Both are pure: the same
+`Known` and the same given settings give the same choices, which `fit` writes into the configuration and the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+Task = Literal["understanding", "translation", "chat", "preference", "reward", "pretraining"]
+BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
+BY_METRIC = "what the task is scored by; of equals, the lower loss"
+LARGEST_STEP = 16384  # tokens of a step that are chosen at most
+LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
+    "new": (1e-4, 2e-3),
+    "adapters": (1e-4, 2e-3),
+    "encoder": (1e-5, 2e-4),
+    "decoder": (5e-6, 1e-4),
+}
+RULES = {
+    "global_batch_size": "more for more examples",
+    "global_batch_tokens": "a share of the training tokens",
+    "num_train_epochs": "more on fewer data, so that there are enough updates",
+    "learning_rate": "lower for larger models; times the root of a batch of one's own / the usual one",
+    "lr_scheduler_type": "by the task",
+    "warmup_steps": "by the task",
+    "metric_for_best_model": "the task's metric",
+    "eval_steps": "a few times in a short run, ten times in a long one",
+    "save_steps": "as often as evaluations",
+    "logging_steps": "about a hundred lines",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the choice depends on.
+
+    Args:
+        tokens: of one epoch, without padding.
+        parameters: of the base model, adapters aside.
+        new: the model is trained from scratch.
+        longest: tokens of the longest example.
+        metric: what the task is scored by.
+    """
+
+    task: Task
+    examples: int
+    tokens: int = 0
+    parameters: int = 0
+    new: bool = False
+    adapters: bool = False
+    longest: int = 1
+    metric: str = "loss"
+
+    def __str__(self) -> str:
+        size = f"{self.tokens:,} tokens" if self.task in BY_TOKENS else f"{self.examples:,} examples"
+        kind = "new" if self.new else "pretrained"
+        number = f"{self.parameters / 1e6:,.3g}M" if self.parameters < 1e9 else f"{self.parameters / 1e9:,.3g}B"
+        return f"{size} and {number} {kind} parameters" + (" with adapters" if self.adapters else "")
+
+
+class Choice(NamedTuple):
+    value: Any
+    reason: str
+
+
+def choose(known: Known, given: Mapping[str, Any]) -> dict[str, Choice]:
+    """Batch, length, learning rate and the metric of the best model, as far as they are not in `given`."""
+    choices: dict[str, Choice] = {}
+    unit = "global_batch_tokens" if known.task in BY_TOKENS else "global_batch_size"
+    usual = usual_batch(known)
+    if not given.keys() & {"global_batch_size", "global_batch_tokens"}:
+        choices[unit] = usual
+    batch = batch_in_unit(known, given, unit) or usual.value
+    if not given.keys() & {"num_train_epochs", "max_steps"}:
+        choices["num_train_epochs"] = epochs(known, batch)
+    rate, reason = usual_rate(known)
+    factor = min(4.0, max(0.25, math.sqrt(batch / usual.value)))
+    if factor != 1:
+        reason += f", times {factor:.2g}, the root of the batch / the usual one of {usual.value:,}"
+    named = "new" if known.new else "adapters" if known.adapters else "whole"
+    schedule = "linear" if known.task == "understanding" and not known.new else "cosine"
+    warmup = 0.1 if known.task in ("understanding", "reward") else 0.05
+    room = 1 - _share(given.get("decay_steps", 0.0)) if given.get("lr_scheduler_type") == "warmup_stable_decay" else 1
+    others = {
+        "learning_rate": Choice(_rounded(rate * factor), reason),
+        "lr_scheduler_type": Choice(schedule, f"usual for {known.task}, {named} models"),
+        "warmup_steps": Choice(round(min(warmup, max(0.0, room)), 6), "share of the steps"),
+        "metric_for_best_model": Choice(known.metric, BY_METRIC),
+    }
+    return choices | {name: choice for name, choice in others.items() if name not in given}
+
+
+def cadence(steps: int, given: Mapping[str, Any]) -> dict[str, Choice]:
+    """How often a run of `steps` evaluates, saves and logs, as far as that is not in `given`.
+
+    Where `fit` measures that evaluating or saving takes more than a tenth of the run, it does either less often."""
+    times = 3 if steps < 100 else 5 if steps < 1000 else 10
+    every = math.ceil(steps / times)
+    reason = f"{times} times in {steps:,} steps, less often if it takes over a tenth of the time"
+    lines = max(1, min(10, steps // 20), steps // 1000)
+    choices = {
+        "eval_steps": Choice(every, reason),
+        "save_steps": Choice(every, reason),
+        "logging_steps": Choice(lines, f"about {steps // lines:,} lines, the first and last step among them"),
+    }
+    return {name: choice for name, choice in choices.items() if name not in given}
+
+
+def stretched(every: int, seconds: float, run_seconds: float, steps: int) -> int:
+    """`every`, or the multiple of it with which something that takes `seconds` takes a tenth of the run."""
+    times = math.ceil(steps / every * seconds / (0.1 * max(run_seconds, 1e-9)))
+    return min(every * max(1, times), max(every, steps))
+
+
+def usual_batch(known: Known) -> Choice:
+    """Examples, or tokens, of a step. On little data small steps win: it is updates that are missing."""
+    if known.task in BY_TOKENS:
+        parts, least, most = (500, 512, 8192) if known.task == "translation" else (150, 1024, LARGEST_STEP)
+        size = 2 ** round(math.log2(max(1, known.tokens / parts)))
+        size = max(least, min(most, size), 2 ** math.ceil(math.log2(2 * known.longest)))  # no example is cut in two
+        return Choice(size, f"about 1/{parts} of {known.tokens:,} tokens, from {least:,} to {most:,}")
+    small, large = {"understanding": (2000, 20_000), "chat": (1000, 10_000)}.get(known.task, (1000, None))
+    if known.task == "understanding" and known.new:
+        size = 16 if known.examples < small else 32
+    else:
+        size = 8 if known.examples < small else 16 if large is None or known.examples < large else 32
+    return Choice(size, f"{known.examples:,} examples")
+
+
+def batch_in_unit(known: Known, given: Mapping[str, Any], unit: str) -> float | None:
+    """The batch that the user sets, in examples or tokens as the task counts; None if he sets none."""
+    mean = max(1.0, known.tokens / max(1, known.examples))
+    size, tokens = given.get("global_batch_size"), given.get("global_batch_tokens")
+    if unit == "global_batch_tokens":
+        return tokens if size is None else size * mean
+    return size if tokens is None else tokens / mean
+
+
+def epochs(known: Known, batch: float) -> Choice:
+    """Passes over the data: as many updates as teach something on little data, within limits."""
+    task, one = known.task, max(1, known.tokens if known.task in BY_TOKENS else known.examples)
+    if task == "pretraining":
+        number = float(min(10, max(1, math.ceil(1e6 / one))))
+        return Choice(number, "one from a million tokens on, up to ten below")
+    if task == "chat":
+        number = 3.0 if one < 5000 else 2.0 if one < 50_000 else 1.0
+        return Choice(number, f"{one:,} examples")
+    if task in ("preference", "reward"):
+        return Choice(3.0 if one < 1000 else 1.0, f"{one:,} examples")
+    if task == "translation":
+        updates, least, most = (1500, 3, 60) if known.new else (1500, 2, 10)
+    else:
+        updates, least, most = (1500, 5, 40) if known.new else (400, 3, 20)
+    number = float(min(most, max(least, math.ceil(updates * batch / one))))
+    return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
+
+
+def usual_rate(known: Known) -> Choice:
+    """The peak learning rate at the usual batch: lower for larger models."""
+    if known.task == "preference":
+        return Choice(2e-5, "preferences, adapters") if known.adapters else Choice(1e-6, "preferences, a whole model")
+    if known.new and known.task == "understanding":
+        return Choice(1e-3, "a new model")
+    if known.new:
+        kind, rate, size, power = "new", 2e-3, 5e6, 0.35
+    elif known.adapters:
+        kind, rate, size, power = "adapters", 1e-3, 135e6, 0.4
+    elif known.task in ("chat", "pretraining"):
+        kind, rate, size, power = "decoder", 2e-5, 1e9, 0.4
+    else:
+        kind, rate, size, power = "encoder", 1e-4, 23e6, 0.7
+    low, high = LIMITS[kind]
+    value = min(high, max(low, rate * (size / max(1, known.parameters)) ** power))
+    what = "adapters on a model" if known.adapters else "a new model" if known.new else "a pretrained model"
+    return Choice(_rounded(value), f"{what} of {known.parameters:,} parameters")
+
+
+def open_settings(config: Any) -> list[str]:
+    """The settings of `config` that are still to be chosen."""
+    unit = "global_batch_tokens" if config.task_family in BY_TOKENS else "global_batch_size"
+    given = _given(config)
+    filled = {unit} if given.keys() & {"global_batch_size", "global_batch_tokens"} else set()
+    filled |= {"num_train_epochs"} if "max_steps" in given else set()
+    other = {"global_batch_size", "global_batch_tokens"} - {unit}
+    return [name for name in RULES if name not in given.keys() | filled | other]
+
+
+def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
+    """Chooses the open settings of `config` but those of `cadence`; what is in `pinned` is not chosen anew."""
+    config.chosen_for = str(known)
+    still_open = {*open_settings(config), *config.chosen}
+    if "num_train_epochs" in still_open:
+        still_open.add("max_steps")
+    for name in pinned.keys() & still_open:
+        setattr(config, name, None)  # a recipe may have chosen it already
+        config.choose(name, pinned[name], "as the checkpoint has it")
+    _fill(config, choose(known, _given(config)))
+
+
+def fill_cadence(config: Any, steps: int) -> None:
+    """Chooses how often a run of `steps` evaluates, saves and logs."""
+    _fill(config, cadence(steps, _given(config)))
+
+
+def describe(config: Any) -> list[str]:
+    """What was chosen for `config`, and why, a line each."""
+    if not config.chosen:
+        return []
+    lines = [f"  {name} {choice.value}: {choice.reason}" for name, choice in config.chosen.items()]
+    return [f"chosen for {config.chosen_for} (set one to choose otherwise):", *lines]
+
+
+def _given(config: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(config).items() if value is not None}
+
+
+def _fill(config: Any, choices: Mapping[str, Choice]) -> None:
+    for name, choice in choices.items():
+        config.choose(name, *choice)
+
+
+def _share(value: float) -> float:
+    return value if value < 1 else 0.0
+
+
+def _rounded(value: float) -> float:
+    """To two digits: more would look like knowledge."""
+    return float(f"{value:.1e}")

@@ -1,0 +1,57 @@
+"""`--print_config`: all settings as YAML, with the reason behind each that was chosen, or will be.
+
+What is open follows from the data and the model, so the recipe runs up to the choice. What it prints before goes to
+stderr. Where it fails, the settings are printed as they are, each open one with the rule that will choose it.
+"""
+
+import os
+import re
+import sys
+from types import TracebackType
+from typing import Any, NoReturn
+
+from hftrain.config.defaults import RULES, open_settings
+from hftrain.config.schema import Config
+from hftrain.config.yaml12 import to_yaml
+
+_OUTPUT: list[Any] = []  # where the settings go, once they are asked for
+
+
+def asked() -> bool:
+    """Whether the program is to end with its settings, as soon as all are chosen."""
+    return bool(_OUTPUT)
+
+
+def ask(config: Config) -> None:
+    """From now on the program prints its settings as soon as they are chosen, and if they cannot be, as it ends."""
+    _OUTPUT.append(sys.stdout)
+    sys.stdout = sys.stderr
+
+    def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.exit(130)
+        print(f"what is null cannot be chosen yet: {error}", file=sys.stderr)
+        show(config)
+
+    sys.excepthook = explain
+
+
+def show(config: Config) -> NoReturn:
+    """Prints the settings and ends the program."""
+    if os.environ.get("RANK", "0") == "0":
+        print(to_text(config), end="", file=_OUTPUT[0] if _OUTPUT else None, flush=True)
+    raise SystemExit(0)
+
+
+def to_text(config: Config) -> str:
+    """The settings as YAML, with comments that `parse` passes over."""
+    notes = {}
+    if hasattr(config, "chosen"):
+        notes = {name: f"chosen by the data and the model: {RULES[name]}" for name in open_settings(config)}
+        notes |= {name: f"chosen: {choice.reason}" for name, choice in config.chosen.items()}
+    lines = []
+    for line in to_yaml(config).splitlines():
+        name = re.match(r"\w*", line)
+        note = notes.get(name[0]) if name else None
+        lines.append(f"{line}  # {note}" if note else line)
+    return "\n".join(lines) + "\n"
