@@ -54,11 +54,7 @@ def test_scores_settings_and_curves_of_two_runs(tmp_path, capsys):
     assert [[line["name"] for line in chart["series"]] for chart in charts] == [[str(one), str(two)]] * 4
     assert [chart["series"][0]["colour"] for chart in charts] + [charts[0]["series"][1]["colour"]] == [0] * 4 + [1]
     assert charts[0]["series"][0]["x"] == list(range(1, 21)) and charts[0]["xLabel"] == "step"
-    assert (
-        "0.9 (0.86 to 0.93)" in page
-        and "<h2>Settings that differ</h2>" in page
-        and "http://" not in page.replace("http://www.w3.org", "")
-    )
+    assert "0.9 (0.86 to 0.93)" in page and "<h2>Settings that differ</h2>" in page and "http://" not in page
     assert "environment" not in said and "Environment that differs" not in page
 
 
@@ -106,7 +102,7 @@ def test_a_run_that_goes_on_has_curves_and_no_scores(tmp_path, capsys):
         f"Whether the test rows are the same is not known ({one}: 100 rows, xxxxxxxxxxxx, {two}: no fingerprint)"
         in said
     )
-    assert re.search(r"accuracy +0.9 +-", said) and page.count("data-chart") == 4
+    assert re.search(r"accuracy +0.9 +-", said) and page.count('data-chart="') == 4
 
 
 def test_other_batches_are_drawn_over_the_rows_seen(tmp_path, capsys):
