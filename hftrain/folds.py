@@ -58,7 +58,7 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     scores = {}
     folds = len(results)
     for name, first in results[0].items():
-        values = [result.get(name) for result in results]
+        values: list[Any] = [result.get(name) for result in results]
         if not name.startswith("test_") or isinstance(first, bool):
             continue
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):

@@ -166,7 +166,7 @@ def judge(
     from sacrebleu.metrics import BLEU, CHRF
 
     references = rows["test"]["target"]
-    intervals = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for name, metric in (("sacrebleu", BLEU(tokenize=bleu_tokenizer(target_lang, references))), ("chrf", CHRF())):
         # What sacrebleu counts in each sentence; a score is that of the sums.
         counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
@@ -181,8 +181,8 @@ def judge(
     intervals["exact_match"] = wilson(exact, len(references))
     common = Counter(rows["train"]["target"]).most_common(1)[0][0]
     guess = score([common] * len(references), references, target_lang)
-    labels = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "validation"))
-    tokens = unigram_guess(*labels, vocabulary)
+    training, held = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "validation"))
+    tokens = unigram_guess(training, held, vocabulary)
     baseline = {f"test_{name}": guess[name] for name in ("sacrebleu", "chrf", "exact_match")}
     (text, times), (_, usual) = (Counter(texts).most_common(1)[0] for texts in (hypotheses, references))
     remarks = []

@@ -67,11 +67,11 @@ def export_model(args: argparse.Namespace) -> int:
 
 
 def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int:
-    from hftrain.cli.predict import read_texts
     from hftrain.data.lines import USUAL
     from hftrain.data.sources import existing
     from hftrain.hush import hush_libraries
     from hftrain.merge import NotTheSame
+    from hftrain.predict.reading import read_texts
 
     hush_libraries()
     if args.prompts:

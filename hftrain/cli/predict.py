@@ -70,7 +70,7 @@ def predict_texts(args: argparse.Namespace) -> int:
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
-        reading = Reading(train_file=str(args.file), **settings)
+        reading = Reading(train_file=[str(args.file)], **settings)
         existing(args.file)
         config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
         labels = list((config.id2label or {}).values())

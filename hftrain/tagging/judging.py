@@ -35,9 +35,9 @@ def judge(
     common = Counter(chain.from_iterable(training)).most_common(1)[0][0]
     guess = load_metrics([name for name in metrics if name in FITTING["token_classification"]], "token_classification")
     guess.add([[common] * len(tags) for tags in references], references)
-    numbered = ([{"labels": [number[tag] for tag in tags]} for tags in rows] for rows in (training, references))
+    learnt, held = ([{"labels": [number[tag] for tag in tags]} for tags in rows] for rows in (training, references))
     baseline = {key.removeprefix("overall_"): value for key, value in guess.compute().items()}
-    baseline["loss"] = unigram_guess(*numbered, len(names))["loss"]
+    baseline["loss"] = unigram_guess(learnt, held, len(names))["loss"]
 
     plain = find_scheme(training) == "none"
     counted = np.array([_count(*pair, plain) for pair in zip(predicted, references, strict=True)])

@@ -64,7 +64,8 @@ def report(
     means = np.array([each.loss / each.labels for each in found])
     worst = [pairs[i] | {"loss": float(means[i])} for i in np.argsort(-means, kind="stable")[:WORST].tolist()]
     right = [guess == list(tags) for guess, tags in zip(predicted, test["tags"], strict=True)]
-    by_source = scores_by_source(test, **{"sentences right": right, "mean loss": means})
+    measures: dict[str, Any] = {"sentences right": right, "mean loss": means}
+    by_source = scores_by_source(test, **measures)
     note = "Of the test rows those with the highest mean loss of a word: hard ones, and some whose tags are wrong."
     described = {name: describe(rows[name], examples[name]) for name in rows}
     types = sorted({tag.partition("-")[2] for tag in names} - {""}) if scheme != "none" else []
