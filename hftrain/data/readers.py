@@ -204,10 +204,10 @@ def _read_separated(path: Path, columns: list[str], dialect: Dialect, delimiter:
             if not fields:
                 continue  # a blank line
             if header is None:
-                named = not dialect.column_names
-                header = fields if named else list(dialect.column_names)
-                places = [_place(path, number, column, header, delimiter, named) for column in columns]
-                if named:
+                has_names = not dialect.column_names
+                header = fields if has_names else list(dialect.column_names)
+                places = [_place(path, number, column, header, delimiter, has_names) for column in columns]
+                if has_names:
                     continue
                 if sorted(fields) == sorted(header):
                     raise ValueError(f"{path}, line {number} names the columns: leave column_names away")
