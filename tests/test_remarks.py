@@ -243,7 +243,7 @@ def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
     shown = f"{100 * results['test_accuracy']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
     assert f"test_accuracy: {shown}, a constant guess has {guess:.1f} %" in printed
     assert shown in card.replace("\\", "") and f"{guess:.1f} %" in card
-    assert shown.split(" (")[0] in page and f"constant guess: {guess:.1f} %" in page
+    assert shown.split(" (")[0] in page and f"constant guess: {guess:.1f}\N{NO-BREAK SPACE}%" in page
     first = next(remark for remark in results["remarks"] if remark.startswith("has not learnt: loss"))
     plain = card.replace("\\", "")
     for remark in results["remarks"]:
