@@ -54,6 +54,8 @@ def test_a_loss_that_is_no_better_than_a_guess():
 def test_the_verdict_is_of_the_loss_unless_scores_beat_the_guess():
     baseline = {"test_loss": 0.693, "test_accuracy": 0.5}
     assert verdict({"test_loss": 0.69, "test_accuracy": 0.51}, baseline, {"test_accuracy": (0.44, 0.58)}, {})
+    chance = {"test_loss": 0.7, "test_accuracy": 0.5, "test_f1": 0.5}  # always "no" has an F1 of 0
+    assert verdict(chance, baseline | {"test_f1": 0.0}, {"test_accuracy": (0.44, 0.56), "test_f1": (0.4, 0.6)}, {})
     overfit = {"test_loss": 0.9, "test_accuracy": 0.9}
     assert verdict(overfit, baseline, {"test_accuracy": (0.86, 0.93)}, {}) == []
     assert "loss 3.4, a constant guess has 3.41" in verdict({"eval_loss": 3.4}, {"eval_loss": 3.41}, {}, {})[0]
@@ -118,6 +120,8 @@ def test_labels_and_numbers():
     found = judged(outputs, references, references, "multi_label_classification")
     assert "never predicted, of 200 labels in the test rows" not in found["remarks"][0]
     assert "'yes' (40)" in found["remarks"][0]
+    every = (2 * 60 / (80 + 60) + 2 * 40 / (80 + 40)) / 2  # F1 of always both labels
+    assert found["baseline"]["test_f1_macro"] == pytest.approx(every)
     numbers = np.random.default_rng(0).normal(size=50).astype(np.float32)
     found = judged(np.full((50, 1), 0.1), numbers, numbers, "regression", ("score",))
     assert found["baseline"]["test_loss"] == pytest.approx(numbers.var(), rel=1e-5)
@@ -182,10 +186,12 @@ def test_translations_that_are_all_the_same():
 
 def test_preferences_that_are_drawn_by_lot():
     config = preference.PreferenceConfig()
-    results = {"test_reward_accuracy": 0.52, "test_loss": 0.69}
+    results = {"test_reward_accuracy": 0.5, "test_loss": 0.69}
     found = preference.judge_preferences(results, config, {"test": [0] * 100})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.5, "test_loss": np.log(2)})
-    assert "reward_accuracy 52.0 % (42.3-61.5) is no better than answers drawn by lot" in found["remarks"][0]
+    assert "reward_accuracy 50.0 % (40.4-59.6) is no better than answers drawn by lot" in found["remarks"][0]
+    few = preference.judge_rewards({"test_accuracy": 0.8}, 10)["remarks"][0]
+    assert "80.0 % (49.0-94.3) is not shown to be better" in few and few.endswith("more test rows would tell")
     found = preference.judge_rewards({"test_accuracy": 0.9}, 100)
     assert found["remarks"] == [] and found["baseline"]["test_loss"] == pytest.approx(np.log(2))
     good = Dataset.from_dict({"desirable": [True] * 80 + [False] * 20})
@@ -237,7 +243,7 @@ def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
     shown = f"{100 * results['test_accuracy']:.1f} % ({100 * low:.1f}-{100 * high:.1f})"
     assert f"test_accuracy: {shown}, a constant guess has {guess:.1f} %" in printed
     assert shown in card.replace("\\", "") and f"{guess:.1f} %" in card
-    assert shown.split(" (")[0] in page and f"constant guess: {guess:.1f} %" in page
+    assert shown.split(" (")[0] in page and f"constant guess: {guess:.1f}\N{NO-BREAK SPACE}%" in page
     first = next(remark for remark in results["remarks"] if remark.startswith("has not learnt: loss"))
     plain = card.replace("\\", "")
     for remark in results["remarks"]:

@@ -9,7 +9,7 @@ import numpy as np
 from hftrain.classification.scoring import Scores, constant_guess, decide
 from hftrain.classification.settings import ClassificationConfig
 from hftrain.metrics import FITTING, load_metrics
-from hftrain.metrics.intervals import Interval, bootstrap, mean, wilson
+from hftrain.metrics.intervals import bootstrap, mean, wilson
 from hftrain.report.scores import MORE_TRAINING, never_predicted, no_better
 
 
@@ -39,6 +39,9 @@ def judge(
     guess = constant_guess(training, references, problem, len(names))
     guessed = decide(guess.outputs, problem, [0.5] * len(names))
     baseline = {"loss": guess.loss} | measured(guessed, references, guess.outputs)
+    if problem == "multi_label_classification":  # the best F1 that looks at no text is that of every label
+        every = measured(np.ones_like(references), references, guess.outputs)
+        baseline |= {name: max(baseline[name], value) for name, value in every.items() if name.startswith("f1")}
     intervals = bootstrap(lambda rows: measured(said[rows], references[rows], scores.outputs[rows]), size)
     if "accuracy" in config.metrics:
         right = said == references
@@ -49,30 +52,29 @@ def judge(
         "baseline": {f"test_{name}": value for name, value in baseline.items()},
         "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
     }
-    return evidence | {"remarks": remarks(scores, said, references, training, config, names, **evidence)}
-
-
-def remarks(
-    scores: Scores,
-    said: np.ndarray,
-    references: np.ndarray,
-    training: np.ndarray,
-    config: ClassificationConfig,
-    names: Sequence[str],
-    baseline: dict[str, float],
-    intervals: dict[str, Interval],
-) -> list[str]:
-    """What the scores hide: everything is one class, some classes are never predicted, a guess does as well."""
-    problem = config.problem_type
-    if problem == "regression":
-        spread, wanted = float(np.std(scores.outputs)), float(np.std(references))
-        if wanted and spread < 0.01 * wanted:
-            value = float(np.mean(scores.outputs))
-            return [f"every prediction is about {value:.4g}, while the labels spread by {wanted:.4g}; {MORE_TRAINING}"]
-        return []
     advice = MORE_TRAINING
-    if not (config.balance_classes or config.class_weights):
+    if problem != "regression" and not (config.balance_classes or config.class_weights):
         advice = f"set balance_classes, {MORE_TRAINING}"
+    results = {f"test_{name}": value for name, value in measured(said, references, scores.outputs).items()}
+    headline = "test_accuracy" if "accuracy" in config.metrics else f"test_{config.metrics[0]}"
+    always = "a constant guess"
+    if problem == "single_label_classification":
+        always = f"always {names[int(np.bincount(training, minlength=len(names)).argmax())]!r}"
+    return evidence | {
+        "remarks": [
+            *remarks(said, references, names, problem, advice),
+            *no_better(headline, results, **evidence, guess=always, help=advice),
+        ]
+    }
+
+
+def remarks(said: np.ndarray, references: np.ndarray, names: Sequence[str], problem: str, advice: str) -> list[str]:
+    """What the scores hide: everything is one class or about one number, some classes are never predicted."""
+    if problem == "regression":
+        spread, wanted = float(np.std(said)), float(np.std(references))
+        if spread >= 0.01 * wanted:
+            return []
+        return [f"every prediction is about {np.mean(said):.4g}, while the labels spread by {wanted:.4g}; {advice}"]
     several = problem == "multi_label_classification"
     predicted, wanted_of = (
         each.sum(axis=0) if several else np.bincount(each, minlength=len(names)) for each in (said, references)
@@ -80,17 +82,6 @@ def remarks(
     missing = {
         name: int(count) for name, count, times in zip(names, wanted_of, predicted, strict=True) if count and not times
     }
-    found = []
     if not several and (predicted > 0).sum() == 1 and len(said) > 1:
-        only = names[int(predicted.argmax())]
-        found.append(f"every prediction is {only!r}; {advice}")
-    else:
-        found += never_predicted("labels" if several else "rows", missing, int(wanted_of.sum()), help=advice)
-    if "accuracy" in config.metrics:
-        right = said == references
-        results = {"test_accuracy": float((right.all(axis=1) if several else right).mean())}
-        always = "always the labels that most training rows have"
-        if not several:
-            always = f"always {names[int(np.bincount(training, minlength=len(names)).argmax())]!r}"
-        found += no_better("test_accuracy", results, baseline, intervals, guess=always, help=advice)
-    return found
+        return [f"every prediction is {names[int(predicted.argmax())]!r}; {advice}"]
+    return never_predicted("labels" if several else "rows", missing, int(wanted_of.sum()), help=advice)

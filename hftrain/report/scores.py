@@ -9,6 +9,7 @@ from hftrain.report.formats import format_number
 SHARES = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "exact_match", "reward_accuracy")
 IN_PERCENT = ("question-answering",)  # tasks whose scores are percentages already, as the scripts of SQuAD have them
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "mse", "mae", "expected_calibration_error")
+FAIR = ("accuracy", "reward_accuracy", "roc_auc", "matthews_correlation", "exact_match", "exact")  # not won by chance
 NOISE = 0.02  # of a loss without an interval
 LISTED = 8  # names at most that a sentence lists
 MORE_TRAINING = "train for more epochs (num_train_epochs), or raise learning_rate"
@@ -72,7 +73,7 @@ def no_better(
     guess: str = "a constant guess",
     help: str = MORE_TRAINING,
 ) -> list[str]:
-    """Says that a score of `results` is no better than that of a guess, if it is not.
+    """Says that a score of `results` is no better than that of a guess, or not shown to be.
 
     Args:
         guess: what has the score of `baseline`: "always 'yes'".
@@ -82,8 +83,10 @@ def no_better(
     name = metric.partition("_")[2]
     if value is None or rival is None or beats(name, value, rival, intervals.get(metric)):
         return []
-    shown = format_score(name, value, intervals.get(metric), task)
-    return [f"{name} {shown} is no better than {guess}, which has {format_score(name, rival, None, task)}; {help}"]
+    better = beats(name, value, rival)
+    verb, way_out = ("is not shown to be", "more test rows would tell") if better else ("is no", help)
+    shown, guessed = format_score(name, value, intervals.get(metric), task), format_score(name, rival, None, task)
+    return [f"{name} {shown} {verb} better than {guess}, which has {guessed}; {way_out}"]
 
 
 def never_predicted(kind: str, missing: Mapping[str, int], total: int, *, help: str = MORE_TRAINING) -> list[str]:
@@ -115,26 +118,24 @@ def verdict(
         start: metrics ("eval_*") of the model before training, if they are known.
     """
     key = next((key for key in ("test_loss", "eval_loss") if key in baseline and _number(results.get(key))), None)
-    found = []
-    if key:
-        others = [name for name in baseline if name.partition("_")[2] not in LOWER_IS_BETTER]
-        if not any(
-            beats(name.partition("_")[2], results[name], baseline[name], intervals.get(name))
-            for name in others
-            if _number(results.get(name))
-        ):
-            found.append(not_learnt(results[key], baseline[key], intervals.get(key)))
+    sentence = not_learnt(results[key], baseline[key], intervals.get(key)) if key else ""
+    if sentence and not _any_beats(results, baseline, intervals):
+        return [sentence]
     before, after = start.get("eval_loss"), results.get("eval_loss")
-    if not any(found) and _number(before) and _number(after):
-        improved = [
-            name
-            for name, value in start.items()
-            if name.startswith("eval_") and _number(value) and _number(results.get(name))
-            and name.partition("_")[2] not in LOWER_IS_BETTER
-            and beats(name.partition("_")[2], results[name], value)
-        ]  # fmt: skip
-        found += [] if improved else [not_learnt(after, before, whose="before training it was")]
-    return [sentence for sentence in found if sentence]
+    if _number(before) and _number(after):
+        evaluated = {name: value for name, value in start.items() if name.startswith("eval_") and _number(value)}
+        sentence = not_learnt(after, before, whose="before training it was")
+        return [sentence] if sentence and not _any_beats(results, evaluated, {}) else []
+    return []
+
+
+def _any_beats(results: Mapping[str, Any], rivals: Mapping[str, float], intervals: Mapping[str, Interval]) -> bool:
+    """Whether one of `results`, the loss aside, is better than its rival. Those that chance cannot win decide, where
+    there are any: predictions at random have a better F1 than always the other class."""
+    scores = {name: name.partition("_")[2] for name in rivals if _number(results.get(name))}
+    scores = {name: metric for name, metric in scores.items() if metric not in LOWER_IS_BETTER}
+    fair = {name: metric for name, metric in scores.items() if metric in FAIR} or scores
+    return any(beats(metric, results[name], rivals[name], intervals.get(name)) for name, metric in fair.items())
 
 
 def _number(value: Any) -> bool:
