@@ -1,7 +1,7 @@
 """Which batch, learning rate and length of training serve data of a given size: the grid behind the defaults.
 
-    python bench/defaults.py --models MODELS --data ../shared/data --results defaults.jsonl        # runs what is missing
-    python bench/defaults.py --results defaults.jsonl --table                                      # prints the table
+    python bench/defaults.py --models MODELS --data ../shared/data --results defaults.jsonl   # runs what is missing
+    python bench/defaults.py --results defaults.jsonl --table                                 # prints the table
 
 MODELS holds `minilm` and `smollm2` as transformers folders. A run is a recipe on the first N rows of a data set
 (shuffled once, by seed), scored on fixed test rows without choosing among checkpoints, so that only the optimization
@@ -215,9 +215,17 @@ def table(rows: list[dict[str, Any]]) -> None:
     for (case, count, batch, epochs, rate, what), found in groups.items():
         score = statistics.mean(row["score"] for row in found)
         seconds = statistics.mean(row["seconds"] for row in found)
-        print(
-            f"| {case} | {count} | {batch} {what} | {epochs} | {rate:g} | {found[0]['steps']} | {score:.4g} | {seconds:.0f} |"
+        columns = (
+            case,
+            count,
+            f"{batch} {what}",
+            epochs,
+            f"{rate:g}",
+            found[0]["steps"],
+            f"{score:.4g}",
+            f"{seconds:.0f}",
         )
+        print(f"| {' | '.join(map(str, columns))} |")
 
 
 if __name__ == "__main__":
