@@ -16,7 +16,8 @@ BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tok
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
 LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
-    "new": (1e-4, 2e-3),
+    "new": (1e-4, 4e-3),
+    "new translator": (1e-4, 2e-3),
     "adapters": (1e-4, 2e-3),
     "encoder": (1e-5, 2e-4),
     "decoder": (5e-6, 1e-4),
@@ -168,6 +169,7 @@ def usual_rate(known: Known) -> Choice:
         return Choice(1e-3, "a new model")
     if known.new:
         kind, rate, size, power = "new", 2e-3, 5e6, 0.35
+        kind = "new translator" if known.task == "translation" else kind
     elif known.adapters:
         kind, rate, size, power = "adapters", 1e-3, 135e6, 0.4
     elif known.task in ("chat", "pretraining"):
