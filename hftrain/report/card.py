@@ -95,7 +95,7 @@ def write_model_card(
     if scores:
         shown_as, guesses = {**results, **(scored or {})}, guessed or {}
         column = "value (95 % interval)" if any("(" in text for text in (scored or {}).values()) else "value"
-        rows = [{"metric": metric, column: shown_as[metric]} for metric in results]
+        rows: list[dict[str, Any]] = [{"metric": metric, column: shown_as[metric]} for metric in results]
         if guesses:
             rows = [row | {"constant guess": guesses.get(row["metric"], "")} for row in rows]
         parts += ["## Results", f"On the {_plain(split)} split of {_plain(dataset)}:", _table(rows)]
