@@ -198,9 +198,10 @@ def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
     still_open = {*open_settings(config), *config.chosen}
     if "num_train_epochs" in still_open:
         still_open.add("max_steps")
-    for name in pinned.keys() & still_open:
-        setattr(config, name, None)  # a recipe may have chosen it already
-        config.choose(name, pinned[name], "as the checkpoint has it")
+    for name, value in pinned.items():
+        if name in still_open:
+            setattr(config, name, None)  # a recipe may have chosen it already
+            config.choose(name, value, "as the checkpoint has it")
     _fill(config, choose(known, _given(config)))
 
 
