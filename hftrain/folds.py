@@ -63,7 +63,8 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
             continue
         if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
             continue
-        mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
+        numbers = np.array(values, dtype=float)
+        mean, spread = float(numbers.mean()), float(numbers.std(ddof=1))
         half = student_t(folds - 1) * spread * math.sqrt(1 / folds + 1 / (folds - 1))
         scores[name] = {"mean": mean, "spread": spread, "low": mean - half, "high": mean + half}
     return scores

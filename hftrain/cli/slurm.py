@@ -89,7 +89,7 @@ def check_launch(options: list[str]) -> None:
 
 
 def check_options(recipe: Path, options: list[str]) -> None:
-    """Raises: ValueError, the recipe would refuse them. One that does not read them by `parse(Class)` is not asked."""
+    """Raises: ValueError, the recipe would refuse them. One that `parses` does not know is not asked."""
     if parses(recipe):
         words = [sys.executable, program.FILE, str(recipe), *options, "--print_config=as_given"]
         done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
