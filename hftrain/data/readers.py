@@ -204,10 +204,10 @@ def _read_separated(path: Path, columns: list[str], dialect: Dialect, delimiter:
             if not fields:
                 continue  # a blank line
             if header is None:
-                named = not dialect.column_names
-                header = fields if named else list(dialect.column_names)
-                places = [_place(path, number, column, header, delimiter, named) for column in columns]
-                if named:
+                by_line = not dialect.column_names
+                header = fields if by_line else list(dialect.column_names)
+                places = [_place(path, number, column, header, delimiter, by_line) for column in columns]
+                if by_line:
                     continue
                 if sorted(fields) == sorted(header):
                     raise ValueError(f"{path}, line {number} names the columns: leave column_names away")
