@@ -39,7 +39,7 @@ class Run:
 
     name: str
     settings: dict[str, Any]
-    data: dict[str, str]  # split -> fingerprint of its rows, where that is known
+    data: dict[str, str]  # split -> fingerprint of its rows, or "examples " and that of their tokens, where it is known
     sizes: dict[str, Any]  # split -> number of rows
     results: dict[str, Any]
     history: list[dict[str, Any]]
@@ -68,8 +68,13 @@ def read_run(folder: Path) -> Run:
     results, run = (_read(folder / name) for name in ("all_results.json", "run.json"))
     if not log.is_file() and not results:
         raise ValueError(f"no run in {folder} (neither metrics.jsonl nor all_results.json): name its output folder")
-    splits = {name: run.get("data", {}).get(name) or {} for name in SPLITS}
-    data = {name: facts["fingerprint"] for name, facts in splits.items() if facts.get("fingerprint")}
+    described = {name: (run.get("data") or {}).get(name) for name in SPLITS}
+    splits = {name: facts for name, facts in described.items() if isinstance(facts, dict) and facts}
+    data = {
+        name: ("examples " if "documents" in facts else "") + facts["fingerprint"]  # of pretraining: tokens, not rows
+        for name, facts in splits.items()
+        if "fingerprint" in facts
+    }
     settings = run.get("config") or {}
     if not run:
         settings, data = _of_checkpoint(folder)
@@ -78,7 +83,7 @@ def read_run(folder: Path) -> Run:
         name=str(folder),
         settings={key: value for key, value in flatten(settings).items() if key not in OF_THE_NAME},
         data=data,
-        sizes={name: next(iter(facts.values())) for name, facts in splits.items() if facts},
+        sizes={name: next(iter(facts.values())) for name, facts in splits.items()},
         results=results,
         history=read_history(log) if log.is_file() else [],
         environment=flatten(run.get("environment") or {}),
@@ -106,7 +111,6 @@ def _of_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
     contract = next((_read(each / "manifest.json").get("contract") for each in reversed(checkpoints(folder))), None)
     contract = contract or {}
-    # Examples are rows as a tokenizer cut them: their fingerprint says nothing beside one of rows.
     data = {name: f"examples {contract[f'{name}_data']}" for name in SPLITS if f"{name}_data" in contract}
     derived = {*(f"{name}_data" for name in SPLITS), "base_weights", "examples", "data", "total_steps"}
     return {key: value for key, value in contract.items() if key not in derived}, data
@@ -144,7 +148,8 @@ def cautions(runs: Sequence[Run]) -> list[str]:
 
 
 def comparable(runs: Sequence[Run], split: str) -> bool | None:
-    """Whether all runs have the same rows in a split; None: not known."""
+    """Whether all runs have the same rows in a split; None: not known. Tokens say nothing beside rows, or beside tokens
+    of another tokenizer."""
     found = [run.data.get(split) for run in runs]
     kinds = {value is not None and value.startswith("examples ") for value in found}
     if None in found or len(kinds) > 1:

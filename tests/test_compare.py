@@ -88,6 +88,18 @@ def test_a_run_without_run_json_is_compared_by_its_checkpoint(tmp_path, capsys):
     assert comparable([runs[0], read_run(make(tmp_path / "four"))], "test") is None
 
 
+def test_tokens_of_two_tokenizers_do_not_say_whether_the_text_is_the_same(tmp_path):
+    folders = [make(tmp_path / name, rows={"validation": name * 8}) for name in ("one", "two")]
+    for folder in folders:
+        run = json.loads((folder / "run.json").read_text())
+        run["data"] = {"validation": {"documents": 9, "fingerprint": run["data"]["validation"]["fingerprint"]}}
+        (folder / "run.json").write_text(json.dumps(run))
+    assert comparable(read_runs(folders), "validation") is False  # of one tokenizer, so the text differs
+    (folders[0] / "tokenizer.json").write_text("{}")
+    runs = read_runs(folders)
+    assert comparable(runs, "validation") is None and runs[0].sizes == {"validation": 9}
+
+
 def test_a_run_that_goes_on_has_curves_and_no_scores(tmp_path, capsys):
     one, two = make(tmp_path / "one"), make(tmp_path / "two")
     (two / "all_results.json").unlink()

@@ -20,6 +20,7 @@ from hftrain import chat, text
 from hftrain.chat.examples import check_refused, row_by_row
 from hftrain.chat.messages import parsed
 from hftrain.data.readers import Fault
+from hftrain.data.rows import fingerprint
 from hftrain.data.several import source_counts
 from hftrain.data.unread import Unread
 from hftrain.losses import IGNORE
@@ -278,5 +279,6 @@ def describe(rows: dict[str, Dataset], examples: dict[str, Any], lengths: dict[s
             "answers cut": examples[name].counts["truncated"],
             "tokens, mean": float(lengths[name].mean()),
             "longest": int(lengths[name].max()),
+            "fingerprint": fingerprint(split)[:16],
         }
     return described
