@@ -121,7 +121,8 @@ def verdict(
     sentence = not_learnt(results[key], baseline[key], intervals.get(key)) if key else ""
     if sentence and not _any_beats(results, baseline, intervals):
         return [sentence]
-    before, after = start.get("eval_loss"), results.get("eval_loss")
+    before: Any = start.get("eval_loss")
+    after: Any = results.get("eval_loss")
     if _number(before) and _number(after):
         evaluated = {name: value for name, value in start.items() if name.startswith("eval_") and _number(value)}
         sentence = not_learnt(after, before, whose="before training it was")
