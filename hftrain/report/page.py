@@ -106,7 +106,9 @@ def write_report(
         ("Data", _data(data or {})),
         ("Environment", _pairs(environment or {})),
     ]
-    notes = {name: f"<dd class=note>{escape(words).replace(' %', '&nbsp;%')}</dd>" for name, words in (beside or {}).items()}
+    notes = {
+        name: f"<dd class=note>{escape(words).replace(' %', '&nbsp;%')}</dd>" for name, words in (beside or {}).items()
+    }
     tiles = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{_tile(value)}</dd>{notes.get(name, '')}</div>"
         for name, value in summary.items()
