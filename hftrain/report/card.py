@@ -93,7 +93,8 @@ def write_model_card(
     origin = f"Trained from {_code(format_setting(base_model))}" if base_model else "Trained from scratch"
     parts = [f"# {_plain(title)}", f"{_plain(lead)}\n\n{origin} with hftrain.".strip()]
     if scores:
-        shown_as, guesses = {**results, **(scored or {})}, guessed or {}
+        shown_as: dict[str, Any] = {**results, **(scored or {})}
+        guesses = guessed or {}
         column = "value (95 % interval)" if any("(" in text for text in (scored or {}).values()) else "value"
         rows: list[dict[str, Any]] = [{"metric": metric, column: shown_as[metric]} for metric in results]
         if guesses:
@@ -104,8 +105,8 @@ def write_model_card(
         parts += ["\n".join(shown)]
     parts += ["## Use", _fenced(usage.strip(), "python")]
     if data:
-        rows, rest = by_split(data)
-        parts += ["## Training data", _table(rows), _facts(rest)]
+        by_name, rest = by_split(data)
+        parts += ["## Training data", _table(by_name), _facts(rest)]
     if (output_dir / "figures" / "loss.png").exists():
         parts += ["## Training", "![Training and evaluation loss](figures/loss.png)"]
     if changed:

@@ -108,8 +108,9 @@ def write_report(
         ("Data", _data(data or {})),
         ("Environment", _pairs(environment or {})),
     ]
-    texts = {name: escape(words).replace(" %", "&nbsp;%") for name, words in (beside or {}).items()}
-    notes = {name: f"<dd class=note>{words}</dd>" for name, words in texts.items()}
+    notes = {
+        name: f"<dd class=note>{escape(words).replace(' %', '&nbsp;%')}</dd>" for name, words in (beside or {}).items()
+    }
     tiles = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{_tile(value)}</dd>{notes.get(name, '')}</div>"
         for name, value in summary.items()
