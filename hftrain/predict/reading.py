@@ -110,7 +110,11 @@ def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
 def read_sentences(path: Path, config: Reading) -> Inputs:
     """The sentences of a CoNLL file as lists of words; each predicted tag comes out on the line of its word."""
     sentences, places = [], []
-    how = {"word_column": config.word_column, "tag_column": config.tag_column, "encoding": config.encoding}
+    how: dict[str, Any] = {
+        "word_column": config.word_column,
+        "tag_column": config.tag_column,
+        "encoding": config.encoding,
+    }
     for numbers, values in read_lines(path, **how):
         if isinstance(values, Fault):
             raise ValueError(f"{path}, line {numbers[0]}: {values}")
