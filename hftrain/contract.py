@@ -60,6 +60,7 @@ DERIVED = {
     "dataset_name": "train_data",
     "dataset_config_name": "train_data",
     "delimiter": "train_data",
+    "column_names": "train_data",
     "encoding": "train_data",
     "tokenizer_name_or_path": "train_data",
     "validation_file": "validation_data",

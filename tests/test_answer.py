@@ -94,7 +94,8 @@ def configured(bert: Path, output_dir: Path, **settings: Any) -> Any:
 @pytest.fixture(scope="module")
 def trained(bert, folder, tmp_path_factory) -> tuple[Path, dict[str, Any]]:
     output = tmp_path_factory.mktemp("answer") / "out"
-    config = configured(bert, output, train_file=folder / "v2.json", max_steps=100, learning_rate=5e-3)
+    long = {"max_steps": 100, "learning_rate": 5e-3, "global_batch_size": 32, "lr_scheduler_type": "cosine"}
+    config = configured(bert, output, train_file=folder / "v2.json", **long)
     return output, recipe.main(config)
 
 

@@ -60,7 +60,8 @@ class Known:
     def __str__(self) -> str:
         size = f"{self.tokens:,} tokens" if self.task in BY_TOKENS else f"{self.examples:,} examples"
         kind = "new" if self.new else "pretrained"
-        number = f"{self.parameters / 1e6:,.3g}M" if self.parameters < 1e9 else f"{self.parameters / 1e9:,.3g}B"
+        number = f"{self.parameters:,}" if self.parameters < 1e5 else f"{self.parameters / 1e6:,.3g}M"
+        number = f"{self.parameters / 1e9:,.3g}B" if self.parameters >= 1e9 else number
         return f"{size} and {number} {kind} parameters" + (" with adapters" if self.adapters else "")
 
 
