@@ -42,7 +42,7 @@ class WorkerConfig(TrainConfig):
     global_batch_size: int | None = 8
     max_steps: int | None = 12
     learning_rate: float = 1e-2
-    lr_scheduler_type: str = "cosine"
+    lr_scheduler_type: Literal["cosine"] | None = "cosine"
     logging_steps: float = 2
     eval_steps: float = 3
     save_steps: float = 4

@@ -204,7 +204,7 @@ def conform(kind: Any, value: Any) -> Any:
     if get_origin(core) is Literal:
         fits = isinstance(value, str) and value in get_args(core)
     elif get_origin(core) is list:
-        if isinstance(value, str) and any(isinstance(mark, OneOrMore) for mark in marks):
+        if isinstance(value, str | os.PathLike) and any(isinstance(mark, OneOrMore) for mark in marks):
             value = [value]
         if fits := isinstance(value, list):
             value = [conform(get_args(core)[0], item) for item in value]
