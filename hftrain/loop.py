@@ -272,8 +272,10 @@ def take_step(
     (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
     if items == 0:
         raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
-    if router:
-        router.count(accelerator, model, micro_batches, loss, config.seed, step)
+    if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
+        if not config.halve_on_oom:
+            raise RuntimeError(run.out_of_memory_message(micro_batches[0]))
+        return Outcome(out_of_memory=True)
     losses: list[torch.Tensor] = []  # on the device: to read them one by one would make the CPU wait each time
     out_of_memory = False
     for i, micro in enumerate(micro_batches):
@@ -287,7 +289,7 @@ def take_step(
                     summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
                 objective = summed * (accelerator.num_processes / items)
                 if router:
-                    objective += router.share(accelerator, heard, real=real) * accelerator.num_processes
+                    objective = objective + router.share(accelerator, heard, real=real) * accelerator.num_processes
                 distributed.backward(accelerator, model, objective, last=last)
         except RuntimeError as error:
             if not distributed.is_out_of_memory(error):

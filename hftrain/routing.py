@@ -113,16 +113,29 @@ class RouterLoss:
         loss: Callable[[nn.Module, Batch], torch.Tensor],
         seed: int,
         step: int,
-    ) -> None:
-        """Before the first loss of a step: counts the choices of all of it, unless each process has one micro-batch."""
-        self.whole, self.shares, parts = None, [], []
-        if len(micro_batches) > 1:
+    ) -> bool:
+        """Before the first loss of a step: counts the choices of all of it, unless each process has one micro-batch.
+
+        Returns:
+            whether the memory of all processes was enough.
+        """
+        self.whole, self.shares, parts, enough = None, [], [], True
+        if len(micro_batches) == 1:
+            return True
+        try:
             for micro in micro_batches:
                 seed_all(seed, step, micro.number)
                 with torch.no_grad(), self.listening() as heard:
                     loss(model, send_to_device(micro.batch, accelerator.device))
                 parts.append(added(heard, len(micro.indices) > 0))
-            self.whole = self._over_processes(accelerator, added(parts))
+        except RuntimeError as error:
+            if not distributed.is_out_of_memory(error):
+                raise
+            enough = False
+        if any(distributed.total(accelerator, not enough)):
+            return False
+        self.whole = self._over_processes(accelerator, added(parts))
+        return True
 
     def share(self, accelerator: Accelerator, heard: Sequence[Routed], *, real: bool) -> torch.Tensor:
         """What a micro-batch, of which the model was `heard`, adds to the objective; nothing if it is no `real` one."""

@@ -84,6 +84,16 @@ def test_any_cut_gives_the_same(tmp_path, cut):
     assert parts["router_loss"] == pytest.approx(whole["router_loss"], rel=1e-5)
 
 
+def test_halving_after_out_of_memory_changes_nothing(tmp_path):
+    """Also where it is the pass that counts which has no room."""
+    whole = run({"name": "whole", "model": "qwen3_moe", "settings": {"max_steps": 3}}, tmp_path)
+    settings = {"max_steps": 3, "halve_on_oom": True, "micro_batch_size": 8}
+    halved = run({"name": "halved", "model": "qwen3_moe", "settings": settings, "room": 3}, tmp_path)
+    assert halved["out_of_memory"] == 2  # 8 examples, then 4
+    assert halved["steps"] == {step: pytest.approx(values, rel=1e-5) for step, values in whole["steps"].items()}
+    assert halved["router_loss"] == pytest.approx(whole["router_loss"], rel=1e-5)
+
+
 def test_padding_of_packs_does_not_count():
     draw = torch.Generator().manual_seed(0)
     documents = [{"input_ids": torch.randint(2, 60, (n,), generator=draw).numpy()} for n in (5, 9, 2, 3, 1, 6)]

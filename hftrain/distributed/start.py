@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from hftrain.distributed.compiling import bound_waiting
 from hftrain.distributed.deepspeed_file import find_deepspeed_file
@@ -50,7 +50,6 @@ def make_accelerator(
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     bound_waiting()
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified in DDP")
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first
     join_again(timeout)
     accelerator = Accelerator(
@@ -58,11 +57,7 @@ def make_accelerator(
         cpu=on_cpu and not deepspeed,
         mixed_precision=mixed_precision,
         # without the backend's name, Accelerate takes each DeepSpeed process on a CPU for the only one
-        kwargs_handlers=[
-            InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout),
-            # poolers, experts without a token, layers that are dropped: what a batch does not use has no gradient
-            DistributedDataParallelKwargs(find_unused_parameters=True),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
         # over 1, DeepSpeed keeps its accumulation buffers; where a step ends we say ourselves
         gradient_accumulation_steps=2 if deepspeed else 1,
         log_with=list(log_with) or None,

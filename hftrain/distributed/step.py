@@ -56,8 +56,10 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
 
 def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last: bool) -> None:
     """Adds the gradients of one micro-batch; they are averaged over the processes with the step's `last`."""
-    if last and isinstance(model, DistributedDataParallel):
-        model.reducer.prepare_for_backward([value])  # its forward does so too, with outputs that no loss may use
+    if last and isinstance(model, DistributedDataParallel):  # it waits for a gradient of each parameter
+        reached = leaves(value)
+        missing = [p for p in model.parameters() if p.requires_grad and id(p) not in reached]
+        value = ZeroGradients.apply(value, *missing) if missing else value
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.set_gradient_accumulation_boundary(last)
         model.backward(value, scale_wrt_gas=False)
@@ -65,6 +67,34 @@ def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last:
         accelerator.scaler.scale(value).backward()
     else:
         value.backward()
+
+
+class ZeroGradients(torch.autograd.Function):
+    """A value as it is; the parameters beside it get gradients of zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.parameters = parameters
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return gradient, *map(torch.zeros_like, ctx.parameters)
+
+
+def leaves(value: torch.Tensor) -> set[int]:
+    """Identities of the parameters that a value was computed from."""
+    found: set[int] = set()
+    seen: set[Any] = {None}
+    ahead: list[Any] = [value.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                found.add(id(node.variable))
+            ahead += [following for following, _ in node.next_functions]
+    return found
 
 
 def accumulating(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager:

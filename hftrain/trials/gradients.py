@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from hftrain import distributed
 from hftrain.data.plan import MicroBatch, fetch, seed_all
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import leaves, whole_while_used
 from hftrain.losses import Batch
 from hftrain.trials.small import Small, stand_ins, with_ids
 
@@ -184,7 +184,7 @@ def try_examples(
                     before_step(model, [micro])
                 memory = Memory(model)
                 batch = with_ids(micro.batch, small.ids) if small else micro.batch
-                reached |= _leaves(loss(model, send_to_device(batch, device)))
+                reached |= leaves(loss(model, send_to_device(batch, device)))
                 attributes, buffers = memory.put_back()
                 known = findings.changes
                 known.attributes.extend(change for change in attributes if change not in known.attributes)
@@ -208,20 +208,6 @@ def try_examples(
             "does: %s", len(findings.unreached), len(parameters), ", ".join(shown[:9] + ["..."] * (len(shown) > 9)),
         )  # fmt: skip
     return findings
-
-
-def _leaves(value: torch.Tensor) -> set[int]:
-    """Identities of the parameters that a tensor was computed from."""
-    leaves: set[int] = set()
-    seen: set[Any] = {None}
-    ahead: list[Any] = [value.grad_fn]
-    while ahead:
-        node = ahead.pop()
-        if node not in seen:
-            seen.add(node)
-            leaves |= {id(node.variable)} if hasattr(node, "variable") else set()
-            ahead += [following for following, _ in node.next_functions]
-    return leaves
 
 
 def _kind(name: str) -> str:
