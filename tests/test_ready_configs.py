@@ -102,9 +102,9 @@ NEEDS = re.compile(
     "for a GPU with (.+) GB"
 )
 READY = sorted(path.stem for path in FOLDER.glob("*.yaml") if "# Counted" in path.read_text())
-QUICK = {  # one of each way to train, and of each recipe; the others are as slow, and alike
-    "chat-llama3.1-8b-qlora", "chat-smollm3-3b-full", "classify-deberta-v3-base", "preference-qwen3-4b-lora",
-    "tag-xlm-r-base", "translate-marian-full",
+QUICK = {  # one of each way to train and kind of model; the others are as slow, and alike
+    "chat-llama3.1-8b-qlora", "chat-smollm3-3b-full", "classify-deberta-v3-base", "tag-xlm-r-base",
+    "translate-marian-full",
 }  # fmt: skip
 
 
