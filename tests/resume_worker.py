@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ class WorkerConfig(TrainConfig):
     max_steps: int | None = 12
     learning_rate: float = 1e-2
     lr_scheduler_type: Literal["cosine"] | None = "cosine"
+    warmup_steps: float | None = 0.05
     logging_steps: float = 2
     eval_steps: float = 3
     save_steps: float = 4
