@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class WorkerConfig(TrainConfig):
     global_batch_size: int | None = 8
     max_steps: int | None = 12
     learning_rate: float = 1e-2
-    lr_scheduler_type: Literal["cosine"] | None = "cosine"
+    lr_scheduler_type: Any = "cosine"
     warmup_steps: float | None = 0.05
     logging_steps: float = 2
     eval_steps: float = 3

@@ -6,6 +6,7 @@ import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from resume_worker import WorkerConfig, trace, train
@@ -108,6 +109,8 @@ class OpenConfig(WorkerConfig):
     global_batch_size: int | None = None
     max_steps: int | None = None
     learning_rate: float | None = None  # type: ignore[assignment]
+    lr_scheduler_type: Any = None
+    warmup_steps: float | None = None
     logging_steps: float | None = None  # type: ignore[assignment]
     eval_steps: float | None = None  # type: ignore[assignment]
     save_steps: float | None = None  # type: ignore[assignment]

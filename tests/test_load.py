@@ -122,7 +122,7 @@ def test_splits_are_cut_off_where_files_are_missing(tmp_path):
 def test_splits_of_a_saved_folder(tmp_path):
     part = datasets.Dataset.from_dict({"en": [f"a {i}" for i in range(20)], "de": ["b"] * 20})
     datasets.DatasetDict({"train": part, "test": part.select([3])}).save_to_disk(tmp_path / "both")
-    rows = load_splits(RecipeConfig(dataset_name=str(tmp_path / "both")), columns=COLUMNS)
+    rows = load_splits(RecipeConfig(dataset_name=str(tmp_path / "both"), validation_split=0.05), columns=COLUMNS)
     assert {name: len(split) for name, split in rows.items()} == {"train": 19, "validation": 1, "test": 1}
     datasets.DatasetDict({"dev": part}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="has no split named train; it has dev"):

@@ -383,7 +383,7 @@ def test_a_million_documents_are_planned_in_seconds(tmp_path):
 
 def test_the_command_names_a_tokenizer_that_is_nowhere(corpus, capsys):
     assert cli.main(["prepare", "--source", f"a={corpus}/rows.jsonl", "--tokenizer", "/no/such/folder"])
-    assert "--tokenizer /no/such/folder: no folder here" in capsys.readouterr().err
+    assert "--tokenizer /no/such/folder: neither a folder with a tokenizer nor" in capsys.readouterr().err
 
 
 def test_the_command(corpus, tokenizer, tmp_path, capsys):

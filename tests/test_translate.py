@@ -63,6 +63,7 @@ def configured(folder: Path, output_dir: Path, **settings: Any) -> Any:
     defaults: dict[str, Any] = {"train_file": folder / "pairs.jsonl", "source_column": "en", "target_column": "de"}
     defaults |= {"max_steps": 2, "eval_steps": 0, "save_steps": 0, "logging_steps": 1, "max_target_length": 12}
     defaults |= {"vocab_size": 300, "num_beams": 2, "output_dir": output_dir}
+    defaults |= {"validation_split": 0.05, "test_split": 0.05, "global_batch_tokens": 2048}
     if "model_name_or_path" not in settings:
         defaults["model_config"] = SHAPE
     return recipe.TranslateConfig(**defaults | settings)
@@ -186,7 +187,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     assert cut and said["test"]["sources truncated"] == f"{cut} ({25 * cut}.0 %)" and lengths["test"][:, 0].max() == 6
     messages = caplog.text
     assert f"left out: {bad}, line 4: column 'en' is null" in messages and f"{bad}, line 5: " in messages
-    assert "leak: of 4 test rows 1 stand in the training rows too, and of 1 more the source does" in messages
+    assert "leak: of 4 test rows 1 stand in the training rows too, and of 1 more the en does" in messages
     assert f"test: {cut} of 4 rows" in messages and "max_source_length = 6 and are truncated" in messages
 
 
