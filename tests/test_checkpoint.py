@@ -380,7 +380,7 @@ for life in range(30):
         save_for_ever(life, writer)
     os.close(writer)
     answers = os.fdopen(reader)
-    saves, part = divmod(random.uniform(0, 5) if life else 5, 1)  # the kill comes in this part of the save after these
+    saves, part = divmod(random.uniform(0, 4) if life else 3, 1)  # the kill comes in this part of the save after these
     for _ in range(int(saves)):
         began = time.monotonic()
         acknowledged = max(acknowledged, int(answers.readline()))

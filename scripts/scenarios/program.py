@@ -113,7 +113,7 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
 
     class Processor:
         def save_pretrained(self, folder: Path) -> None:
-            now("save" if ".saving-" in str(folder) else "export")
+            now("save" if ".saving-checkpoint" in str(folder) else "export")
 
     model, results = fit(
         accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
