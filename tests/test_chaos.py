@@ -21,14 +21,13 @@ def sampled():
 
 
 def holds(attempts):
-    happened = [attempt for attempt in attempts if attempt.happened]
     if any("not allowed" in attempt.name for attempt in attempts):
         pytest.skip(attempts[0].name)
     assert [attempt for attempt in attempts if attempt.problem is not None] == []
-    assert len(happened) > 0.9 * len(attempts) > 0, "what was to happen did"
+    assert attempts and sum(attempt.happened for attempt in attempts) > 0.9 * len(attempts)
 
 
-@pytest.mark.parametrize("row", sampled())
+@pytest.mark.parametrize("row", list(sampled()))
 def test_a_sample(row):
     holds(tries(row, seed=1, sample=True))
 
