@@ -272,8 +272,8 @@ def test_values_that_json_has_not(tmp_path):
     assert [row["raw"] for row in seen] == ["text", b"\xff"]
     assert seen[1]["map"] == {"b": 2}
     config = DataConfig(train_file=str(tmp_path / "rows.parquet"), validation_split=0, test_split=0)
-    config.dataset_format = None
-    with pytest.raises(ValueError, match="there are no validation rows"):  # after the rows were read
+    config.dataset_format, config.system_to_user = None, False  # of the chat recipe
+    with pytest.raises(ValueError, match="no validation rows"):  # after the rows were read
         load_chats(config, 1)
 
 
