@@ -129,7 +129,7 @@ def test_a_recipe_runs_no_code_of_a_folder(planted, recipe, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     file = ROOT / "recipes" / f"{recipe}.py"
     module = runpy.run_path(str(file))
-    cls = module[re.search(r"parse\((\w+)\)", file.read_text()).group(1)]
+    cls = module[re.search(r"(?:parse\(|run\(main, )(\w+)\)", file.read_text()).group(1)]
     words = ["--model_name_or_path", planted["model"], "--train_file", str(tmp_path / "rows.jsonl"), "--max_steps", "1"]
     words += ["--output_dir", str(tmp_path / "out")] + (["--reward_funcs", "x.py:f"] if recipe == "grpo" else [])
     with pytest.raises(ValueError, match="Python code of its author, which was not run"):
