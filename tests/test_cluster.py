@@ -82,7 +82,7 @@ def test_processes_with_other_settings_or_packages_are_refused(tmp_path):
 @pytest.mark.slow
 def test_processes_with_other_data_are_refused(tmp_path):
     said = refusal(tmp_path / "out", ROWS_SEED="1")
-    assert re.search(r"  data: \S+ on rank 0 \(host \S+\); \S+ on rank 1", said)
+    assert re.search(r"  train_data: \S+ on rank 0 \(host \S+\); \S+ on rank 1", said)
     assert len(said.splitlines()) == 2
 
 
