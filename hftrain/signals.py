@@ -26,6 +26,7 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 5.0  # seconds that the main thread has to notice a signal that is to end the program at once
 
 _loop: "StopSignals | None" = None  # the one that is entered
+_noted: list[int] = []  # signals that a loop took, until the watch of the whole program has seen them too
 _saved = "before the first step: nothing new is saved. The same command starts again"
 
 
@@ -71,6 +72,7 @@ class StopSignals:
             self.evaluating = False
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        _noted.append(number)
         now = time.monotonic()
         if number == signal.SIGINT:
             if self._interrupted and now - self._interrupted > 1.0:
@@ -116,7 +118,9 @@ def end_program_when_asked() -> None:
     def watch() -> None:
         """Python runs `leave` between two of its own instructions, which a long call of a library keeps off."""
         while number := os.read(reader, 1):
-            if number[0] in STOPPING and _loop is None:
+            if number[0] in _noted:  # the loop that took it may be over by now
+                _noted.remove(number[0])
+            elif number[0] in STOPPING and _loop is None:
                 if not leaving.wait(PATIENCE):
                     if _loop is not None:
                         continue

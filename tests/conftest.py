@@ -5,9 +5,12 @@ import os
 import shutil
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from hftrain.signals import STOPPING
 
 # A shell starts background jobs with SIGINT ignored, and `hftrain run` respects that: but the tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -48,6 +51,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A recipe that runs inside pytest takes the signals that stop a program: they are pytest's again after the test."""
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    yield
+    signal.set_wakeup_fd(-1)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

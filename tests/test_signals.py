@@ -40,6 +40,40 @@ def test_a_launcher_ends_a_program_that_heeds_no_signal_yet_by_sigterm(capfd, mo
     assert exit_code(3, sent) == 3
 
 
+def test_a_signal_that_the_loop_took_does_not_end_the_program_after_it():
+    """The thread that watches the whole program may see the signal only when the loop is over."""
+    program = """
+import os, signal, time
+from hftrain import signals
+signals.PATIENCE = 0.1
+signals.end_program_when_asked()
+read = os.read
+os.read = lambda *arguments: (read(*arguments), time.sleep(0.3))[0]  # a thread that is late
+with signals.StopSignals() as loop:
+    os.kill(os.getpid(), signal.SIGTERM)
+assert loop.received == signal.SIGTERM
+time.sleep(1)
+print("published")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "published\n")
+
+
+def test_a_program_with_data_workers_ends_after_an_error():
+    """The workers ignore the SIGTERM by which multiprocessing ends them, and the error's traceback keeps them."""
+    program = """
+import numpy as np
+import torch
+from hftrain.data.plan import Plan, steps
+plan = Plan(np.ones((8, 1), dtype=np.int64), seed=1, global_batch_size=2)
+kept = steps([torch.ones(1)] * 8, torch.stack, plan, start=0, stop=4, micro_batch_size=2, num_workers=2)
+next(kept)
+raise SystemExit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 # -------------------------------------------------------------------------------------------------- evaluations
 SETTINGS = {"eval_steps": 2, "save_steps": 4, "early_stopping_patience": 3}
 

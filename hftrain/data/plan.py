@@ -6,10 +6,13 @@ divides one step for the hardware that is there. So the hardware decides how fas
 Shapes: N examples, K sequences of each example (source and target: 2), P processes.
 """
 
+import atexit
 import hashlib
+import multiprocessing
 import random
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,6 +239,9 @@ def steps(
             ahead.append((step, indices, mine))
             yield from ((step, number, mine_indices.tolist()) for number, mine_indices in mine)
 
+    if num_workers:
+        atexit.unregister(_kill_workers)
+        atexit.register(_kill_workers)  # after multiprocessing's own, so that it runs before it
     batches = iter(
         DataLoader(
             _Collated(examples, collate, plan.seed, augment),
@@ -257,6 +263,15 @@ def steps(
             if isinstance(error, Exception):
                 raise error
         yield step, indices, [MicroBatch(n, i, batch) for (n, i), batch in zip(mine, collated, strict=True)]
+
+
+def _kill_workers() -> None:
+    """At exit multiprocessing would ask the workers by SIGTERM, which they ignore, and wait for them for ever."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report workers that are killed
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
