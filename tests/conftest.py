@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def own_signals() -> Iterator[None]:
-    """A recipe that runs inside pytest takes the signals that stop a program: they are pytest's again after the test."""
+    """A recipe that runs inside pytest takes the signals that stop a program: pytest gets them back after the test."""
     before = {number: signal.getsignal(number) for number in STOPPING}
     yield
     signal.set_wakeup_fd(-1)
