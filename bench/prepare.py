@@ -14,8 +14,8 @@ import time
 from transformers import AutoTokenizer
 
 from hftrain.data.tokens import TokenFiles, blocks
-from hftrain.prepare import prepare
-from hftrain.prepare.encoding import available_cores
+from hftrain.tasks.pretraining.encoding import available_cores
+from hftrain.tasks.pretraining.prepare import prepare
 
 
 def main() -> None:

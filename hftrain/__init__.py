@@ -1,3 +1,3 @@
-"""hftrain: a task is four values (examples, `collate`, `loss`, `evaluate`); `hftrain.loop.fit` takes them."""
+"""hftrain: a task is four values (examples, `collate`, `loss`, `evaluate`); `hftrain.train.loop.fit` takes them."""
 
 __version__ = "0.1.0"

@@ -175,12 +175,14 @@ class SummingHead(nn.Linear):
 
 
 def sum_in_head(model: torch.nn.Module, batch: Batch, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """`sum_over_logits` by a model whose head is a `SummingHead`; `hftrain.trials.chunk_loss` makes it one."""
+    """`sum_over_logits` by a model whose head is a `SummingHead`; `hftrain.train.trials.chunk_loss` makes it one."""
     token = _LABELS.set((labels, label_smoothing))
     try:
         summed = forward(model, batch).logits
     finally:
         _LABELS.reset(token)
     if summed.numel() != 1:
-        raise ValueError(f"{type(model).__name__} gives logits, not their loss: call hftrain.trials.chunk_loss first")
+        raise ValueError(
+            f"{type(model).__name__} gives logits, not their loss: call hftrain.train.trials.chunk_loss first"
+        )
     return summed

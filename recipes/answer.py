@@ -13,10 +13,10 @@ validation and test are of whole articles (title). Long contexts are read in win
 from dataclasses import dataclass
 from typing import Any
 
-from hftrain.answering import AnsweringConfig
 from hftrain.config import FineTuneConfig
 from hftrain.config.defaults import BY_METRIC
-from hftrain.recipe import run
+from hftrain.tasks.answering import AnsweringConfig
+from hftrain.train.recipe import run
 
 
 @dataclass
@@ -27,13 +27,14 @@ class AnswerConfig(AnsweringConfig, FineTuneConfig):
 def main(config: AnswerConfig) -> dict[str, Any]:
     from transformers import AutoModelForQuestionAnswering
 
-    from hftrain import answering, text
-    from hftrain.answering import report
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.losses import count_labels
     from hftrain.metrics import rehearse
     from hftrain.models import load
     from hftrain.report import publish
+    from hftrain.tasks import answering
+    from hftrain.tasks.answering import report
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     tokenizer = answering.load_tokenizer(config)

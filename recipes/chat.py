@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hftrain.chat import SupervisedConfig
 from hftrain.config import FineTuneConfig
-from hftrain.recipe import run
+from hftrain.tasks.chat import SupervisedConfig
+from hftrain.train.recipe import run
 
 
 @dataclass
@@ -35,16 +35,17 @@ class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
 def main(config: ChatRecipeConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hftrain import chat, trials
-    from hftrain.causal import causal_lengths, collate_causal, wants_flat
     from hftrain.data.packing import Packed, pack
-    from hftrain.evaluation import mean_loss
-    from hftrain.inspect import inspecting
-    from hftrain.loop import fit, start
     from hftrain.losses import causal_language_model, count_next_labels
     from hftrain.models import load
     from hftrain.models.freezing import freeze
     from hftrain.report import publish
+    from hftrain.tasks import chat
+    from hftrain.text.causal import causal_lengths, collate_causal, wants_flat
+    from hftrain.train import trials
+    from hftrain.train.evaluation import mean_loss
+    from hftrain.train.inspect import inspecting
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache

@@ -13,17 +13,18 @@ the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts w
 
 from typing import Any
 
-from hftrain.classification import ClassificationConfig
 from hftrain.config.defaults import BY_METRIC
-from hftrain.recipe import run
+from hftrain.tasks.classification import ClassificationConfig
+from hftrain.train.recipe import run
 
 
 def main(config: ClassificationConfig) -> dict[str, Any]:
-    from hftrain import classification, text
-    from hftrain.classification import report
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.metrics import rehearse
     from hftrain.report import publish
+    from hftrain.tasks import classification
+    from hftrain.tasks.classification import report
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     problem = config.problem_type

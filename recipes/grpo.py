@@ -16,10 +16,10 @@ refused.
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least
-from hftrain.preference import OnlineConfig
-from hftrain.recipe import run
+from hftrain.tasks.chat import ChatConfig
+from hftrain.tasks.preference import OnlineConfig
+from hftrain.train.recipe import run
 
 
 @dataclass
@@ -33,11 +33,11 @@ class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
 def main(config: GrpoConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hftrain import chat
     from hftrain.config.defaults import describe
-    from hftrain.inspect import inspecting
     from hftrain.models import load
-    from hftrain.preference.online import load_prompts, reward_function, trl_arguments
+    from hftrain.tasks import chat
+    from hftrain.tasks.preference.online import load_prompts, reward_function, trl_arguments
+    from hftrain.train.inspect import inspecting
 
     if inspecting():
         raise ValueError("what TRL will see, hftrain inspect cannot show: its own loop makes the examples")

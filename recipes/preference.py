@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least
-from hftrain.preference import PreferenceConfig
-from hftrain.recipe import run
+from hftrain.tasks.chat import ChatConfig
+from hftrain.tasks.preference import PreferenceConfig
+from hftrain.train.recipe import run
 
 
 @dataclass
@@ -41,11 +41,12 @@ class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hftrain import chat, preference, text
-    from hftrain.inspect import inspecting
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.models import load
     from hftrain.report import publish
+    from hftrain.tasks import chat, preference
+    from hftrain.train.inspect import inspecting
+    from hftrain.train.loop import fit, start
 
     accelerator, unpaired = start(config), config.loss_type == "kto"
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)

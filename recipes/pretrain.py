@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from hftrain.config import at_least
 from hftrain.config.pretraining import PretrainingConfig
-from hftrain.recipe import run
+from hftrain.train.recipe import run
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
@@ -45,12 +45,15 @@ class PretrainConfig(PretrainingConfig):
 def main(config: PretrainConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hftrain import causal, pretraining, text, trials
-    from hftrain.evaluation import mean_loss
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.losses import causal_language_model, count_next_labels
     from hftrain.models import load, new
     from hftrain.report import publish
+    from hftrain.tasks.pretraining import tokens as pretraining
+    from hftrain.text import causal
+    from hftrain.train import trials
+    from hftrain.train.evaluation import mean_loss
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done

@@ -14,7 +14,7 @@ from math import exp
 from typing import Any
 
 from hftrain.config.pretraining import DenoisingConfig
-from hftrain.recipe import run
+from hftrain.train.recipe import run
 
 USE = {
     "masked_tokens": """from transformers import pipeline
@@ -44,13 +44,16 @@ class PretrainMlmConfig(DenoisingConfig):
 
 
 def main(config: PretrainMlmConfig) -> dict[str, Any]:
-    from hftrain import denoising, pretraining, text, trials
+    from hftrain import text
     from hftrain.data.noise import Noised
-    from hftrain.evaluation import mean_loss
-    from hftrain.loop import fit, start
     from hftrain.losses import count_labels, sequence_to_sequence
     from hftrain.models import load, new
     from hftrain.report import publish
+    from hftrain.tasks.pretraining import denoising
+    from hftrain.tasks.pretraining import tokens as pretraining
+    from hftrain.train import trials
+    from hftrain.train.evaluation import mean_loss
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
-from hftrain.chat import ChatConfig
 from hftrain.config import FineTuneConfig, at_least
 from hftrain.config.defaults import Task
-from hftrain.recipe import run
+from hftrain.tasks.chat import ChatConfig
+from hftrain.train.recipe import run
 
 
 @dataclass
@@ -42,10 +42,11 @@ class RewardConfig(ChatConfig, FineTuneConfig):
 def main(config: RewardConfig) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification
 
-    from hftrain import chat, preference, text
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.models import load
     from hftrain.report import publish
+    from hftrain.tasks import chat, preference
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)

@@ -16,8 +16,8 @@ from typing import Any
 
 from hftrain.config import FineTuneConfig
 from hftrain.config.defaults import BY_METRIC
-from hftrain.recipe import run
-from hftrain.tagging import TaggingConfig
+from hftrain.tasks.tagging import TaggingConfig
+from hftrain.train.recipe import run
 
 
 @dataclass
@@ -28,13 +28,14 @@ class TagConfig(TaggingConfig, FineTuneConfig):
 def main(config: TagConfig) -> dict[str, Any]:
     from transformers import AutoModelForTokenClassification
 
-    from hftrain import tagging, text
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.losses import count_labels
     from hftrain.metrics import rehearse
     from hftrain.models import load
     from hftrain.report import publish
-    from hftrain.tagging import report
+    from hftrain.tasks import tagging
+    from hftrain.tasks.tagging import report
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     tokenizer = tagging.load_tokenizer(config)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, share
-from hftrain.recipe import run
+from hftrain.train.recipe import run
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
@@ -47,12 +47,13 @@ class TranslateConfig(PairConfig, RecipeConfig):
 def main(config: TranslateConfig) -> dict[str, Any]:
     from transformers import AutoModelForSeq2SeqLM
 
-    from hftrain import text, translation
-    from hftrain.evaluation import mean_loss
-    from hftrain.loop import fit, start
+    from hftrain import text
     from hftrain.losses import count_labels, sequence_to_sequence
     from hftrain.models import TransformerConfig, load
     from hftrain.report import publish
+    from hftrain.tasks.translation import translation
+    from hftrain.train.evaluation import mean_loss
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache

@@ -48,12 +48,12 @@ from transformers import (
 
 from hftrain.config import TrainConfig
 from hftrain.distributed import draw
-from hftrain.evaluation import mean_loss, predict
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
 from hftrain.models import TransformerConfig, TransformerForConditionalGeneration
 from hftrain.report.history import read_history
 from hftrain.text import collate_pairs
+from hftrain.train.evaluation import mean_loss, predict
+from hftrain.train.loop import fit, start
 
 VOCABULARY, EXAMPLES, BATCH = 60, 46, 15  # 46 = 3 * 15 + 1: the last step of an epoch has fewer examples than processes
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from hftrain import checkpoint
 from hftrain.config import TrainConfig, parse
-from hftrain.evaluation import mean_loss
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
+from hftrain.train import checkpoint
+from hftrain.train.evaluation import mean_loss
+from hftrain.train.loop import fit, start
 
 torch.set_num_threads(1)
 HELD_OUT = 6

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from hftrain.config import ConfigError, RecipeConfig
-from hftrain.flops import count_parameters
 from hftrain.models import load
 from hftrain.models.adapters import load_adapted
+from hftrain.train.flops import count_parameters
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
 SIZE = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 40}

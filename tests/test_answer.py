@@ -13,12 +13,12 @@ import transformers
 from accelerate import Accelerator
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from hftrain import answering
-from hftrain.answering import Found, Span
 from hftrain.config import ConfigError
+from hftrain.deploy.merge import merge
 from hftrain.losses import count_labels
-from hftrain.merge import merge
 from hftrain.predict import predict
+from hftrain.tasks import answering
+from hftrain.tasks.answering import Found, Span
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "answer.py"

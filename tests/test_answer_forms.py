@@ -12,9 +12,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from hftrain import answering
-from hftrain.answering.windows import trim
 from hftrain.config import DataConfig
+from hftrain.tasks import answering
+from hftrain.tasks.answering.examples import trim
 
 CONTEXT = "  In 18{0} Ada Müller 🙂 ruled Rome, and Rome was at peace ({0})."
 

@@ -12,11 +12,11 @@ from exact_worker import MODELS, collate, collate_causal, lengths_of, make_examp
 from transformers import BertConfig, BertForSequenceClassification, FNetConfig, FNetForSequenceClassification
 
 from hftrain import text
-from hftrain.classification import count_examples
 from hftrain.config import TrainConfig
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
-from hftrain.trials import check_batches, chunk_loss
+from hftrain.tasks.classification import count_examples
+from hftrain.train.loop import fit, start
+from hftrain.train.trials import check_batches, chunk_loss
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
 ROWS = [{"input_ids": [3 + (i * j) % 40 for j in range(3 + i % 5)], "label": i % 2} for i in range(12)]

@@ -5,11 +5,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hftrain.causal import causal_lengths, collate_causal
 from hftrain.data.packing import Packed, pack
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig
-from hftrain.trials import check_packing
+from hftrain.text.causal import causal_lengths, collate_causal
+from hftrain.train.trials import check_packing
 
 TINY = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {

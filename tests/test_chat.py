@@ -17,13 +17,13 @@ from chat_models import TEMPLATE, make_folder, make_tokenizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hftrain import chat
-from hftrain.causal import collate_causal
-from hftrain.chat.neftune import lengths_of
-from hftrain.chat.template import CHATML
 from hftrain.config import ConfigError, parse
 from hftrain.data.readers import Fault
 from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.models.neftune import lengths_of
+from hftrain.tasks import chat
+from hftrain.tasks.chat.template import CHATML
+from hftrain.text.causal import collate_causal
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "chat.py"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import pytest
 from chat_models import MARKS, make_tokenizer
 
-from hftrain import chat
-from hftrain.chat.template import CHATML
 from hftrain.config import DataConfig
 from hftrain.data.readers import Fault
-from hftrain.preference import load_preferences, to_preference, tokenize_preferences
+from hftrain.tasks import chat
+from hftrain.tasks.chat.template import CHATML
+from hftrain.tasks.preference import load_preferences, to_preference, tokenize_preferences
 
 USER, ANSWER = {"role": "user", "content": "a few"}, {"role": "assistant", "content": "words"}
 AGAIN, MORE = {"role": "user", "content": "and numbers"}, {"role": "assistant", "content": "1 2 3"}

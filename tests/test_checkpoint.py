@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import multiprocessing
 from transformers import BertConfig, BertForMaskedLM
 
-from hftrain import checkpoint
+from hftrain.train import checkpoint
 
 CONTRACT = {"seed": 1, "learning_rate": 3e-4, "model": {"d_model": 64, "d_ff": 256}}
 STATE = {"samples_seen": 640, "seconds": 12.5, "best": None}

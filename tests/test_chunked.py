@@ -10,10 +10,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from hftrain import losses
-from hftrain.causal import collate_causal
 from hftrain.losses import causal_language_model, chunked_cross_entropy, cross_entropy, sequence_to_sequence
 from hftrain.models import TransformerConfig
-from hftrain.trials import chunk_loss
+from hftrain.text.causal import collate_causal
+from hftrain.train.trials import chunk_loss
 
 TINY = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 KV = {"num_key_value_heads": 2, "head_dim": 8}

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 import transformers
 from torch.testing import assert_close
 
-from hftrain import classification, text
-from hftrain.classification.losses import losses
-from hftrain.classification.scoring import best_threshold, tune_thresholds
+from hftrain import text
 from hftrain.config import ConfigError
 from hftrain.metrics import load_metric
 from hftrain.models.freezing import freeze
+from hftrain.tasks import classification
+from hftrain.tasks.classification.losses import losses
+from hftrain.tasks.classification.scoring import best_threshold, tune_thresholds
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
@@ -495,7 +496,7 @@ def test_the_loss_does_not_depend_on_the_cut(tmp_path):
 
 def train(config: Any) -> tuple[list[float], Any]:
     """Losses and gradient norms of each step, and the model, without test and report."""
-    from hftrain.loop import fit, start
+    from hftrain.train.loop import fit, start
 
     accelerator = start(config)
     examples, tokenizer, names = prepare(config)

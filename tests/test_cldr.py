@@ -5,8 +5,8 @@ from datetime import datetime
 
 import pytest
 
-from hftrain.data.cldr import PLAIN_SPACES, generate
 from hftrain.data.rows import fingerprint, leaks
+from hftrain.tasks.translation.cldr import PLAIN_SPACES, generate
 
 SIZES = {"train": 1_500, "validation": 100, "test": 100}
 

@@ -205,7 +205,7 @@ def test_verify_lists_checkpoints_and_fails_for_a_damaged_one(tmp_path, capsys):
     import torch
     from accelerate import Accelerator
 
-    from hftrain import checkpoint
+    from hftrain.train import checkpoint
 
     for step in (5, 10):
         checkpoint.save(

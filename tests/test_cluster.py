@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from resume_worker import WorkerConfig, exit_codes, fork, train
 
-from hftrain import checkpoint
 from hftrain.report.history import read_history
+from hftrain.train import checkpoint
 
 WORKER = Path(__file__).with_name("resume_worker.py")
 ROOT = Path(__file__).resolve().parents[1]

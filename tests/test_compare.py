@@ -7,11 +7,11 @@ import warnings
 from dataclasses import dataclass
 
 from hftrain import cli
-from hftrain.compare import comparable, read_run, read_runs
 from hftrain.config import TrainConfig
 from hftrain.report import History, publish, write_results
 from hftrain.report.curves import overlaid
 from hftrain.report.history import write_run
+from hftrain.train.compare import comparable, read_run, read_runs
 
 RESULTS = {"total_steps": 20, "samples_seen": 640, "train_runtime": 65.0, "train_tokens_per_second": 9.5}
 

@@ -14,12 +14,13 @@ from resume_worker import WorkerConfig, train
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from hftrain import checkpoint, distributed
-from hftrain.checkpoint.reading import sha256_of_json
+from hftrain import distributed
 from hftrain.config import RecipeConfig
-from hftrain.contract import ALLOWED, DERIVED, RECORDED_FIRST, base_weights, compare, optional, run_contract
+from hftrain.data.files import sha256_of
 from hftrain.data.plan import Plan, cut, same_cut
-from hftrain.files import sha256_of
+from hftrain.train import checkpoint
+from hftrain.train.checkpoint.reading import sha256_of_json
+from hftrain.train.contract import ALLOWED, DERIVED, RECORDED_FIRST, base_weights, compare, optional, run_contract
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from resume_worker import WorkerConfig, trace, train
 
-from hftrain import checkpoint, choosing
 from hftrain.config import ConfigError, TrainConfig, defaults, parse, printing
 from hftrain.config.defaults import LIMITS, Known, cadence, choose, stretched
-from hftrain.run import Run
+from hftrain.train import checkpoint, choosing
+from hftrain.train.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")

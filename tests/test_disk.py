@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from resume_worker import WorkerConfig, trace, train
 
-from hftrain import checkpoint
 from hftrain.config import errors
 from hftrain.report.progress import Progress
+from hftrain.train import checkpoint
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from exact_worker import MODELS, collate, lengths_of, make_examples
 
-from hftrain.evaluation import _share, mean_loss, predict
 from hftrain.losses import count_labels, sequence_to_sequence
+from hftrain.train.evaluation import _share, mean_loss, predict
 
 EXAMPLES = make_examples(46)
 LENGTHS = lengths_of(EXAMPLES)

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hftrain.cli import main
-from hftrain.export import VECTORS, export
-from hftrain.serving import read_vectors
+from hftrain.deploy.export import VECTORS, export
+from hftrain.deploy.serving import read_vectors
 
 PROMPTS = ("some words", "1 2 3")
 

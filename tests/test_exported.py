@@ -22,8 +22,9 @@ from transformers import (
     MiniMaxForCausalLM,
 )
 
-from hftrain import checkpoint, distributed
-from hftrain.run import export
+from hftrain import distributed
+from hftrain.train import checkpoint
+from hftrain.train.run import export
 
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 

@@ -16,9 +16,9 @@ from accelerate.state import AcceleratorState
 from accelerate.tracking import get_available_trackers
 from resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 
-from hftrain import checkpoint
 from hftrain.data.plan import Plan
 from hftrain.report import publish
+from hftrain.train import checkpoint
 
 EXACT = {"dropout": 0.0}
 

@@ -13,8 +13,8 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from hftrain.flops import PEAKS, count_parameters, peak_flops, training_flops
 from hftrain.models import TransformerConfig
+from hftrain.train.flops import PEAKS, count_parameters, peak_flops, training_flops
 
 TINY = {"vocab_size": 211, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
 MODELS = {

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from hftrain import classification, folds
-from hftrain.classification import ClassificationConfig
 from hftrain.config import ConfigError, DataConfig
 from hftrain.config.pretraining import PretrainingConfig
-from hftrain.recipe import run
-from hftrain.splits import load_splits
+from hftrain.data.splits import load_splits
+from hftrain.tasks import classification
+from hftrain.tasks.classification import ClassificationConfig
+from hftrain.train import folds
+from hftrain.train.recipe import run
 
 ROOT = Path(__file__).resolve().parents[1]
 spec = importlib.util.spec_from_file_location("classify_folds", ROOT / "recipes" / "classify.py")

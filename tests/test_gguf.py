@@ -13,10 +13,10 @@ import torch
 from chat_models import make_folder, make_tokenizer
 from transformers import AutoModelForCausalLM
 
-from hftrain import chat
 from hftrain.config import ModelConfig
 from hftrain.models import load
 from hftrain.models.gguf import folder_of
+from hftrain.tasks import chat
 
 gguf = pytest.importorskip("gguf")
 BLOCK = {

@@ -21,16 +21,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hftrain import inspect
-from hftrain.causal import causal_lengths, collate_causal
 from hftrain.cli import main as command_line
 from hftrain.cli.inspect import shown
 from hftrain.config import TrainConfig
 from hftrain.data.packing import Packed, pack
 from hftrain.data.plan import Plan, steps
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.text import collate_pairs
+from hftrain.text.causal import causal_lengths, collate_causal
+from hftrain.train import inspect
+from hftrain.train.loop import fit, start
 
 TINY = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 400}
 CLASSES = {"id2label": {0: "calm", 1: "loud"}}

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import hftrain
 from hftrain.data import tokens
 from hftrain.data.tokens import TokenFiles
-from hftrain.prepare import prepare
+from hftrain.tasks.pretraining.prepare import prepare
 from hftrain.text import examples
 from hftrain.text.examples import TOKENS, tokenized
 

@@ -10,10 +10,10 @@ import pyarrow.parquet
 import pytest
 import transformers
 
-from hftrain import classification
-from hftrain.classification import report
 from hftrain.config import ConfigError, parse
 from hftrain.data.written import unwritten
+from hftrain.tasks import classification
+from hftrain.tasks.classification import report
 
 SEVERAL = "multi_label_classification"
 SIZE = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}

@@ -7,8 +7,8 @@ import transformers
 from transformers import AutoModelForSeq2SeqLM
 
 from hftrain.config import ModelConfig, RecipeConfig
+from hftrain.data.splits import load_splits
 from hftrain.models import load
-from hftrain.splits import load_splits
 
 SIZE = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "vocab_size": 50}
 COLUMNS = {"source": "en", "target": "de"}

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from hftrain import checkpoint
-from hftrain.checkpoint import locking
+from hftrain.train import checkpoint
+from hftrain.train.checkpoint import locking
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWPID = 0x20000, 0x4000000, 0x20000000
 

@@ -6,12 +6,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hftrain.causal import collate_causal
 from hftrain.config import ConfigError, TrainConfig
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
-from hftrain.optim import keep_matmuls, make_optimizer
-from hftrain.trials import chunk_loss
+from hftrain.text.causal import collate_causal
+from hftrain.train.loop import fit, start
+from hftrain.train.optim import keep_matmuls, make_optimizer
+from hftrain.train.trials import chunk_loss
 
 SHAPE = {
     "vocab_size": 128,

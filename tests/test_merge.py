@@ -10,12 +10,12 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from hftrain import chat
 from hftrain.cli import main
 from hftrain.config import RecipeConfig
-from hftrain.merge import MAX_KL, NotTheSame, compare, logits_of, merge
+from hftrain.deploy.merge import MAX_KL, NotTheSame, compare, logits_of, merge
 from hftrain.models import load
 from hftrain.report import write_model_card
+from hftrain.tasks import chat
 
 PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
 

@@ -10,7 +10,7 @@ from exact_worker import MODELS, collate, make_examples
 from torch import nn
 
 from hftrain.losses import sequence_to_sequence
-from hftrain.optim import (
+from hftrain.train.optim import (
     ExponentialMovingAverage,
     Muon,
     make_optimizer,

@@ -7,9 +7,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hftrain.config import TrainConfig
 from hftrain.data.plan import Plan
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
 from hftrain.report.history import read_history
+from hftrain.train.loop import fit, start
 
 STEPS, MICRO, ACCUMULATION = 32, 4, 4
 BATCH = MICRO * ACCUMULATION

@@ -16,8 +16,9 @@ import transformers
 from safetensors import safe_open
 from test_classify import NUMBER, ROOT, SEVERAL, build, configured, make_rows, prepare, recipe, train, write
 
-from hftrain import classification, cli, text
+from hftrain import cli, text
 from hftrain.predict import predict
+from hftrain.tasks import classification
 
 TEXTS = ["the big dog", "my old red", "soup", "under the very new and small bread of the cat"]
 
@@ -47,7 +48,7 @@ def test_an_adapter_brings_its_head_and_all_that_was_new(tmp_path, kind):
 
 
 def test_folders_load_by_plain_transformers(tmp_path):
-    from hftrain.classification import report
+    from hftrain.tasks.classification import report
 
     (tmp_path / "bert").mkdir()
     folder = build("bert", tmp_path / "bert")

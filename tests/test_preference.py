@@ -23,7 +23,7 @@ from hftrain import cli
 from hftrain.config import changed
 from hftrain.data.plan import MicroBatch
 from hftrain.data.readers import Fault
-from hftrain.preference import (
+from hftrain.tasks.preference import (
     PreferenceConfig,
     ReferencePoint,
     collate_preferences,
@@ -32,11 +32,11 @@ from hftrain.preference import (
     evaluate_preferences,
     preference_loss,
     to_preference,
-    training,
     with_reference,
 )
-from hftrain.preference.losses import log1mexp
-from hftrain.preference.training import sequence_log_probs
+from hftrain.tasks.preference import scoring as training
+from hftrain.tasks.preference.losses import log1mexp
+from hftrain.tasks.preference.scoring import sequence_log_probs
 
 IGNORE = -100
 ROOT = Path(__file__).resolve().parents[1]

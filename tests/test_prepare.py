@@ -15,7 +15,8 @@ import pytest
 
 from hftrain import cli
 from hftrain.data.tokens import TokenFiles, blocks, is_token_folder, mix, verify
-from hftrain.prepare import prepare, writing
+from hftrain.tasks.pretraining import prepare as writing
+from hftrain.tasks.pretraining.prepare import prepare
 from hftrain.text import train_tokenizer
 
 WORDS = [f"{start}{end}" for start in ("qui", "bro", "la", "wiz", "ja") for end in ("ck", "wn", "zy", "ard", "de")]

@@ -9,13 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from hftrain import denoising, pretraining
 from hftrain.config import ConfigError, parse
 from hftrain.data.noise import Noised
 from hftrain.data.tokens import blocks
-from hftrain.flops import count_parameters
 from hftrain.models import TransformerConfig, new
-from hftrain.prepare import prepare
+from hftrain.tasks.pretraining import denoising
+from hftrain.tasks.pretraining import tokens as pretraining
+from hftrain.tasks.pretraining.prepare import prepare
+from hftrain.train.flops import count_parameters
 from recipes import pretrain as PRETRAIN
 from recipes import pretrain_mlm as MLM
 

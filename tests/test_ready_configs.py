@@ -21,15 +21,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
-from hftrain import answering, classification, tagging, text
-from hftrain.causal import collate_causal
+from hftrain import text
 from hftrain.config import parse
 from hftrain.losses import SummingHead, causal_language_model, sequence_to_sequence
 from hftrain.models.adapters import add_adapters, check_targets
 from hftrain.models.load import DTYPES
 from hftrain.models.positions import count_positions
-from hftrain.preference import collate_preferences, preference_loss
-from hftrain.trials import check_packing, chunk_loss
+from hftrain.tasks import answering, classification, tagging
+from hftrain.tasks.preference import collate_preferences, preference_loss
+from hftrain.text.causal import collate_causal
+from hftrain.train.trials import check_packing, chunk_loss
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "configs"
 GIB = 2**30

@@ -21,11 +21,11 @@ from accelerate import Accelerator
 from resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 from safetensors.torch import load_file
 
-from hftrain import checkpoint
-from hftrain.contract import run_contract
 from hftrain.data.plan import Plan
 from hftrain.models import TransformerConfig
 from hftrain.signals import EXIT_INTERRUPTED
+from hftrain.train import checkpoint
+from hftrain.train.contract import run_contract
 
 WORKER = Path(__file__).with_name("resume_worker.py")
 # Dropout, averaged weights, workers, an epoch of 8 + 8 + 4 examples cut into micro-batches of 3, windows of the log

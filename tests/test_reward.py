@@ -12,10 +12,10 @@ from datasets import Dataset
 from test_preference import collate, make_examples, write_rows
 from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
-from hftrain.inspect import asked
-from hftrain.merge import merge
-from hftrain.preference import bradley_terry, count_examples, reward_loss
-from hftrain.preference.online import reward_function
+from hftrain.deploy.merge import merge
+from hftrain.tasks.preference import bradley_terry, count_examples, reward_loss
+from hftrain.tasks.preference.online import reward_function
+from hftrain.train.inspect import asked
 
 
 def make_model() -> LlamaForSequenceClassification:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
 
-from hftrain import cli, sealed
+from hftrain import cli
+from hftrain.data import sealed
 
 
 def tiny():

@@ -13,13 +13,13 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hftrain.cli import main
 from hftrain.config import RecipeConfig
+from hftrain.deploy.merge import merge
 from hftrain.losses import causal_language_model
-from hftrain.merge import merge
 from hftrain.models import load
 from hftrain.models.adapters import load_adapted
-from hftrain.preference import PreferenceConfig, preference_loss
+from hftrain.tasks.preference import PreferenceConfig, preference_loss
 from hftrain.text import embedding_rows
-from hftrain.trials import chunk_loss
+from hftrain.train.trials import chunk_loss
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
 

@@ -17,8 +17,8 @@ from chat_models import make_adapter, make_folder
 from transformers import AutoTokenizer
 
 from hftrain.cli import main
-from hftrain.export import VECTORS, export
-from hftrain.serving import Answer, ask, judge, read_vectors
+from hftrain.deploy.export import VECTORS, export
+from hftrain.deploy.serving import Answer, ask, judge, read_vectors
 
 PROMPTS = ("some words", "1 2 3 and a few words")
 

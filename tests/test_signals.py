@@ -13,12 +13,13 @@ import pytest
 from resume_worker import WorkerConfig, exit_codes, fork, trace, train, without_timings
 from torch.utils.file_baton import FileBaton
 
-from hftrain import checkpoint, evaluation, signals
+from hftrain import signals
 from hftrain.config.errors import explains
 from hftrain.data.plan import Plan, steps
 from hftrain.distributed.compiling import LONGEST_SECONDS, bound_waiting
 from hftrain.metrics.checks import same_length
 from hftrain.signals import exit_code, relay
+from hftrain.train import checkpoint, evaluation
 
 
 def test_a_launcher_ends_a_program_that_heeds_no_signal_yet_by_sigterm(capfd, monkeypatch):

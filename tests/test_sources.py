@@ -17,15 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from hftrain import splits
-from hftrain.chat import load_chats
 from hftrain.config import ConfigError, DataConfig
+from hftrain.data import splits
 from hftrain.data.conll import read_conll
 from hftrain.data.documents import open_source
+from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Dialect
 from hftrain.data.rows import load_rows
 from hftrain.data.squad import read_squad
-from hftrain.files import cache, make_once
+from hftrain.tasks.chat import load_chats
 
 ROWS = [{"text": "Straße, the first", "label": "a"}, {"text": "two", "label": "b"}, {"text": "drei", "label": "a"}]
 COLUMNS = {"text": "text", "label": "label"}

@@ -10,8 +10,8 @@ import pytest
 from hftrain.config import DataConfig
 from hftrain.data.cut import deal, draw, fold_rows, held_out_size, split_rows
 from hftrain.data.names import alike
+from hftrain.data.splits import few_to_choose_by, load_splits, strata_of
 from hftrain.metrics.intervals import wilson
-from hftrain.splits import few_to_choose_by, load_splits, strata_of
 
 COLUMNS = {"text": "text", "label": "label"}
 

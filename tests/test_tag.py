@@ -18,13 +18,13 @@ import transformers
 from accelerate import Accelerator
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from hftrain import tagging
 from hftrain.config import ConfigError
 from hftrain.losses import count_labels
 from hftrain.predict import predict
-from hftrain.tagging import find_scheme, scheme_fault
-from hftrain.tagging.spans import words_of
-from hftrain.tagging.windows import windows
+from hftrain.tasks import tagging
+from hftrain.tasks.tagging import find_scheme, scheme_fault
+from hftrain.tasks.tagging.examples import windows
+from hftrain.tasks.tagging.spans import words_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "tag.py"

@@ -11,10 +11,10 @@ import pytest
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from hftrain import tagging
 from hftrain.config import DataConfig
-from hftrain.tagging.spans import tag_words, words_of
-from hftrain.tagging.windows import before_words
+from hftrain.tasks import tagging
+from hftrain.tasks.tagging.examples import before_words
+from hftrain.tasks.tagging.spans import tag_words, words_of
 
 TEXT = "Zoë Ng left Berlin-based Acme 🙂 for Oslo."
 SPANS = [[0, 6, "PER"], [12, 18, "LOC"], [25, 29, "ORG"], [36, 40, "LOC"]]

@@ -17,7 +17,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
-from hftrain.data.cldr import generate
+from hftrain.tasks.translation.cldr import generate
+from hftrain.tasks.translation.translation import pair_collator
 from hftrain.text import (
     collate_pairs,
     decode,
@@ -28,7 +29,6 @@ from hftrain.text import (
     train_tokenizer,
     vocabulary,
 )
-from hftrain.translation import pair_collator
 
 PAIRS: dict[str, Any] = {"max_source_length": 32, "max_target_length": 32}
 

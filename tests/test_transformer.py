@@ -32,7 +32,7 @@ from hftrain.models import (
     TransformerForMaskedLM,
     TransformerModel,
 )
-from hftrain.models.attention import SelfAttention, biased, distances, read_layout, t5_buckets, visibility
+from hftrain.models.transformer.attention import SelfAttention, biased, distances, read_layout, t5_buckets, visibility
 
 POSITIONS = ("sinusoidal", "learned", "shaw", "t5", "rotary")
 LAYERS = {"encoder-decoder": (2, 2), "encoder-only": (2, 0), "decoder-only": (0, 2)}

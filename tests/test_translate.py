@@ -17,10 +17,11 @@ import sentencepiece
 import torch
 import transformers
 
-from hftrain import text, translation
+from hftrain import text
 from hftrain.config import ConfigError, parse
 from hftrain.data.rows import fingerprint
 from hftrain.predict import predict
+from hftrain.tasks.translation import translation
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "translate.py"

@@ -11,13 +11,13 @@ import numpy as np
 from accelerate.utils import gather_object
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hftrain.causal import collate_causal
 from hftrain.config import TrainConfig
 from hftrain.distributed import whole_while_used
-from hftrain.loop import start
 from hftrain.losses import causal_language_model, count_next_labels
-from hftrain.trials import check_batches, check_causal, check_packing, chunk_loss
-from hftrain.trials.gradients import try_examples
+from hftrain.text.causal import collate_causal
+from hftrain.train.loop import start
+from hftrain.train.trials import check_batches, check_causal, check_packing, chunk_loss
+from hftrain.train.trials.gradients import try_examples
 
 SHAPE = {
     "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,

@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 def chat(args: argparse.Namespace) -> int:
     """A message a line on standard input, until /exit or its end; the answers stream to standard output."""
-    from hftrain.hush import hush_libraries
+    from hftrain.quiet import hush_libraries
 
     hush_libraries()
     if args.seed is not None:
@@ -61,7 +61,7 @@ def chat(args: argparse.Namespace) -> int:
 
 def load(folder: Path, device: str | None, base: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """The model, and the tokenizer that was saved with it."""
-    from hftrain.predict import folder as saved
+    from hftrain.models import saved as saved
 
     config = saved.read_config(folder, base, trust_remote_code=trust_remote_code)
     if not saved.kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
@@ -83,7 +83,7 @@ def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     that the template refuses stands in front of what the user says first."""
     from jinja2.exceptions import TemplateError
 
-    from hftrain.chat import fold_system
+    from hftrain.tasks.chat import fold_system
 
     if tokenizer.chat_template is None:
         return tokenizer(messages[-1]["content"])["input_ids"]

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    from hftrain.compare import in_words, read_runs, write_comparison
+    from hftrain.train.compare import in_words, read_runs, write_comparison
 
     runs = read_runs(args.folders)
     print(visible("\n".join(in_words(runs))))

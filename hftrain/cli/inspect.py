@@ -29,11 +29,11 @@ def add(commands: Any) -> None:
 
 
 def inspect_recipe(args: argparse.Namespace) -> int:
+    from hftrain.cli.program import run_file
     from hftrain.cli.recipes import find_recipe
     from hftrain.config.defaults import describe
-    from hftrain.inspect import Limits, Seen, asked, breaches, measure, sample
-    from hftrain.program import run_file
     from hftrain.report.formats import format_number
+    from hftrain.train.inspect import Limits, Seen, asked, breaches, measure, sample
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
@@ -101,7 +101,7 @@ class _Said(logging.Handler):
 
 def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
     """Lines that show an example, what is learnt between `marks`."""
-    from hftrain.inspect import tokenizer_of
+    from hftrain.train.inspect import tokenizer_of
 
     tokenizer = tokenizer_of(view.processor)
     if not hasattr(tokenizer, "decode"):

@@ -54,13 +54,13 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
 
 
 def merge_adapter(args: argparse.Namespace) -> int:
-    from hftrain.merge import merge
+    from hftrain.deploy.merge import merge
 
     return _write(args, merge, {"dtype": args.dtype})
 
 
 def export_model(args: argparse.Namespace) -> int:
-    from hftrain.export import export
+    from hftrain.deploy.export import export
 
     more = {"dtype": args.dtype or "bfloat16", "llama_cpp": args.gguf, "max_new_tokens": args.max_new_tokens}
     return _write(args, export, more)
@@ -69,9 +69,9 @@ def export_model(args: argparse.Namespace) -> int:
 def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int:
     from hftrain.data.lines import USUAL
     from hftrain.data.sources import existing
-    from hftrain.hush import hush_libraries
-    from hftrain.merge import NotTheSame
+    from hftrain.deploy.merge import NotTheSame
     from hftrain.predict.reading import read_texts
+    from hftrain.quiet import hush_libraries
 
     hush_libraries()
     if args.prompts:

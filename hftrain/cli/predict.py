@@ -58,10 +58,10 @@ def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
     from hftrain.data.sources import existing
-    from hftrain.hush import hush_libraries
+    from hftrain.models.saved import kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.folder import kind, read_config
     from hftrain.predict.reading import Inputs, Reading, check_output, read_file
+    from hftrain.quiet import hush_libraries
 
     hush_libraries()
     set_verbosity_error()  # it would report the head that an adapter brings along as missing in its base model

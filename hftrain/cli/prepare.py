@@ -55,10 +55,10 @@ def prepare_tokens(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
     from hftrain.config import DataConfig
+    from hftrain.data.splits import dialect_of
     from hftrain.data.tokens import TokenFiles
     from hftrain.models.trust import refusing_code
-    from hftrain.prepare import prepare
-    from hftrain.splits import dialect_of
+    from hftrain.tasks.pretraining.prepare import prepare
 
     handler = logging.StreamHandler()
     handler.setFormatter(Visible())

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hftrain import program
+from hftrain.cli import program
 from hftrain.signals import exit_code, relay
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def parses(recipe: str | Path) -> bool:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     return ("hftrain.config" in imported and ("parse", 1, 0) in calls) or (
-        "hftrain.recipe" in imported and ("run", 2, 0) in calls
+        "hftrain.train.recipe" in imported and ("run", 2, 0) in calls
     )
 
 
@@ -119,6 +119,6 @@ def run_recipe(args: argparse.Namespace) -> int:
             print(checked.stderr, end="", file=sys.stderr)
             return 2
     # A session of its own: a terminal would send Ctrl-C to every process of the run, and each should get it once.
-    words = [sys.executable, program.FILE, "-m", "hftrain.launch", *launcher, recipe, *own]
+    words = [sys.executable, program.FILE, "-m", "hftrain.cli.launch", *launcher, recipe, *own]
     child = subprocess.Popen(words, start_new_session=True)
     return exit_code(child.wait(), sent)

@@ -30,8 +30,8 @@ def add(commands: Any) -> None:
 def check_serve(args: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
+    from hftrain.deploy.serving import check_server, read_vectors
     from hftrain.models.trust import refusing_code
-    from hftrain.serving import check_server, read_vectors
 
     vectors = read_vectors(args.folder)
     with refusing_code(args.folder):

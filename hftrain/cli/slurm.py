@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hftrain import program
+from hftrain.cli import program
 from hftrain.cli.recipes import PACKAGE, find_recipe, parses
 
 SBATCH = ("time", "partition", "account", "qos", "constraint", "mem", "cpus_per_task", "job_name", "signal")

@@ -22,9 +22,9 @@ def add(commands: Any) -> None:
 
 
 def verify(args: argparse.Namespace) -> int:
-    from hftrain.checkpoint import checkpoints
     from hftrain.data import tokens
-    from hftrain.sealed import MANIFEST, is_sealed
+    from hftrain.data.sealed import MANIFEST, is_sealed
+    from hftrain.train.checkpoint import checkpoints
 
     if not tokens.is_token_folder(args.folder):
         sealed = is_sealed(args.folder)
@@ -46,7 +46,7 @@ def has_weights(folder: Path) -> bool:
 
 def verify_model(folder: Path) -> bool:
     """Prints whether the model in `folder` is as it was written; returns whether it is not."""
-    from hftrain.sealed import problems
+    from hftrain.data.sealed import problems
 
     found = problems(folder)
     print(visible(f"final model: {'; '.join(found) or 'good'}"))
@@ -55,7 +55,7 @@ def verify_model(folder: Path) -> bool:
 
 def verify_checkpoints(folder: Path) -> bool:
     """Prints a line for each checkpoint; returns whether one is damaged."""
-    from hftrain.checkpoint import describe
+    from hftrain.train.checkpoint import describe
 
     rows = describe(folder)
     lines = [("checkpoint", "step", "examples", "MB", "finite", "state")]

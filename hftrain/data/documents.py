@@ -141,7 +141,9 @@ def open_source(
     limit: int | None = None,
     seed: int = 0,
 ) -> Files | Stream:
-    """The texts of a source, named as `hftrain.prepare.prepare` says; of `limit` texts, those whose hash is first.
+    """The texts of a source, named as `hftrain.tasks.pretraining.prepare.prepare` says.
+
+    With a `limit`, the texts whose hash comes first are taken.
 
     Raises:
         ValueError: there is nothing of this name, or no such column.

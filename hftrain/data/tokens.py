@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hftrain.data.files import cache, sha256_of
 from hftrain.data.packing import Packed, pack
 from hftrain.data.readers import did_you_mean
-from hftrain.files import cache, sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
+from hftrain.distributed.moments import misfits
 from hftrain.distributed.step import total, zero_stage
 from hftrain.distributed.watch import moved
-from hftrain.optim import misfits
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
-from .configuration import TransformerConfig
-from .heads import (
+from .transformer.configuration import TransformerConfig
+from .transformer.heads import (
     TransformerForCausalLM,
     TransformerForConditionalGeneration,
     TransformerForMaskedLM,
@@ -20,7 +20,7 @@ from .heads import (
     TransformerForSequenceClassification,
     TransformerForTokenClassification,
 )
-from .transformer import TransformerModel
+from .transformer.transformer import TransformerModel
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 # Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.

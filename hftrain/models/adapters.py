@@ -16,7 +16,7 @@ from transformers.utils import logging as hf_logging
 
 from hftrain.config import LoraConfig
 from hftrain.config.schema import default_of
-from hftrain.files import ADAPTER
+from hftrain.data.files import ADAPTER
 from hftrain.models.trust import CodeRefused, refusing_code
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hftrain.files import cache, sha256_of, whole
+from hftrain.data.files import cache, sha256_of, whole
 
 logger = logging.getLogger(__name__)
 

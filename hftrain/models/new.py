@@ -7,8 +7,8 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
-from hftrain.models.configuration import TransformerConfig
 from hftrain.models.load import unknown_key
+from hftrain.models.transformer.configuration import TransformerConfig
 
 CUSTOM = "transformer"  # our own
 

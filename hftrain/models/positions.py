@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hftrain.models.configuration import TransformerConfig
+from hftrain.models.transformer.configuration import TransformerConfig
 
 
 def count_positions(model: Any) -> tuple[int | None, int]:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.predict import answering, classifying, tagging
-from hftrain.predict.folder import kind, read_config
-from hftrain.predict.translating import translate
+from hftrain.models.saved import kind, read_config
+from hftrain.tasks.answering import predict as answering
+from hftrain.tasks.classification import predict as classifying
+from hftrain.tasks.tagging import predict as tagging
+from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
 
 

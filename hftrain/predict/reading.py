@@ -14,12 +14,12 @@ from hftrain.data.conll import is_tagged, read_lines, with_tags
 from hftrain.data.lines import Dialect, Fault, decode, raw_lines
 from hftrain.data.readers import Item, check_text
 from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing, open_file
+from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
-from hftrain.splits import dialect_of
-from hftrain.tagging.rows import OF_WORDS, names_columns
-from hftrain.tagging.settings import TaggingConfig
-from hftrain.tagging.tables import read_table
+from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
+from hftrain.tasks.tagging.tables import read_table
 
 logger = logging.getLogger(__name__)
 

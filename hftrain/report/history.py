@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hftrain.files import fsync, make_again
+from hftrain.data.files import fsync, make_again
 from hftrain.report.formats import without_home
 from hftrain.terminal import visible_json
 

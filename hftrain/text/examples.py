@@ -23,8 +23,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 import hftrain
+from hftrain.data.files import cache, sha256_of, whole
 from hftrain.data.rows import fingerprint
-from hftrain.files import cache, sha256_of, whole
 
 if TYPE_CHECKING:
     from datasets import Dataset

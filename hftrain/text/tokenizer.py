@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from hftrain.data.files import cache, make_once
 from hftrain.data.rows import fingerprint
-from hftrain.files import cache, make_once
 from hftrain.models.positions import count_positions
 from hftrain.text.examples import BATCH_ROWS
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from resume_worker import WorkerConfig, train
 
-from hftrain import checkpoint, sealed
+from hftrain.data import sealed
+from hftrain.train import checkpoint
 from scenarios import Row, Try, check
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hftrain import checkpoint
+from hftrain.train import checkpoint
 from scenarios import Row, Try
 from scenarios.program import import_the_rest, run
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from resume_worker import WorkerConfig, trace, train
 
-from hftrain import checkpoint
+from hftrain.train import checkpoint
 from scenarios import Row, Try, check
 
 REFUSED: list[tuple[dict[str, Any], dict[str, str], str]] = [  # settings, environment, key that the error names

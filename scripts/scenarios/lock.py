@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hftrain.checkpoint import locking
+from hftrain.train.checkpoint import locking
 from scenarios import Row, Try, fork, wait
 
 SCENES = ("new folder", "dead lock", "empty lock", "dead lock, dead successor", "released")

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from hftrain import cli
 from hftrain.config import DataConfig
-from hftrain.splits import load_splits
+from hftrain.data.splits import load_splits
 from scenarios import Row, Try, check, fork, wait
 
 ROOT = Path(cli.__file__).parents[2]

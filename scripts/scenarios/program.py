@@ -19,12 +19,12 @@ from tokenizers import Tokenizer, models, trainers
 from hftrain import signals
 from hftrain.config import TrainConfig
 from hftrain.config.errors import explain_errors
-from hftrain.evaluation import mean_loss
-from hftrain.hush import hush_libraries
-from hftrain.loop import fit, start
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
+from hftrain.quiet import hush_libraries
 from hftrain.report import publish
+from hftrain.train.evaluation import mean_loss
+from hftrain.train.loop import fit, start
 
 
 def import_the_rest() -> None:

@@ -10,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
-from hftrain import checkpoint, sealed
+from hftrain.data import sealed
+from hftrain.train import checkpoint
 from scenarios import Row, Try, check, killed
 
 

@@ -1,0 +1,152 @@
+"""Does a server give what the exported model gives? Its tokens and greedy answers against the export's test vectors."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hftrain.deploy.export import VECTORS, Vector
+
+
+@dataclass
+class Answer:
+    """What a server said to one test vector; None where it does not tell."""
+
+    prompt_ids: list[int] | None
+    prompt_tokens: int | None
+    output: str
+
+
+@dataclass
+class Verdict:
+    """What came of one test vector."""
+
+    problems: list[str]  # none: the server gives what the export gives
+    notes: list[str]  # differences that rounding explains
+    compared: str  # of the prompt: its "tokens", their "number", or "nothing", as the server tells
+
+
+def read_vectors(path: str | Path) -> list[Vector]:
+    """Test vectors from a file, or of an exported folder.
+
+    Raises:
+        ValueError: there are none.
+    """
+    path = Path(path)
+    path = path / VECTORS if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"no {path}: `hftrain export` writes the test vectors that a server is compared with")
+    return [Vector(**vector) for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]]
+
+
+def check_server(
+    url: str,
+    vectors: Sequence[Vector],
+    tokenizer: Any,
+    *,
+    model: str | None = None,
+    near: float = 0.05,
+    timeout: float = 600,
+) -> list[Verdict]:
+    """Compares an OpenAI-compatible server with test vectors.
+
+    Args:
+        url: of the server, with or without /v1.
+        tokenizer: the export's, which tells at which token two answers part.
+        model: what the server calls the model; None: the one it lists.
+        near: answers may part at a token whose logit leads by less: there, rounding decides.
+        timeout: seconds for each answer.
+
+    Raises:
+        ValueError: the server cannot be reached, or answers with an error.
+    """
+    server = url.rstrip("/").removesuffix("/v1")
+    if model is None:
+        way_out = "say which with --model (of `transformers serve FOLDER` it is FOLDER as you wrote it)"
+        try:
+            listed = [entry["id"] for entry in ask(f"{server}/v1/models", None, timeout)["data"]]
+        except ValueError as error:
+            raise ValueError(f"{error}; if it serves a model, {way_out}") from error
+        if len(listed) != 1:
+            raise ValueError(f"{url} serves {', '.join(listed) or 'no model by name'}: {way_out}")
+        model = listed[0]
+    return [judge(vector, answer(server, model, vector, timeout), tokenizer, near) for vector in vectors]
+
+
+def answer(server: str, model: str, vector: Vector, timeout: float) -> Answer:
+    asked = {"model": model, "temperature": 0, "max_tokens": len(vector.output_ids), "stream": False}
+    if vector.messages:
+        said = ask(f"{server}/v1/chat/completions", asked | {"messages": vector.messages}, timeout)
+        output = said["choices"][0]["message"]["content"] or ""
+    else:
+        said = ask(f"{server}/v1/completions", asked | {"prompt": vector.prompt}, timeout)
+        output = said["choices"][0]["text"]
+    return Answer(tokens(server, model, vector, timeout), (said.get("usage") or {}).get("prompt_tokens"), output)
+
+
+def tokens(server: str, model: str, vector: Vector, timeout: float) -> list[int] | None:
+    """The server's own tokens of the prompt, where it has an endpoint that tells: vLLM, SGLang, llama.cpp."""
+    text = {"prompt": vector.prompt, "content": vector.prompt, "add_special_tokens": False, "add_special": False}
+    chat = {"messages": vector.messages, "add_generation_prompt": True} if vector.messages else {}
+    for asked in ([chat] if chat else []) + [text | {"parse_special": True}]:
+        try:
+            found = ask(f"{server}/tokenize", {"model": model, **asked}, timeout).get("tokens")
+        except ValueError:
+            continue
+        if found:
+            return found
+    return None
+
+
+def judge(vector: Vector, answer: Answer, tokenizer: Any, near: float) -> Verdict:
+    problems, notes = [], []
+    if answer.prompt_ids is not None and answer.prompt_ids != vector.prompt_ids:
+        at = parting(answer.prompt_ids, vector.prompt_ids)
+        problems.append(
+            f"the prompt's tokens differ from token {at} on: {answer.prompt_ids[at : at + 5]} instead of "
+            f"{vector.prompt_ids[at : at + 5]} ({tokenizer.decode(vector.prompt_ids[at : at + 5])!r})"
+        )
+    elif answer.prompt_tokens not in (None, len(vector.prompt_ids)):
+        problems.append(f"the prompt has {answer.prompt_tokens} tokens there, {len(vector.prompt_ids)} here")
+    if answer.output != vector.output:
+        texts = (
+            tokenizer.decode(vector.output_ids[:k], skip_special_tokens=True) for k in range(len(vector.output_ids) + 1)
+        )
+        at = max((k for k, text in enumerate(texts) if answer.output.startswith(text)), default=0)
+        at = min(at, len(vector.output_ids) - 1)
+        said = f"the answers part at token {at}: {answer.output!r} instead of {vector.output!r}"
+        if vector.margins[at] < near:
+            notes.append(f"{said}; a near tie (margin {vector.margins[at]:.3f}), which rounding decides")
+        else:
+            problems.append(f"{said} (margin {vector.margins[at]:.3f})")
+    compared = "nothing" if answer.prompt_tokens is None else "number"
+    return Verdict(problems, notes, compared if answer.prompt_ids is None else "tokens")
+
+
+def parting(first: Sequence[int], second: Sequence[int]) -> int:
+    """The first place where two sequences differ."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+def ask(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
+    """GET, or POST with a JSON body -> JSON.
+
+    Raises:
+        ValueError: no server, no JSON, or an error of HTTP with what the server says.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise ValueError(f"{url} answers {error.code}: {error.read().decode(errors='replace')[:500]}") from error
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"{url} cannot be asked: {error}") from error

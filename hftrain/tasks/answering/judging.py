@@ -1,0 +1,93 @@
+"""How good the scores of answers are: their intervals, and what a guess has that reads no question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain import text
+from hftrain.metrics.answers import score_v1, score_v2
+from hftrain.metrics.intervals import bootstrap, mean, wilson
+from hftrain.report.scores import MORE_TRAINING, no_better
+from hftrain.tasks.answering.scoring import Found, best_answers
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+LOOKED_AT = 1000  # training questions, by which the guess is chosen
+
+
+def judge(
+    rows: Mapping[str, Dataset],
+    examples: Mapping[str, Dataset],
+    found: Sequence[Found],
+    metrics: Sequence[str],
+    threshold: float,
+) -> dict[str, Any]:
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`."""
+    test = rows["test"]
+    said, right = best_answers(found, test["context"], threshold), list(test["answers"])
+    guess, guessed = guesses(rows["train"], test)
+    baseline: dict[str, float] = {"loss": guessed_loss(examples["train"], examples["test"])}
+    intervals: dict[str, Any] = {}
+    results: dict[str, float] = {}
+    if {"squad", "squad_v2"} & set(metrics):
+        score, exact = (score_v1, "exact_match") if "squad" in metrics else (score_v2, "exact")
+        scored, rival = (np.array([score(*pair) for pair in zip(each, right, strict=True)]) for each in (said, guessed))
+        answered = np.array([bool(each) for each in right])
+
+        def measured(pairs: np.ndarray, answered: np.ndarray) -> dict[str, float]:
+            parts = {"": np.ones_like(answered)}
+            parts |= {"HasAns_": answered, "NoAns_": ~answered} if exact == "exact" else {}
+            means = {prefix: 100 * pairs[part].mean(axis=0) for prefix, part in parts.items() if part.any()}
+            return {
+                f"{prefix}{name}": float(mean[i])
+                for prefix, mean in means.items()
+                for i, name in ((0, exact), (1, "f1"))
+            }
+
+        baseline |= measured(rival, answered)
+        intervals = bootstrap(lambda rows: measured(scored[rows], answered[rows]), len(scored))
+        low, high = wilson(scored[:, 0].sum(), len(scored))
+        intervals[exact] = 100 * low, 100 * high
+        results = {f"test_{name}": value for name, value in measured(scored, answered).items()}
+    if interval := mean([each.loss for each in found]):
+        labels = 2 * len(examples["test"]) / len(found)  # the loss is a mean over the two labels of each window
+        intervals["loss"] = interval[0] / labels, interval[1] / labels
+    evidence: dict[str, Any] = {
+        "baseline": {f"test_{name}": value for name, value in baseline.items()},
+        "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
+    }
+    remarks = [f"every question is left open; {MORE_TRAINING}"] if len(said) > 1 and not any(said) else []
+    return evidence | {
+        "remarks": remarks + no_better("test_f1", results, **evidence, guess=guess, task="question-answering")
+    }
+
+
+def guesses(training: Dataset, rows: Dataset) -> tuple[str, list[str]]:
+    """The better of two guesses by the F1 of training questions, in words, and its answers to `rows`: none, and the
+    first words of the text, as many as the median answer has."""
+    few = training.select(range(min(LOOKED_AT, len(training))))
+    sizes = [len(answer.split()) for answers in few["answers"] for answer in answers[:1]]
+    size = max(1, int(np.median(sizes))) if sizes else 1
+    ways: dict[str, Callable[[str], str]] = {
+        f"always the first {size} words of the text": lambda context: " ".join(context.split()[:size]),
+        "leaving every question open": lambda context: "",
+    }
+
+    def f1(name: str) -> float:
+        return sum(score_v2(ways[name](row["context"]), row["answers"])[1] for row in few)
+
+    best = max(ways, key=f1)
+    return best, [ways[best](context) for context in rows["context"]]
+
+
+def guessed_loss(training: Dataset, held_out: Dataset) -> float:
+    """The mean loss of a label if a window has no answer as often as those of training have, and else an answer begins
+    and ends at each of its tokens alike."""
+    absent, there = (np.array(each["labels"])[:, 0] == np.array(each["null"]) for each in (training, held_out))
+    share = np.clip(absent.mean(), 0.5 / len(absent), 1 - 0.5 / len(absent))
+    tokens = np.maximum(1, text.lengths(held_out, ["offsets"])[:, 0] // 2)
+    return float(np.where(there, -np.log(share), np.log(tokens) - np.log1p(-share)).mean())

@@ -1,0 +1,135 @@
+"""A question answering run for people: scores, the questions that are hardest, how long the contexts are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from hftrain import text
+from hftrain.data.sealed import seal
+from hftrain.data.several import scores_by_source, source_counts
+from hftrain.data.splits import sizes
+from hftrain.metrics.answers import score_v2
+from hftrain.report import Figure, Table
+from hftrain.report.charts import bars, histogram
+from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.scoring import Found, best_answers, probabilities
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WORST = 50  # questions in the table of those with the highest loss
+NONE = "(none)"
+SETTINGS = ("max_seq_length", "doc_stride", "max_answer_length", "n_best_size")
+
+
+def model_settings(config: AnsweringConfig) -> dict[str, Any]:
+    """What the model's configuration has to say for `hftrain predict` to say the same."""
+    windows = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig) if field.name in SETTINGS}
+    return {"use_cache": False, "answering": windows | {"no_answer_threshold": 1.0}}
+
+
+def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
+    """Writes into the saved configuration from which probability of no answer on none is given."""
+    config = accelerator.unwrap_model(model).config
+    config.answering = config.answering | {"no_answer_threshold": threshold}
+    if accelerator.is_main_process:
+        config.save_pretrained(output_dir)
+        seal(output_dir, ["config.json"])
+
+
+def report(
+    rows: Mapping[str, Dataset],
+    examples: Mapping[str, Dataset],
+    found: Sequence[Found],
+    threshold: float,
+    config: AnsweringConfig,
+) -> dict[str, Any]:
+    """What `publish` is to show of the data and of what is `found` in the test rows."""
+    test, always = rows["test"], all(all(split["answers"]) for split in rows.values())
+    shown = [
+        {
+            "question": row["question"],
+            "answer": answer or NONE,
+            "right": " / ".join(dict.fromkeys(row["answers"])) or NONE,
+            "F1": 100 * score_v2(answer, row["answers"])[1],
+            **({} if always else {"no answer": round(probabilities(each)[1], 4)}),
+            "loss": each.loss,
+        }
+        for row, answer, each in zip(test, best_answers(found, test["context"], threshold), found, strict=True)
+    ]
+    by_source = scores_by_source(test, F1=[row["F1"] for row in shown], loss=[each.loss for each in found])
+    worst = np.argsort([-each.loss for each in found], kind="stable")[:WORST].tolist()
+    note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
+    samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
+    none = "" if always else ", or that it is not there"
+    return {
+        "lead": f"Finds the answer to a question in a text{none}. Questions: {sizes(rows)}.",
+        "figures": [outcomes(shown), lengths(examples["train"], config)],
+        "tables": [
+            *([Table("By source", by_source)] if by_source else []),
+            Table("Worst questions", [shown[i] for i in worst], note=note, visible=10),
+        ],
+        "samples": [{name: each[name] for name in ("question", "answer", "right")} for each in samples],
+        "data": {name: describe(rows[name], examples[name]) for name in rows},
+    }
+
+
+def outcomes(shown: Sequence[Mapping[str, Any]]) -> Figure:
+    """How many questions are answered rightly, in part, wrongly, or are left open."""
+    names = ("right", "in part", "wrong", "rightly left open", "wrongly left open", "there is no answer")
+    counts = dict.fromkeys(names, 0)
+    for each in shown:
+        if each["answer"] == NONE:
+            counts["rightly left open" if each["right"] == NONE else "wrongly left open"] += 1
+        elif each["right"] == NONE:
+            counts["there is no answer"] += 1
+        else:
+            counts["right" if each["F1"] == 100 else "in part" if each["F1"] else "wrong"] += 1
+    note = (
+        "Right: no word more or less than an answer that is right; in part: some words in common; open: not answered."
+    )
+    shares = {name: count for name, count in counts.items() if count}
+    return bars("answers", "Answers", shares, unit="questions", note=note)
+
+
+def lengths(examples: Dataset, config: AnsweringConfig) -> Figure:
+    """Tokens of the training questions with their contexts, and how many of them are read in several windows."""
+    part, limit = np.array(examples["part"]), config.max_seq_length
+    windows = text.lengths(examples, ["input_ids"])[:, 0]
+    new = windows - np.where(part > 0, np.array(examples["begin"]) + 1 + config.doc_stride, 0)
+    whole = np.add.reduceat(new, np.flatnonzero(part == 0))
+    label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
+    title = "Lengths of the training questions with their contexts"
+    return histogram("lengths", title, whole, x_label="tokens", unit="questions", limit=limit, limit_label=label)
+
+
+def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
+    """Questions, articles, contexts and windows of a split."""
+    return {
+        "questions": len(rows),
+        **source_counts(rows),
+        "of them without an answer": sum(not answers for answers in rows["answers"]),
+        "articles": len(set(rows["title"])),
+        "contexts": len(set(rows["context"])),
+        "unusable rows left out": len(rows.bad),
+        "questions of articles that stand in train": rows.leaks.inputs if hasattr(rows, "leaks") else "",
+        "windows": len(examples),
+        "questions in several windows": examples.counts["questions in windows"],
+        "windows without their answer": examples.counts["windows without the answer"],
+        "tokens of a window, mean": float(text.lengths(examples, ["input_ids"]).mean()),
+        "fingerprint": rows._fingerprint[:16],
+    }
+
+
+def usage(config: Any, row: Mapping[str, Any]) -> str:
+    """Python that asks what was trained the question of `row`."""
+    folder = config.hub_model_id or config.output_dir
+    return f"""from hftrain.predict import predict
+
+context = {row["context"]!r}
+print(predict({folder!r}, [{row["question"]!r}], pairs=[context]))"""

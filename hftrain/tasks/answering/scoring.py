@@ -1,0 +1,183 @@
+"""What a model finds: the loss it learns by, the best spans of a context, whether there is an answer, scores.
+
+Shapes: B windows of a batch, T tokens of a window.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hftrain import text
+from hftrain.losses import Batch
+from hftrain.metrics import answers as squad
+from hftrain.metrics import checks, load_metrics
+from hftrain.train import evaluation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def log_probabilities(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) fp32 of an answer's first and of its last token: -inf but in the context and at the null token.
+
+    The models' own softmax is over all tokens, padding and question too: its loss depends on the rest of the batch.
+    """
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+    output = model(**inputs)
+    allowed = batch["context"].bool().scatter(1, batch["null"][:, None], True)
+    first, last = (
+        logits.float().masked_fill(~allowed, -math.inf) for logits in (output.start_logits, output.end_logits)
+    )
+    return first.log_softmax(dim=-1), last.log_softmax(dim=-1)
+
+
+def span_losses(
+    first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """(B,) cross-entropy of the first token and of the last, added."""
+    losses = torch.zeros(len(labels), device=first.device)
+    for scores, label in ((first, labels[:, :1]), (last, labels[:, 1:])):
+        losses = losses - (1 - label_smoothing) * scores.gather(1, label).squeeze(1)
+        if label_smoothing:
+            allowed = scores > -math.inf
+            losses = losses - label_smoothing * scores.masked_fill(~allowed, 0.0).sum(dim=1) / allowed.sum(dim=1)
+    return losses
+
+
+def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    """Sum over windows of both cross-entropies; `losses.count_labels` counts two a window, so their mean is that of
+    transformers."""
+    return lambda model, batch: span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()
+
+
+class Span(NamedTuple):
+    """A part of the context, in characters, and the log probabilities of its ends, added (of its window alone)."""
+
+    start: int
+    end: int
+    score: float
+
+
+class Found(NamedTuple):
+    """What a model finds in a window, or in all windows of a question."""
+
+    spans: list[Span]  # the best first
+    null: float  # the score of there being no answer, of the same scale
+    loss: float = 0.0
+
+
+def find_spans(
+    model: nn.Module, batch: Batch, *, n_best_size: int, max_answer_length: int
+) -> list[tuple[np.ndarray, float, float]]:
+    """Of each window the best spans (n, 3): first and last token, score; the score of no answer; the loss."""
+    first, last = log_probabilities(model, batch)
+    losses = span_losses(first, last, batch["labels"]).tolist()
+    null = (first.gather(1, batch["null"][:, None]) + last.gather(1, batch["null"][:, None])).squeeze(1).tolist()
+    context = batch["context"].bool()
+    few = min(n_best_size, context.shape[1])
+    ends = [scores.masked_fill(~context, -math.inf).topk(few, dim=1) for scores in (first, last)]
+    (first_scores, firsts), (last_scores, lasts) = (tuple(part.cpu().numpy() for part in end) for end in ends)
+    found = []
+    for row in range(len(first)):
+        scores = first_scores[row][:, None] + last_scores[row]
+        lengths = lasts[row] - firsts[row][:, None] + 1
+        a, b = np.nonzero((lengths > 0) & (lengths <= max_answer_length) & np.isfinite(scores))
+        spans = np.stack([firsts[row][a], lasts[row][b], scores[a, b]], axis=1)
+        found.append((spans[np.argsort(-spans[:, 2], kind="stable")[:n_best_size]], null[row], losses[row]))
+    return found
+
+
+def join(
+    examples: Iterable[Mapping[str, Any]], windows: Iterable[tuple[np.ndarray, float, float]], n_best_size: int
+) -> list[Found]:
+    """Questions from their windows in order, where part 0 begins a question. There is no answer if no window has one:
+    the least of their nulls is the question's. A span that two windows show counts with its better score, and so do two
+    that differ by the blanks at their ends."""
+    joined: list[Found] = []
+    for example, (spans, null, loss) in zip(examples, windows, strict=True):
+        best: dict[tuple[int, int], float] = {}
+        if example["part"]:
+            before = joined.pop()
+            best = {(span.start, span.end): span.score for span in before.spans}
+            null, loss = min(null, before.null), loss + before.loss
+        starts, ends = example["offsets"][::2], example["offsets"][1::2]
+        for first, last, score in spans.tolist():
+            place = starts[int(first) - example["begin"]], ends[int(last) - example["begin"]]
+            if place[0] >= place[1]:
+                continue  # blanks alone
+            best[place] = max(score, best.get(place, -math.inf))
+        ranked = sorted((Span(*place, score) for place, score in best.items()), key=lambda span: -span.score)
+        joined.append(Found(ranked[:n_best_size], null, loss))
+    return joined
+
+
+def answer(
+    accelerator: Accelerator, model: nn.Module, examples: Dataset, config: Any, collate: Callable[[list[Any]], Batch]
+) -> list[Found]:
+    """What the model finds for each question, in order, on every process. `config` is an `AnsweringConfig` and more."""
+    sizes = {"n_best_size": config.n_best_size, "max_answer_length": config.max_answer_length}
+    windows = evaluation.predict(
+        accelerator,
+        examples,
+        text.lengths(examples, ["input_ids"]),
+        config.eval_batch_size,
+        collate=collate,
+        generate=partial(find_spans, model, **sizes),
+    )
+    return join(examples, windows, config.n_best_size)
+
+
+def probabilities(found: Found) -> tuple[list[float], float]:
+    """Of each span and of no answer: the softmax of their scores."""
+    scores = np.array([found.null, *(span.score for span in found.spans)])
+    shares = np.exp(scores - scores.max())
+    none, *spans = (shares / shares.sum()).tolist()
+    return spans, none
+
+
+def best_answers(found: Sequence[Found], contexts: Sequence[str], threshold: float = 1.0) -> list[str]:
+    """The text of each question's best span; "" where no answer is more probable than `threshold`."""
+    return [
+        context[each.spans[0].start : each.spans[0].end] if each.spans and probabilities(each)[1] <= threshold else ""
+        for each, context in zip(found, contexts, strict=True)
+    ]
+
+
+def choose_threshold(found: Sequence[Found], rows: Dataset) -> float:
+    """The probability of no answer above which leaving a question open gives the best F1 on `rows`, in the middle
+    between those of the two questions that it separates; 1, never, where every question has an answer."""
+    if all(rows["answers"]):
+        return 1.0
+    state, none = squad.Answers(squad.score_v2), [probabilities(each)[1] for each in found]
+    state.add(best_answers(found, rows["context"]), list(rows["answers"]), none)
+    best = squad.squad_v2(state)["best_f1_thresh"]
+    return (best + min((each for each in none if each > best), default=1.0)) / 2
+
+
+def score(
+    found: Sequence[Found], rows: Dataset, windows: int, metrics: Sequence[str], threshold: float | None = None
+) -> dict[str, float]:
+    """{"loss", each metric: value}; a question left open by the threshold counts as that.
+
+    Args:
+        windows: how many there are of the rows; each has two labels.
+        threshold: None: the best for these rows, which are to be validation rows; it is given back too, as
+            "no_answer_threshold", if some of them have no answer.
+    """
+    checks.numbers("losses", [each.loss for each in found])
+    chosen = choose_threshold(found, rows) if threshold is None else threshold
+    measured = load_metrics(metrics, "question_answering")
+    measured.add(best_answers(found, rows["context"], chosen), list(rows["answers"]))
+    scores = {"loss": sum(each.loss for each in found) / (2 * windows)}
+    # What another threshold would give is no result, and numbers of rows are no scores.
+    found_out = measured.compute().items()
+    scores |= {name: value for name, value in found_out if not (name.startswith("best_") or name.endswith("total"))}
+    return scores if threshold is not None or all(rows["answers"]) else scores | {"no_answer_threshold": chosen}

@@ -1,0 +1,40 @@
+"""Chats: rows of any format as messages, messages as tokens of which the assistant's are learnt, answers."""
+
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.models.neftune import add_noise
+    from hftrain.tasks.chat.config import ChatConfig, SupervisedConfig
+    from hftrain.tasks.chat.examples import answer, fit_model, tokenize
+    from hftrain.tasks.chat.messages import Message, fold_system, read_messages, read_tools
+    from hftrain.tasks.chat.report import describe_data, judge, questions, samples, usage
+    from hftrain.tasks.chat.rows import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
+    from hftrain.tasks.chat.template import Template
+else:
+    __getattr__ = lazily(__name__)
+
+__all__ = [
+    "UNREAD_ADVICE",
+    "Chat",
+    "ChatConfig",
+    "Message",
+    "SupervisedConfig",
+    "Template",
+    "add_noise",
+    "answer",
+    "as_json",
+    "describe_data",
+    "fit_model",
+    "fold_system",
+    "judge",
+    "load_chats",
+    "questions",
+    "read_messages",
+    "read_tools",
+    "samples",
+    "to_chat",
+    "tokenize",
+    "usage",
+]

@@ -1,0 +1,193 @@
+"""Chats as examples of a causal language model, the model made ready for them, its answers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate import Accelerator
+
+from hftrain.data.readers import Fault
+from hftrain.data.rows import BadRow, Places, listed
+from hftrain.distributed import whole_while_used
+from hftrain.losses import IGNORE, Batch
+from hftrain.tasks.chat.messages import Message
+from hftrain.tasks.chat.rows import Chat, is_learnt
+from hftrain.tasks.chat.template import Template
+from hftrain.text import check_fit, embedding_rows, pad, tokenized
+from hftrain.text.examples import TOKENS, of_split
+from hftrain.train.evaluation import predict
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # what counts of examples begin with
+
+
+def tokenize(rows: Dataset, template: Template, config: Any) -> Dataset:
+    """Rows as `load_chats` gives them as examples {"input_ids", "labels"}; labels are -100 at what is not learnt.
+
+    `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are cut there.
+    Counted in the attribute `counts`: "truncated". What is strange in a row and yet learnt is in the log.
+
+    Raises:
+        ValueError: more than `max_bad_rows` rows cannot be learnt from (`Template.encode`) or are cut before it.
+    """
+    max_length, split_turns = config.max_length, config.split_turns
+
+    def encode(row: Mapping[str, str]) -> list[dict[str, Any]]:
+        chat = map(json.loads, (row["prompt"], row["completion"], row["tools"]))
+        encoded = [template.encode(*answer) for answer in answers_of(*chat, split=split_turns)]
+        if any(set(labels[:max_length]) == {IGNORE} for _, labels in encoded):
+            raise Fault(f"it is cut before the answer, at max_length = {max_length} tokens")
+        return [
+            {"input_ids": ids[:max_length], "labels": labels[:max_length], "truncated": len(ids) > max_length}
+            for ids, labels in encoded
+        ]
+
+    schema = pa.schema([("input_ids", TOKENS), ("labels", TOKENS)])
+    arguments = ["chat", max_length, split_turns]
+    convert = row_by_row(encode, template, schema.names)
+    examples = tokenized(rows, template.tokenizer, convert, schema=schema, arguments=arguments)
+    check_refused(rows, examples, template, config.max_bad_rows)
+    if cut := examples.counts["truncated"]:
+        said = (of_split(rows), cut, len(examples), 100 * cut / len(examples))
+        logger.warning("%s%d of %d conversations (%.1f %%) are longer than max_length and are cut", *said)
+    return examples
+
+
+def row_by_row(
+    encode: Callable[[dict[str, Any]], list[dict[str, Any]]], template: Template, names: Sequence[str]
+) -> Callable[[dict[str, list[Any]]], tuple[dict[str, list[Any]], Counter[str]]]:
+    """For `tokenized`: `encode` of each row, which gives examples with the columns `names` and "truncated", or raises
+    `Fault`. Counted are "truncated"; under REFUSED each row's number (from 0) and why; under NOTICE what the template
+    notices, and under FIRST the number of the first row where it does."""
+    numbers, noticed = itertools.count(), set()
+    template.notices.clear()
+
+    def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], Counter[str]]:
+        columns: dict[str, list[Any]] = {name: [] for name in names}
+        counts: Counter[str] = Counter()
+        for number, values in zip(numbers, zip(*batch.values(), strict=True)):  # noqa: B905  the numbers go on
+            row = dict(zip(batch, values, strict=True))
+            try:
+                examples = encode(row)
+            except Fault as fault:
+                counts[f"{REFUSED}{number} {fault}"] += 1
+                examples = []
+            for example in examples:
+                counts["truncated"] += example["truncated"]
+                for name, column in columns.items():
+                    column.append(example[name])
+            for notice in template.notices if examples else ():
+                counts[NOTICE + notice] += 1
+                if notice not in noticed:
+                    noticed.add(notice)
+                    counts[FIRST + notice] = number
+            template.notices.clear()
+        return columns, counts
+
+    return convert
+
+
+def check_refused(rows: Dataset, examples: Dataset, template: Template, max_bad_rows: int) -> None:
+    """Names what `row_by_row` has counted in `examples.counts`, each notice once; the attribute `refused` of the
+    examples is the number of rows refused.
+
+    Raises:
+        ValueError: with those left out when the rows were read (`rows.bad`), they are more than `max_bad_rows`.
+    """
+    places = getattr(rows, "places", None) or Places.counted(len(rows))
+    refused: list[BadRow] = []
+    for name, count in examples.counts.items():
+        if name.startswith(REFUSED):
+            number, _, reason = name.removeprefix(REFUSED).partition(" ")
+            refused.append(places.bad(int(number), reason))
+        elif name.startswith(NOTICE) and (notice := name.removeprefix(NOTICE)) not in template.warned:
+            template.warned.add(notice)
+            first = places.bad(examples.counts[FIRST + notice], notice)
+            logger.warning("%s (%s of %s rows)", first, f"{count:,}", f"{len(rows):,}")
+    examples.refused = len(refused)
+    if refused and len(refused) + len(getattr(rows, "bad", ())) > max_bad_rows:
+        raise ValueError(
+            f"{len(refused)} of {len(rows)} rows cannot be learnt from, max_bad_rows is {max_bad_rows}; the first "
+            f"{min(len(refused), 10)}:\n{listed(refused)}\nMend them, or change the setting that is named; "
+            "max_bad_rows leaves that many out."
+        )
+    for row in refused:
+        logger.warning("left out: %s", row, extra={"refused": 1})
+
+
+def answers_of(
+    prompt: list[Message] | str, completion: list[Message], tools: list[Any], *, split: bool
+) -> Iterator[tuple[list[Message] | str, list[Message], list[Any]]]:
+    """The conversation as one chat, or as one for each of its answers, in which that answer alone is learnt."""
+    if not split or isinstance(prompt, str):
+        yield prompt, completion, tools
+        return
+    for number, message in enumerate(completion):
+        if is_learnt(message):
+            yield prompt + completion[:number], [message], tools
+
+
+def fit_model(model: Any, template: Template, max_length: int) -> None:
+    """Gives the model what the template needs: embeddings of new tokens, ends and padding of what it generates.
+
+    Raises:
+        ValueError: the tokenizer is another model's, or `max_length` is more than the model has positions for.
+    """
+    tokenizer, rows = template.tokenizer, embedding_rows(model)
+    if all(index in template.new_ids for index in range(rows, len(tokenizer))) and len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+    check_fit(model, tokenizer, max_length=max_length)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:  # a reward model does not write
+        ends = generation.eos_token_id or []
+        generation.eos_token_id = sorted({template.end_id, *([ends] if isinstance(ends, int) else ends)})
+        generation.pad_token_id = tokenizer.pad_token_id
+
+
+def answer(
+    accelerator: Accelerator,
+    model: Any,
+    *,
+    template: Template,
+    chats: Sequence[Chat],
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
+    may be one that `fit` has not prepared yet."""
+    if not chats:
+        return []
+    module = accelerator.unwrap_model(model)
+    training = module.training
+    if next(module.parameters()).device != accelerator.device:
+        module.to(accelerator.device)
+    ids = [template.prompt_ids(chat.prompt, chat.tools) for chat in chats]
+    lengths = np.array([[len(tokens)] for tokens in ids])
+
+    def collate(examples: list[list[int]]) -> Batch:
+        ids = pad([tokens[::-1] for tokens in examples], template.tokenizer.pad_token_id).flip(1)
+        return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
+
+    def generate(batch: Batch) -> list[str]:
+        found = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+        new = found[:, batch["input_ids"].shape[1] :]
+        return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    module.eval()
+    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+        answers = predict(accelerator, ids, lengths, batch_size, collate=collate, generate=generate)
+    module.train(training)
+    return answers

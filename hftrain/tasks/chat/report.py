@@ -1,0 +1,89 @@
+"""What a report says of chats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain.data.several import source_counts
+from hftrain.losses import IGNORE
+from hftrain.metrics.guesses import unigram_guess
+from hftrain.tasks.chat.rows import Chat
+from hftrain.text import lengths
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def questions(rows: Dataset, count: int) -> list[Chat]:
+    """Up to `count` of the rows that ask something, evenly spread; plain texts do not."""
+    asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
+    chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
+    return [chat_of(rows[asking[i]]) for i in chosen]
+
+
+def chat_of(row: Mapping[str, str]) -> Chat:
+    """What a row of `load_chats` says."""
+    return Chat(**{name: json.loads(row[name]) for name in Chat._fields})
+
+
+def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, str]]:
+    """Side by side: the last thing asked, the answers of each kind, and the answer in the data."""
+    said = []
+    for number, chat in enumerate(chats):
+        reference = next(turn for turn in chat.completion if turn["role"] == "assistant")
+        row = {"prompt": chat.prompt[-1]["content"]} | {kind: given[number] for kind, given in answers.items()}
+        said.append(row | {"reference": reference["content"] or json.dumps(reference.get("tool_calls"))})
+    return said
+
+
+def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
+    """`baseline` for `publish`: the scores of guessing each token that is learnt by how often it is in the training
+    rows."""
+    train, test = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "test"))
+    return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
+
+
+def describe_data(rows: dict[str, Dataset], examples: dict[str, Any]) -> dict[str, Any]:
+    """For the report: of each split the rows, what was left out, leaked and cut, and the tokens."""
+    described = {}
+    for name, split in rows.items():
+        made = examples[name]
+        tokens = lengths(made, ["input_ids"])[:, 0]
+        learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in made.with_format("numpy")["labels"])
+        described[name] = {
+            "rows": len(split),
+            **source_counts(split),
+            "unusable rows left out": len(getattr(split, "bad", ())) + made.refused,
+            "rows that stand in train": "" if name == "train" else split.leaks.rows,
+            "prompts that stand in train": "" if name == "train" else split.leaks.inputs,
+            "examples": len(made),
+            "tokens, mean": float(tokens.mean()),
+            "tokens, longest": int(tokens.max()),
+            "tokens learnt": f"{100 * learnt / tokens.sum():.1f} %",
+            "cut at max_length": made.counts["truncated"],
+            "fingerprint": split._fingerprint[:16],
+        }
+    return described
+
+
+def usage(config: Any, row: Mapping[str, str]) -> str:
+    """Python that loads what was trained and saved and lets it answer the prompt of a row."""
+    folder, prompt = config.hub_model_id or config.output_dir, json.loads(row["prompt"])
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": "Hello!"}]
+    name, library = (
+        ("AutoPeftModelForCausalLM", "peft") if config.use_peft else ("AutoModelForCausalLM", "transformers")
+    )
+    return f"""from {library} import {name}
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+model = {name}.from_pretrained({folder!r})
+messages = {json.dumps(prompt, ensure_ascii=False)}
+inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens={config.max_new_tokens})[0, inputs["input_ids"].shape[1]:]
+print(tokenizer.decode(answer, skip_special_tokens=True))"""

@@ -1,0 +1,60 @@
+"""The model that classifies: pretrained or new, with a head for these classes, parts of it frozen, or adapters."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any
+
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from hftrain.losses import Batch
+from hftrain.models import TransformerConfig, load
+from hftrain.models.freezing import freeze
+from hftrain.tasks.classification.config import ClassificationConfig
+from hftrain.tasks.classification.rows import collate, padding_side
+from hftrain.text import check_fit, vocabulary
+
+TYPES = "token_type_ids"
+NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+NEW_MODEL |= {"num_encoder_layers": 2, "num_decoder_layers": 0}
+
+
+def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Any:
+    """The model that `config` names, or a new encoder, with a head for the classes `names` (none: for one number).
+
+    Its configuration knows names, kind of problem, padding (a decoder needs it to find a text's last token), and what
+    `hftrain predict` reads as the training did: tokens of a text, one text or two.
+
+    Raises:
+        ValueError: tokenizer or `max_seq_length` do not fit the model, or `freeze` names nothing.
+    """
+    settings: dict[str, Any] = {
+        "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
+        "label2id": {name: number for number, name in enumerate(names)} or {"LABEL_0": 0},
+        "problem_type": config.problem_type,
+        "pad_token_id": tokenizer.pad_token_id,
+        "use_cache": False,
+        "classification": {"max_seq_length": config.max_seq_length, "pairs": config.text_pair_column is not None},
+    }
+    shape = vocabulary(tokenizer) | NEW_MODEL | config.model_config
+    new = partial(TransformerConfig, **shape)
+    model = load.load_model(config, AutoModelForSequenceClassification, new=new, settings=settings)
+    check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    if config.freeze:
+        freeze(model, config.freeze)
+    return load.add_adapters(model, config, "SEQ_CLS")
+
+
+def collator(
+    tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig
+) -> Callable[[Sequence[Any]], Batch]:
+    """`collate` with what this model reads."""
+    module = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return partial(
+        collate,
+        pad_token_id=tokenizer.pad_token_id,
+        problem=config.problem_type,
+        classes=module.config.num_labels,
+        side=padding_side(module.config),
+        typed=TYPES in tokenizer.model_input_names and TYPES in signature(module.forward).parameters,
+    )

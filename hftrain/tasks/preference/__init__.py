@@ -1,0 +1,54 @@
+"""Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers that are good or bad, and reward
+models."""
+
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.tasks.preference.config import OnlineConfig, PreferenceConfig
+    from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
+    from hftrain.tasks.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
+    from hftrain.tasks.preference.reward import evaluate_rewards, reward_loss, reward_usage
+    from hftrain.tasks.preference.rows import describe, load_preferences, prompt_of, to_preference, tokenize_preferences
+    from hftrain.tasks.preference.scoring import (
+        IDS,
+        ReferencePoint,
+        collate_preferences,
+        count_examples,
+        evaluate_preferences,
+        preference_loss,
+        with_reference,
+    )
+else:
+    __getattr__ = lazily(__name__)
+
+__all__ = [
+    "IDS",
+    "OnlineConfig",
+    "PreferenceConfig",
+    "ReferencePoint",
+    "bradley_terry",
+    "collate_preferences",
+    "count_examples",
+    "describe",
+    "dpo",
+    "evaluate_preferences",
+    "evaluate_rewards",
+    "ipo",
+    "judge_preferences",
+    "judge_rewards",
+    "kto",
+    "load_preferences",
+    "objective",
+    "orpo",
+    "preference_loss",
+    "prompt_of",
+    "reward_loss",
+    "reward_usage",
+    "rewards",
+    "simpo",
+    "to_preference",
+    "tokenize_preferences",
+    "with_reference",
+]

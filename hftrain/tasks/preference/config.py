@@ -1,0 +1,100 @@
+"""What can be set of preference learning."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, ClassVar, Literal
+
+from hftrain.config import Config, LoraConfig, ModelConfig, above, at_least, between, changed
+from hftrain.config.defaults import Task
+from hftrain.tasks.chat.config import ChatConfig
+
+WITH_REFERENCE = ("sigmoid", "ipo", "kto")
+# What TRL's GRPOConfig calls so and means so too; what it gets under another name, or the recipe uses itself.
+SAME = ["output_dir", "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"]
+SAME += ["adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "logging_steps", "report_to", "run_name"]
+SAME += ["num_generations", "temperature"]
+HANDED = {*SAME, "global_batch_size", "micro_batch_size", "num_train_epochs", "max_steps", "max_bad_rows", "train_file"}
+HANDED |= {"dataset_name", "dataset_config_name", "delimiter", "encoding", "kl_beta", "reward_funcs"}
+HANDED |= {entry.name for group in (ModelConfig, LoraConfig, ChatConfig) for entry in fields(group)}
+
+
+@dataclass
+class PreferenceConfig(Config):
+    """What is learnt from preferences, and how."""
+
+    task_family: ClassVar[Task] = "preference"
+
+    loss_type: Literal["sigmoid", "ipo", "simpo", "orpo", "kto"] = "sigmoid"
+    """sigmoid is DPO. KTO needs no pairs, but answers that are labelled good or bad. simpo and orpo need no reference
+    model."""
+
+    beta: Annotated[float | None, above(0)] = None
+    """Strength of the loss: of sigmoid, ipo and kto, how dearly leaving the reference model is paid; of simpo, the
+    scale of its rewards; of orpo, the weight of its odds ratio. null: 2.0 for simpo, 0.1 for the others."""
+
+    label_smoothing: Annotated[float, between(0, 0.5)] = 0.0
+    """Of sigmoid and simpo: the probability that a pair is the wrong way round (conservative DPO)."""
+
+    simpo_gamma: Annotated[float, at_least(0)] = 1.0
+    """Of simpo: the margin between rewards that is wanted."""
+
+    desirable_weight: Annotated[float, at_least(0)] = 1.0
+    """Of kto: weight of the good answers."""
+
+    undesirable_weight: Annotated[float, at_least(0)] = 1.0
+    """Of kto: weight of the bad answers; with the other, so that both kinds weigh about the same in all."""
+
+    reference_free: bool = False
+    """Compare with no reference model, as if all answers were equally likely to it."""
+
+    precompute_ref_log_probs: bool = True
+    """Compute the reference model's log-probabilities once, before training, and keep them in the cache; false: in
+    each step, which needs use_peft. Neither way is there a second copy of the model."""
+
+    @property
+    def scored_by(self) -> str:
+        return "reward_accuracy"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.beta is None:
+            self.beta = 2.0 if self.loss_type == "simpo" else 0.1
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.label_smoothing and self.loss_type not in ("sigmoid", "simpo"):
+            yield ("label_smoothing", "loss_type"), "contradict each other: only sigmoid and simpo can be smoothed"
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.loss_type in WITH_REFERENCE and not self.reference_free
+
+
+@dataclass
+class OnlineConfig(Config):
+    """Learning from rewards of the model's own answers."""
+
+    task_family: ClassVar[Task] = "preference"
+
+    reward_funcs: list[str] = field(default_factory=list)
+    """Rewards, which add up: file.py:function, or the folder or Hub name of a reward model."""
+
+    num_generations: Annotated[int, at_least(2)] = 8
+    """Answers to each prompt, which are compared with one another; global_batch_size counts answers."""
+
+    kl_beta: Annotated[float, at_least(0)] = 0.0
+    """Weight of the divergence from the model before training (TRL's beta); 0: none."""
+
+    temperature: Annotated[float, at_least(0)] = 1.0
+    """Of the sampling of answers."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        batch = getattr(self, "global_batch_size", None)  # not chosen, since it must be such a multiple
+        if not self.reward_funcs:
+            yield ("reward_funcs",), "there is nothing to learn without a reward: name one"
+        if batch is None or batch % self.num_generations:
+            yield ("global_batch_size", "num_generations"), "the former must be a multiple of the latter"
+        for name in changed(self):
+            if name not in HANDED and name.partition(".")[0] not in HANDED:
+                yield (name,), "is not handed over to TRL's trainer, which this recipe ends in: leave it out"

@@ -1,0 +1,149 @@
+"""Losses of preference learning: sums over pairs (of KTO: over answers), as everywhere here.
+
+Notation: x a prompt, y+ its chosen and y- its rejected answer, pi the model that is trained, ref the one that training
+starts from, |y| the tokens of y, and
+
+    log pi(y|x) = sum over the tokens of y of log pi(token | x, tokens before)
+    r(y)        = log pi(y|x) - log ref(y|x), or log pi(y|x) alone where there is no reference model
+
+Shapes: B examples of a batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from hftrain.tasks.preference.config import PreferenceConfig
+
+
+def dpo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Direct preference optimization (Rafailov et al. 2023, equation 7), `-log sigmoid(beta (r(y+) - r(y-)))`.
+
+    With `label_smoothing` e, conservative DPO (Mitchell 2023): a pair is taken for turned round with probability e,
+    `-(1 - e) log sigmoid(beta (r(y+) - r(y-))) - e log sigmoid(-beta (r(y+) - r(y-)))`.
+
+    Args:
+        chosen, rejected: (B,) r(y+) and r(y-).
+    """
+    margins = beta * (chosen - rejected)
+    return -((1 - label_smoothing) * F.logsigmoid(margins) + label_smoothing * F.logsigmoid(-margins)).sum()
+
+
+def ipo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float) -> torch.Tensor:
+    """Identity preference optimization (IPO, Azar et al. 2023, equation 17): `(r(y+) - r(y-) - 1 / (2 beta))^2`.
+
+    Args:
+        chosen, rejected: (B,) r(y+) / |y+| and r(y-) / |y-|: means over tokens, as the authors' own results have it.
+    """
+    return (chosen - rejected - 1 / (2 * beta)).square().sum()
+
+
+def simpo(
+    chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float, gamma: float, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """SimPO (Meng et al. 2024, equation 6): `-log sigmoid(beta log pi(y+|x)/|y+| - beta log pi(y-|x)/|y-| - gamma)`.
+
+    Args:
+        chosen, rejected: (B,) log pi(y|x) / |y| of each; there is no reference model.
+        gamma: the margin that is wanted.
+        label_smoothing: as in `dpo`.
+    """
+    return dpo(chosen, rejected + gamma / beta, beta=beta, label_smoothing=label_smoothing)
+
+
+def orpo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float) -> torch.Tensor:
+    """ORPO (Hong et al. 2024, equations 4 to 7, lambda being beta): with p(y) = exp(log pi(y|x) / |y|) and
+    odds(y) = p(y) / (1 - p(y)), `-log p(y+) - beta log sigmoid(log odds(y+) - log odds(y-))`.
+
+    The first term is the supervised loss, of the answer's tokens, a mean over each answer as the paper defines p. (TRL
+    takes it over prompt and answer, and as a mean over the tokens of a micro-batch, whose result depends on the cut.)
+
+    Args:
+        chosen, rejected: (B,) log pi(y|x) / |y| of each; there is no reference model.
+    """
+    log_odds = (chosen - log1mexp(chosen)) - (rejected - log1mexp(rejected))
+    return -(chosen + beta * F.logsigmoid(log_odds)).sum()
+
+
+def log1mexp(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - exp(x)) for x < 0, exact at both ends (Maechler 2012); x nearer to 0 than fp32 tells apart is moved."""
+    x = x.clamp(max=-torch.finfo(torch.float32).tiny)
+    near = x > -0.6931  # log 2; the branch not taken must be finite too, or its gradient, 0 times infinity, is not
+    return torch.where(near, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x.masked_fill(near, -1.0))))
+
+
+def kto(
+    ratios: torch.Tensor,
+    desirable: torch.Tensor,
+    reference_point: float | torch.Tensor,
+    *,
+    beta: float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> torch.Tensor:
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equation 8): of an answer that is desirable
+    `w_D (1 - sigmoid(beta (r(y) - z0)))`, of one that is not `w_U (1 - sigmoid(beta (z0 - r(y))))`.
+
+    Args:
+        ratios: (B,) r(y).
+        desirable: (B,) bool.
+        reference_point: z0, an estimate of KL(pi || ref) that no gradient goes through; see `ReferencePoint`.
+    """
+    gains = beta * (ratios - reference_point)
+    weights = torch.where(desirable, desirable_weight, undesirable_weight)
+    return (weights * torch.sigmoid(torch.where(desirable, -gains, gains))).sum()
+
+
+def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor, *, center: float = 0.0) -> torch.Tensor:
+    """Of a reward model, with R its reward (Ouyang et al. 2022, equation 1): `-log sigmoid(R(y+) - R(y-))`.
+
+    Only differences matter to it; with `center` c, `c (R(y+) + R(y-))^2` (Eisenstein et al. 2023, equation 2) keeps
+    rewards about 0.
+
+    Args:
+        chosen, rejected: (B,) R(y+) and R(y-).
+    """
+    return (center * (chosen + rejected).square() - F.logsigmoid(chosen - rejected)).sum()
+
+
+def objective(
+    config: PreferenceConfig,
+    log_probs: torch.Tensor,
+    tokens: torch.Tensor,
+    reference: torch.Tensor | float = 0.0,
+    desirable: torch.Tensor | None = None,
+    reference_point: float = 0.0,
+) -> torch.Tensor:
+    """The loss that `config` names, summed.
+
+    Args:
+        log_probs: (B, 2) log pi(y|x) of each example's two sequences; KTO looks at the first only.
+        tokens: (B, 2) |y|.
+        reference: (B, 2) log ref(y|x).
+        desirable, reference_point: of `kto`.
+    """
+    assert config.beta is not None
+    ratios = log_probs - reference
+    means = ratios / tokens
+    beta, smoothing = config.beta, config.label_smoothing
+    if config.loss_type == "sigmoid":
+        return dpo(*ratios.unbind(1), beta=beta, label_smoothing=smoothing)
+    if config.loss_type == "ipo":
+        return ipo(*means.unbind(1), beta=beta)
+    if config.loss_type == "simpo":
+        return simpo(*means.unbind(1), beta=beta, gamma=config.simpo_gamma, label_smoothing=smoothing)
+    if config.loss_type == "orpo":
+        return orpo(*means.unbind(1), beta=beta)
+    assert desirable is not None
+    weights = {"desirable_weight": config.desirable_weight, "undesirable_weight": config.undesirable_weight}
+    return kto(ratios[:, 0], desirable, reference_point, beta=beta, **weights)
+
+
+def rewards(
+    config: PreferenceConfig, log_probs: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor | float = 0.0
+) -> torch.Tensor:
+    """(B, 2) the reward that the loss gives each sequence: beta r(y), or of ipo, simpo and orpo beta r(y) / |y|."""
+    assert config.beta is not None
+    ratios = log_probs - reference
+    return config.beta * (ratios if config.loss_type in ("sigmoid", "kto") else ratios / tokens)

@@ -1,0 +1,66 @@
+"""A reward model: one number for a conversation, learnt from which of two answers people prefer."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hftrain.losses import Batch
+from hftrain.tasks.preference.losses import bradley_terry
+from hftrain.train.evaluation import predict
+
+
+def conversation_rewards(model: Any, batch: Batch) -> torch.Tensor:
+    """(B, 2) fp32: R of each example's two conversations, from a model for sequence classification with one label."""
+    ids, mask = batch["input_ids"].flatten(0, 1), batch["attention_mask"].flatten(0, 1)
+    return model(input_ids=ids, attention_mask=mask).logits.float().view(-1, 2)
+
+
+def reward_loss(center_rewards_coefficient: float = 0.0) -> Callable[[Any, Batch], torch.Tensor]:
+    """The loss of `fit`, `bradley_terry`; count with `count_examples`."""
+    return lambda model, batch: bradley_terry(
+        *conversation_rewards(model, batch).unbind(1), center=center_rewards_coefficient
+    )
+
+
+def evaluate_rewards(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Any,
+    lengths: np.ndarray,
+    batch_size: int,
+    collate: Callable[[list[Any]], Batch],
+) -> dict[str, float]:
+    """loss, without the centering; accuracy, the share of pairs whose chosen answer has the higher reward; means
+    reward_chosen and reward_rejected, and their difference reward_margin."""
+
+    def score(batch: Batch) -> list[list[float]]:
+        return conversation_rewards(model, batch).tolist()
+
+    found = predict(accelerator, examples, lengths, batch_size, collate=collate, generate=score)
+    chosen, rejected = torch.tensor(found, dtype=torch.float64).unbind(1)
+    return {
+        "loss": float(bradley_terry(chosen, rejected)) / len(found),
+        "accuracy": float((chosen > rejected).double().mean()),
+        "reward_margin": float((chosen - rejected).mean()),
+        "reward_chosen": float(chosen.mean()),
+        "reward_rejected": float(rejected.mean()),
+    }
+
+
+def reward_usage(config: Any, row: Mapping[str, str]) -> str:
+    """Python that loads what was trained and saved and gives the answers of a row their rewards."""
+    folder, adapter = config.hub_model_id or config.output_dir, config.use_peft
+    name = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
+    prompt, chosen = json.loads(row["prompt"]), json.loads(row["chosen"])
+    return f"""from {"peft" if adapter else "transformers"} import {name}
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder!r})
+model = {name}.from_pretrained({folder!r}, num_labels=1)
+messages = {json.dumps(prompt + chosen, ensure_ascii=False)}
+inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+print(float(model(**inputs).logits))"""

@@ -1,0 +1,269 @@
+"""What `fit` is given for preferences: batches, the loss, the reference model's log-probabilities, evaluation.
+
+Shapes: B examples of a batch, T tokens. Each example is two sequences, prompt and answer: of a pair, first the chosen
+and then the rejected answer; of KTO, first the answer that is judged and then another example's answer to this prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, send_to_device
+
+from hftrain import distributed, text
+from hftrain.data.files import cache, cannot_write
+from hftrain.data.plan import MicroBatch
+from hftrain.losses import IGNORE, Batch
+from hftrain.tasks.preference.config import PreferenceConfig
+from hftrain.tasks.preference.losses import objective, rewards
+from hftrain.tasks.preference.rows import IDS, LABELS
+from hftrain.train.evaluation import predict
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)
+
+
+def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batch:
+    """Examples as a batch, padded on the right.
+
+    Returns:
+        (B, 2, T) int64: input_ids, attention_mask, labels (-100 but for the answer's tokens). Where the examples have
+        them, also reference (B, 2) fp32 and desirable (B,) bool.
+    """
+    ids = [example[name] for example in examples for name in IDS]
+    labels = [example[name] for example in examples for name in LABELS]
+    batch = {
+        "input_ids": text.pad(ids, pad_token_id),
+        "attention_mask": text.pad([[1] * len(tokens) for tokens in ids], 0),
+        "labels": text.pad(labels, IGNORE),
+    }
+    batch = {name: values.view(len(examples), 2, -1) for name, values in batch.items()}
+    for name in ("reference", "desirable"):
+        if name in examples[0]:
+            batch[name] = torch.tensor([example[name] for example in examples])
+    return batch
+
+
+def count_examples(batch: Batch) -> int:
+    """Pairs of a batch, or answers that are judged."""
+    return len(batch["labels"])
+
+
+def sequence_log_probs(model: Any, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, or (B, 1) of one side.
+
+    All sequences go through one forward pass. Only where a label stands are logits copied to fp32.
+    """
+    ids, mask, labels = (batch[name][:, sides].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    labels = labels[:, 1:]
+    labelled = labels != IGNORE
+    found = -F.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
+    per_token = torch.zeros(labels.shape, device=found.device).masked_scatter(labelled, found)
+    shape = len(batch["labels"]), -1
+    return per_token.sum(dim=1).view(shape), labelled.sum(dim=1).view(shape)
+
+
+@torch.no_grad()
+def reference_log_probs(
+    accelerator: Accelerator, model: Any, batch: Batch, config: PreferenceConfig, sides: slice = BOTH
+) -> torch.Tensor | float:
+    """log ref(y|x), (B, 2) or of one side: the batch's "reference", or computed now with the adapters off; 0 without a
+    reference model.
+
+    Raises:
+        ValueError: the model without its adapters is not what training started from.
+    """
+    if not config.needs_reference:
+        return 0.0
+    if "reference" in batch:
+        return batch["reference"][:, sides]
+    module = accelerator.unwrap_model(model)
+    adapters = getattr(module, "peft_config", {}).values()
+    if (
+        not adapters
+        or hasattr(module, "trained_from")
+        or any(isinstance(a.init_lora_weights, str) and a.init_lora_weights != "gaussian" for a in adapters)
+    ):
+        raise ValueError(
+            "precompute_ref_log_probs=false needs new LoRA adapters that begin as no change (use_peft, not PiSSA and "
+            "its kind): without them the model must be what training started from. Leave precompute_ref_log_probs on"
+        )
+    with _evaluating(model), module.disable_adapter():
+        return sequence_log_probs(model, batch, sides)[0]
+
+
+@dataclass
+class ReferencePoint:
+    """z0 of KTO: the mean of r(y') over the second sequences y' of a whole step's examples, at least 0, under the
+    weights that the step begins with. Its `measure` is `fit`'s `before_step`: a forward pass without gradients.
+
+    The paper takes the mean over a micro-batch (section 4.1), and a result would depend on the cut; over the step it is
+    the same on any number of processes.
+    """
+
+    accelerator: Accelerator
+    config: PreferenceConfig
+    value: float = 0.0
+
+    @torch.no_grad()
+    def measure(self, model: Any, micro_batches: Sequence[MicroBatch]) -> None:
+        summed, count = 0.0, 0
+        for micro in micro_batches:
+            batch = send_to_device(micro.batch, self.accelerator.device)
+            reference = reference_log_probs(self.accelerator, model, batch, self.config, SECOND)
+            with _evaluating(model):
+                ratios = sequence_log_probs(model, batch, SECOND)[0] - reference
+            if len(micro.indices):  # else it only stands in for a process that has no examples
+                summed, count = summed + float(ratios.double().sum()), count + len(ratios)
+        summed, items = distributed.total(self.accelerator, summed, count)
+        self.value = max(0.0, summed / items)
+
+
+def preference_loss(
+    accelerator: Accelerator, config: PreferenceConfig, reference_point: ReferencePoint | None = None
+) -> Callable[[Any, Batch], torch.Tensor]:
+    """The loss of `fit`; count with `count_examples`. `reference_point` is KTO's."""
+    sides = FIRST if config.loss_type == "kto" else BOTH
+
+    def loss(model: Any, batch: Batch) -> torch.Tensor:
+        reference = reference_log_probs(accelerator, model, batch, config, sides)  # before the pass that is trained
+        log_probs, tokens = sequence_log_probs(model, batch, sides)
+        point = reference_point.value if reference_point else 0.0
+        return objective(config, log_probs, tokens, reference, batch.get("desirable"), point)
+
+    return loss
+
+
+def with_reference(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Dataset,
+    lengths: np.ndarray,
+    batch_size: int,
+    collate: Callable[[list[Any]], Batch],
+) -> Dataset:
+    """The examples with a column "reference": [log ref(first), log ref(second)], ref being `model` as it is now.
+
+    Call it before `fit`, while the model has the weights that training starts from: a resumed run comes by the same.
+    Under ZeRO-3 each process holds all weights while it lasts. What is found is kept in the cache, under a key of the
+    examples, the weights and the precision.
+    """
+    with distributed.whole_while_used(model), _evaluating(model), accelerator.autocast():
+        if next(model.parameters()).device != accelerator.device:
+            model.to(accelerator.device)
+        file = cache() / f"reference-{_digest(model, examples, accelerator)}.npy"
+        known = [np.load(file) if accelerator.is_main_process and file.is_file() else None]
+        broadcast_object_list(known)
+        found = known[0]
+        if found is None:
+
+            def compute(batch: Batch) -> list[list[float]]:
+                return sequence_log_probs(model, batch)[0].tolist()
+
+            by_example = predict(accelerator, examples, lengths, batch_size, collate=collate, generate=compute)
+            found = np.array(by_example, dtype=np.float32)
+            if accelerator.is_main_process:
+                try:
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    np.save(stage := file.with_suffix(f".{os.getpid()}.npy"), found)
+                    stage.replace(file)
+                except OSError as error:
+                    raise ValueError(cannot_write(file, error)) from error
+    joined = examples.add_column("reference", list(found))
+    joined._fingerprint = examples._fingerprint  # of the same data, though the last bits depend on the machine
+    return joined
+
+
+def evaluate_preferences(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Any,
+    lengths: np.ndarray,
+    batch_size: int,
+    config: PreferenceConfig,
+    collate: Callable[[list[Any]], Batch],
+) -> dict[str, float]:
+    """Loss and rewards over all examples.
+
+    The reward of an answer is what the loss compares: beta r(y), of ipo, simpo and orpo beta r(y) / |y|.
+
+    Returns:
+        loss; means logps_chosen and logps_rejected of log pi(y|x); means reward_chosen and reward_rejected, and their
+        difference reward_margin; reward_accuracy, the share of pairs whose chosen answer has the higher reward.
+        Of KTO chosen and rejected are the good and the bad answers, and reward_accuracy is the share of answers that
+        are on their side of reference_point, which is taken over all examples; where
+        there are no good or no bad ones, what is said of them is left out.
+    """
+
+    def score(batch: Batch) -> list[Any]:
+        reference = reference_log_probs(accelerator, model, batch, config)
+        log_probs, tokens = sequence_log_probs(model, batch)
+        desirable = batch.get("desirable", torch.zeros(len(tokens)))
+        references = torch.zeros_like(log_probs) + reference
+        return torch.cat([log_probs, tokens, references, desirable[:, None]], dim=1).double().tolist()
+
+    found = torch.tensor(
+        predict(accelerator, examples, lengths, batch_size, collate=collate, generate=score), dtype=torch.float64
+    )
+    log_probs, tokens, references, desirable = found[:, 0:2], found[:, 2:4], found[:, 4:6], found[:, 6].bool()
+    ratios = (log_probs - references).unbind(1)
+    point = float(ratios[1].mean().clamp(min=0))
+    loss = objective(config, log_probs, tokens, references, desirable, point) / len(found)
+    chosen, rejected = rewards(config, log_probs, tokens, references).unbind(1)
+    chosen_log_probs, rejected_log_probs = log_probs.unbind(1)
+    right = chosen > rejected
+    if config.loss_type == "kto":
+        chosen, rejected = chosen[desirable], chosen[~desirable]
+        chosen_log_probs, rejected_log_probs = chosen_log_probs[desirable], chosen_log_probs[~desirable]
+        right = (ratios[0] > point) == desirable
+    metrics: dict[str, Any] = {
+        "loss": loss,
+        "reward_accuracy": right.double().mean(),
+        "reward_margin": chosen.mean() - rejected.mean(),
+        "reward_chosen": chosen.mean(),
+        "reward_rejected": rejected.mean(),
+        "logps_chosen": chosen_log_probs.mean(),
+        "logps_rejected": rejected_log_probs.mean(),
+        **({"reference_point": point} if config.loss_type == "kto" else {}),
+    }
+    for missing, kind, words in ((len(chosen) == 0, "chosen", "good"), (len(rejected) == 0, "rejected", "bad")):
+        if missing:
+            logger.warning("none of the %d rows of an evaluation is a %s answer", len(found), words)
+            for name in ("reward_margin", f"reward_{kind}", f"logps_{kind}"):
+                metrics.pop(name, None)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Without dropout."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _digest(model: Any, examples: Dataset, accelerator: Accelerator) -> str:
+    """Of all that the log-probabilities depend on."""
+    digest = hashlib.sha256(json.dumps([examples._fingerprint, accelerator.mixed_precision]).encode())
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {value.dtype}".encode())
+        digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()

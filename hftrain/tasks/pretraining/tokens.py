@@ -1,0 +1,313 @@
+"""What the pretraining recipes share: settings, tokenizer and token files, and how their losses are read."""
+
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from hftrain import text
+from hftrain.config.defaults import LARGEST_STEP
+from hftrain.config.pretraining import PretrainingConfig
+from hftrain.config.sources import Source, read_source
+from hftrain.data.documents import open_source
+from hftrain.data.files import cache, make_once
+from hftrain.data.packing import Packed
+from hftrain.data.sources import is_hub_name
+from hftrain.data.splits import dialect_of
+from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
+from hftrain.metrics.guesses import unigram_guess
+from hftrain.models import load
+from hftrain.models.positions import count_positions
+from hftrain.models.trust import refusing_code
+from hftrain.tasks.pretraining.prepare import fingerprint, prepare
+from hftrain.train.evaluation import predict
+from hftrain.train.flops import training_flops
+
+logger = logging.getLogger(__name__)
+
+LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
+
+
+def check_positions(model: Any, max_length: int) -> None:
+    """Raises: ValueError, `max_length` is more than the model has positions for."""
+    positions, unused = count_positions(model)
+    if positions and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has positions for {positions} tokens: lower it, or set "
+            f"model_config.max_position_embeddings={max_length + unused} (of rotary positions, which have no table, "
+            "any number will do)"
+        )
+
+
+# ---- the tokens ----
+
+
+def load_tokens(
+    config: PretrainingConfig, special_tokens: dict[str, Any] | None = None
+) -> tuple[PreTrainedTokenizerBase, dict[str, TokenFiles]]:
+    """The tokenizer and the documents of the splits "train" and "validation"; text is tokenized where it is not yet.
+
+    Args:
+        special_tokens: for a tokenizer that is learnt, as `add_special_tokens` takes them.
+
+    Raises:
+        ValueError: data that cannot be read, or were tokenized otherwise than the model needs.
+    """
+    train = name_sources(config.train_file or [str(config.dataset_name)])
+    if config.dataset_config_name:
+        train = {
+            name: source._replace(name=f"{source.name}:{config.dataset_config_name}:train")
+            for name, source in train.items()
+        }
+    first = next(iter(train.values())).name
+    prepared = is_token_folder(first)
+    tokenizer: Any = load.load_tokenizer(config)
+
+    def tokenizer_of(folder: str) -> Any:
+        with refusing_code(folder):
+            return AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=config.trust_remote_code)
+
+    if tokenizer is None and prepared:
+        tokenizer = tokenizer_of(first)
+        tokenizer.name_or_path = ""
+        if config.vocab_size != type(config).vocab_size:
+            logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", first, len(tokenizer))
+    tokenizer = tokenizer or learn_tokenizer(config, train, special_tokens or {})
+
+    def open_tokens(sources: dict[str, Source], validation_split: float, max_tokens: int | None = None) -> Path:
+        folders = [source for source in sources.values() if is_token_folder(source.name)]
+        if not folders:
+            return prepare(
+                {name: source.name for name, source in sources.items()}, tokenizer, text_column=config.text_column,
+                document=config.document, validation_split=validation_split, seed=config.seed,
+                max_bad_rows=config.max_bad_rows, max_tokens=max_tokens, dialect=dialect_of(config),
+                limits={name: source.limit for name, source in sources.items() if source.limit},
+            )  # fmt: skip
+        (folder,) = folders
+        if tokenizer_of(folder.name).get_vocab() != tokenizer.get_vocab():
+            raise ValueError(
+                f"{folder.name} was tokenized by another tokenizer than this model's: run hftrain prepare anew"
+            )
+        return Path(folder.name)
+
+    set_aside = 0.0 if config.validation_file else config.validation_split
+    folder = open_tokens(train, set_aside, max_tokens(config, train, set_aside))
+    files = {"train": TokenFiles(folder)}
+    if config.validation_file:
+        files["validation"] = TokenFiles(open_tokens(name_sources(config.validation_file), 0.0))
+    else:
+        files["validation"] = TokenFiles(folder, "validation")
+    if len(train) > 1:
+        for name, source in train.items():
+            first_document, end = files["train"].sources[name]
+            logger.warning("%s: %s documents to train on, as source %s", source.written, end - first_document, name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is told by its place, never by its id
+    return tokenizer, files
+
+
+def name_sources(written: Sequence[str]) -> dict[str, Source]:
+    """The data sets of a setting by the names of their token files: "text" alone, else made of the files' names.
+
+    Raises:
+        ValueError: a folder of tokens among others, or with a weight or a limit.
+    """
+    sources = [read_source(each) for each in written]
+    for source in sources:
+        if is_token_folder(source.name) and (len(sources) > 1 or (source.weight, source.limit) != (1, None)):
+            raise ValueError(
+                f"{source.written}: a folder of hftrain prepare stands alone: prepare all sources into one (--source "
+                "a=a.jsonl --source b=b.txt), and weigh them with source_weights"
+            )
+    if len(sources) == 1:
+        return {"text": sources[0]}
+    named: dict[str, Source] = {}
+    for source in sources:
+        stem = re.sub(r"[^\w-]+", "-", Path(source.name).name.split(".")[0]).strip("-") or "text"
+        name = next(name for n in count(1) if (name := stem if n == 1 else f"{stem}-{n}") not in named)
+        named[name] = source
+    return named
+
+
+def max_tokens(config: PretrainingConfig, sources: Mapping[str, Source], set_aside: float) -> int | None:
+    """How much of each source is to be tokenized, where that is not all: a data set on the Hub may have no end."""
+    on_hub = any(is_hub_name(source.name.split(":")[0]) for source in sources.values())
+    if config.max_train_tokens or not config.max_steps or not on_hub:
+        return config.max_train_tokens
+    step = config.global_batch_tokens or (config.global_batch_size or 0) * config.max_length or LARGEST_STEP
+    return math.ceil(config.max_steps * step / (1 - set_aside))
+
+
+def learn_tokenizer(
+    config: PretrainingConfig, sources: Mapping[str, Source], special_tokens: dict[str, Any]
+) -> PreTrainedTokenizerBase:
+    """`text.train_tokenizer` on the first texts of each source, kept in the cache for the other processes and runs."""
+    opened = [
+        open_source(source.name, config.text_column, config.document, dialect_of(config), source.limit, config.seed)
+        for source in sources.values()
+    ]
+    marks = [[word] if isinstance(word, str) else word for word in special_tokens.values()]
+    added_tokens = list(chain.from_iterable(marks))
+    prints = [fingerprint(source) for source in opened]
+    made_from: list[Any] = [prints[0] if len(prints) == 1 else prints, config.text_column, config.document]
+    made_from += [config.vocab_size, special_tokens, added_tokens]
+    folder = cache() / f"tokenizer-{hashlib.sha256(json.dumps(made_from).encode()).hexdigest()}"
+
+    def learn(stage: Path) -> None:
+        texts = chain.from_iterable(_texts(source, LEARN_FROM // len(opened)) for source in opened)
+        tokenizer = text.train_tokenizer(texts, config.vocab_size, added_tokens=added_tokens)
+        if special_tokens:
+            tokenizer.add_special_tokens(special_tokens)
+            tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
+        tokenizer.save_pretrained(stage)
+
+    make_once(folder, learn)
+    learnt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    learnt.name_or_path = ""  # the cache is no place to come from
+    logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", config.trained_on)
+    return learnt
+
+
+def _texts(source: Any, most: int) -> Iterator[str]:
+    """The first `most` characters; rows that cannot be used are left to `prepare` to tell of."""
+    characters = 0
+    for item in source:
+        if isinstance(item, str):
+            yield item
+            characters += len(item)
+        if characters >= most:
+            return
+
+
+# ---- what is said of a run ----
+
+
+def step_flops(model: Any, examples: Any, lengths: np.ndarray) -> Callable[[np.ndarray], float]:
+    """`flops` for `fit`, of examples of these lengths: attention within documents, also where they are packed."""
+    flops = training_flops(model)
+    if isinstance(examples, Packed):
+        documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
+        return lambda indices: flops(documents[np.concatenate([packs[i] for i in indices])])
+    return lambda indices: flops(lengths[indices])
+
+
+def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
+    """A causal model's mean loss in nats, its perplexity per token, and bits per byte of the documents' UTF-8.
+
+    Bits per byte compares models of different tokens: the loss of every token (end tokens too, and without each
+    document's first, which nothing predicts) over all bytes.
+    """
+    sequences = len(examples.packs.members) if isinstance(examples, Packed) else len(examples)
+    predicted = int(examples.lengths.sum()) - sequences
+    size = sum(shard["bytes"] for shard in files.shards)
+    return {
+        "loss": loss,
+        "perplexity": math.exp(min(loss, 700)),
+        "bits_per_byte": loss * predicted / math.log(2) / size,
+    }
+
+
+def judge(training: Any, validation: Any, vocabulary: int) -> dict[str, Any]:
+    """`baseline` for `publish`: the scores of guessing each token by how often it is in the training examples."""
+    guess = unigram_guess(training, validation, vocabulary)
+    return {"baseline": {f"eval_{name}": value for name, value in guess.items()}}
+
+
+def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:
+    """For the report: documents, tokens, bytes, examples, padding and pieces of each split."""
+
+    def told(documents: TokenFiles, blocks: Any) -> dict[str, Any]:
+        return {
+            "documents": len(documents),
+            **_by_source(documents),
+            "tokens": documents.tokens,
+            "bytes of text": sum(shard["bytes"] for shard in documents.shards),
+            "examples": len(blocks),
+            "padding, were all as long as the longest may be": f"{100 * blocks.padding:.2f} %",
+            "pieces of longer documents": getattr(blocks, "examples", blocks).pieces,
+            "fingerprint": documents._fingerprint[:16],
+        }
+
+    return {name: told(files[name], examples[name]) for name in files}
+
+
+def _by_source(documents: TokenFiles) -> dict[str, int]:
+    if len(documents.sources) < 2:
+        return {}
+    return {f"documents of {name}": end - first for name, (first, end) in documents.sources.items()}
+
+
+def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing: Any) -> dict[str, Any]:
+    """`blocks` of each split; weights are for training."""
+    sources = name_sources(config.train_file) if config.train_file else {}
+    repeats = {name: source.weight for name, source in sources.items()}
+    if set(repeats.values()) <= {1.0}:  # also of a folder of prepared tokens, whose sources have other names
+        repeats = {}
+    weights = {"train": repeats or config.source_weights}
+    return {
+        name: blocks(
+            split,
+            config.max_length,
+            packing=packing,
+            seed=config.seed,
+            weights=weights.get(name),
+            repeats=bool(repeats),
+        )
+        for name, split in files.items()
+    }
+
+
+def continuations(
+    accelerator: Accelerator,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    files: TokenFiles,
+    tokens: int,
+    length: int,
+) -> list[dict[str, str]]:
+    """What the model writes after the beginnings (16 tokens) of eight documents, or of as many places in one: `tokens`
+    tokens, drawn at temperature 0.8 from the 200 likeliest, and no more than make `length` in all."""
+    module, start = accelerator.unwrap_model(model).eval(), min(16, length // 2)
+    places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, max(0, files.tokens - start), 8).astype(int)
+    prompts = [files.read(int(place), min(int(place) + start, files.tokens)).astype(np.int64) for place in places]
+
+    def generate(batch: Any) -> list[str]:
+        read = batch["input_ids"].shape[1]
+        ids = module.generate(
+            **batch, do_sample=True, temperature=0.8, top_k=min(200, len(tokenizer)),
+            max_new_tokens=min(tokens, length - read), pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+        return text.decode(tokenizer, ids[:, read:])
+
+    def collate(rows: Sequence[Any]) -> Any:
+        ids = text.pad(rows, 0)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    if not tokens:
+        return []
+    lengths = np.array([[len(prompt)] for prompt in prompts])
+    written = predict(accelerator, prompts, lengths, 1, collate=collate, generate=generate)
+    starts = text.decode(tokenizer, [prompt.tolist() for prompt in prompts])
+    return [{"prompt": begun, "continuation": rest} for begun, rest in zip(starts, written, strict=True)]
+
+
+def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:
+    """Python that loads what was trained and saved, and uses it: `example` stands for its last line."""
+    folder = config.hub_model_id or config.output_dir
+    own_code = any(Path(config.output_dir).glob("*.py"))
+    trust = ", trust_remote_code=True" if own_code else ""
+    return f"""from transformers import {auto_class}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({folder!r}{trust})
+model = {auto_class}.from_pretrained({folder!r}{trust})
+{example}"""

@@ -1,0 +1,136 @@
+"""A tagging run for people: which types are found, which tags are mistaken for which, which sentences are hardest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain import text
+from hftrain.data.several import scores_by_source, source_counts
+from hftrain.data.splits import sizes
+from hftrain.metrics import Metrics
+from hftrain.metrics.entities import entities
+from hftrain.report import Figure, Table
+from hftrain.report.charts import confusion_matrix, histogram
+from hftrain.report.evaluated import evaluation_figures, per_class_table
+from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.rows import find_scheme
+from hftrain.tasks.tagging.scoring import Tagged
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WORST = 50  # sentences in the table of those with the highest loss
+
+
+def model_settings(names: Sequence[str], config: TaggingConfig) -> dict[str, Any]:
+    """What the model's configuration has to say for `hftrain predict` to say the same."""
+    return {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+        "use_cache": False,
+        "windows": {"max_seq_length": config.max_seq_length, "doc_stride": config.doc_stride},
+    }
+
+
+def mark(words: Sequence[str], tags: Sequence[str]) -> str:
+    """The sentence with its entities in brackets, [Empire State Building]location; of other tags, words/TAG."""
+    if find_scheme([tags]) == "none" and set(tags) != {"O"}:
+        return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
+    shown = list(words)
+    for type_, first, last in entities(tags):
+        shown[first] = f"[{shown[first]}"
+        shown[last] = f"{shown[last]}]{type_}"
+    return " ".join(shown)
+
+
+def report(
+    rows: Mapping[str, Dataset],
+    examples: Mapping[str, Dataset],
+    found: Sequence[Tagged],
+    names: Sequence[str],
+    measured: Metrics,
+    config: TaggingConfig,
+) -> dict[str, Any]:
+    """What `publish` is to show of the data and of what is `found` in the test rows."""
+    test, scheme = rows["test"], find_scheme(rows["train"]["tags"])
+    predicted = [[names[tag] for tag in each.tags] for each in found]
+    pairs = [
+        {"right": mark(words, tags), "predicted": mark(words, guess)}
+        for words, tags, guess in zip(test["tokens"], test["tags"], predicted, strict=True)
+    ]
+    means = np.array([each.loss / each.labels for each in found])
+    worst = [pairs[i] | {"loss": float(means[i])} for i in np.argsort(-means, kind="stable")[:WORST].tolist()]
+    right = [guess == list(tags) for guess, tags in zip(predicted, test["tags"], strict=True)]
+    measures: dict[str, Any] = {"sentences right": right, "mean loss": means}
+    by_source = scores_by_source(test, **measures)
+    note = "Of the test rows those with the highest mean loss of a word: hard ones, and some whose tags are wrong."
+    described = {name: describe(rows[name], examples[name]) for name in rows}
+    types = sorted({tag.partition("-")[2] for tag in names} - {""}) if scheme != "none" else []
+    what = f"Says which of {len(names)} tags a word has."
+    if types:
+        what = f"Finds entities of {len(types)} types: {', '.join(types)}."
+    return {
+        "lead": f"{what} Sentences: {sizes(rows)}.",
+        "figures": [
+            *evaluation_figures(measured),
+            confusions(test["tags"], predicted, names),
+            lengths(examples, config),
+        ],
+        "tables": [
+            *per_class_table(measured, "By type"),
+            *([Table("By source", by_source)] if by_source else []),
+            Table("Worst sentences", worst, note=note, visible=10),
+        ],
+        "samples": [pairs[i] for i in np.linspace(0, len(test) - 1, min(20, len(test))).astype(int)],
+        "data": described | {"scheme of the tags": scheme, "tags": len(names)},
+    }
+
+
+def confusions(
+    references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]], names: Sequence[str]
+) -> Figure:
+    """Which tag is mistaken for which, word by word."""
+    number = {name: index for index, name in enumerate(names)}
+    right, said = ([number[tag] for tags in rows for tag in tags] for rows in (references, predictions))
+    matrix = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(matrix, (right, said), 1)
+    return confusion_matrix(matrix, names)
+
+
+def lengths(examples: Mapping[str, Dataset], config: TaggingConfig) -> Figure:
+    """Tokens of the training sentences, and how many of them are read in several windows."""
+    train, limit = examples["train"], config.max_seq_length
+    whole = np.array(train["length"])[np.array(train["part"]) == 0]
+    label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
+    title = "Lengths of the training sentences"
+    return histogram("lengths", title, whole, x_label="tokens", unit="sentences", limit=limit, limit_label=label)
+
+
+def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
+    """Rows, words and windows of a split."""
+    words = [len(tags) for tags in rows["tags"]]
+    lengths = text.lengths(examples, ["input_ids"])
+    return {
+        "sentences": len(rows),
+        **source_counts(rows),
+        "words": sum(words),
+        "longest sentence, words": max(words),
+        "unusable rows left out": len(rows.bad),
+        "sentences that stand in train": rows.leaks.inputs if hasattr(rows, "leaks") else "",
+        "windows": len(examples),
+        "sentences in several windows": examples.counts["sentences in windows"],
+        "words cut": examples.counts["words cut"],
+        "tokens of a window, mean": float(lengths.mean()),
+        "fingerprint": rows._fingerprint[:16],
+    }
+
+
+def usage(config: Any, words: Sequence[str]) -> str:
+    """What finds the entities of `words` with what was trained."""
+    folder = config.hub_model_id or config.output_dir
+    return f"""from hftrain.predict import predict
+
+print(predict({folder!r}, [{" ".join(words)!r}]))"""

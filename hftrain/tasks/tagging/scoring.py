@@ -1,0 +1,95 @@
+"""What a model says of each word: the loss it learns by, tags and their probabilities, scores.
+
+Shapes: B windows of a batch, T tokens of a window, W words of a sentence, K tags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+
+from hftrain import text
+from hftrain.losses import IGNORE, Batch, cross_entropy
+from hftrain.metrics import Metrics, checks, load_metrics
+from hftrain.train import evaluation
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """(B, T, K) fp32."""
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+
+
+def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    """Sum of the cross-entropy over labelled tokens; count with `losses.count_labels`."""
+    return lambda model, batch: cross_entropy(logits_of(model, batch), batch["labels"], label_smoothing)
+
+
+class Tagged(NamedTuple):
+    """What a model says of a sentence, or of a window's own words."""
+
+    tags: list[int]  # (W,)
+    scores: list[float]  # (W,) their probabilities
+    loss: float = 0.0  # summed over its labels
+    labels: int = 0
+
+
+def tag_batch(model: nn.Module, batch: Batch) -> list[Tagged]:
+    """Of each window its own words."""
+    logits = logits_of(model, batch)
+    scores, tags = logits.softmax(dim=-1).max(dim=-1)
+    losses = F.cross_entropy(logits.transpose(1, 2), batch["labels"], ignore_index=IGNORE, reduction="none").sum(dim=1)
+    counts = (batch["labels"] != IGNORE).sum(dim=1)
+    found = []
+    for row, words in enumerate(batch["words"].bool()):
+        own = tags[row, words].tolist(), scores[row, words].tolist()
+        found.append(Tagged(*own, loss=float(losses[row]), labels=int(counts[row])))
+    return found
+
+
+def join(parts: Iterable[int], windows: Iterable[Tagged]) -> list[Tagged]:
+    """Sentences from their windows in order, where part 0 begins a sentence."""
+    joined: list[Tagged] = []
+    for part, window in zip(parts, windows, strict=True):
+        if part:
+            tags, scores, loss, labels = joined.pop()
+            window = Tagged(tags + window.tags, scores + window.scores, loss + window.loss, labels + window.labels)
+        joined.append(window)
+    return joined
+
+
+def tag(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Dataset,
+    batch_size: int,
+    collate: Callable[[list[Any]], Batch],
+) -> list[Tagged]:
+    """What the model says of each sentence, in order, on every process."""
+    task = (examples, text.lengths(examples, ["input_ids"]), batch_size)
+    found = evaluation.predict(accelerator, *task, collate=collate, generate=partial(tag_batch, model))
+    return join(examples["part"], found)
+
+
+def score(
+    found: Sequence[Tagged], references: Sequence[Sequence[str]], names: Sequence[str], metrics: Sequence[str]
+) -> tuple[dict[str, float], Metrics]:
+    """{"loss", name: value of each metric}, with "overall_" left away, and the metrics themselves.
+
+    Args:
+        references: the right tags of each sentence's words.
+        names: of the tags, in the order of their numbers.
+    """
+    measured = load_metrics(metrics, "token_classification")
+    measured.add([[names[tag] for tag in each.tags] for each in found], references)
+    checks.numbers("losses", [each.loss for each in found])
+    loss = sum(each.loss for each in found) / sum(each.labels for each in found)
+    return {"loss": loss} | {key.removeprefix("overall_"): value for key, value in measured.compute().items()}, measured

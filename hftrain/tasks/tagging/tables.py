@@ -1,0 +1,97 @@
+"""Tables (csv, tsv) with a word a row: the sentences in them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from hftrain.data import readers
+from hftrain.data.conll import TAGS, WORDS, plain
+from hftrain.data.sources import ending, open_file
+from hftrain.data.splits import dialect_of
+from hftrain.data.written import looks_written
+
+logger = logging.getLogger(__name__)
+
+SENTENCES = re.compile(r"(sentence|sent)(_(id|idx|index|no|number|num))?|sid")
+ONE_WORD = {"word", "token", "form"}
+
+
+def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
+    """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or why one is none; None
+    where the file is no table, or has a whole sentence in each row.
+
+    A sentence goes on to the next value in its column (of which only the first word's may be filled), or, where no
+    column numbers the sentences, to the next blank line.
+
+    Raises:
+        ValueError: there is no `sentence_column`.
+    """
+    if ending(path) not in (".csv", ".tsv"):
+        return None
+    items = iter(open_file(path, {"row": ""}, dialect_of(config)).items)
+    first = next(items, None)
+    if first is None or isinstance(first[1], readers.Fault):
+        return None
+    header = first[1][0].keys()
+    word = column(header, [config.tokens_column], WORDS.__contains__)
+    tag = column(header, [config.tags_column], TAGS.__contains__)
+    sentence = column(header, [config.sentence_column], lambda name: bool(SENTENCES.fullmatch(name)))
+    if config.sentence_column and sentence != config.sentence_column:
+        raise ValueError(f"{path}: {readers.missing(config.sentence_column, header)} (sentence_column)")
+    if word is None or tag is None or not (sentence or plain(word) in ONE_WORD):
+        return None
+    if looks_written(first[1][0][word]) or len(first[1][0][word].split()) > 1:
+        return None  # a list, or a whole sentence
+    ours = [name for name in (sentence, word, tag) if name]
+    others = ", ".join(name for name in header if name not in ours) or "none"
+    logger.warning("%s is read as a word a row, by the columns %s; others: %s", path, ", ".join(ours), others)
+    return read_sentences(chain([first], items), word, tag, sentence, config)
+
+
+def column(header: Iterable[str], asked: Iterable[str | None], known: Any) -> str | None:
+    """The name in `header` that is asked for, else the first that is known."""
+    header = list(header)
+    return next((name for name in asked if name in header), next((n for n in header if known(plain(n))), None))
+
+
+def read_sentences(
+    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: Any
+) -> Iterator[readers.Item]:
+    """The sentences of `read_table`, by the names of its columns."""
+    names = (config.tokens_column, config.tags_column or "tags")
+    begin, last, current = 0, 0, ""
+    words: list[str] = []
+    tags: list[str] = []
+    fault: tuple[int, readers.Fault] | None = None
+    seen: set[str] = set()
+
+    def whole() -> Iterator[readers.Item]:
+        if fault:
+            yield fault
+        elif words:
+            yield begin, [{names[0]: list(words), names[1]: list(tags)}]
+
+    for line, values in items:
+        row: dict[str, str] = {} if isinstance(values, readers.Fault) else values[0]
+        number = (row.get(sentence) or "").strip() if sentence else ""
+        if (number and number != current) if sentence else line > last + 1:
+            yield from whole()
+            words, tags, fault, begin, current = [], [], None, line, number
+            if sentence and number in seen:
+                why = f"the sentence {number!r} stands in two places: number the sentences through, each in one piece"
+                fault = line, readers.Fault(why)
+            seen.add(number)
+        begin, last = begin or line, line
+        if isinstance(values, readers.Fault):
+            fault = fault or (line, values)
+            continue
+        for name, found in ((word, words), (tag, tags)):
+            if not row[name].strip() and not fault:
+                fault = line, readers.Fault(f"column {name!r} is empty, in a table with a word a row")
+            found.append(row[name].strip())
+    yield from whole()

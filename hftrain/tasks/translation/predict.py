@@ -1,0 +1,52 @@
+"""Text from text, by an encoder-decoder."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from hftrain.models.saved import ADAPTER, batches, load, room, warn_of_cuts
+
+
+def translate(
+    folder: Path,
+    config: Any,
+    texts: list[str],
+    batch_size: int,
+    device: str | None,
+    search: dict[str, int],
+    trust_remote_code: bool = False,
+) -> list[str]:
+    """Generates from each text, into the language the model was saved for; empty texts stay empty.
+
+    Texts longer than the model reads are cut, and how many they are is said on stderr.
+
+    Args:
+        search: `num_beams` and `max_new_tokens`, where they are not to be as the folder's generation_config says.
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    from hftrain.models.positions import count_positions
+    from hftrain.text import decode
+
+    model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device, trust_remote_code)
+    if (folder / ADAPTER).is_file() and (folder / "generation_config.json").is_file():  # and not the base model's
+        model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
+
+    most = room(model, tokenizer)
+    whole = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids] if texts else []
+    warn_of_cuts(whole, most)
+    if not (model.generation_config.max_new_tokens or model.generation_config.max_length):
+        longest = 2 * max(whole, default=0) + 16  # transformers would stop after 20
+        positions = count_positions(model)[0] or sys.maxsize
+        search = {"max_new_tokens": min(longest, positions - 1), **search}
+    found = [""] * len(texts)
+    for batch in batches([i for i, text in enumerate(texts) if text], whole, batch_size):
+        inputs = tokenizer(
+            [texts[i] for i in batch], padding=True, truncation=True, max_length=most, return_tensors="pt"
+        ).to(device)
+        with torch.no_grad():
+            output = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **search)
+        for i, text in zip(batch, decode(tokenizer, output), strict=True):
+            found[i] = text
+    return found

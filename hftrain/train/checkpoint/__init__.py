@@ -1,0 +1,42 @@
+"""Checkpoints that survive kill -9 and a full disk, verify, resume bit-equal, and load with plain `from_pretrained`.
+
+    OUT/checkpoint-N/
+        model.safetensors, config.json, tokenizer...   what `save_pretrained` exports, or the adapter
+        training-00001.safetensors, ...                full tensors by name: "model.*", "optimizer.*", "ema.*"
+        state.json                                     small JSON values: step, samples seen, seconds, best metric...
+        manifest.json                                  written last: what the run is, where each tensor is, the sha256s
+
+A tensor "model.*" or "ema.*" that is in the export already is not stored again: the manifest says where each one is.
+Tensors are full whatever the strategy, so a run may resume on other hardware. Nothing here is pickled.
+
+A checkpoint grows in `OUT/.saving-checkpoint-N` and gets its name when all of it is on the disk: what bears the name
+`checkpoint-N` is whole. What a kill leaves under a hidden name is cleared away, or put back, by the next run's `lock`.
+"""
+
+from hftrain.train.checkpoint.contract import check_contract, differences
+from hftrain.train.checkpoint.exported import check_export
+from hftrain.train.checkpoint.locking import lock
+from hftrain.train.checkpoint.reading import Saved, checkpoints, read, verify
+from hftrain.train.checkpoint.runs import Row, check_free_space, contract_of, describe, find, rotate, set_aside
+from hftrain.train.checkpoint.writing import refuges, save, versions
+
+__all__ = [
+    "Row",
+    "Saved",
+    "check_contract",
+    "check_export",
+    "check_free_space",
+    "checkpoints",
+    "contract_of",
+    "describe",
+    "differences",
+    "find",
+    "lock",
+    "read",
+    "refuges",
+    "rotate",
+    "save",
+    "set_aside",
+    "verify",
+    "versions",
+]

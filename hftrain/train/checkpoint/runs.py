@@ -1,0 +1,200 @@
+"""The checkpoints of a run's output folder: which to resume from, which to delete, whether there is room for more."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed
+
+from hftrain.train.checkpoint.reading import checkpoints, read_manifest, require_intact, step_of, verify, why_unfit
+
+GB = 10**9
+SAVING, DELETING, REPLACED = ".saving-", ".deleting-", ".replaced-"  # prefixes of what is not whole, or in the way
+FINAL_FILES = ("all_results.json", "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+STRAY = re.compile(r"\..+\.[0-9a-f]+\.tmp|\.lock-claim|\.lock-after-[0-9a-f]+")  # left by a kill within a moment
+T = TypeVar("T")
+
+
+def find(output_dir: str | Path, resume_from_checkpoint: str | None) -> tuple[Path | None, list[str]]:
+    """The checkpoint to resume from, or None for a fresh start, and lines to print: what was passed over and why.
+
+    resume_from_checkpoint: a folder, "auto" (the newest that verifies and is finite; fresh if there is no run yet) or
+    None (fresh; a folder that holds a run is refused). Every rank calls, the main process looks, all get its answer.
+    Raises ValueError that names the ways out.
+    """
+    return _on_main(lambda: _find(Path(output_dir), resume_from_checkpoint))
+
+
+def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | None, list[str]]:
+    place = _nearest(output_dir)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        why = "not writable" if place.is_dir() else "no folder"
+        raise ValueError(f"{output_dir} cannot be written, since {place} is {why}: choose another --output_dir.")
+    if resume_from_checkpoint not in (None, "auto"):
+        require_intact(Path(resume_from_checkpoint))
+        return Path(resume_from_checkpoint), []
+    saved = checkpoints(output_dir)
+    final = [name for name in FINAL_FILES if (output_dir / name).exists()]
+    if resume_from_checkpoint is None and (saved or final):
+        raise ValueError(
+            f"{output_dir} already holds a run ({', '.join([path.name for path in saved] + final)}). "
+            "Continue it with --resume_from_checkpoint auto, or choose another --output_dir."
+        )
+    passed_over: list[str] = []
+    for folder in reversed(saved):
+        reason = why_unfit(folder)
+        if reason is None:
+            return folder, passed_over
+        passed_over.append(f"passed over {folder.name}: {reason}")
+    if passed_over:
+        raise ValueError(
+            f"{output_dir} has no checkpoint to resume from ({'; '.join(passed_over)}). "
+            "Start anew in another --output_dir, or name a checkpoint with --resume_from_checkpoint."
+        )
+    if final:
+        raise ValueError(f"{output_dir} holds a finished run ({final[0]}) and no checkpoint: set another --output_dir.")
+    return None, []
+
+
+def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> dict[str, Any]:
+    """The contract of the run that `find` would go on with, unverified; {} of a fresh start. Every rank calls."""
+
+    def read() -> dict[str, Any]:
+        if resume_from_checkpoint is None:
+            return {}
+        auto = resume_from_checkpoint == "auto"
+        for folder in reversed(checkpoints(output_dir)) if auto else [Path(resume_from_checkpoint)]:
+            with suppress(ValueError):  # a damaged one, which `find` tells of
+                return read_manifest(folder)["contract"]
+        return {}
+
+    return _on_main(read)
+
+
+def _on_main(decide: Callable[[], T]) -> T:
+    """What the main process decides, or its ValueError, on every rank: another machine may see another folder."""
+    answer: list[Any] = [None, None]
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not several or torch.distributed.get_rank() == 0:
+        try:
+            answer[0] = decide()
+        except ValueError as error:
+            answer[1] = str(error)
+    if several:
+        torch.distributed.broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    return answer[0]
+
+
+def rotate(output_dir: str | Path, keep: int, best: str | Path | None = None) -> list[Path]:
+    """Deletes the oldest checkpoints beyond `keep`, but not `best` and not the newest that verifies and is finite.
+
+    Main process only. Returns what it deleted.
+    """
+    assert keep >= 1
+    saved = checkpoints(output_dir)
+    old = [folder for folder in saved[:-keep] if best is None or folder.name != Path(best).name]
+    if old:
+        newest_good = next((folder for folder in reversed(saved) if not why_unfit(folder)), None)
+        old = [folder for folder in old if folder != newest_good]
+    for folder in old:
+        doomed = folder.with_name(DELETING + folder.name)
+        try:
+            folder.rename(doomed)  # killed while it deletes, no half checkpoint bears a good name
+            shutil.rmtree(doomed)
+        except OSError as error:  # not worth the run
+            warnings.warn(f"{folder} could not be deleted: {error}", stacklevel=2)
+    return old
+
+
+def set_aside(output_dir: str | Path, step: int) -> list[str]:
+    """Renames the checkpoints of after `step`, from which a run goes on; returns lines to print. Main process only.
+
+    They are of a course that was given up: `auto` would take the newest of them up again, and `rotate` prefer them.
+    """
+    notes = []
+    for folder in checkpoints(output_dir):
+        if step_of(folder) > step:
+            name = f"{folder.name}.given-up"
+            shutil.rmtree(folder.with_name(name), ignore_errors=True)
+            folder.rename(folder.with_name(name))
+            notes.append(f"{folder} is of a later step: renamed {name}, delete it when you like")
+    return notes
+
+
+def recover(output_dir: str | Path) -> None:
+    """Clears away what a killed process left half-saved or half-deleted. Only for the run that holds the lock."""
+    for path in Path(output_dir).glob(f"{REPLACED}checkpoint-*"):
+        original = path.with_name(path.name.removeprefix(REPLACED))
+        if original.exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(original)
+    for prefix in (SAVING, DELETING):
+        for path in Path(output_dir).glob(f"{prefix}checkpoint-*"):
+            shutil.rmtree(path)
+    for path in Path(output_dir).glob(".*"):
+        if STRAY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def check_free_space(output_dir: str | Path, needed_bytes: int, copies: int) -> None:
+    """Raises ValueError unless `copies` checkpoints of `needed_bytes` fit; those that stand there need no more room."""
+    copies = max(1, copies - len(checkpoints(output_dir)))
+    free = free_bytes(output_dir)
+    if copies * needed_bytes > free:
+        raise ValueError(
+            f"checkpoints need {copies} x {needed_bytes / GB:.3f} = {copies * needed_bytes / GB:.3f} GB, {output_dir} "
+            f"has {free / GB:.3f} GB free: lower --save_total_limit, or choose an --output_dir with more room."
+        )
+
+
+def free_bytes(path: str | Path) -> int:
+    """Free bytes where `path` is, or will be."""
+    return shutil.disk_usage(_nearest(Path(path))).free
+
+
+def _nearest(path: Path) -> Path:
+    """`path`, or where it will be made: the nearest folder above it that is there."""
+    path = path.absolute()
+    return next(place for place in [path, *path.parents] if place.exists())
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of `hftrain verify`: no `problems` is good; `samples` and `finite` are None where the manifest is lost."""
+
+    name: str
+    step: int
+    samples: int | None
+    bytes: int
+    finite: bool | None
+    problems: list[str]
+
+
+def describe(path: str | Path) -> list[Row]:
+    """Verifies one checkpoint, or all of a run's output folder, oldest first. Raises ValueError if there is none."""
+    path = Path(path).resolve()
+    alone = path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)
+    folders = [path] if alone else checkpoints(path)
+    if not folders:
+        raise ValueError(f"no checkpoint in {path}: name an output folder, or a checkpoint-N in it")
+    return [_row(folder) for folder in folders]
+
+
+def _row(folder: Path) -> Row:
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    try:
+        manifest = read_manifest(folder)
+    except ValueError:
+        manifest = {"samples_seen": None, "finite": None}
+    return Row(folder.name, step_of(folder), manifest["samples_seen"], size, manifest["finite"], verify(folder))

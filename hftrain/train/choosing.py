@@ -1,0 +1,56 @@
+"""Settings that the user leaves open are chosen here, for the examples and the model of the run at hand."""
+
+from typing import Any
+
+import numpy as np
+
+from hftrain.config import TrainConfig, defaults, printing
+from hftrain.data.plan import Plan
+from hftrain.train import checkpoint
+from hftrain.train.flops import count_parameters
+
+
+def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tuple[Plan, int]:
+    """Fills in the open settings of `config`; returns the plan and the number of steps. A run that goes on takes what
+    its checkpoint holds. Every process has to call.
+
+    Args:
+        lengths: (N, K) tokens of each of an example's K sequences.
+
+    Raises:
+        ConfigError: what the user sets contradicts what is chosen.
+        SystemExit: the settings were asked for, and are printed.
+    """
+    parameters = count_parameters(model)
+    adapted = hasattr(model, "peft_config")
+    tokens = lengths.sum(axis=1)
+    known = defaults.Known(
+        task=config.task_family,
+        examples=len(lengths),
+        tokens=int(tokens.sum()),
+        parameters=parameters - count_parameters(model, trained=True) if adapted else parameters,
+        new=getattr(config, "model_name_or_path", None) is None,
+        adapters=adapted,
+        longest=int(tokens.max(initial=1)),
+        metric=config.scored_by,
+    )
+    defaults.fill(config, known, pinned(config))
+    plan = Plan(
+        lengths,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        global_batch_tokens=config.global_batch_tokens,
+    )
+    total = plan.total_steps(config.num_train_epochs, config.max_steps)
+    defaults.fill_cadence(config, total)
+    config.check()
+    if printing.asked():
+        printing.show(config)
+    return plan, total
+
+
+def pinned(config: TrainConfig) -> dict[str, Any]:
+    """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
+    contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
+    before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
+    return {name: value for name, value in before.items() if value is not None}

@@ -1,0 +1,195 @@
+"""The contract of a run: what has to be equal for a resumed run to be the run that was stopped.
+
+A setting is refused on resume if it differs, unless it is in `ALLOWED`, or `DERIVED` from something that is compared
+in its place. So a setting that a recipe gains is refused until somebody has thought about it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from hftrain import distributed
+from hftrain.config import TrainConfig
+from hftrain.data.plan import Plan, fingerprint
+from hftrain.train import checkpoint
+
+CUT = "memory only; a changed cut is reported, since dropout follows it"
+ROUNDING = "another way to compute the same numbers, up to rounding"
+OUTPUT = "what is written, logged or kept, not what is computed"
+MACHINE = "the machine, not the results"
+
+# Settings that may differ, and why.
+ALLOWED = {
+    "micro_batch_size": CUT,
+    "micro_batch_tokens": CUT,
+    "halve_on_oom": CUT,
+    "eval_batch_size": "memory only",
+    "activation_checkpointing": ROUNDING,
+    "selective_checkpointing": ROUNDING,
+    "torch_compile": ROUNDING,
+    "attn_implementation": ROUNDING,
+    "chunked_loss": ROUNDING,
+    "dataloader_num_workers": MACHINE,
+    "ddp_timeout": MACHINE,
+    "trust_remote_code": MACHINE,
+    "output_dir": OUTPUT,
+    "logging_steps": OUTPUT,
+    "save_steps": OUTPUT,
+    "save_total_limit": OUTPUT,
+    "report_to": OUTPUT,
+    "run_name": OUTPUT,
+    "push_to_hub": OUTPUT,
+    "hub_model_id": OUTPUT,
+    "eval_on_start": "an evaluation before the first step chooses nothing",
+    "max_bad_rows": "the rows themselves are compared",
+    "max_nonfinite_steps": "the skipped steps are counted over the whole run",
+    "resume_from_checkpoint": "says where to go on",
+    "resume_allow": "says what may differ",
+}
+
+# Settings that may differ as long as what follows from them is equal: the key of the contract that is compared.
+DERIVED = {
+    "num_train_epochs": "total_steps",
+    "max_steps": "total_steps",
+    "train_file": "train_data",
+    "dataset_name": "train_data",
+    "dataset_config_name": "train_data",
+    "delimiter": "train_data",
+    "column_names": "train_data",
+    "encoding": "train_data",
+    "tokenizer_name_or_path": "train_data",
+    "validation_file": "validation_data",
+    "test_file": "test_data",
+    "model_name_or_path": "model",
+    "model_revision": "model",
+}
+
+# What version 0.1.0 recorded of the settings. A later key is compared only where the checkpoint has it too.
+RECORDED_FIRST = (
+    "seed", "global_batch_size", "global_batch_tokens", "learning_rate", "lr_scheduler_type", "warmup_steps",
+    "decay_steps", "min_lr_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
+    "max_grad_norm", "label_smoothing_factor", "ema_decay", "bf16", "fp16",
+)  # fmt: skip
+
+# Differences after which evaluations can still be compared with those before. After any other one that --resume_allow
+# lets through, the best model is chosen anew.
+COMPARABLE = {
+    *RECORDED_FIRST, "total_steps", "examples", "train_data", "test_data", "eval_steps", "early_stopping_patience",
+    "load_best_model_at_end", "neftune_noise_alpha", "freeze",
+} - {"seed", "bf16", "fp16", "ema_decay"}  # fmt: skip
+
+
+def run_contract(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Sequence[Any],
+    plan: Plan,
+    total: int,
+    config: TrainConfig,
+    held_out: Mapping[str, Sequence[Any]] | None = None,
+) -> dict[str, Any]:
+    """What is compared on resume, as JSON values. Every process has to call."""
+    volatile = {"_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache"}
+    derived: dict[str, Any] = {}
+    if hasattr(model, "config"):
+        derived["model"] = {k: v for k, v in model.config.to_dict().items() if k not in volatile}
+    for name, adapter in getattr(model, "peft_config", {}).items():
+        kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules")
+        settings = adapter.to_dict()
+        derived[f"adapter_{name}"] = {key: json_value(settings.get(key)) for key in kept}
+    derived |= {"total_steps": total, "examples": len(examples), "train_data": fingerprint(examples, plan.lengths)}
+    for name, split in (held_out or {}).items():
+        if name != "train":
+            derived[f"{name}_data"] = fingerprint(split)
+    base = list(base_weights(model, config))
+    if base:
+        derived["base_weights"] = distributed.fingerprint_parameters(accelerator, base)
+    if commit := getattr(getattr(model, "config", None), "_commit_hash", None):  # of the Hub; a folder has none
+        derived["base_commit"] = commit
+    contract = {name: getattr(config, name) for name in RECORDED_FIRST}
+    contract |= {"greater_is_better": config.higher_is_better}
+    for setting in fields(config):
+        name = setting.name
+        free = name in ALLOWED or name in config.no_result or DERIVED.get(name) in derived
+        if not free and name not in contract:
+            contract[name] = json.loads(json.dumps(getattr(config, name), default=str))
+    chosen = {name: choice.value for name, choice in config.chosen.items()}  # a resume takes them
+    return contract | derived | {"chosen": chosen}
+
+
+def optional(contract: Mapping[str, Any]) -> set[str]:
+    """The keys of `contract` that an older version did not record, and the one that it recorded otherwise."""
+    first = {*RECORDED_FIRST, "model", "total_steps", "examples"}
+    return {"data"} | {key for key in contract if key not in first and not key.startswith("adapter_")}
+
+
+def base_weights(model: Any, config: TrainConfig) -> Iterator[tuple[str, torch.Tensor, Sequence[int]]]:
+    """What a checkpoint does not hold of the weights, but a run depends on: (name, tensor, rows that do not count).
+
+    Of a PEFT model, all that is frozen; of a model that is its own reference, all, as training begins. Left out is what
+    no result depends on and may be drawn otherwise elsewhere: the random head behind a trained one, and the rows of
+    new tokens, in whose place the adapter's stand.
+    """
+    adapted = hasattr(model, "peft_config")
+    if not adapted and not getattr(config, "needs_reference", False):
+        return
+    unused: set[int] = set()
+    rows: dict[int, Sequence[int]] = {}
+    if adapted:
+        from peft.utils.other import ModulesToSaveWrapper
+
+        for module in model.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                unused |= {id(parameter) for parameter in module.original_module.parameters()}
+            if isinstance(getattr(module, "token_indices", None), dict):
+                indices = {index for chosen in module.token_indices.values() for index in chosen}
+                rows[id(module.base_layer.weight)] = sorted(indices)
+    for name, parameter in model.named_parameters():
+        if id(parameter) in unused or (adapted and parameter.requires_grad):
+            continue
+        yield name, parameter, rows.get(id(parameter), ())
+        quantized = getattr(parameter, "quant_state", None)  # 4 bits: the scales are no parameters
+        for key, value in quantized.as_dict().items() if quantized else ():
+            if isinstance(value, torch.Tensor):
+                yield f"{name}.{key}", value, ()
+
+
+def compare(saved: checkpoint.Saved, current: Mapping[str, Any], allow: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The settings and inputs that differ from the checkpoint's, let through by `allow`, and lines to print.
+
+    Raises:
+        ValueError: one differs that is not let through.
+    """
+    known = optional(current)
+    notes = []
+    before, now = dict(saved.contract), dict(current)
+    for contract in (before, now):
+        contract.pop("chosen", None)  # it says how the settings came about, which are compared
+    commits = before.get("base_commit"), now.get("base_commit")
+    if before.get("base_weights") == now.get("base_weights"):  # then another commit changes nothing
+        before.pop("base_commit", None)
+        now.pop("base_commit", None)
+        if None not in commits and commits[0] != commits[1]:
+            notes.append(f"the base model is of commit {commits[1]} now, of {commits[0]} when saved")
+    notes += checkpoint.check_contract(before, now, allow, known)
+    installed = checkpoint.versions()
+    recorded = saved.manifest["versions"]
+    other = [
+        f"{name} {version}, now {installed.get(name, 'absent')}"
+        for name, version in recorded.items()
+        if version != installed.get(name)
+    ]
+    if other:
+        notes.append(f"other versions than when saved, and perhaps other rounding: {'; '.join(other)}")
+    return {key.partition(".")[0] for key in checkpoint.differences(before, now, known)}, notes
+
+
+def json_value(value: Any) -> Any:
+    """Sets, which have no order, as sorted lists; enumerations as their values."""
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", value)

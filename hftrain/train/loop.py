@@ -1,0 +1,322 @@
+"""The one loop. A task is four values: examples, `collate`, `loss` and `evaluate`; `fit` is the loop that takes them.
+
+A step is one optimizer step. Step s (from 0) sees the examples that (seed, s) determines, at the learning rate that s
+determines, with randomness that (seed, s, micro-batch) determines; `state.step` is the number of steps done. So to go
+on from step s, nothing needs to be saved but weights, optimizer state and s.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from torch import nn
+
+from hftrain import distributed
+from hftrain.config import TrainConfig
+from hftrain.data.plan import MicroBatch, cut, seed_all, steps
+from hftrain.losses import Batch
+from hftrain.quiet import hush_libraries
+from hftrain.signals import StopSignals, now_saved
+from hftrain.train import checkpoint, inspect, trials
+from hftrain.train.choosing import choose_settings
+from hftrain.train.contract import run_contract
+from hftrain.train.ending import farewell, leave, save
+from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
+from hftrain.train.routing import RouterLoss, find_router_loss
+from hftrain.train.run import Outcome, Run
+from hftrain.train.trials.gradients import Steady, try_examples
+
+
+def start(config: TrainConfig) -> Accelerator:
+    """The first line of every recipe: ZeRO-3 must be known before a model loads, and the seed before a head is
+    drawn. What an earlier run chose for `config` is open again."""
+    config.reopen()
+    if distributed.was_launched():
+        distributed.die_with_parent()
+    hush_libraries()
+    accelerator = distributed.make_accelerator(
+        mixed_precision="bf16" if config.bf16 else "fp16" if config.fp16 else "no",
+        max_grad_norm=config.max_grad_norm,
+        timeout_seconds=config.ddp_timeout,
+        log_with=config.report_to,
+        project_dir=config.output_dir,
+    )
+    distributed.require_agreement(accelerator, {"settings": asdict(config), "versions": checkpoint.versions()})
+    if not accelerator.is_main_process:
+        logging.getLogger("hftrain").setLevel(logging.ERROR)  # what is to be said of the data, one process says
+    if config.resume_from_checkpoint is None and not inspect.inspecting():
+        checkpoint.find(config.output_dir, None)  # refuses a folder that holds a run, before anything takes time
+    set_seed(config.seed)
+    return accelerator
+
+
+def fit(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Sequence[Any],
+    config: TrainConfig,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+    lengths: np.ndarray | None = None,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    schedule: Callable[[int], float] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    processor: Any = None,
+    flops: Callable[[np.ndarray], float] | None = None,
+    augment: Callable[[Any], Any] | None = None,
+    before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
+    after_step: Callable[[int, nn.Module], None] | None = None,
+    held_out: Mapping[str, Sequence[Any]] | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Trains `model` on `examples` as `config` says; leaves the kept model in `config.output_dir`.
+
+    Settings that are open are chosen first (`hftrain.config.defaults`) and written into `config`.
+
+    Args:
+        examples: anything with `len` and integer indexing, `datasets.Dataset` for instance.
+        collate: a list of examples -> a batch on the CPU. Randomness in it is seeded by the step.
+        loss: (model, batch) -> the SUM of the loss over the batch's items.
+        count: batch -> its items. Summed loss / summed count of the whole step, over all processes, is what is
+            minimised.
+        lengths: (N, K) tokens of each of an example's K sequences, for token budgets and cuts of similar lengths; 1
+            if None.
+        evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
+        schedule: step -> share of `config.learning_rate`; default `lr_scheduler_type`.
+        optimizer: default `optim`.
+        processor: tokenizer, image processor or feature extractor, saved beside the model.
+        flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
+            the share of what the devices could do (`hftrain.train.flops`).
+        augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
+            and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
+        before_step: called with the model and this process's micro-batches of the step, before its first loss: for
+            what a loss needs to know of the whole step.
+        after_step: called with (steps done, model) after each optimizer step.
+        held_out: examples of other splits by name, {"validation": ..., "test": ...}: part of the contract on resume, so
+            that the best step is never chosen across two data sets. An entry "train" is ignored.
+
+    Returns:
+        the prepared model with the kept weights (the best, the last, or their moving average) and the run's results.
+
+    Raises:
+        FloatingPointError: a loss or a gradient norm that is not finite, more than `max_nonfinite_steps` times.
+        RuntimeError: out of memory, with the batch's shape and what to lower.
+        SystemExit: with code 75 after a signal: a checkpoint is saved and the command that resumes is printed.
+    """
+    if lengths is None and config.equal_length_micro_batches:
+        raise ValueError("equal_length_micro_batches needs the lengths of the examples: this recipe gives fit none")
+    lengths = np.ones((len(examples), 1), dtype=np.int64) if lengths is None else lengths
+    plan, total = choose_settings(model, lengths, config)
+    peak = config.learning_rate
+    assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
+    schedule = schedule or make_schedule(
+        config.lr_scheduler_type,
+        total,
+        warmup_steps=config.warmup_steps,
+        decay_steps=config.decay_steps,
+        min_lr_ratio=config.min_lr_ratio,
+    )
+    longest = lengths[[lengths.sum(axis=1).argmax()]]
+    cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
+    view = inspect.View(examples, collate, plan, config, model, processor, augment)
+    seen = inspect.look(view)  # `hftrain inspect` ends here
+    contract = run_contract(accelerator, model, examples, plan, total, config, held_out)
+    distributed.require_agreement(accelerator, contract)
+    if notes := trials.check_batches(
+        model, examples, lengths, config, collate=collate, loss=loss, count=count, augment=augment,
+        whole_step=before_step is not None,
+    ):  # fmt: skip
+        seen["micro-batches"] = "; ".join(notes)  # for report and card
+    distributed.place(accelerator, model)
+    router = find_router_loss(model)
+    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
+    findings = try_examples(
+        accelerator, model, examples, lengths, config.seed, collate=shown, before_step=before_step,
+        loss=router.checked(loss) if router else loss,
+    )  # fmt: skip
+    if router and not router.agrees(model):
+        router = None
+    model, optimizer = prepare(accelerator, model, optimizer, config, kept=findings.unreached)
+    steady = Steady(accelerator.unwrap_model(model), findings.changes)
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(checkpoint.lock(config.output_dir))
+        run = Run(accelerator, model, optimizer, config, contract, processor)
+        run.resume_or_begin(plan, total, seen)
+        state, micro_batch_size = run.state, config.micro_batch_size
+        stack.enter_context(run.progress)
+        signals = run.signals = stack.enter_context(StopSignals())
+        if evaluate and (state.evaluation_due or (config.eval_on_start and state.step == 0)):
+            run.evaluate(evaluate)
+            if state.evaluation_due:
+                leave(run)
+            if state.step and run.must_save(total):
+                save(run, last=state.step == total or run.patience_lost())
+        while state.step < total and not run.patience_lost():
+            began = time.perf_counter()
+            for step, indices, micro_batches in steps(
+                examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
+                process=accelerator.process_index, processes=accelerator.num_processes,
+                micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
+                augment=augment, equal_lengths=config.equal_length_micro_batches,
+            ):  # fmt: skip
+                learning_rate = peak * schedule(step)
+                distributed.set_learning_rate(optimizer, learning_rate)
+                if before_step:
+                    before_step(model, micro_batches)
+                outcome = take_step(run, micro_batches, loss, count, stop=signals.received, router=router)
+                if outcome.out_of_memory:
+                    micro_batch_size = run.halve(micro_batches)
+                    break
+                seconds, needed = time.perf_counter() - began, flops(indices) if flops else 0.0
+                run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), seconds, needed)
+                if not outcome.taken:
+                    run.refuse_or_skip(outcome, indices)
+                if run.average and outcome.taken:
+                    run.average.update(state.step)
+                if after_step:
+                    after_step(state.step, model)
+                run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
+                if evaluate and (run.due("eval_steps", total) or state.step == total):
+                    if outcome.stop:
+                        state.evaluation_due = True  # the run that goes on evaluates first
+                    else:
+                        run.evaluate(evaluate)
+                stop = outcome.stop > 0 or state.evaluation_due
+                if run.must_save(total) or stop:
+                    steady.put_back()
+                    save(run, last=stop or state.step == total or run.patience_lost())
+                if stop:
+                    leave(run)
+                if run.patience_lost():
+                    break
+                began = time.perf_counter()  # waiting for data is part of a step; evaluating and saving is not
+        steady.put_back()
+        run.finish()
+        if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
+            leave(run)
+        now_saved(farewell(run))
+    return model, run.results(plan)
+
+
+def prepare(
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: torch.optim.Optimizer | None,
+    config: TrainConfig,
+    kept: Sequence[str] = (),
+) -> tuple[Any, Any]:
+    """The model and its optimizer, wrapped for the strategy that was launched; parameters named in `kept` do not
+    decay."""
+    zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
+    if config.ema_decay is not None and zero == 3:
+        raise ValueError(
+            "ema_decay needs whole parameters on each process, which ZeRO-3 does not keep: use ZeRO-2 or FSDP2"
+        )
+    if config.optim != "adamw_torch" and optimizer is None and sharded:
+        raise ValueError(
+            f"optim={config.optim} works on whole tensors, which ZeRO and FSDP cut up: set optim=adamw_torch"
+        )
+    if config.halve_on_oom and sharded:
+        raise ValueError(
+            "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
+        )
+    distributed.check_gradients(accelerator, model)
+    if config.activation_checkpointing:
+        how: dict[str, Any] = {"use_reentrant": False}
+        if config.selective_checkpointing:
+            how["context_fn"] = keep_matmuls
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
+    if config.torch_compile:
+        model.compile(dynamic=True)
+    optimizer = optimizer or make_optimizer(
+        model,
+        config.optim,
+        learning_rate=config.learning_rate or 0.0,  # each step sets it
+        weight_decay=config.weight_decay,
+        betas=(config.adam_beta1, config.adam_beta2),
+        eps=config.adam_epsilon,
+        kept=kept,
+    )
+    distributed.set_bucket_sizes(accelerator, model)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    distributed.expect_missing_gradients(accelerator, model)
+    if config.halve_on_oom:
+        distributed.exchange_nothing_in_forward(model)
+    model.train()
+    return model, optimizer
+
+
+def take_step(
+    run: Run,
+    micro_batches: list[MicroBatch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+    *,
+    stop: int,
+    router: RouterLoss | None = None,
+) -> Outcome:
+    """One optimizer step over this process's micro-batches; not taken if the loss or the gradient norm is not finite.
+
+    The objective is (sum of the loss) / (count of items) and, of a model with experts, the router loss, both over the
+    whole step. Gradients are averaged over the P processes by whoever exchanges them, hence the factor P.
+    """
+    accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
+    (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
+    if items == 0:
+        raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
+    if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
+        if not config.halve_on_oom:
+            raise RuntimeError(run.out_of_memory_message(micro_batches[0]))
+        return Outcome(out_of_memory=True)
+    losses: list[torch.Tensor] = []  # on the device: to read them one by one would make the CPU wait each time
+    out_of_memory = False
+    for i, micro in enumerate(micro_batches):
+        last = i == len(micro_batches) - 1 and not config.halve_on_oom
+        seed_all(config.seed, step, micro.number)  # dropout
+        try:
+            with distributed.accumulating(accelerator, model, last=last):
+                real = len(micro.indices) > 0
+                listening: AbstractContextManager[Any] = router.listening() if router else nullcontext([])
+                with listening as heard:
+                    summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
+                objective = summed * (accelerator.num_processes / items)
+                if router:
+                    objective = objective + router.share(accelerator, heard, real=real) * accelerator.num_processes
+                distributed.backward(accelerator, model, objective, last=last)
+        except RuntimeError as error:
+            if not distributed.is_out_of_memory(error):
+                raise
+            if not config.halve_on_oom:
+                raise RuntimeError(f"{run.out_of_memory_message(micro)}\n{str(error).splitlines()[0]}") from error
+            out_of_memory = True
+            break
+        losses.append(summed.detach())
+    if config.halve_on_oom:
+        (failed,) = distributed.total(accelerator, out_of_memory)
+        if failed:
+            distributed.clear_gradients(accelerator, model, run.optimizer)
+            return Outcome(out_of_memory=True)
+        distributed.average_gradients(accelerator, model)
+    sums = torch.stack(losses).double().cpu()
+    routed = float(sum(router.shares)) if router else 0.0
+    loss_sum, stops, router_loss = distributed.total(accelerator, float(sums.sum()), stop, routed)
+    outcome = Outcome(
+        loss=loss_sum / items,
+        router_loss=router_loss if router else None,
+        stop=int(stops),
+        broken=[m for m, s in zip(micro_batches, sums, strict=True) if not s.isfinite()],
+    )
+    if not np.isfinite(outcome.loss):
+        distributed.clear_gradients(accelerator, model, run.optimizer)
+        return outcome
+    outcome.grad_norm = distributed.clip_and_step(accelerator, model, run.optimizer, config.max_grad_norm)
+    return outcome

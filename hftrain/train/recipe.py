@@ -1,0 +1,24 @@
+"""The last line of a recipe: `run(main, Config)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from hftrain.config import RecipeConfig, parse
+
+C = TypeVar("C", bound=RecipeConfig)
+
+
+def run(main: Callable[[C], dict[str, Any]], config_class: type[C]) -> dict[str, Any]:
+    """Calls `main` with the settings of the command line; once for each fold where they ask for folds.
+
+    Returns:
+        What `main` returns; of folds, what `cross_validation.json` holds.
+    """
+    config = parse(config_class)
+    if config.folds is None or config.fold is not None:
+        return main(config)
+    from hftrain.train.folds import cross_validate
+
+    return cross_validate(main, config)

@@ -1,0 +1,401 @@
+"""What `fit` remembers and writes: the run's state, its checkpoints, its best weights, its log."""
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import nn
+
+from hftrain import distributed
+from hftrain.config import TrainConfig
+from hftrain.config.defaults import describe, stretched
+from hftrain.data.files import share_weights
+from hftrain.data.plan import MicroBatch, Plan
+from hftrain.data.sealed import moved_in
+from hftrain.report import History, Progress, write_seen
+from hftrain.signals import EvaluationStopped, StopSignals
+from hftrain.train import checkpoint, ending
+from hftrain.train.flops import count_parameters, peak_flops
+from hftrain.train.optim import ExponentialMovingAverage, steps_of, too_few_steps
+from hftrain.train.resuming import beside_state, take_up
+
+
+@dataclass
+class State:
+    """What a run has done so far, resumed parts included. All that a checkpoint holds beside tensors."""
+
+    step: int = 0
+    samples_seen: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    steps_taken: int = 0  # without those skipped
+    loss_sum: float = 0.0  # of their mean losses
+    nonfinite_steps: int = 0
+    step_seconds: float = 0.0  # of `seconds`, those in steps: without evaluations and checkpoints
+    flops: float = 0.0  # that the model needed for them
+    window: list[tuple] = field(default_factory=list)  # of steps not logged: loss (None: not taken), tokens, s, FLOPs
+    best_step: int | None = None
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    evaluations_since_best: int = 0
+    evaluation_due: bool = False  # of this step; a stop came first
+    loss_scale: dict[str, Any] = field(default_factory=dict)  # fp16 only
+    rarer: dict[str, int] = field(default_factory=dict)  # eval_steps and save_steps, once it is known what they cost
+
+
+@dataclass
+class Outcome:
+    """What came of one step."""
+
+    loss: float = math.nan
+    grad_norm: float = math.nan
+    router_loss: float | None = None  # of a model with experts, before its coefficient
+    stop: int = 0  # the signals that processes have seen, summed; 0: none
+    out_of_memory: bool = False
+    broken: list[MicroBatch] = field(default_factory=list)  # of this process, with a loss that is not finite
+
+    @property
+    def taken(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+
+class Run:
+    """The books of one `fit`."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        optimizer: Any,
+        config: TrainConfig,
+        contract: dict,
+        processor: Any,
+    ):
+        self.accelerator, self.model, self.optimizer, self.config = accelerator, model, optimizer, config
+        self.contract, self.processor = contract, processor
+        self.state = State()
+        self.average: ExponentialMovingAverage | None = None
+        self.signals = StopSignals()
+        self.last_saved: int | None = None
+        self.refuge: Path | None = None  # the last checkpoint, where `output_dir` did not take it
+        self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
+        if config.report_to:
+            flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
+            name = config.run_name or Path(config.output_dir).resolve().name
+            names: dict[str, Any] = {"wandb": {"name": name}, "trackio": {"name": name}, "mlflow": {"run_name": name}}
+            accelerator.init_trackers(os.environ.get("WANDB_PROJECT", "hftrain"), config=flat, init_kwargs=names)
+
+    # ---- begin, go on, stop, end ----
+
+    def resume_or_begin(self, plan: Plan, total: int, seen: dict[str, Any]) -> None:
+        """Takes up the checkpoint that `resume_from_checkpoint` means, if any; opens the log and the display.
+
+        `seen`: numbers of the training examples, for the report."""
+        config, main = self.config, self.accelerator.is_main_process
+        found, notes = checkpoint.find(config.output_dir, config.resume_from_checkpoint)
+        distributed.require_agreement(self.accelerator, {f"checkpoint in {config.output_dir}": found and found.name})
+        if found:
+            saved = checkpoint.read(found, verified=True)
+            notes += take_up(self, saved, plan, total)
+            self.last_saved, self.best_saved = saved.step, (self.state.best_step, self.state.best_metrics)
+            self.refuge = None if found.resolve().parent == Path(config.output_dir).resolve() else found
+            if main:
+                notes += checkpoint.set_aside(config.output_dir, saved.step)
+        if config.ema_decay is not None:
+            self.average = ExponentialMovingAverage(self.accelerator.unwrap_model(self.model), config.ema_decay)
+            for name, average in self.average.average.items() if found else ():
+                if f"ema.{name}" in saved.tensors:  # not if --resume_allow let ema_decay through: it begins here
+                    average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
+        log, evaluated = Path(config.output_dir) / "metrics.jsonl", not self.state.evaluation_due
+        self.history = History(log, self.state.step, evaluated=evaluated, enabled=main)
+        if found and main and self.history.lines < (logged := saved.state.get("log_lines", 0)):
+            notes.append(
+                f"{self.history.path} has {self.history.lines} of the {logged} lines that were logged up to step "
+                f"{saved.step:,}, and the report will lack the others: were they deleted, or left in {found.parent}?"
+            )
+        self.progress = Progress(total, start=self.state.step, enabled=main)
+        self.clock = time.perf_counter() - self.state.seconds
+        if main:
+            write_seen(config.output_dir, seen)
+        model = self.accelerator.unwrap_model(self.model)
+        trained = count_parameters(model, trained=True)
+        few = too_few_steps(
+            total, plan.steps_per_epoch, pretrained=getattr(config, "model_name_or_path", None) is not None,
+            warmup_steps=config.warmup_steps or 0, max_steps=config.max_steps,
+        )  # fmt: skip
+        introduction = introduce(self.accelerator, model, trained), plan.describe(total), *few
+        for line in (*notes, *describe(config), *introduction):
+            self.progress.print(line)
+        if main and not found:  # fp32 master, two moments, and the export at most as large as the master
+            checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)
+
+    def finish(self) -> None:
+        """Leaves the kept weights in the model and in the output folder."""
+        config, state = self.config, self.state
+        best = self.best_folder()
+        keep_best = config.load_best_model_at_end and state.best_step not in (None, state.step)
+        problems = checkpoint.verify(best) if keep_best else []
+        if problems:  # a full disk kept it from being saved, or somebody deleted it
+            self.progress.print(f"the best model cannot be had ({best}: {problems[0]}): the last one is kept")
+            state.best_step, state.best_metrics = None, {}
+        if keep_best and not problems:
+            saved = checkpoint.read(best, verified=True)
+            distributed.load_parameters(
+                self.accelerator, self.model, saved.tensors, prefix="ema." if self.average else "model."
+            )
+            self.progress.print(f"kept the best model, of step {state.best_step:,}")
+        elif self.average:
+            self.average.write(self.average.average)
+        folder, step = Path(config.output_dir), state.best_step if keep_best else state.step
+        main = self.accelerator.is_main_process
+        with ending.explain_export(self), moved_in(folder, step=step) if main else nullcontext(folder) as staging:
+            export(self.accelerator, self.model, self.processor, staging)
+        self.model.eval()  # what is asked of it from here on is asked without dropout
+
+    def results(self, plan: Plan) -> dict[str, Any]:
+        """Totals of the whole run, and the metrics of the model that was kept."""
+        state, config, model = self.state, self.config, self.accelerator.unwrap_model(self.model)
+        metrics = state.best_metrics if config.load_best_model_at_end and state.best_metrics else state.metrics
+        return {
+            "total_steps": state.step,
+            "epoch": state.step / plan.steps_per_epoch,
+            "samples_seen": state.samples_seen,
+            "tokens_seen": state.tokens_seen,
+            "train_loss": state.loss_sum / max(1, state.steps_taken),
+            "train_runtime": state.seconds,
+            "train_tokens_per_second": state.tokens_seen / max(state.seconds, 1e-9),
+            **self._speed(state.flops, state.step_seconds, "train_"),
+            "nonfinite_steps": state.nonfinite_steps,
+            "parameters": count_parameters(model),
+            "trained_parameters": count_parameters(model, trained=True),
+            **({} if state.best_step is None else {"best_step": state.best_step}),
+            **{f"eval_{name}": value for name, value in metrics.items()},
+        }
+
+    # ---- each step ----
+
+    def count_step(self, outcome: Outcome, samples: int, tokens: int, seconds: float, flops: float) -> None:
+        state = self.state
+        state.step += 1
+        state.samples_seen += samples
+        state.tokens_seen += tokens
+        state.seconds = time.perf_counter() - self.clock
+        state.step_seconds += seconds
+        state.flops += flops
+        state.window.append((outcome.loss if outcome.taken else None, tokens, seconds, flops))
+        if outcome.taken:
+            state.steps_taken += 1
+            state.loss_sum += outcome.loss
+
+    def due(self, name: str, total: int) -> bool:
+        """Whether what is done each `eval_steps`, `save_steps` or `logging_steps` is to be done now."""
+        every = self.state.rarer.get(name, getattr(self.config, name))
+        return every > 0 and self.state.step % steps_of(every, total) == 0
+
+    def weigh(self, name: str, seconds: float) -> None:
+        """Once it is known how long an evaluation or a checkpoint takes: does it less often where it takes too much of
+        the run. Every process has to call; all decide alike."""
+        state = self.state
+        if name not in self.config.chosen or name in state.rarer or not state.step:
+            return
+        each, steps = distributed.total(self.accelerator, seconds, state.step_seconds)
+        every, total = int(getattr(self.config, name)), self.progress.total
+        state.rarer[name] = stretched(every, each, steps / state.step * total, total)
+        if state.rarer[name] != every:
+            share = f"{each / self.accelerator.num_processes:.3g} s each are over a tenth of the run"
+            self.progress.print(f"{name} {every} becomes {state.rarer[name]}: {share}")
+
+    def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
+        values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}
+        values |= {} if outcome.router_loss is None else {"router_loss": outcome.router_loss}
+        self.progress.update(self.state.step, values)
+        due = self.due("logging_steps", self.progress.total)
+        if not due and self.state.step not in (1, self.progress.total):
+            return
+        losses, tokens, seconds, flops = zip(*self.state.window, strict=True)
+        self.state.window = []
+        taken = [loss for loss in losses if loss is not None]
+        values["loss"] = sum(taken) / len(taken) if taken else math.nan
+        values["tokens_per_second"] = sum(tokens) / sum(seconds)
+        values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
+        self.progress.log(values)
+        self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
+        self._track(values)
+
+    def _track(self, values: dict[str, Any]) -> None:
+        try:
+            self.accelerator.log(values, step=self.state.step)
+        except OSError as error:  # a full disk, a deleted folder: not worth the run
+            warnings.warn(f"the trackers ({', '.join(self.config.report_to)}) lost values: {error}", stacklevel=2)
+
+    def _speed(self, flops: float, seconds: float, prefix: str = "") -> dict[str, Any]:
+        """Model TFLOP/s of a device, and their share of its peak (MFU); nothing if the recipe counts no FLOPs."""
+        if not flops:
+            return {}
+        rate, peak = flops / seconds / self.accelerator.num_processes, peak_flops(self.accelerator.device)
+        return {f"{prefix}tflops": rate / 1e12, f"{prefix}mfu": rate / peak if peak else "unknown"}
+
+    def refuse_or_skip(self, outcome: Outcome, indices: np.ndarray) -> None:
+        """A step that was not taken, since its loss or gradient is not finite: the run ends, or goes on if it may."""
+        state, config = self.state, self.config
+        if self.accelerator.scaler is not None and math.isfinite(outcome.loss):
+            return  # fp16 finds its loss scale this way
+        state.nonfinite_steps += 1
+        rows = sorted(
+            int(i) for found in gather_object([[int(i) for m in outcome.broken for i in m.indices]]) for i in found
+        )
+        what = "gradient norm" if math.isfinite(outcome.loss) else "loss"
+        which = "" if rows else "one of the "
+        rows = rows or sorted(indices.tolist())
+        where = f"{which}training examples {rows}"
+        message = f"step {state.step}: the {what} is not finite ({where}); the weights are those of before this step"
+        self.history.append({"step": state.step, "event": "not finite", "of": what, "examples": rows})
+        if state.nonfinite_steps > config.max_nonfinite_steps:
+            raise FloatingPointError(
+                f"{message}. Last good checkpoint: {self.last_good()}. Look at these rows, lower learning_rate, or set "
+                "max_nonfinite_steps to skip such steps"
+            )
+        self.progress.print(f"{message}; skipped ({state.nonfinite_steps} of at most {config.max_nonfinite_steps})")
+
+    def evaluate(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
+        """Scores the weights that would be kept (their moving average, if there is one).
+
+        Broken off by a signal, it leaves `state.evaluation_due`, and nothing else."""
+        state, config = self.state, self.config
+        began = time.perf_counter()
+        self.model.eval()
+        state.evaluation_due = True
+        average = self.average.applied() if self.average else nullcontext()
+        try:
+            with self.progress.phase("evaluating"), average, self.signals.evaluation():
+                metrics = evaluate(self.model)
+        except EvaluationStopped:
+            return
+        finally:
+            self.model.train()
+        state.evaluation_due = False
+        self.weigh("eval_steps", time.perf_counter() - began)
+        name = (config.metric_for_best_model or "loss").removeprefix("eval_")
+        if name not in metrics:
+            raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
+        best, sign = state.best_metrics, 1 if config.higher_is_better else -1
+        better = not best or sign * metrics[name] > sign * best[name]
+        if best and metrics[name] == best[name]:
+            better = metrics.get("loss", math.inf) < best.get("loss", math.inf)
+        if state.step and math.isfinite(metrics[name]) and better:
+            state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
+        elif state.step:
+            state.evaluations_since_best += 1
+        state.metrics = metrics
+        values = {f"eval_{key}": value for key, value in metrics.items()}
+        self.progress.log(values)
+        self.history.append({"step": state.step, **values})
+        self._track(values)
+
+    def patience_lost(self) -> bool:
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.state.evaluations_since_best >= patience
+
+    # ---- checkpoints ----
+
+    def must_save(self, total: int) -> bool:
+        """At each `save_steps`, at the end (also an early one), and when the step is the best and is to be kept."""
+        state, config = self.state, self.config
+        is_best = config.load_best_model_at_end and state.best_step == state.step
+        return self.due("save_steps", total) or is_best or state.step == total or self.patience_lost()
+
+    def save(self, place: Path) -> None:
+        """place: `output_dir`, or another folder where that one does not take the checkpoint."""
+        state, config = self.state, self.config
+        if self.accelerator.scaler is not None:
+            state.loss_scale = self.accelerator.scaler.state_dict()
+        self.history.sync()
+        began = time.perf_counter()
+        with self.progress.phase("saving"):
+            folder = checkpoint.save(
+                self.accelerator, place, state.step, tensors=self._tensors(), state=asdict(state) | beside_state(self),
+                contract=self.contract, export=self._export,
+            )  # fmt: skip
+        self.weigh("save_steps", time.perf_counter() - began)
+        at_home = place == Path(config.output_dir)
+        if folder:
+            self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
+            self.refuge = None if at_home else folder
+            if self.accelerator.is_main_process and at_home:
+                checkpoint.rotate(config.output_dir, config.save_total_limit, self.best_folder())
+
+    def best_folder(self) -> Path:
+        return Path(self.config.output_dir) / f"checkpoint-{self.state.best_step}"
+
+    def last_good(self) -> str:
+        return f"checkpoint-{self.last_saved}" if self.last_saved is not None else "none"
+
+    def _tensors(self):
+        yield from distributed.named_state(self.accelerator, self.model, self.optimizer)
+        if self.average:
+            for name, average in self.average.average.items():
+                yield f"ema.{name}", average.full_tensor() if hasattr(average, "full_tensor") else average
+
+    def _export(self, folder: Path) -> None:
+        with self.average.applied() if self.average else nullcontext():
+            export(self.accelerator, self.model, self.processor, folder)
+
+    # ---- memory ----
+
+    def out_of_memory_message(self, micro: MicroBatch) -> str:
+        config = self.config
+        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in micro.batch.items() if hasattr(v, "shape"))
+        if config.micro_batch_tokens:
+            lower = f"Lower micro_batch_tokens (now {config.micro_batch_tokens})"
+        else:
+            lower = f"Set micro_batch_size under {len(micro.indices)}"
+        return (
+            f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: "
+            "results change only where the start says so. Or set halve_on_oom, activation_checkpointing or bf16"
+        )
+
+    def halve(self, micro_batches: list[MicroBatch]) -> int:
+        """Half as many examples as the largest of these micro-batches holds, which did not fit into memory."""
+        largest = max(gather_object([max(len(m.indices) for m in micro_batches)]))
+        if largest <= 1:
+            raise RuntimeError(self.out_of_memory_message(micro_batches[0]))
+        size = largest // 2
+        self.progress.print(
+            f"out of memory in step {self.state.step + 1}: going on with micro-batches of at most {size} examples"
+        )
+        return size
+
+
+def introduce(accelerator: Accelerator, model: Any, trained: int) -> str:
+    """What is trained, and on what, in a line."""
+    name, number = type(getattr(model, "get_base_model", lambda: model)()).__name__, count_parameters(model)
+    share = "all" if trained == number else f"{trained:,} ({trained / number:.2%})"
+    return f"{name}: {number:,} parameters, trained: {share}; {distributed.describe(accelerator)}"
+
+
+def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:
+    """Writes what plain `from_pretrained` loads, reads it back and compares; every process calls, the main one writes.
+    Raises: ValueError, what was written is not what was trained."""
+    weights = distributed.weights(accelerator, model)
+    state_dict = accelerator.get_state_dict(model)
+    if accelerator.is_main_process:
+        module = accelerator.unwrap_model(model)
+        module.save_pretrained(folder, state_dict=state_dict)
+        if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
+            module.generation_config.save_pretrained(folder)  # an adapter's own save leaves it out
+        heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
+        if heads or getattr(module.config, "translation", None):
+            module.config.save_pretrained(folder)  # it says what the head is for, or what is put before each source
+        if processor is not None:
+            processor.save_pretrained(folder)
+        share_weights(folder)
+        checkpoint.check_export(folder, weights, adapters=getattr(module, "peft_config", {}))

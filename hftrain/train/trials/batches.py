@@ -1,0 +1,264 @@
+"""Trials of what a run promises: that a step's examples give the same loss however they are cut into micro-batches."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from transformers import PreTrainedModel
+
+from hftrain import text
+from hftrain.config import TrainConfig
+from hftrain.data.packing import Packed
+from hftrain.data.plan import fetch, seed_all
+from hftrain.losses import Batch
+from hftrain.text.causal import causal_lengths
+from hftrain.train.trials.language import farthest
+from hftrain.train.trials.small import (
+    as_it_was,
+    base,
+    changes_with_length,
+    parts,
+    same_randomness,
+    stand_ins,
+    tokens_of,
+    tried_small,
+    with_ids,
+)
+
+logger = logging.getLogger(__name__)
+ROUNDING = 1e-3  # standard deviations of the results
+
+
+class Dependence(NamedTuple):
+    """How far a row's results change, in standard deviations of the results; 0 for no more than rounding."""
+
+    padding: float  # beside longer rows
+    batch: float  # beside other rows of its length
+    history: float  # after other batches
+
+
+@tried_small
+def dependence(model: Any, longest: int, shortest: int) -> Dependence:
+    """How far the results for a row depend on the other rows of its batch, for a model that reads tokens.
+
+    Dropout is off, and otherwise the model is in training mode, unless that makes it random.
+    """
+    draw = torch.Generator().manual_seed(0)
+    longest = max(longest, 8)
+    lengths = (min(max(4, shortest), longest - 2), longest - 1, longest, longest)
+    rows = [_row(model, n, draw) for n in lengths]
+
+    def results(*rows: torch.Tensor) -> list[torch.Tensor]:
+        batch = {"input_ids": text.pad(rows, _token(model, "pad_token_id") or 0)}
+        batch["attention_mask"] = text.pad([torch.ones_like(row) for row in rows], 0)
+        if model.config.is_encoder_decoder:
+            batch["decoder_input_ids"] = batch["input_ids"]
+        device = next(model.parameters()).device
+        found = _first(model(**{name: value.to(device) for name, value in batch.items()}))
+        return list(found.float())
+
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    first = results(rows[1])
+    if not torch.equal(first[0], results(rows[1])[0]):
+        model.eval()
+        first = results(rows[1])
+    alone = [results(row)[0] for row in rows]
+    padded, equal, again = results(*rows[:3]), results(*rows[2:]), results(rows[1])
+    if not all(row.isfinite().all() for row in alone):
+        raise ValueError("its results are not finite")
+    far = (farthest(padded, alone[:3], alone), farthest(equal, alone[2:], alone), farthest(again, first, alone))
+    rounding = ROUNDING if model.dtype == torch.float32 else 0.1
+    return Dependence(*(value if not value <= rounding else 0.0 for value in far))
+
+
+def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
+    """Random tokens and, for models that look for it, an end token."""
+    special = {value for part in parts(model.config) for name, value in vars(part).items() if name.endswith("_token_id")
+               and isinstance(value, int)}  # fmt: skip
+    rows = tokens_of(model)
+    plain = torch.tensor([token for token in range(rows) if token not in special])
+    row = plain[torch.randint(len(plain), (length,), generator=draw)]
+    end = _token(model, "eos_token_id")
+    if end is not None and end < rows:
+        row[-1] = end
+    return row
+
+
+def _token(model: Any, name: str) -> int | None:
+    token = getattr(model.config, name, None)
+    return token[0] if isinstance(token, list) else token
+
+
+def _first(output: Any) -> torch.Tensor:
+    """The logits, or the first tensor of another kind."""
+    values = [getattr(output, "logits", None), *(output.values() if isinstance(output, Mapping) else output)]
+    return next(value for value in values if isinstance(value, torch.Tensor) and value.is_floating_point())
+
+
+def check_batches(
+    model: Any,
+    examples: Sequence[Any],
+    lengths: np.ndarray,
+    config: TrainConfig,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+    augment: Callable[[Any], Any] | None = None,
+    whole_step: bool = False,
+) -> list[str]:
+    """Tries whether results depend on how a step is cut into micro-batches, and says by how much and what helps.
+
+    Args:
+        whole_step: the loss knows the whole step (`before_step` of `fit`), so that it cannot be tried by itself.
+
+    Returns:
+        sentences, also logged; none where any cut gives the same.
+    """
+    with same_randomness():
+        rows = causal_lengths(examples.examples) if isinstance(examples, Packed) else lengths
+        found = _of_model(model, int(rows.max()), int(rows.max(axis=1).min()))
+        notes = [*_normalised(model), *_told(model, found, config)]
+        if not whole_step and (found is None or not any(found)):
+            try:
+                notes += _of_loss(model, examples, lengths, config.seed, collate, loss, count, augment)
+            except Exception as error:  # of the recipe's own code, which may ask for more than a trial has
+                notes += [f"whether {CUT} could not be tried ({type(error).__name__}: {error})"]
+    for note in notes:
+        logger.warning("%s", note)
+    return notes
+
+
+CUT = "results depend on micro_batch_size, micro_batch_tokens and the number of processes"
+
+
+def _normalised(model: nn.Module) -> list[str]:
+    """What batch normalisation does: its averages follow the micro-batches, whatever a trial shows."""
+    kinds = {type(m).__name__ for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    if not kinds:
+        return []
+    return [
+        f"{type(model).__name__} normalises over the examples of a micro-batch in training "
+        f"({', '.join(sorted(kinds))}): {CUT}. Nothing keeps them exact: {AS_THEY_ARE}"
+    ]
+
+
+AS_THEY_ARE = "leave these settings as they are between runs that are compared"
+
+
+def _of_model(model: Any, longest: int, shortest: int) -> Dependence | None:
+    """`dependence`; None for a model that it cannot try."""
+    inner = base(model)
+    if not isinstance(inner, PreTrainedModel) or inner.main_input_name != "input_ids":
+        return None
+    try:
+        return dependence(model, longest, shortest)
+    except Exception as error:  # it reads more than tokens: its loss is tried on real rows
+        logger.debug("%s was not tried on tokens: %s", type(inner).__name__, error)
+        return None
+
+
+def _told(model: Any, found: Dependence | None, config: TrainConfig) -> list[str]:
+    """What a user has to know of `found`."""
+    if found is None or not any(found):
+        return []
+    name, alone = type(base(model)).__name__, config.micro_batch_size == 1
+    if found.history:
+        what, value, remedy = "after rows of other lengths", found.history, _remedy(model)
+    elif found.batch:
+        what, value, remedy = "beside other rows in its micro-batch", found.batch, "micro_batch_size=1 keeps them exact"
+    else:
+        what, value = "beside longer rows in its micro-batch", found.padding
+        remedy = "equal_length_micro_batches=true or micro_batch_size=1 keeps them exact"
+    exact = not found.history and (alone or (config.equal_length_micro_batches and not found.batch))
+    depends = "" if exact else f"{CUT}{', and a resumed run differs' if found.history else ''}. {remedy}. "
+    scores = "" if config.eval_batch_size == 1 else "Scores depend on eval_batch_size; 1 keeps them exact"
+    told = f"{depends}{scores}".rstrip(". ")
+    much = f"{name} gives a row other results {what}, by up to {value:.2g} of their standard deviation"
+    return [f"{much}: {told}"] if told else []
+
+
+def _remedy(model: Any) -> str:
+    """What keeps a model exact that remembers the lengths it has seen."""
+    if kind := changes_with_length(base(model).config):
+        return f"Its {kind} positions are the reason: only rows no longer than it was first trained on keep them exact"
+    if getattr(base(model).config, "attention_type", None) == "block_sparse":
+        return "model_config.attention_type=original_full keeps them exact"
+    return "Nothing keeps them exact"
+
+
+def _of_loss(
+    model: Any,
+    examples: Sequence[Any],
+    lengths: np.ndarray,
+    seed: int,
+    collate: Callable[[list[Any]], Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    count: Callable[[Batch], int],
+    augment: Callable[[Any], Any] | None,
+) -> list[str]:
+    """Three short examples together against each alone."""
+    order = np.argsort(lengths.sum(axis=1), kind="stable")
+    chosen = sorted({int(order[len(order) * part // 4]) for part in (0, 1, 2)})
+    if len(chosen) < 2:
+        return []
+    rows = fetch(examples, chosen)
+    rows = [_augmented(row, augment, seed, number) for number, row in zip(chosen, rows, strict=True)]
+
+    def batch(rows: list[Any], draw: int = 0) -> Batch:
+        seed_all(seed, 0, draw)
+        return collate(rows)
+
+    together, alone = batch(rows), [batch([row]) for row in rows]
+    counts, number = [count(one) for one in alone], len(rows)
+    if count(together) != sum(counts):
+        return [f"count gives {count(together)} for {number} examples together, {sum(counts)} for each alone: {CUT}"]
+    values, rounding = _losses(model, loss, [together, batch(rows, 1), *alone])
+    value, other, *each = values
+    rounding *= sum(map(abs, each))
+    if abs(value - other) > rounding:
+        return [
+            f"collate or loss draws at random for a micro-batch, not for an example: {CUT}. Draw in augment, which is "
+            "seeded by example"
+        ]
+    if abs(value - sum(each)) <= rounding:
+        return []
+    found = f"the loss of {number} examples together is {value:.6g}, the sum of those of each alone {sum(each):.6g}"
+    items = sum(counts)
+    if abs(value * items - sum(part * n for part, n in zip(each, counts, strict=True))) <= items * rounding:
+        return [f"{found}: it is a mean, which fit divides by count once more. Return the sum over the items; {CUT}"]
+    return [
+        f"{found}: it looks across the examples of a micro-batch, or the model does, so {CUT}. Take what it needs of "
+        f"the whole step in before_step of fit, or {AS_THEY_ARE}"
+    ]
+
+
+def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
+    if augment is None:
+        return row
+    seed_all(seed, 0, number, 1)
+    return augment(row)
+
+
+def _losses(
+    model: Any, loss: Callable[[nn.Module, Batch], torch.Tensor], batches: list[Batch]
+) -> tuple[list[float], float]:
+    """The loss of each batch, by a small model of the same kind, or by the model itself where that fails; and how much
+    of it may be rounding."""
+    for small in stand_ins(model):
+        try:
+            with as_it_was(small.model):
+                return [float(loss(small.model, with_ids(batch, small.ids))) for batch in batches], 1e-4
+        except Exception as error:  # a loss may want what the small model lacks, adapters for instance
+            logger.debug("the loss was not tried on a small model: %s", error)
+    with as_it_was(model):
+        first = next(model.parameters())
+        rounding = 1e-4 if first.dtype == torch.float32 else 2e-2
+        return [float(loss(model, send_to_device(batch, first.device))) for batch in batches], rounding

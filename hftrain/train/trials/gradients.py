@@ -1,0 +1,214 @@
+"""Which parameters get a gradient, and what forward passes change in a model for good: tried on a few examples."""
+
+import copy
+import logging
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import nn
+from transformers import PreTrainedConfig
+
+from hftrain import distributed
+from hftrain.data.plan import MicroBatch, fetch, seed_all
+from hftrain.distributed import leaves, whole_while_used
+from hftrain.losses import Batch
+from hftrain.train.trials.small import Small, stand_ins, with_ids
+
+logger = logging.getLogger(__name__)
+
+ABSENT = object()
+
+
+class Changes(NamedTuple):
+    """What forward passes change in a model for good."""
+
+    attributes: list[tuple[tuple[str, str | None], Any]]  # where `_holders` finds it, and its key there
+    buffers: list[str]  # of those that no file holds
+
+
+class Memory:
+    """What a model holds beside its parameters: attributes of modules and of configurations, and buffers."""
+
+    def __init__(self, model: nn.Module):
+        self.holders = {place: (holder, copy.copy(holder)) for place, holder in _holders(model).items()}
+        self.buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
+
+    @torch.no_grad()
+    def put_back(self) -> Changes:
+        """Makes the model what it was when this was made; returns what had changed."""
+        changes = Changes([], [])
+        for place, (now, then) in self.holders.items():
+            if not isinstance(now, dict):
+                if now != then:
+                    now.clear()
+                    (now.update if isinstance(now, set) else now.extend)(then)
+                continue
+            for key in now.keys() | then.keys():
+                if place[1] is None and str(key).startswith("_"):  # bookkeeping of torch and transformers: hooks, flags
+                    continue
+                if not _alike(now.get(key, ABSENT), then.get(key, ABSENT)):
+                    changes.attributes.append((place, key))
+                    _put(now, key, then.get(key, ABSENT))
+        for name, (buffer, value) in self.buffers.items():
+            if not torch.equal(buffer, value):
+                changes.buffers.append(name)
+                buffer.copy_(value)
+        return changes
+
+
+class Steady:
+    """Makes each forward pass begin with the same attributes and buffers, where `changes` says that forward passes
+    change them: else a batch would decide what the next one meets, and a resumed run would not be the unbroken one.
+
+    Buffers that a file holds (running means of a batch norm) are state, and stay.
+    """
+
+    def __init__(self, model: nn.Module, changes: Changes):
+        holders, buffers = _holders(model), dict(model.named_buffers())
+        there = [(holders[place], key) for place, key in changes.attributes if place in holders]
+        self.attributes = [(holder, key, holder.get(key, ABSENT)) for holder, key in there]
+        in_files = model.state_dict().keys() if changes.buffers else ()
+        kept = [buffers[name] for name in changes.buffers if name not in in_files]
+        self.buffers = [(buffer, buffer.detach().clone()) for buffer in kept]
+        if self.attributes or self.buffers:
+            model.register_forward_pre_hook(lambda *_: self.put_back())
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        for holder, key, value in self.attributes:
+            _put(holder, key, value)
+        for buffer, value in self.buffers:
+            buffer.copy_(value)
+
+
+def _holders(model: nn.Module) -> dict[tuple[str, str | None], Any]:
+    """Dictionaries, lists and sets of attributes, and in attributes, of all modules and configurations."""
+    found: dict[tuple[str, str | None], Any] = {}
+    configs: dict[int, tuple[str, Any]] = {}
+
+    def look(path: str, owner: Any) -> None:
+        found[path, None] = vars(owner)
+        for name, value in vars(owner).items():
+            private = name.startswith("_") and name not in ("_parameters", "_buffers", "_modules")
+            if isinstance(value, dict | list | set) and not private:
+                found[path, name] = value
+            elif isinstance(value, PreTrainedConfig) and id(value) not in configs:
+                configs[id(value)] = (f"{path}.{name}", value)
+                look(f"{path}.{name}", value)
+
+    for path, module in model.named_modules():
+        look(path, module)
+    return found
+
+
+def _alike(one: Any, other: Any) -> bool:
+    return one is other or (isinstance(one, str | int | float) and type(one) is type(other) and one == other)
+
+
+def _put(holder: dict[Any, Any], key: Any, value: Any) -> None:
+    if value is ABSENT:
+        holder.pop(key, None)
+    else:
+        holder[key] = value
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Inside, the parameters are whole, as for a forward pass; after it, model and random numbers are as before."""
+    memory, generators = Memory(model), (random.getstate(), np.random.get_state())
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices), whole_while_used(model):
+            yield
+    finally:
+        memory.put_back()
+        random.setstate(generators[0])
+        np.random.set_state(generators[1])
+
+
+# ---- what a run has to know of its model ----
+
+
+class Findings(NamedTuple):
+    """What trial batches show."""
+
+    unreached: list[str]  # parameters that get no gradient
+    changes: Changes
+
+
+def try_examples(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Sequence[Any],
+    lengths: np.ndarray,
+    seed: int,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    before_step: Callable[[nn.Module, list[MicroBatch]], None] | None,
+) -> Findings:
+    """Forward passes on the two shortest examples, and on the longest one as in evaluation, where no layer is dropped
+    by chance; what they show, and a line in the log.
+
+    A model that ZeRO-3 has cut up is not gathered: a small one of its kind is tried in its place, and stands for the
+    layers that it lacks. Every process has to call. The arguments are those of `fit`.
+    """
+    findings = Findings([], Changes([], []))
+    cut_up, whole = any(hasattr(parameter, "ds_id") for parameter in model.parameters()), model
+    small: Small | None = None
+    if cut_up:
+        small = None if hasattr(model, "peft_config") else next(stand_ins(model), None)
+        if small is None:  # adapters all get gradients
+            return findings
+        model = small.model
+    if any(distributed.total(accelerator, any(parameter.is_meta for parameter in model.parameters()))):
+        return findings  # processes that wait for their weights cannot try
+    device = next(model.parameters()).device
+    order = np.argsort(lengths.sum(axis=1), kind="stable")
+    slow = device.type != accelerator.device.type  # a CPU, from where the model will be cut up
+    reached: set[int] = set()
+    try:
+        with left_as_it_was(model), accelerator.autocast():
+            for indices, training in ((order[:2], True), (order[:2] if slow else order[-1:], False)):
+                model.train(training)
+                seed_all(seed, 0, 0)
+                micro = MicroBatch(0, indices, collate(fetch(examples, indices.tolist())))
+                if before_step:
+                    before_step(model, [micro])
+                memory = Memory(model)
+                batch = with_ids(micro.batch, small.ids) if small else micro.batch
+                reached |= leaves(loss(model, send_to_device(batch, device)))
+                attributes, buffers = memory.put_back()
+                known = findings.changes
+                known.attributes.extend(change for change in attributes if change not in known.attributes)
+                known.buffers.extend(name for name in buffers if name not in known.buffers)
+    except Exception as error:  # if it is no fault of the trial's, the first step will show it
+        logger.warning(
+            "the trial of a few examples failed (%s: %s): parameters without a gradient will decay as others do",
+            type(error).__name__, error,
+        )  # fmt: skip
+        return findings
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    # An expert that no token was sent to has others of its kind that are reached
+    kinds = {_kind(name) for name, parameter in trained.items() if id(parameter) in reached}
+    never = {_kind(name) for name in trained} - kinds
+    parameters = [name for name, p in whole.named_parameters() if p.requires_grad]
+    findings.unreached.extend(name for name in parameters if _kind(name) in never)
+    if findings.unreached:
+        shown = list(dict.fromkeys(_kind(name).rpartition(".")[0] for name in findings.unreached))
+        logger.warning(
+            "%d of %d parameters got no gradient in a trial, and stay as they are, without weight decay, until one "
+            "does: %s", len(findings.unreached), len(parameters), ", ".join(shown[:9] + ["..."] * (len(shown) > 9)),
+        )  # fmt: skip
+    return findings
+
+
+def _kind(name: str) -> str:
+    return re.sub(r"\d+", "*", name)

@@ -1,0 +1,147 @@
+"""Trials of a language model before a run: that it is causal, that packing and the chunked loss are exact on it.
+
+No lists of names: architectures fail in many ways, and new ones come. A few random tokens tell.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import nn
+
+from hftrain.data.packing import join
+from hftrain.losses import IGNORE, Batch, SummingHead, forward, sum_in_head, sum_over_logits
+from hftrain.text.causal import collate_causal
+from hftrain.train.trials.small import base, changes_with_length, tokens_of, tried_small
+
+logger = logging.getLogger(__name__)
+
+
+def check_causal(model: Any) -> None:
+    """Tries whether a token changes the logits before it. Raises: ValueError, it does (BERT, unless told otherwise)."""
+    if not _sight(model) < 1e-3:
+        raise ValueError(
+            f"{type(model).__name__} sees the tokens it is to predict, so it is no causal language model: choose "
+            "another, or, where its configuration has it, set model_config.is_decoder true"
+        )
+
+
+@tried_small
+def _sight(model: Any) -> float:
+    """How far a token changes the logits before it, in standard deviations."""
+    rows = tokens_of(model)
+    ids = torch.randint(rows, (8,), generator=torch.Generator().manual_seed(0)).numpy()
+    other = [*ids[:-1], (ids[-1] + 1) % rows]
+    first, second = (_logits(model, collate_causal([{"input_ids": i}], pad_token_id=0))[0, :-1] for i in (ids, other))
+    return farthest([first], [second])
+
+
+def check_packing(model: Any, longest: int = 24) -> None:
+    """Tries whether documents packed into a row get the logits they get alone.
+
+    Architectures fail in many ways: ALiBi and positions counted from the attention mask ignore `position_ids`,
+    convolutions and recurrent states run on from document to document, and some rotary positions (longrope, dynamic
+    NTK) follow from the longest document of a batch.
+
+    Args:
+        longest: tokens of the longest document, which decides whether those rotary positions change.
+
+    Raises:
+        ValueError: they do not, or the model takes no positions.
+    """
+    refusal = f"{type(model).__name__} cannot be trained on packed documents exactly: turn packing off. "
+    leak, off, rounding, problem = _packing(model, longest)
+    if problem:
+        raise ValueError(f"{refusal}It takes no position_ids ({problem})")
+    if leak < 1e-3 and off < rounding:
+        return
+    why = "when others stand before it in its row: the model does not keep documents apart by position_ids"
+    if (kind := changes_with_length(base(model).config)) and leak < 1e-3:
+        why = (
+            f"beside others: its {kind} positions follow from the longest document of the row (here {longest:,} "
+            "tokens). With max_length at most the length that the model was first trained on (its configuration: "
+            "original_max_position_embeddings, or max_position_embeddings), packing is exact"
+        )
+    raise ValueError(f"{refusal}A document's logits change by up to {off:.2g} of their standard deviation {why}")
+
+
+@tried_small
+def _packing(model: Any, longest: int) -> tuple[float, float, float, str]:
+    """How far other documents in the same row, and packing at all, change a document's logits, in standard deviations;
+    how far rounding may; the error of a model that takes no positions."""
+    draw, rows = torch.Generator().manual_seed(0), tokens_of(model)
+    first = max(2, longest // 3)
+    lengths = (first, max(2, longest - first), longest)
+    documents, others = (
+        [{"input_ids": torch.randint(rows, (n,), generator=draw).numpy()} for n in lengths] for _ in range(2)
+    )
+
+    def packed(*documents: dict[str, Any]) -> list[torch.Tensor]:
+        logits = _logits(model, collate_causal([join(documents[:2]), join(documents[2:])], pad_token_id=0))
+        return [logits[0, :first], logits[0, first : first + lengths[1]], logits[1, :longest]]
+
+    try:
+        together = packed(*documents)
+    except TypeError as error:
+        return 0.0, 0.0, 0.0, str(error)
+    beside_others = packed(others[0], documents[1], others[2])
+    alone = [_logits(model, collate_causal([document], pad_token_id=0))[0] for document in documents]
+    leak = farthest(beside_others[1:2], together[1:2])
+    # Half precision rounds by the shape of a batch, but two batches of one shape alike.
+    rounding = 1e-3 if model.dtype == torch.float32 else 0.1
+    return leak, max(leak, farthest(together, alone)), rounding, ""
+
+
+def farthest(
+    results: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], among: Sequence[torch.Tensor] = ()
+) -> float:
+    """The largest difference, in standard deviations of what is expected, or `among` others. Results for a padded row
+    are compared as far as the row goes."""
+    deviation = torch.cat([values.flatten() for values in among or expected]).std()
+    return max(float((a[: len(b)] - b).abs().max() / deviation) for a, b in zip(results, expected, strict=True))
+
+
+def chunk_loss(model: Any) -> bool:
+    """Lets the model's output head sum the loss itself (`chunked=True` of the losses), if that gives the same.
+
+    Not only for causal models. A head that is no plain linear layer (adapters, 4 bits) cannot; nor can models that
+    change logits behind it (scaled, capped). A few random tokens tell, and what stands in the way is logged.
+
+    Returns:
+        whether it can; if not, the model is as it was.
+    """
+    head, kind = model.get_output_embeddings(), type(model).__name__
+    if type(head) not in (nn.Linear, SummingHead) or type(head.weight) is not nn.Parameter:
+        logger.warning("chunked_loss is off: the output head of %s is no plain linear layer", kind)
+        return False
+    if _sums_alike(model):
+        head.__class__ = SummingHead
+        return True
+    logger.warning("chunked_loss is off: %s changes what its output head gives, so the sum is another", kind)
+    return False
+
+
+@tried_small
+def _sums_alike(model: Any) -> bool:
+    """Whether the loss summed in the output head is that of the logits."""
+    head, draw = model.get_output_embeddings(), torch.Generator().manual_seed(0)
+    rows = min(tokens_of(model), head.out_features)
+    ids, labels = (torch.randint(rows, (2, 8), generator=draw).to(head.weight.device) for _ in "ab")
+    batch = {"input_ids": ids} | ({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {})
+    labels[0, :3] = IGNORE
+    rounding = 1e-5 if head.weight.dtype == torch.float32 else 1e-2
+    plain, head.__class__ = head.__class__, SummingHead
+    try:
+        with suppress(ValueError):  # it gave no sum: something was added for each class
+            summed, expected = (float(f(model, batch, labels, 0.0)) for f in (sum_in_head, sum_over_logits))
+            return abs(summed - expected) <= rounding * abs(expected)
+        return False
+    finally:
+        head.__class__ = plain
+
+
+def _logits(model: Any, batch: Batch) -> torch.Tensor:
+    device = next(model.parameters()).device
+    return forward(model, {name: value.to(device) for name, value in batch.items()}).logits.float()
