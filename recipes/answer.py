@@ -10,18 +10,11 @@ data set on the Hub) of context, question, answers {text, answer_start}, or thes
 validation and test are of whole articles (title). Long contexts are read in windows; a step's batch counts windows.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from hftrain.config import FineTuneConfig
 from hftrain.config.defaults import BY_METRIC
-from hftrain.tasks.answering import AnsweringConfig
+from hftrain.tasks.answering import AnswerConfig
 from hftrain.train.recipe import run
-
-
-@dataclass
-class AnswerConfig(AnsweringConfig, FineTuneConfig):
-    """Extractive question answering."""
 
 
 def main(config: AnswerConfig) -> dict[str, Any]:

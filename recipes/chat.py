@@ -12,24 +12,11 @@ messages with "weight": 0, as `hftrain inspect chat ...` shows before anything i
 """
 
 import math
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hftrain.config import FineTuneConfig
-from hftrain.tasks.chat import SupervisedConfig
+from hftrain.tasks.chat import ChatRecipeConfig
 from hftrain.train.recipe import run
-
-
-@dataclass
-class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
-    """Supervised fine-tuning on conversations."""
-
-    eval_on_start: bool = True
-    """Evaluate before the first step: the report says if training changed nothing."""
-
-    chunked_loss: bool = True
-    """Never keep all logits: the same result in less memory, for models whose head allows it."""
 
 
 def main(config: ChatRecipeConfig) -> dict[str, Any]:

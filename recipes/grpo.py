@@ -13,21 +13,10 @@ the other recipes promise of cuts, checkpoints and resuming does not hold here. 
 refused.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from hftrain.config import FineTuneConfig, at_least
-from hftrain.tasks.chat import ChatConfig
-from hftrain.tasks.preference import OnlineConfig
+from hftrain.tasks.preference import GrpoConfig
 from hftrain.train.recipe import run
-
-
-@dataclass
-class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
-    """What is handed over to TRL."""
-
-    global_batch_size: Annotated[int | None, at_least(1)] = 32
-    """Answers in one optimizer step, over all devices: prompts times num_generations."""
 
 
 def main(config: GrpoConfig) -> dict[str, Any]:

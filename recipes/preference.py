@@ -9,33 +9,11 @@ too); OpenAI's input, preferred_output, non_preferred_output; and for KTO prompt
 margin and the answers' log-probabilities on held-out pairs are in the log and the report.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from hftrain.config import FineTuneConfig, at_least
-from hftrain.tasks.chat import ChatConfig
-from hftrain.tasks.preference import PreferenceConfig
+from hftrain.tasks.preference import PreferenceRecipeConfig
 from hftrain.train.recipe import run
-
-
-@dataclass
-class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
-    """Learning from preferences."""
-
-    global_batch_size: Annotated[int | None, at_least(1)] = None
-    """Pairs in one optimizer step, over all devices; of KTO, answers; null: chosen. Results depend on it."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.label_smoothing_factor:
-            yield ("label_smoothing_factor",), "is of classes and tokens: of preferences, set label_smoothing"
-        if self.needs_reference and not self.precompute_ref_log_probs and not self.use_peft:
-            yield (
-                ("precompute_ref_log_probs", "use_peft"),
-                "without adapters to switch off, the reference model is the model before training: leave it on",
-            )
 
 
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:

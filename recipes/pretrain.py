@@ -8,38 +8,13 @@ Text is what `hftrain prepare` has tokenized, or rows that are tokenized first: 
 txt (also .zst, also data/*.jsonl), a folder, or a data set on the Hub. Documents are packed and do not see one another.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from hftrain.config import at_least
-from hftrain.config.pretraining import PretrainingConfig
+from hftrain.tasks.pretraining import PretrainConfig
 from hftrain.train.recipe import run
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
-
-
-@dataclass
-class PretrainConfig(PretrainingConfig):
-    """A causal language model, from scratch or further."""
-
-    model: str = "llama"
-    """Architecture of a new model: transformer (our own), or of transformers: llama, gpt2, qwen3, ..."""
-
-    packing: Literal["best_fit", "concatenate", "none"] = "best_fit"
-    """How documents make up examples: best_fit: whole, several to one, apart from each other; concatenate: as one text,
-    cut wherever an example is full; none: each for itself, padded."""
-
-    sample_tokens: Annotated[int, at_least(0)] = 100
-    """Tokens written at the end after the beginnings of eight validation documents; 0: none."""
-
-    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().late_checks()
-        if self.model_name_or_path is None:
-            from hftrain.models import new
-
-            yield from new.model_problems(self.model, self.model_config, "AutoModelForCausalLM")
 
 
 def main(config: PretrainConfig) -> dict[str, Any]:
@@ -48,8 +23,9 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     from hftrain import text
     from hftrain.losses import causal_language_model, count_next_labels
     from hftrain.models import load, new
+    from hftrain.models.positions import check_positions
     from hftrain.report import publish
-    from hftrain.tasks.pretraining import tokens as pretraining
+    from hftrain.tasks import pretraining
     from hftrain.text import causal
     from hftrain.train import trials
     from hftrain.train.evaluation import mean_loss
@@ -65,7 +41,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
         return new.new_shape(config.model, config.model_config, vocabulary, config.max_length, form)
 
     model = load.load_model(config, AutoModelForCausalLM, new=shape)
-    pretraining.check_positions(model, config.max_length)
+    check_positions(model, config.max_length)
     trials.check_causal(model)
     if config.packing == "best_fit":
         trials.check_packing(model, int(examples["train"].examples.lengths.max()))

@@ -8,12 +8,10 @@ Text as in pretrain.py. What is hidden in training is drawn anew each time and f
 is hidden in the validation text is always the same.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from math import exp
 from typing import Any
 
-from hftrain.config.pretraining import DenoisingConfig
+from hftrain.tasks.pretraining import PretrainMlmConfig
 from hftrain.train.recipe import run
 
 USE = {
@@ -25,32 +23,15 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
 }
 
 
-@dataclass
-class PretrainMlmConfig(DenoisingConfig):
-    """A masked language model, or an encoder-decoder that fills in spans, from scratch or further."""
-
-    model: str = "bert"
-    """Architecture of a new model: transformer (our own), or of transformers: bert, modernbert, ...; t5, ..."""
-
-    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().late_checks()
-        if self.model_name_or_path is None:
-            from hftrain.models import new
-
-            masked = self.objective == "masked_tokens"
-            yield from new.model_problems(
-                self.model, self.model_config, "AutoModelForMaskedLM" if masked else "AutoModelForSeq2SeqLM"
-            )
-
-
 def main(config: PretrainMlmConfig) -> dict[str, Any]:
     from hftrain import text
     from hftrain.data.noise import Noised
     from hftrain.losses import count_labels, sequence_to_sequence
     from hftrain.models import load, new
+    from hftrain.models.positions import check_positions
     from hftrain.report import publish
+    from hftrain.tasks import pretraining
     from hftrain.tasks.pretraining import denoising
-    from hftrain.tasks.pretraining import tokens as pretraining
     from hftrain.train import trials
     from hftrain.train.evaluation import mean_loss
     from hftrain.train.loop import fit, start
@@ -68,7 +49,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
 
     auto_class = denoising.AUTO[config.objective]
     model = load.load_model(config, auto_class, new=shape)
-    pretraining.check_positions(model, config.max_length)
+    check_positions(model, config.max_length)
     collate = denoising.denoising_collator(config.objective, tokenizer, model)
     model = load.add_adapters(model, config, None if config.objective == "masked_tokens" else "SEQ_2_SEQ_LM")
     chunked = config.chunked_loss and trials.chunk_loss(model)

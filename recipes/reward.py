@@ -8,35 +8,11 @@ model is one for sequence classification with one label, whose logit is the rewa
 pairs whose chosen answer gets the higher reward.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
-from hftrain.config import FineTuneConfig, at_least
-from hftrain.config.defaults import Task
-from hftrain.tasks.chat import ChatConfig
+from hftrain.tasks.preference import RewardConfig
 from hftrain.train.recipe import run
-
-
-@dataclass
-class RewardConfig(ChatConfig, FineTuneConfig):
-    """Learning a reward."""
-
-    task_family: ClassVar[Task] = "reward"
-
-    center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
-    """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
-    it, and algorithms that add up rewards do."""
-
-    @property
-    def scored_by(self) -> str:
-        return "accuracy"
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if self.label_smoothing_factor:
-            yield ("label_smoothing_factor",), "is of classes and tokens, and a reward has neither: leave it out"
 
 
 def main(config: RewardConfig) -> dict[str, Any]:

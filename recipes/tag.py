@@ -11,18 +11,11 @@ arrow, a folder of `save_to_disk`, a data set on the Hub). Long sentences are re
 step's batch counts windows.
 """
 
-from dataclasses import dataclass
 from typing import Any
 
-from hftrain.config import FineTuneConfig
 from hftrain.config.defaults import BY_METRIC
-from hftrain.tasks.tagging import TaggingConfig
+from hftrain.tasks.tagging import TagConfig
 from hftrain.train.recipe import run
-
-
-@dataclass
-class TagConfig(TaggingConfig, FineTuneConfig):
-    """A tag for each word."""
 
 
 def main(config: TagConfig) -> dict[str, Any]:

@@ -9,39 +9,12 @@ Pairs are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .z
 folder, or a data set on the Hub; a column may be nested (translation.de).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from hftrain.config import InsteadOf, PairConfig, RecipeConfig, at_least, share
+from hftrain.tasks.translation import TranslateConfig
 from hftrain.train.recipe import run
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
-
-
-@dataclass
-class TranslateConfig(PairConfig, RecipeConfig):
-    """Translation from source_lang to target_lang."""
-
-    global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
-    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets; null: chosen."""
-
-    micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 1024
-    """Tokens in one forward pass of one device, with padding. Only about memory; about 1000 is fastest on a CPU."""
-
-    adam_beta2: Annotated[float, share] = 0.98
-    """Decay of AdamW's mean of squared gradients, per step; 0.98 as in Attention Is All You Need, section 5.3."""
-
-    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        yield from super().checks()
-        if (self.metric_for_best_model or "loss").removeprefix("eval_") != "loss" and not self.predict_with_generate:
-            yield ("metric_for_best_model", "predict_with_generate"), "without the latter, only loss is evaluated"
-
-    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        if self.model_config and self.model_name_or_path is None:
-            from hftrain.models.new import shape_problems
-
-            yield from shape_problems(self.model_config)
 
 
 def main(config: TranslateConfig) -> dict[str, Any]:
@@ -51,7 +24,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     from hftrain.losses import count_labels, sequence_to_sequence
     from hftrain.models import TransformerConfig, load
     from hftrain.report import publish
-    from hftrain.tasks.translation import translation
+    from hftrain.tasks import translation
     from hftrain.train.evaluation import mean_loss
     from hftrain.train.loop import fit, start
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from hftrain.config import ConfigError, DataConfig
-from hftrain.config.pretraining import PretrainingConfig
 from hftrain.data.splits import load_splits
 from hftrain.tasks import classification
 from hftrain.tasks.classification import ClassificationConfig
+from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.train import folds
 from hftrain.train.recipe import run
 

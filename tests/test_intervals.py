@@ -72,7 +72,7 @@ def test_no_interval_where_it_would_promise_what_it_cannot():
 
 
 def test_bleu_of_a_resample_is_bleu_of_its_sentences():
-    from hftrain.tasks.translation import translation
+    from hftrain.tasks import translation
 
     references = [f"the cat number {i} sat on the mat of {i % 7} colours" for i in range(60)]
     hypotheses = [text.replace("mat", "rug") if i % 3 else text for i, text in enumerate(references)]

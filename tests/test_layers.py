@@ -20,7 +20,11 @@ ROW = {
 INSIDE_A_ROW = {("tasks/preference", "tasks/chat"), ("report", "data")}
 
 
-FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path not in (PACKAGE / "__init__.py", PACKAGE / "tasks" / "__init__.py")]
+FILES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path not in (PACKAGE / "__init__.py", PACKAGE / "tasks" / "__init__.py")
+]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 
 

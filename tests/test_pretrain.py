@@ -13,8 +13,8 @@ from hftrain.config import ConfigError, parse
 from hftrain.data.noise import Noised
 from hftrain.data.tokens import blocks
 from hftrain.models import TransformerConfig, new
+from hftrain.tasks import pretraining
 from hftrain.tasks.pretraining import denoising
-from hftrain.tasks.pretraining import tokens as pretraining
 from hftrain.tasks.pretraining.prepare import prepare
 from hftrain.train.flops import count_parameters
 from recipes import pretrain as PRETRAIN

@@ -10,9 +10,8 @@ import pytest
 from datasets import Dataset
 
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
-from hftrain.tasks import answering, chat, classification, preference, tagging
+from hftrain.tasks import answering, chat, classification, preference, tagging, translation
 from hftrain.tasks.classification.scoring import Scores
-from hftrain.tasks.translation import translation
 from hftrain.train.optim import too_few_steps
 
 ROOT = Path(__file__).resolve().parents[1]

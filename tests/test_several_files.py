@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from hftrain.config import ConfigError, DataConfig, parse
-from hftrain.config.pretraining import PretrainingConfig
 from hftrain.config.sources import Source, read_source
 from hftrain.data.documents import open_source
 from hftrain.data.several import scores_by_source, source_counts
 from hftrain.data.splits import load_splits
 from hftrain.data.tokens import mix
-from hftrain.tasks.pretraining import tokens as pretraining
+from hftrain.tasks import pretraining
+from hftrain.tasks.pretraining.config import PretrainingConfig
 
 COLUMNS = {"text": "text", "label": "label"}
 

@@ -17,8 +17,8 @@ import torch
 import transformers
 from transformers import AutoTokenizer
 
+from hftrain.tasks.translation import pair_collator
 from hftrain.tasks.translation.cldr import generate
-from hftrain.tasks.translation.translation import pair_collator
 from hftrain.text import (
     collate_pairs,
     decode,

@@ -21,7 +21,7 @@ from hftrain import text
 from hftrain.config import ConfigError, parse
 from hftrain.data.rows import fingerprint
 from hftrain.predict import predict
-from hftrain.tasks.translation import translation
+from hftrain.tasks import translation
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "translate.py"

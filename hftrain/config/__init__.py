@@ -5,7 +5,6 @@ from hftrain.config.fields import (
     FineTuneConfig,
     LoraConfig,
     ModelConfig,
-    PairConfig,
     RecipeConfig,
     TrainConfig,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "LoraConfig",
     "ModelConfig",
     "Must",
-    "PairConfig",
     "RecipeConfig",
     "TrainConfig",
     "above",

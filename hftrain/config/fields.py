@@ -19,50 +19,6 @@ LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "
 
 
 @dataclass
-class PairConfig(Config):
-    """Text pairs: a source and the target that a model is to write for it."""
-
-    task_family: ClassVar[Task] = "translation"
-
-    dataset_name: str | None = "cldr"
-    """The built-in cldr (dates and times), data set on the Hugging Face Hub, or folder written by save_to_disk."""
-
-    source_lang: str = "en"
-    """Language of the sources: a locale for cldr, the tokenizer's code for multilingual models (en_XX, eng_Latn)."""
-
-    target_lang: str = "de"
-    """Language of the targets, likewise."""
-
-    source_column: str = "source"
-    """Column of the sources."""
-
-    target_column: str = "target"
-    """Column of the targets."""
-
-    source_prefix: str = ""
-    """Put before each source, as T5 expects it: "translate English to German: "."""
-
-    vocab_size: Annotated[int, at_least(300)] = 2000
-    """Tokens of the joint byte-pair encoding that a new model learns from the training text, at most."""
-
-    max_source_length: Annotated[int, at_least(2)] = 128
-    """Tokens of a source; longer ones are truncated, and counted."""
-
-    max_target_length: Annotated[int, at_least(2)] = 128
-    """Tokens of a target; longer ones are truncated, and counted. Also the longest translation."""
-
-    num_beams: Annotated[int, at_least(1)] = 4
-    """Beams of the search that translates the test rows; also saved as the model's default."""
-
-    predict_with_generate: bool = False
-    """Also translate the validation rows, greedily, at each evaluation: adds the metrics sacrebleu and chrf."""
-
-    @property
-    def scored_by(self) -> str:
-        return "chrf" if self.predict_with_generate else "loss"
-
-
-@dataclass
 class ModelConfig(Config):
     """The model and its tokenizer."""
 

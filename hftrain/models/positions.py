@@ -23,3 +23,14 @@ def count_positions(model: Any) -> tuple[int | None, int]:
     ]
     padded = [(table.num_embeddings, table.padding_idx + 1) for table in tables if table.padding_idx is not None]
     return min([most, *(rows - unused for rows, unused in padded)]), max((unused for _, unused in padded), default=0)
+
+
+def check_positions(model: Any, max_length: int) -> None:
+    """Raises: ValueError, `max_length` is more than the model has positions for."""
+    positions, unused = count_positions(model)
+    if positions and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has positions for {positions} tokens: lower it, or set "
+            f"model_config.max_position_embeddings={max_length + unused} (of rotary positions, which have no table, "
+            "any number will do)"
+        )

@@ -1,15 +1,11 @@
-"""Extractive question answering: where in a text the answer to a question stands, or that it does not.
-
-settings.py what a user may say; rows.py rows; windows.py questions with parts of their contexts; predictions.py loss,
-spans, scores; judging.py how good the scores are; report.py what the report shows.
-"""
+"""Extractive question answering: where in a text the answer to a question stands, or that it does not."""
 
 from typing import TYPE_CHECKING
 
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
-    from hftrain.tasks.answering.config import AnsweringConfig
+    from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
     from hftrain.tasks.answering.examples import collate, collator, cut_contexts, load_tokenizer, tokenize
     from hftrain.tasks.answering.judging import judge
     from hftrain.tasks.answering.rows import load_questions
@@ -29,6 +25,7 @@ else:
     __getattr__ = lazily(__name__)
 
 __all__ = [
+    "AnswerConfig",
     "AnsweringConfig",
     "Found",
     "Span",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from hftrain.config import Config, at_least
+from hftrain.config import Config, FineTuneConfig, at_least
 from hftrain.metrics import check_names
 
 
@@ -51,3 +51,8 @@ class AnsweringConfig(Config):
             check_names(self.metrics, "question_answering")
         except ValueError as error:
             yield ("metrics",), str(error)
+
+
+@dataclass
+class AnswerConfig(AnsweringConfig, FineTuneConfig):
+    """Extractive question answering."""

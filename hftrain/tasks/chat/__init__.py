@@ -6,7 +6,7 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.models.neftune import add_noise
-    from hftrain.tasks.chat.config import ChatConfig, SupervisedConfig
+    from hftrain.tasks.chat.config import ChatConfig, ChatRecipeConfig, SupervisedConfig
     from hftrain.tasks.chat.examples import answer, fit_model, tokenize
     from hftrain.tasks.chat.messages import Message, fold_system, read_messages, read_tools
     from hftrain.tasks.chat.report import describe_data, judge, questions, samples, usage
@@ -19,6 +19,7 @@ __all__ = [
     "UNREAD_ADVICE",
     "Chat",
     "ChatConfig",
+    "ChatRecipeConfig",
     "Message",
     "SupervisedConfig",
     "Template",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from hftrain.config import Config, above, at_least
+from hftrain.config import Config, FineTuneConfig, above, at_least
 from hftrain.config.defaults import Task
 
 
@@ -66,3 +66,14 @@ class SupervisedConfig(ChatConfig):
                 ("freeze", "use_peft"),
                 "adapters leave all weights as they are: choose one",
             )
+
+
+@dataclass
+class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
+    """Supervised fine-tuning on conversations."""
+
+    eval_on_start: bool = True
+    """Evaluate before the first step: the report says if training changed nothing."""
+
+    chunked_loss: bool = True
+    """Never keep all logits: the same result in less memory, for models whose head allows it."""

@@ -1,9 +1,4 @@
-"""Classification of texts and of pairs of texts: one class, several labels, or a number.
-
-settings.py what a user may say; labels.py labels and classes; rows.py rows and examples; augment.py noise; losses.py;
-scoring.py evaluation; judging.py how good the scores are; model.py the model with its head; report.py what the report
-shows.
-"""
+"""Classification of texts and of pairs of texts: one class, several labels, or a number."""
 
 from typing import TYPE_CHECKING
 

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
-    from hftrain.tasks.preference.config import OnlineConfig, PreferenceConfig
+    from hftrain.tasks.preference.config import (
+        GrpoConfig,
+        OnlineConfig,
+        PreferenceConfig,
+        PreferenceRecipeConfig,
+        RewardConfig,
+    )
     from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
     from hftrain.tasks.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
     from hftrain.tasks.preference.reward import evaluate_rewards, reward_loss, reward_usage
@@ -25,9 +31,12 @@ else:
 
 __all__ = [
     "IDS",
+    "GrpoConfig",
     "OnlineConfig",
     "PreferenceConfig",
+    "PreferenceRecipeConfig",
     "ReferencePoint",
+    "RewardConfig",
     "bradley_terry",
     "collate_preferences",
     "count_examples",

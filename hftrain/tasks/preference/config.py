@@ -4,7 +4,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar, Literal
 
-from hftrain.config import Config, LoraConfig, ModelConfig, above, at_least, between, changed
+from hftrain.config import (
+    Config,
+    FineTuneConfig,
+    LoraConfig,
+    ModelConfig,
+    above,
+    at_least,
+    between,
+    changed,
+)
 from hftrain.config.defaults import Task
 from hftrain.tasks.chat.config import ChatConfig
 
@@ -98,3 +107,49 @@ class OnlineConfig(Config):
         for name in changed(self):
             if name not in HANDED and name.partition(".")[0] not in HANDED:
                 yield (name,), "is not handed over to TRL's trainer, which this recipe ends in: leave it out"
+
+
+@dataclass
+class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
+    """Learning from preferences."""
+
+    global_batch_size: Annotated[int | None, at_least(1)] = None
+    """Pairs in one optimizer step, over all devices; of KTO, answers; null: chosen. Results depend on it."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.label_smoothing_factor:
+            yield ("label_smoothing_factor",), "is of classes and tokens: of preferences, set label_smoothing"
+        if self.needs_reference and not self.precompute_ref_log_probs and not self.use_peft:
+            yield (
+                ("precompute_ref_log_probs", "use_peft"),
+                "without adapters to switch off, the reference model is the model before training: leave it on",
+            )
+
+
+@dataclass
+class RewardConfig(ChatConfig, FineTuneConfig):
+    """Learning a reward."""
+
+    task_family: ClassVar[Task] = "reward"
+
+    center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
+    """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
+    it, and algorithms that add up rewards do."""
+
+    @property
+    def scored_by(self) -> str:
+        return "accuracy"
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.label_smoothing_factor:
+            yield ("label_smoothing_factor",), "is of classes and tokens, and a reward has neither: leave it out"
+
+
+@dataclass
+class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
+    """What is handed over to TRL."""
+
+    global_batch_size: Annotated[int | None, at_least(1)] = 32
+    """Answers in one optimizer step, over all devices: prompts times num_generations."""

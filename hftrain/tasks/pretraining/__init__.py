@@ -1,0 +1,28 @@
+"""Pretraining on text: causal language models, masked language models, hidden spans."""
+
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.tasks.pretraining.config import PretrainConfig, PretrainMlmConfig
+    from hftrain.tasks.pretraining.report import continuations, describe, judge, readings, step_flops, usage
+    from hftrain.tasks.pretraining.tokens import learn_tokenizer, load_tokens, make_blocks, max_tokens, name_sources
+else:
+    __getattr__ = lazily(__name__)
+
+__all__ = [
+    "PretrainConfig",
+    "PretrainMlmConfig",
+    "continuations",
+    "describe",
+    "judge",
+    "learn_tokenizer",
+    "load_tokens",
+    "make_blocks",
+    "max_tokens",
+    "name_sources",
+    "readings",
+    "step_flops",
+    "usage",
+]

@@ -8,8 +8,8 @@ import numpy as np
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hftrain import text
-from hftrain.config.pretraining import DenoisingConfig
 from hftrain.data.noise import mask_tokens, span_corruption
+from hftrain.tasks.pretraining.config import DenoisingConfig
 from hftrain.text.causal import causal_collator
 
 AUTO = {"masked_tokens": AutoModelForMaskedLM, "span_corruption": AutoModelForSeq2SeqLM}

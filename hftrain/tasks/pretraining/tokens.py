@@ -5,48 +5,29 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hftrain import text
 from hftrain.config.defaults import LARGEST_STEP
-from hftrain.config.pretraining import PretrainingConfig
 from hftrain.config.sources import Source, read_source
 from hftrain.data.documents import open_source
 from hftrain.data.files import cache, make_once
-from hftrain.data.packing import Packed
 from hftrain.data.sources import is_hub_name
 from hftrain.data.splits import dialect_of
 from hftrain.data.tokens import TokenFiles, blocks, is_token_folder
-from hftrain.metrics.guesses import unigram_guess
 from hftrain.models import load
-from hftrain.models.positions import count_positions
 from hftrain.models.trust import refusing_code
+from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.tasks.pretraining.prepare import fingerprint, prepare
-from hftrain.train.evaluation import predict
-from hftrain.train.flops import training_flops
 
 logger = logging.getLogger(__name__)
 
 LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
-
-
-def check_positions(model: Any, max_length: int) -> None:
-    """Raises: ValueError, `max_length` is more than the model has positions for."""
-    positions, unused = count_positions(model)
-    if positions and max_length > positions:
-        raise ValueError(
-            f"max_length={max_length}, but the model has positions for {positions} tokens: lower it, or set "
-            f"model_config.max_position_embeddings={max_length + unused} (of rotary positions, which have no table, "
-            "any number will do)"
-        )
 
 
 # ---- the tokens ----
@@ -192,61 +173,6 @@ def _texts(source: Any, most: int) -> Iterator[str]:
 # ---- what is said of a run ----
 
 
-def step_flops(model: Any, examples: Any, lengths: np.ndarray) -> Callable[[np.ndarray], float]:
-    """`flops` for `fit`, of examples of these lengths: attention within documents, also where they are packed."""
-    flops = training_flops(model)
-    if isinstance(examples, Packed):
-        documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
-        return lambda indices: flops(documents[np.concatenate([packs[i] for i in indices])])
-    return lambda indices: flops(lengths[indices])
-
-
-def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
-    """A causal model's mean loss in nats, its perplexity per token, and bits per byte of the documents' UTF-8.
-
-    Bits per byte compares models of different tokens: the loss of every token (end tokens too, and without each
-    document's first, which nothing predicts) over all bytes.
-    """
-    sequences = len(examples.packs.members) if isinstance(examples, Packed) else len(examples)
-    predicted = int(examples.lengths.sum()) - sequences
-    size = sum(shard["bytes"] for shard in files.shards)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": loss * predicted / math.log(2) / size,
-    }
-
-
-def judge(training: Any, validation: Any, vocabulary: int) -> dict[str, Any]:
-    """`baseline` for `publish`: the scores of guessing each token by how often it is in the training examples."""
-    guess = unigram_guess(training, validation, vocabulary)
-    return {"baseline": {f"eval_{name}": value for name, value in guess.items()}}
-
-
-def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:
-    """For the report: documents, tokens, bytes, examples, padding and pieces of each split."""
-
-    def told(documents: TokenFiles, blocks: Any) -> dict[str, Any]:
-        return {
-            "documents": len(documents),
-            **_by_source(documents),
-            "tokens": documents.tokens,
-            "bytes of text": sum(shard["bytes"] for shard in documents.shards),
-            "examples": len(blocks),
-            "padding, were all as long as the longest may be": f"{100 * blocks.padding:.2f} %",
-            "pieces of longer documents": getattr(blocks, "examples", blocks).pieces,
-            "fingerprint": documents._fingerprint[:16],
-        }
-
-    return {name: told(files[name], examples[name]) for name in files}
-
-
-def _by_source(documents: TokenFiles) -> dict[str, int]:
-    if len(documents.sources) < 2:
-        return {}
-    return {f"documents of {name}": end - first for name, (first, end) in documents.sources.items()}
-
-
 def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing: Any) -> dict[str, Any]:
     """`blocks` of each split; weights are for training."""
     sources = name_sources(config.train_file) if config.train_file else {}
@@ -265,49 +191,3 @@ def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing
         )
         for name, split in files.items()
     }
-
-
-def continuations(
-    accelerator: Accelerator,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    files: TokenFiles,
-    tokens: int,
-    length: int,
-) -> list[dict[str, str]]:
-    """What the model writes after the beginnings (16 tokens) of eight documents, or of as many places in one: `tokens`
-    tokens, drawn at temperature 0.8 from the 200 likeliest, and no more than make `length` in all."""
-    module, start = accelerator.unwrap_model(model).eval(), min(16, length // 2)
-    places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, max(0, files.tokens - start), 8).astype(int)
-    prompts = [files.read(int(place), min(int(place) + start, files.tokens)).astype(np.int64) for place in places]
-
-    def generate(batch: Any) -> list[str]:
-        read = batch["input_ids"].shape[1]
-        ids = module.generate(
-            **batch, do_sample=True, temperature=0.8, top_k=min(200, len(tokenizer)),
-            max_new_tokens=min(tokens, length - read), pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-        return text.decode(tokenizer, ids[:, read:])
-
-    def collate(rows: Sequence[Any]) -> Any:
-        ids = text.pad(rows, 0)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-    if not tokens:
-        return []
-    lengths = np.array([[len(prompt)] for prompt in prompts])
-    written = predict(accelerator, prompts, lengths, 1, collate=collate, generate=generate)
-    starts = text.decode(tokenizer, [prompt.tolist() for prompt in prompts])
-    return [{"prompt": begun, "continuation": rest} for begun, rest in zip(starts, written, strict=True)]
-
-
-def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:
-    """Python that loads what was trained and saved, and uses it: `example` stands for its last line."""
-    folder = config.hub_model_id or config.output_dir
-    own_code = any(Path(config.output_dir).glob("*.py"))
-    trust = ", trust_remote_code=True" if own_code else ""
-    return f"""from transformers import {auto_class}, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({folder!r}{trust})
-model = {auto_class}.from_pretrained({folder!r}{trust})
-{example}"""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
-    from hftrain.tasks.tagging.config import TaggingConfig
+    from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
     from hftrain.tasks.tagging.examples import collate, collator, cut_sentences, load_tokenizer, tokenize
     from hftrain.tasks.tagging.judging import judge
     from hftrain.tasks.tagging.rows import find_scheme, label_names, load_sentences, scheme_fault
@@ -14,6 +14,7 @@ else:
     __getattr__ = lazily(__name__)
 
 __all__ = [
+    "TagConfig",
     "Tagged",
     "TaggingConfig",
     "collate",

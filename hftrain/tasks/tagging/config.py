@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from hftrain.config import Config, at_least
+from hftrain.config import Config, FineTuneConfig, at_least
 from hftrain.metrics import check_names
 
 
@@ -56,3 +56,8 @@ class TaggingConfig(Config):
             check_names(self.metrics, "token_classification")
         except ValueError as error:
             yield ("metrics",), str(error)
+
+
+@dataclass
+class TagConfig(TaggingConfig, FineTuneConfig):
+    """A tag for each word."""

@@ -1,0 +1,31 @@
+"""Translation: sequence to sequence, from one language to another, or any pair of texts."""
+
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.tasks.translation.config import TranslateConfig
+    from hftrain.tasks.translation.examples import pair_collator, tokenize
+    from hftrain.tasks.translation.judging import judge
+    from hftrain.tasks.translation.model import set_generation
+    from hftrain.tasks.translation.report import describe_data, samples, usage
+    from hftrain.tasks.translation.rows import load_pairs
+    from hftrain.tasks.translation.scoring import bleu_tokenizer, score, translate
+else:
+    __getattr__ = lazily(__name__)
+
+__all__ = [
+    "TranslateConfig",
+    "bleu_tokenizer",
+    "describe_data",
+    "judge",
+    "load_pairs",
+    "pair_collator",
+    "samples",
+    "score",
+    "set_generation",
+    "tokenize",
+    "translate",
+    "usage",
+]

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from hftrain.config import InsteadOf, RecipeConfig, above, at_least, share
 from hftrain.config.defaults import Task
-from hftrain.config.fields import RecipeConfig
-from hftrain.config.schema import InsteadOf, above, at_least, files, share
+from hftrain.config.schema import files
 from hftrain.config.sources import read_source
 
 
@@ -116,3 +116,43 @@ class DenoisingConfig(PretrainingConfig):
         yield from super().checks()
         if self.whole_word_mask and self.objective != "masked_tokens":
             yield ("whole_word_mask", "objective"), "contradict each other: spans are tokens in a row"
+
+
+@dataclass
+class PretrainConfig(PretrainingConfig):
+    """A causal language model, from scratch or further."""
+
+    model: str = "llama"
+    """Architecture of a new model: transformer (our own), or of transformers: llama, gpt2, qwen3, ..."""
+
+    packing: Literal["best_fit", "concatenate", "none"] = "best_fit"
+    """How documents make up examples: best_fit: whole, several to one, apart from each other; concatenate: as one text,
+    cut wherever an example is full; none: each for itself, padded."""
+
+    sample_tokens: Annotated[int, at_least(0)] = 100
+    """Tokens written at the end after the beginnings of eight validation documents; 0: none."""
+
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_name_or_path is None:
+            from hftrain.models import new
+
+            yield from new.model_problems(self.model, self.model_config, "AutoModelForCausalLM")
+
+
+@dataclass
+class PretrainMlmConfig(DenoisingConfig):
+    """A masked language model, or an encoder-decoder that fills in spans, from scratch or further."""
+
+    model: str = "bert"
+    """Architecture of a new model: transformer (our own), or of transformers: bert, modernbert, ...; t5, ..."""
+
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_name_or_path is None:
+            from hftrain.models import new
+
+            masked = self.objective == "masked_tokens"
+            yield from new.model_problems(
+                self.model, self.model_config, "AutoModelForMaskedLM" if masked else "AutoModelForSeq2SeqLM"
+            )

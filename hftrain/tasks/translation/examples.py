@@ -1,0 +1,54 @@
+"""Pairs as tokens, and their batches."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hftrain.losses import Batch
+from hftrain.tasks.translation.config import TranslateConfig
+from hftrain.text import collate_pairs, embedding_rows, tokenize_pairs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
+    """`collate_pairs` with the ids this model and its tokenizer mean.
+
+    Raises:
+        ValueError: the tokenizer has no pad token or is not this model's, or the model no first token for its decoder.
+    """
+    config = model.config
+    if tokenizer.pad_token_id is None:
+        raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    if len(tokenizer) > (rows := embedding_rows(model)):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
+            "model's (tokenizer_name_or_path, model_name_or_path)"
+        )
+    rotates = config.model_type in ("mbart", "plbart")  # the language, which ends the labels, is what is read first
+    start = getattr(config, "decoder_start_token_id", None)  # PLBart's configuration has no such key
+    if start is None and not rotates:
+        raise ValueError(
+            "the model's configuration has no decoder_start_token_id: set model_config.decoder_start_token_id"
+        )
+    return partial(
+        collate_pairs,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=None if rotates else start,
+    )
+
+
+def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> "Dataset":
+    """`text.tokenize_pairs` as `config` says."""
+    return tokenize_pairs(
+        rows,
+        tokenizer,
+        source_lang=config.source_lang,
+        target_lang=config.target_lang,
+        source_prefix=config.source_prefix,
+        max_source_length=config.max_source_length,
+        max_target_length=config.max_target_length,
+    )

@@ -1,0 +1,56 @@
+"""How good a score is: its interval, a guess to compare it with, remarks."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain.metrics.guesses import unigram_guess
+from hftrain.metrics.intervals import bootstrap, wilson
+from hftrain.report.scores import MORE_TRAINING
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+from hftrain.tasks.translation.scoring import bleu_tokenizer, score
+
+
+def judge(
+    hypotheses: Sequence[str],
+    rows: "dict[str, Dataset]",
+    examples: dict[str, Any],
+    vocabulary: int,
+    target_lang: str | None = None,
+) -> dict[str, Any]:
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess is always the target that most
+    training rows have; its loss, of the validation rows, is that of each token's frequency."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    references = rows["test"]["target"]
+    intervals: dict[str, tuple[float, float]] = {}
+    for name, metric in (("sacrebleu", BLEU(tokenize=bleu_tokenizer(target_lang, references))), ("chrf", CHRF())):
+        # What sacrebleu counts in each sentence; a score is that of the sums.
+        counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
+
+        def scored(
+            chosen: np.ndarray, name: str = name, metric: Any = metric, counts: Any = counts
+        ) -> dict[str, float]:
+            return {name: metric._aggregate_and_compute([counts[chosen].sum(axis=0).tolist()]).score}
+
+        intervals |= bootstrap(scored, len(references))
+    exact = sum(one == other for one, other in zip(hypotheses, references, strict=True))
+    intervals["exact_match"] = wilson(exact, len(references))
+    common = Counter(rows["train"]["target"]).most_common(1)[0][0]
+    guess = score([common] * len(references), references, target_lang)
+    training, held = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "validation"))
+    tokens = unigram_guess(training, held, vocabulary)
+    baseline = {f"test_{name}": guess[name] for name in ("sacrebleu", "chrf", "exact_match")}
+    (text, times), (_, usual) = (Counter(texts).most_common(1)[0] for texts in (hypotheses, references))
+    remarks = []
+    if times > max(2 * usual, len(hypotheses) / 2):
+        remarks = [f"{times:,} of {len(hypotheses):,} translations are the same, {text[:60]!r}; {MORE_TRAINING}"]
+    return {
+        "baseline": baseline | ({"eval_loss": tokens["loss"]} if tokens else {}),
+        "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
+        "remarks": remarks,
+    }

@@ -1,0 +1,35 @@
+"""What a translation model remembers: beams, lengths, the target language, the prefix of its sources."""
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedTokenizerBase
+
+from hftrain.models.positions import count_positions
+from hftrain.tasks.translation.config import TranslateConfig
+from hftrain.text import language_id
+
+if TYPE_CHECKING:
+    pass
+
+
+def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
+    """Makes beams, length and target language the model's own defaults, which are saved with it, as is the prefix of
+    the sources.
+
+    Raises:
+        ValueError: max_source_length or max_target_length is more than the model has positions for.
+    """
+    positions, _ = count_positions(model)
+    for name in ("max_source_length", "max_target_length"):
+        if positions and getattr(config, name) > positions:
+            raise ValueError(f"{name}={getattr(config, name)}, but the model has positions for {positions} tokens only")
+    if config.source_prefix:
+        model.config.translation = {"source_prefix": config.source_prefix}
+    generation = model.generation_config
+    generation.num_beams, generation.early_stopping = config.num_beams, config.num_beams > 1
+    generation.max_length, generation.max_new_tokens = None, config.max_target_length
+    language = language_id(tokenizer, config.target_lang)
+    if language is not None and tokenizer(text_target="a")["input_ids"][-1] == language:
+        generation.decoder_start_token_id, generation.forced_bos_token_id = language, None  # as `pair_collator` has it
+    elif language is not None:
+        generation.forced_bos_token_id = language

@@ -1,0 +1,21 @@
+"""Pairs of texts: the built-in ones, or the user's."""
+
+from typing import TYPE_CHECKING
+
+from hftrain.data.splits import find_leaks, load_splits
+from hftrain.tasks.translation import cldr
+from hftrain.tasks.translation.config import TranslateConfig
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Dataset]":
+    """Rows {"source", "target"} of each split: the built-in `cldr`, or what `config` names."""
+    languages = (config.source_lang, config.target_lang)
+    if config.dataset_name == "cldr":
+        rows = cldr.generate(*languages)
+        find_leaks(rows, ["source", "target"])
+        return rows
+    columns = {"source": config.source_column, "target": config.target_column}
+    return load_splits(config, columns=columns, languages=languages, seed=seed)
