@@ -22,6 +22,7 @@ from hftrain.config import ConfigError, parse
 from hftrain.data.rows import fingerprint
 from hftrain.predict import predict
 from hftrain.tasks import translation
+from hftrain.tasks.translation.report import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "translate.py"
@@ -178,7 +179,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     tokenizer = text.train_tokenizer(text.texts_of(rows["train"]), 300)
     examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split) for name, split in examples.items()}
-    said = translation.describe_data(rows, examples, lengths)
+    said = {name: describe(split, examples[name]) for name, split in rows.items()}
     assert said["train"]["unusable rows left out"] == "2 (2.7 %)" and said["test"]["unusable rows left out"] == "0"
     assert said["test"]["rows that stand in train"] == "1 (25.0 %)"
     assert said["test"]["sources that stand in train"] == "2 (50.0 %)"
