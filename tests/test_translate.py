@@ -278,7 +278,7 @@ def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
     (example,) = translation.tokenize(rows, tokenizer, config)
     batch = translation.pair_collator(tokenizer, model)([example])
     generated = model.generate(batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=4)[0]
-    language = translation.language_id(tokenizer, config.target_lang)
+    language = text.language_id(tokenizer, config.target_lang)
     given = 1 if language is None or kind == "mbart" else 2  # what is not the model's to choose: a start, a language
     assert generated[:given].tolist() == batch["decoder_input_ids"][0, :given].tolist()
     if language is not None:
