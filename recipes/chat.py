@@ -26,6 +26,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     from hftrain.losses import causal_language_model, count_next_labels
     from hftrain.models import load
     from hftrain.models.freezing import freeze
+    from hftrain.models.neftune import add_noise
     from hftrain.report import publish
     from hftrain.tasks import chat
     from hftrain.text.causal import causal_lengths, collate_causal, wants_flat
@@ -52,7 +53,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
     chunked = config.chunked_loss and trials.chunk_loss(model)
     if config.neftune_noise_alpha:
-        chat.add_noise(model, config.neftune_noise_alpha)
+        add_noise(model, config.neftune_noise_alpha)
     train = examples["train"]
     if config.packing:
         train = Packed(train, pack(causal_lengths(train), config.max_length))

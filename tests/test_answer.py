@@ -18,7 +18,7 @@ from hftrain.deploy.merge import merge
 from hftrain.losses import count_labels
 from hftrain.predict import predict
 from hftrain.tasks import answering
-from hftrain.tasks.answering import Found, Span
+from hftrain.tasks.answering import Found, Span, scoring
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "answer.py"
@@ -305,7 +305,7 @@ def test_label_smoothing_spreads_over_what_may_be_answered():
     scores = torch.tensor([[1.0, 2.0, -torch.inf, 0.5]]).log_softmax(dim=1)
     allowed = scores[:, [0, 1, 3]]
     smooth = torch.nn.functional.cross_entropy(allowed, torch.tensor([1]), label_smoothing=0.3)
-    found = answering.predictions.span_losses(scores, scores, torch.tensor([[1, 1]]), 0.3)
+    found = scoring.span_losses(scores, scores, torch.tensor([[1, 1]]), 0.3)
     assert found.tolist() == pytest.approx([2 * float(smooth)])
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hftrain.config import ConfigError, parse
 from hftrain.data.readers import Fault
 from hftrain.losses import causal_language_model, count_next_labels
-from hftrain.models.neftune import lengths_of
+from hftrain.models.neftune import add_noise, lengths_of
 from hftrain.tasks import chat
 from hftrain.tasks.chat.template import CHATML
 from hftrain.text.causal import collate_causal
@@ -326,7 +326,7 @@ def test_noise_in_training_only(tmp_path, adapters):
     seen = []
     inner = model.get_base_model() if adapters else model
     plain = inner.get_input_embeddings()(batch["input_ids"])
-    chat.add_noise(model, 5.0)
+    add_noise(model, 5.0)
     inner.get_input_embeddings().register_forward_hook(lambda module, arguments, output: seen.append(output))
     loss = causal_language_model()
     model.eval()

@@ -349,7 +349,7 @@ import json, os, random, signal, sys, time
 import torch
 from pathlib import Path
 from accelerate import Accelerator
-from hftrain import checkpoint
+from hftrain.train import checkpoint
 
 output_dir, accelerator = Path(sys.argv[1]), Accelerator()
 

@@ -90,7 +90,7 @@ def package(tmp_path, monkeypatch):
     examples._package.cache_clear()
 
 
-@pytest.mark.parametrize("module", ["chat/template.py", "data/readers.py", "tagging/windows.py"])
+@pytest.mark.parametrize("module", ["tasks/chat/template.py", "data/readers.py", "tasks/tagging/examples.py"])
 def test_a_mended_module_makes_the_cached_examples_anew(tokenizer, tmp_path, package, module):
     first = make(tokenizer, tmp_path / "cache", label=1)
     assert make(tokenizer, tmp_path / "cache", label=2)["input_ids"] == first["input_ids"], "found in the cache"

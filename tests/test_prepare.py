@@ -90,7 +90,8 @@ def test_any_number_of_workers_writes_the_same_bytes(corpus, tokenizer, tmp_path
 WORKER = """
 import json, sys
 from transformers import AutoTokenizer
-from hftrain.prepare import prepare, writing
+from hftrain.tasks.pretraining.prepare import prepare
+from hftrain.tasks.pretraining import prepare as writing
 sources, tokenizer, folder = sys.argv[1:]
 writing.BATCH_CHARACTERS = 2000
 prepare(json.loads(sources), AutoTokenizer.from_pretrained(tokenizer), folder, num_workers=2, shard_tokens=20_000)

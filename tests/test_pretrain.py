@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hftrain.config import ConfigError, parse
 from hftrain.data.noise import Noised
-from hftrain.data.tokens import blocks
+from hftrain.data.tokens import TokenFiles, blocks
 from hftrain.models import TransformerConfig, new
 from hftrain.tasks import pretraining
 from hftrain.tasks.pretraining import denoising
 from hftrain.tasks.pretraining.prepare import prepare
+from hftrain.text import train_tokenizer
 from hftrain.train.flops import count_parameters
 from recipes import pretrain as PRETRAIN
 from recipes import pretrain_mlm as MLM
@@ -102,7 +103,7 @@ def test_prepared_tokens_and_rows_are_the_same_run_and_the_tokenizer_comes_along
     further = ["--model_name_or_path", str(tmp_path / "rows" / "out"), "--sample_tokens", "0"]
     better = run(PRETRAIN, tmp_path / "further", folder, *further, start=RUN)
     assert better["train_loss"] < rows["train_loss"]
-    other = pretraining.text.train_tokenizer(["a b c"], 262)
+    other = train_tokenizer(["a b c"], 262)
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="another tokenizer"):
         run(PRETRAIN, tmp_path / "wrong", folder, "--tokenizer_name_or_path", str(tmp_path / "other"), start=RUN)
@@ -111,8 +112,8 @@ def test_prepared_tokens_and_rows_are_the_same_run_and_the_tokenizer_comes_along
 def test_bits_per_byte_counts_every_token_but_the_first_over_every_byte(tmp_path):
     file = tmp_path / "two.txt"
     file.write_text("ab cd\nefg\n")
-    tokenizer = pretraining.text.train_tokenizer(["x"], 260)
-    files = pretraining.TokenFiles(prepare({"two": str(file)}, tokenizer, tmp_path / "tokens"))
+    tokenizer = train_tokenizer(["x"], 260)
+    files = TokenFiles(prepare({"two": str(file)}, tokenizer, tmp_path / "tokens"))
     found = pretraining.readings(2.0, blocks(files, 64), files)
     assert files.tokens == 6 + 4 + 2  # " ab cd" and " efg", a space before each; an end token after each
     assert found["bits_per_byte"] == pytest.approx(2.0 * (12 - 2) / math.log(2) / 8)

@@ -99,7 +99,7 @@ def test_a_model_without_a_manifest_is_not_called_good(model, capsys):
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from hftrain import sealed
+from hftrain.data import sealed
 moves, replace = 0, os.replace
 def dies(*paths):
     global moves

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
-    from hftrain.models.neftune import add_noise
     from hftrain.tasks.chat.config import ChatConfig, ChatRecipeConfig, SupervisedConfig
     from hftrain.tasks.chat.examples import answer, fit_model, tokenize
     from hftrain.tasks.chat.messages import Message, fold_system, read_messages, read_tools
@@ -23,7 +22,6 @@ __all__ = [
     "Message",
     "SupervisedConfig",
     "Template",
-    "add_noise",
     "answer",
     "as_json",
     "fit_model",
