@@ -40,9 +40,9 @@ def test_new_model_needs_no_name():
 
 def test_what_cannot_be_loaded(t5, tmp_path):
     nowhere = ModelConfig(model_name_or_path=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is no folder here"):
+    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is not a local folder"):
         load.load_model(nowhere, AutoModelForSeq2SeqLM)
-    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is no folder here"):
+    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is not a local folder"):
         load.load_tokenizer(nowhere)
     with pytest.raises(ValueError, match=r"^tokenizer_name_or_path '.*' cannot be loaded from this folder"):
         load.load_tokenizer(ModelConfig(model_name_or_path=t5, tokenizer_name_or_path=str(tmp_path)))
@@ -127,5 +127,5 @@ def test_splits_of_a_saved_folder(tmp_path):
     datasets.DatasetDict({"dev": part}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="has no split named train; it has dev"):
         load_splits(RecipeConfig(dataset_name=str(tmp_path / "other")), columns=COLUMNS)
-    with pytest.raises(ValueError, match="'no/such' is no folder here, and could not be found on the Hub"):
+    with pytest.raises(ValueError, match="'no/such' is not a local folder and could not be found on the Hub"):
         load_splits(RecipeConfig(dataset_name="no/such"), columns=COLUMNS)

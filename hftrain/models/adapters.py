@@ -73,7 +73,7 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
             )
     if (entries := getattr(config, "model_config", {})) and not getattr(model, "new_modules", None):
         logger.warning(
-            "an adapter does not hold model_config (%s): whoever loads or merges it gets the base model's own",
+            "an adapter does not hold model_config (%s): loading or merging it gives the base model's own",
             ", ".join(entries),
         )
     if config.load_in_4bit:

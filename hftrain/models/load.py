@@ -85,7 +85,11 @@ def adapter_in(config: ModelConfig) -> Path | None:
 
 def not_to_be_had(key: str, name: str, error: Exception) -> str:
     """What to say of a name that transformers could not load."""
-    where = "cannot be loaded from this folder" if Path(name).is_dir() else "is no folder here, nor had from the Hub"
+    where = (
+        "cannot be loaded from this folder"
+        if Path(name).is_dir()
+        else "is not a local folder and could not be downloaded from the Hub"
+    )
     return f"{key} {name!r} {where}: {error}"
 
 
