@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from hftrain.config import PairConfig
 from hftrain.data import cldr
 from hftrain.data.several import source_counts
+from hftrain.data.unread import Unread
 from hftrain.evaluation import predict
 from hftrain.losses import Batch
 from hftrain.metrics import load_metric
@@ -39,7 +40,10 @@ def load_pairs(config: Any, seed: int) -> "dict[str, Dataset]":
         find_leaks(rows, ["source", "target"])
         return rows
     columns = {"source": config.source_column, "target": config.target_column}
-    return load_splits(config, columns=columns, languages=languages, seed=seed)
+    unread = Unread()
+    rows = load_splits(config, columns=columns, languages=languages, seed=seed, unread=unread)
+    unread.warn("source_column and target_column say what is read")
+    return rows
 
 
 def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
