@@ -22,7 +22,7 @@ from hftrain.config.errors import explain_errors
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.quiet import hush_libraries
-from hftrain.report import publish
+from hftrain.report import Report, publish
 from hftrain.train.evaluation import mean_loss
 from hftrain.train.loop import fit, start
 
@@ -119,12 +119,10 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
         accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
         count=count_next_labels, evaluate=evaluate, after_step=after_step, processor=Processor(),
     )  # fmt: skip
-    results |= {"test_loss": score(model, "test scores")["loss"]}
+    scores = score(model, "test scores")
     now("publishing")
-    publish(
-        accelerator, config, results, title="Title", task="text-generation", usage="", metric="test_loss",
-        dataset="none", data={},
-    )  # fmt: skip
+    report = Report(title="Title", task="text-generation", usage="", metric="loss", scores=scores, data={})
+    publish(accelerator, config, results, report)
 
 
 def learn(texts: list[str], now: Callable[[str], None]) -> None:
