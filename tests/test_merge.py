@@ -159,7 +159,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_file_is_named_by_every_command(tmp_path, capsys, kind):
+def test_a_damaged_file_is_named_by_merge_export_and_chat(tmp_path, capsys, kind):
     folder = make_folder(tmp_path / "model")
     if kind == "adapter":
         folder = make_adapter(folder, tmp_path / "out")
