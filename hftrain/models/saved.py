@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hftrain.data.files import ADAPTER
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
     "SEQ_2_SEQ_LM": "ForConditionalGeneration",
@@ -83,13 +83,6 @@ def load(
         else:
             model = auto.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code)
     return model.eval().to(device), tokenizer, device
-
-
-def room(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the model reads at most."""
-    from hftrain.models.positions import count_positions
-
-    return min(tokenizer.model_max_length, count_positions(model)[0] or sys.maxsize)
 
 
 def refuse_nan(scores: Iterable[float], folder: Path) -> None:

@@ -19,10 +19,11 @@ from hftrain.data.readers import Fault
 from hftrain.data.rows import BadRow, Places, listed
 from hftrain.distributed import whole_while_used
 from hftrain.losses import IGNORE, Batch
+from hftrain.models.fit import check_fit, embedding_rows
 from hftrain.tasks.chat.messages import Message
 from hftrain.tasks.chat.rows import Chat, is_learnt
 from hftrain.tasks.chat.template import Template
-from hftrain.text import check_fit, embedding_rows, pad, tokenized
+from hftrain.text import pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 from hftrain.train.evaluation import predict
 

@@ -8,7 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.saved import ADAPTER, batches, load, refuse_nan, room, warn_of_cuts
+from hftrain.models.fit import longest_text
+from hftrain.models.saved import ADAPTER, batches, load, refuse_nan, warn_of_cuts
 
 
 def classify(
@@ -46,7 +47,7 @@ def classify(
     if trained.get("pairs") is False and pairs is not None:
         raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column, --context) away")
     model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device, trust_remote_code)
-    most = min(room(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
+    most = min(longest_text(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
     told = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(told):
         print(f"{empty} of {len(texts)} texts are empty: nothing is predicted for them", file=sys.stderr)
