@@ -16,7 +16,7 @@ from hftrain.models.fit import check_fit, count_positions
 from hftrain.predict import predict
 from hftrain.tasks import answering, classification, tagging, translation
 from hftrain.tasks.answering import Found
-from hftrain.tasks.classification.rows import collate, padding_side
+from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.tasks.tagging import Tagged
 from hftrain.text import train_tokenizer
 

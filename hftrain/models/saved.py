@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.data.files import ADAPTER
+from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
@@ -83,6 +85,27 @@ def load(
         else:
             model = auto.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code)
     return model.eval().to(device), tokenizer, device
+
+
+def remember(config: Any, **settings: Any) -> None:
+    """Writes what `hftrain predict` has to know under the key "hftrain" of a model's configuration."""
+    config.hftrain = (getattr(config, "hftrain", None) or {}) | settings
+
+
+def recall(config: Any, name: str) -> Any:
+    """What `remember` wrote under `name`; None if it wrote nothing. Version 0.1.0 wrote each name as a key of its own,
+    which is read where there is no key "hftrain"."""
+    remembered = getattr(config, "hftrain", None)
+    return getattr(config, name, None) if remembered is None else remembered.get(name)
+
+
+def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **settings: Any) -> None:
+    """`remember` in a trained model and in the configuration saved in `folder`. Every process calls."""
+    config = accelerator.unwrap_model(model).config
+    remember(config, **settings)
+    if accelerator.is_main_process:
+        config.save_pretrained(folder)
+        seal(folder, ["config.json"])
 
 
 def refuse_nan(scores: Iterable[float], folder: Path) -> None:

@@ -12,7 +12,7 @@ from hftrain.models import TransformerConfig, load
 from hftrain.models.fit import check_fit
 from hftrain.models.freezing import freeze
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.tasks.classification.rows import collate, padding_side
+from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.text import vocabulary
 
 TYPES = "token_type_ids"
@@ -35,7 +35,12 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
         "problem_type": config.problem_type,
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": False,
-        "classification": {"max_seq_length": config.max_seq_length, "pairs": config.text_pair_column is not None},
+        "hftrain": {
+            "classification": {
+                "max_seq_length": config.max_seq_length,
+                "pairs": config.text_pair_column is not None,
+            }
+        },
     }
     shape = vocabulary(tokenizer) | NEW_MODEL | config.model_config
     new = partial(TransformerConfig, **shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import batches, load, refuse_nan
+from hftrain.models.saved import batches, load, recall, refuse_nan
 
 if TYPE_CHECKING:
     from hftrain.tasks.tagging.spans import Word
@@ -36,7 +36,7 @@ def tag(
 
     model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device, trust_remote_code)
     most = min(512, longest_text(model, tokenizer))
-    windows = getattr(config, "windows", None) or {"max_seq_length": most, "doc_stride": most // 4}
+    windows = recall(config, "windows") or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]
     told = [i for i, found in enumerate(words) if found]
     sentences = [[word.text for word in words[i]] for i in told]

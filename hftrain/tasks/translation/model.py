@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.models.fit import check_fit
+from hftrain.models.saved import remember
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import language_id
 
@@ -18,7 +19,7 @@ def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: Trans
     """
     check_fit(model, max_source_length=config.max_source_length, max_target_length=config.max_target_length)
     if config.source_prefix:
-        model.config.translation = {"source_prefix": config.source_prefix}
+        remember(model.config, translation={"source_prefix": config.source_prefix})
     generation = model.generation_config
     generation.num_beams, generation.early_stopping = config.num_beams, config.num_beams > 1
     generation.max_length, generation.max_new_tokens = None, config.max_target_length
