@@ -24,6 +24,7 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     from hftrain.losses import count_labels
     from hftrain.metrics import rehearse
     from hftrain.models import load
+    from hftrain.models.fit import check_fit
     from hftrain.report import publish
     from hftrain.tasks import answering
     from hftrain.train.loop import fit, start
@@ -38,7 +39,7 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     best = rehearse(metrics, "question_answering", right, best=config.metric_for_best_model)
     config.choose("metric_for_best_model", best, BY_METRIC)
     model = load.load_model(config, AutoModelForQuestionAnswering, settings=answering.model_settings(config))
-    text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     collate = answering.collator(tokenizer, model)
     model = load.add_adapters(model, config, "QUESTION_ANS")
 

@@ -20,7 +20,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     from hftrain import text
     from hftrain.losses import causal_language_model, count_next_labels
     from hftrain.models import load, new
-    from hftrain.models.positions import check_positions
+    from hftrain.models.fit import check_fit
     from hftrain.report import publish
     from hftrain.tasks import pretraining
     from hftrain.text import causal
@@ -38,7 +38,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
         return new.new_shape(config.model, config.model_config, vocabulary, config.max_length, form)
 
     model = load.load_model(config, AutoModelForCausalLM, new=shape)
-    check_positions(model, config.max_length)
+    check_fit(model, max_length=config.max_length)
     trials.check_causal(model)
     if config.packing == "best_fit":
         trials.check_packing(model, int(examples["train"].examples.lengths.max()))

@@ -20,7 +20,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     from hftrain.data.noise import Noised
     from hftrain.losses import count_labels, sequence_to_sequence
     from hftrain.models import load, new
-    from hftrain.models.positions import check_positions
+    from hftrain.models.fit import check_fit
     from hftrain.report import publish
     from hftrain.tasks import pretraining
     from hftrain.tasks.pretraining import denoising
@@ -41,7 +41,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
 
     auto_class = denoising.AUTO[config.objective]
     model = load.load_model(config, auto_class, new=shape)
-    check_positions(model, config.max_length)
+    check_fit(model, max_length=config.max_length)
     collate = denoising.denoising_collator(config.objective, tokenizer, model)
     model = load.add_adapters(model, config, None if config.objective == "masked_tokens" else "SEQ_2_SEQ_LM")
     chunked = config.chunked_loss and trials.chunk_loss(model)

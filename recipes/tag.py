@@ -25,6 +25,7 @@ def main(config: TagConfig) -> dict[str, Any]:
     from hftrain.losses import count_labels
     from hftrain.metrics import rehearse
     from hftrain.models import load
+    from hftrain.models.fit import check_fit
     from hftrain.report import publish
     from hftrain.tasks import tagging
     from hftrain.train.loop import fit, start
@@ -40,7 +41,7 @@ def main(config: TagConfig) -> dict[str, Any]:
     best = rehearse(metrics, "token_classification", right, best=config.metric_for_best_model)
     config.choose("metric_for_best_model", best, BY_METRIC)
     model = load.load_model(config, AutoModelForTokenClassification, settings=tagging.model_settings(names, config))
-    text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     model = load.add_adapters(model, config, "TOKEN_CLS")
     collate = tagging.collator(tokenizer)
 

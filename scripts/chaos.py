@@ -11,12 +11,14 @@ This prints a table in Markdown, then the tries that went wrong or did not happe
 import argparse
 import importlib
 import io
+import multiprocessing
 import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -36,22 +38,33 @@ def tries(row: Row, seed: int, *, sample: bool = False) -> list[Try]:
         return list(function(Path(folder), random.Random(f"{seed} {title}"), sample))
 
 
-def chaos(seed: int, modules: Sequence[str] = MODULES, *, sample: bool = False) -> tuple[str, list[str], list[str]]:
-    """Returns the table, and a line for each try that went wrong, and for each that did not happen."""
+def timed(module: str, number: int, seed: int, sample: bool) -> tuple[list[Try], float]:
+    """The tries of the row with this number in a module, and the seconds that they took."""
+    began = time.monotonic()
+    return tries(rows(module)[number], seed, sample=sample), time.monotonic() - began
+
+
+def chaos(
+    seed: int, modules: Sequence[str] = MODULES, *, sample: bool = False, jobs: int = 2
+) -> tuple[str, list[str], list[str]]:
+    """Returns the table, and a line for each try that went wrong, and for each that did not happen.
+
+    Args:
+        jobs: rows at a time, each in a process of its own.
+    """
     lines = ["| what is broken | tries | really happened | right | seconds |", "|---|---|---|---|---|"]
     wrong, missed = [], []
-    for row in (row for module in modules for row in rows(module)):
-        began, title = time.monotonic(), row[0]
-        done = tries(row, seed, sample=sample)
-        seconds = time.monotonic() - began
-        happened = [attempt for attempt in done if attempt.happened]
-        right = sum(attempt.problem is None for attempt in happened)
-        lines.append(f"| {title} | {len(done)} | {len(happened)} | {right}/{len(happened)} | {seconds:.0f} |")
-        wrong += [
-            f"wrong: {title}: {attempt.name}: {attempt.problem}" for attempt in done if attempt.problem is not None
-        ]
-        missed += [f"did not happen: {title}: {attempt.name}" for attempt in done if not attempt.happened]
-        print(lines[-1], file=sys.stderr, flush=True)
+    places = [(module, number) for module in modules for number in range(len(rows(module)))]
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        futures = [pool.submit(timed, module, number, seed, sample) for module, number in places]
+        for (module, number), future in zip(places, futures, strict=True):
+            done, seconds = future.result()
+            title, happened = rows(module)[number][0], [attempt for attempt in done if attempt.happened]
+            right = sum(attempt.problem is None for attempt in happened)
+            lines.append(f"| {title} | {len(done)} | {len(happened)} | {right}/{len(happened)} | {seconds:.0f} |")
+            wrong += [f"wrong: {title}: {attempt.name}: {attempt.problem}" for attempt in done if attempt.problem]
+            missed += [f"did not happen: {title}: {attempt.name}" for attempt in done if not attempt.happened]
+            print(lines[-1], file=sys.stderr, flush=True)
     return "\n".join(lines), wrong, missed
 
 
@@ -62,11 +75,12 @@ def main() -> int:
         "--only", nargs="+", default=MODULES, choices=MODULES, metavar="MODULE", help=", ".join(MODULES)
     )
     parser.add_argument("--sample", action="store_true", help="a few tries of each row")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time, each in its own process (2)")
     args = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="chaos-") as cache:  # before anything imports a Hugging Face library
         os.environ |= {"HF_HOME": cache, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        table, wrong, missed = chaos(args.seed, args.only, sample=args.sample)
+        table, wrong, missed = chaos(args.seed, args.only, sample=args.sample, jobs=args.jobs)
     print(table, *wrong, *missed, f"{time.monotonic() - began:.0f} seconds", sep="\n")
     return 1 if wrong else 0
 

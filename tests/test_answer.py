@@ -11,14 +11,16 @@ import pytest
 import torch
 import transformers
 from accelerate import Accelerator
+from old_folders import without_the_key
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from hftrain.config import ConfigError
 from hftrain.deploy.merge import merge
 from hftrain.losses import count_labels
+from hftrain.models.saved import read_config, recall
 from hftrain.predict import predict
 from hftrain.tasks import answering
-from hftrain.tasks.answering import Found, Span, scoring
+from hftrain.tasks.answering import Found, Span, losses
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "answer.py"
@@ -305,17 +307,21 @@ def test_label_smoothing_spreads_over_what_may_be_answered():
     scores = torch.tensor([[1.0, 2.0, -torch.inf, 0.5]]).log_softmax(dim=1)
     allowed = scores[:, [0, 1, 3]]
     smooth = torch.nn.functional.cross_entropy(allowed, torch.tensor([1]), label_smoothing=0.3)
-    found = scoring.span_losses(scores, scores, torch.tensor([[1, 1]]), 0.3)
+    found = losses.span_losses(scores, scores, torch.tensor([[1, 1]]), 0.3)
     assert found.tolist() == pytest.approx([2 * float(smooth)])
 
 
-def test_the_threshold_is_chosen_on_validation_rows_and_saved(trained):
+def test_the_threshold_is_chosen_on_validation_rows_and_saved(trained, tmp_path):
     output, results = trained
-    settings = json.loads((output / "config.json").read_text())["answering"]
+    settings = json.loads((output / "config.json").read_text())["hftrain"]["answering"]
     assert settings["no_answer_threshold"] == results["eval_no_answer_threshold"] and settings["max_seq_length"] == 20
     assert not [name for name in results if name.endswith("_total")]  # the report's data say how many there are
     assert {"test_exact", "test_f1", "test_HasAns_f1", "test_NoAns_f1"} <= results.keys()
     assert "test_no_answer_threshold" not in results
+    row, old = questions(1)[0], without_the_key(output, tmp_path / "old")
+    asked = {"texts": [row["question"]], "pairs": [row["context"]]}
+    assert predict(output, **asked) == predict(old, **asked)
+    assert recall(read_config(old), "answering") == settings
 
 
 def test_a_threshold_leaves_questions_open(folder, bert, tmp_path):
@@ -368,4 +374,4 @@ def test_adapters_learn_and_are_what_predict_loads(bert, folder, tmp_path):
     (again,) = predict(tmp_path / "merged", [row["question"]], pairs=[row["context"]])
     assert again["answer"] == found["answer"]
     assert again["probability"] == pytest.approx(found["probability"], abs=1e-5)
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["answering"]["doc_stride"] == 6
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hftrain"]["answering"]["doc_stride"] == 6

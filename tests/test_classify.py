@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from old_folders import without_the_key
 from torch.testing import assert_close
 
 from hftrain import text
@@ -433,7 +434,7 @@ def test_thresholds_are_chosen_by_validation_rows_alone(tmp_path):
     config, right = configured(tmp_path, problem_type=SEVERAL), np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
     found = classification.choose_thresholds(accelerate.Accelerator(), model, config, score, right)
     assert asked == ["validation"] and found == pytest.approx([0.6, 0.65])
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["thresholds"] == found
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hftrain"]["thresholds"] == found
 
 
 # ---- the recipe
@@ -484,11 +485,12 @@ def test_a_new_model_learns_several_labels_and_thresholds(tmp_path):
     right = [[int(name in label) for name in names] for label in rows["test"]["label"]]
     again = load_metric("f1", "multilabel").compute(predictions=said, references=right, average="micro")["f1"]
     assert again == pytest.approx(results["test_f1_micro"], abs=1e-9)  # with the thresholds of the folder
-    tuned = {round(limit, 6) for limit in saved.thresholds}
-    assert len(saved.thresholds) == 3 and tuned != {0.5}
+    tuned = {round(limit, 6) for limit in saved.hftrain["thresholds"]}
+    assert len(saved.hftrain["thresholds"]) == 3 and tuned != {0.5}
     for each in told:
-        pairs = zip(each["probabilities"].items(), saved.thresholds, strict=True)
+        pairs = zip(each["probabilities"].items(), saved.hftrain["thresholds"], strict=True)
         assert each["labels"] == [name for (name, p), limit in pairs if p >= limit]
+    assert predict(without_the_key(out, tmp_path / "old"), rows["test"]["text"], batch_size=5) == told
     page = (out / "report.html").read_text()
     for words in ("Thresholds", "Worst examples", "By class", "Lengths", "Calibration"):
         assert words in page, words

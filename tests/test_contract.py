@@ -18,6 +18,7 @@ from hftrain import distributed
 from hftrain.config import RecipeConfig
 from hftrain.data.files import sha256_of
 from hftrain.data.plan import Plan, cut, same_cut
+from hftrain.models.saved import remember
 from hftrain.train import checkpoint
 from hftrain.train.checkpoint.reading import sha256_of_json
 from hftrain.train.contract import ALLOWED, DERIVED, RECORDED_FIRST, base_weights, compare, optional, run_contract
@@ -151,6 +152,15 @@ def adapted(seed=0, head=0):
 def contract_of(model, **changes):
     plan = Plan(np.ones((2, 1), dtype=np.int64), seed=1)
     return run_contract(Accelerator(), model, [1, 2], plan, 1, WorkerConfig(**changes))
+
+
+def test_a_checkpoint_of_before_the_key_hftrain_goes_on():
+    old, new = adapted(), adapted()
+    old.config.windows = {"max_seq_length": 24, "doc_stride": 6}
+    remember(new.config, windows=old.config.windows)
+    assert contract_of(old) == contract_of(new)
+    remember(new.config, windows={"max_seq_length": 25, "doc_stride": 6})
+    assert contract_of(old) != contract_of(new)
 
 
 @dataclass(frozen=True)

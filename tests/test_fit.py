@@ -12,13 +12,13 @@ import transformers
 from sacrebleu.metrics import BLEU
 
 from hftrain.metrics import load_metrics
-from hftrain.models.positions import count_positions
+from hftrain.models.fit import check_fit, count_positions
 from hftrain.predict import predict
 from hftrain.tasks import answering, classification, tagging, translation
 from hftrain.tasks.answering import Found
-from hftrain.tasks.classification.rows import collate, padding_side
+from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.tasks.tagging import Tagged
-from hftrain.text import check_fit, train_tokenizer
+from hftrain.text import train_tokenizer
 
 SIZE = {"vocab_size": 320, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 BART = {"vocab_size": 320, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8}

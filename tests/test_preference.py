@@ -35,8 +35,7 @@ from hftrain.tasks.preference import (
     with_reference,
 )
 from hftrain.tasks.preference import scoring as training
-from hftrain.tasks.preference.losses import log1mexp
-from hftrain.tasks.preference.scoring import sequence_log_probs
+from hftrain.tasks.preference.losses import log1mexp, sequence_log_probs
 
 IGNORE = -100
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,8 +25,8 @@ from hftrain import text
 from hftrain.config import parse
 from hftrain.losses import SummingHead, causal_language_model, sequence_to_sequence
 from hftrain.models.adapters import add_adapters, check_targets
+from hftrain.models.fit import count_positions
 from hftrain.models.load import DTYPES
-from hftrain.models.positions import count_positions
 from hftrain.tasks import answering, classification, tagging
 from hftrain.tasks.preference import collate_preferences, preference_loss
 from hftrain.text.causal import collate_causal

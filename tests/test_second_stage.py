@@ -17,8 +17,8 @@ from hftrain.deploy.merge import merge
 from hftrain.losses import causal_language_model
 from hftrain.models import load
 from hftrain.models.adapters import load_adapted
+from hftrain.models.fit import embedding_rows
 from hftrain.tasks.preference import PreferenceConfig, preference_loss
-from hftrain.text import embedding_rows
 from hftrain.train.trials import chunk_loss
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])

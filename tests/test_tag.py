@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 from accelerate import Accelerator
+from old_folders import without_the_key
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from hftrain.config import ConfigError
@@ -307,13 +308,17 @@ def test_the_report_says_what_is_mistaken_for_what(trained):
     assert {"confusion_matrix.png", "lengths.png", "f1_by_class.png"} <= {
         each.name for each in (output / "figures").iterdir()
     }
-    assert json.loads((output / "config.json").read_text())["windows"] == {"max_seq_length": 24, "doc_stride": 6}
+    assert json.loads((output / "config.json").read_text())["hftrain"]["windows"] == {
+        "max_seq_length": 24,
+        "doc_stride": 6,
+    }
 
 
-def test_long_texts_are_predicted_as_in_windows_of_the_training(trained):
+def test_long_texts_are_predicted_as_in_windows_of_the_training(trained, tmp_path):
     output, _ = trained
     sentence = ["clara", "smith", "left", "oslo", "."]
     (found,) = predict(output, [sentence * 10])
+    assert predict(without_the_key(output, tmp_path / "old"), [sentence * 10]) == [found]
     assert [(each["type"], each["text"]) for each in found] == [("PER", "clara smith"), ("LOC", "oslo")] * 10
 
 

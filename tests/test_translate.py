@@ -16,6 +16,7 @@ import pytest
 import sentencepiece
 import torch
 import transformers
+from old_folders import without_the_key
 
 from hftrain import text
 from hftrain.config import ConfigError, parse
@@ -298,6 +299,8 @@ def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
         assert tokenizer("dog").input_ids == tokenizer("dog", text_target="Hund").input_ids
     said = predict(out, ["one dog"], max_new_tokens=4)  # with the prefix of the training
     assert said == predict(out, [prefix + "one dog"], source_prefix="", max_new_tokens=4)
+    if prefix:
+        assert said == predict(without_the_key(out, tmp_path / "old"), ["one dog"], max_new_tokens=4)
     assert said == [text.decode(tokenizer, generated[None])[0]]
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.data.files import ADAPTER
+from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from accelerate import Accelerator
+    from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
     "SEQ_2_SEQ_LM": "ForConditionalGeneration",
@@ -86,11 +88,25 @@ def load(
     return model.eval().to(device), tokenizer, device
 
 
-def room(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that the model reads at most."""
-    from hftrain.models.positions import count_positions
+def remember(config: Any, **settings: Any) -> None:
+    """Writes what `hftrain predict` has to know under the key "hftrain" of a model's configuration."""
+    config.hftrain = (getattr(config, "hftrain", None) or {}) | settings
 
-    return min(tokenizer.model_max_length, count_positions(model)[0] or sys.maxsize)
+
+def recall(config: Any, name: str) -> Any:
+    """What `remember` wrote under `name`; None if it wrote nothing. Version 0.1.0 wrote each name as a key of its own,
+    which is read where there is no key "hftrain"."""
+    remembered = getattr(config, "hftrain", None)
+    return getattr(config, name, None) if remembered is None else remembered.get(name)
+
+
+def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **settings: Any) -> None:
+    """`remember` in a trained model and in the configuration saved in `folder`. Every process calls."""
+    config = accelerator.unwrap_model(model).config
+    remember(config, **settings)
+    if accelerator.is_main_process:
+        config.save_pretrained(folder)
+        seal(folder, ["config.json"])
 
 
 def refuse_nan(scores: Iterable[float], folder: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.saved import kind, read_config
+from hftrain.models.saved import kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.tagging import predict as tagging
@@ -70,7 +70,7 @@ def predict(
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         if source_prefix is None:
-            source_prefix = (getattr(config, "translation", None) or {}).get("source_prefix", "")
+            source_prefix = (recall(config, "translation") or {}).get("source_prefix", "")
         texts = [source_prefix + text if text.strip() else "" for text in texts]
         chosen = {key: value for key, value in search.items() if value is not None}
         return translate(folder, config, texts, batch_size, device, chosen, trust_remote_code)

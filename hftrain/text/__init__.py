@@ -3,9 +3,7 @@
 from hftrain.text.examples import lengths, pad, tokenized
 from hftrain.text.pairs import collate_pairs, tokenize_pairs
 from hftrain.text.tokenizer import (
-    check_fit,
     decode,
-    embedding_rows,
     language_id,
     learn_tokenizer,
     texts_of,
@@ -14,10 +12,8 @@ from hftrain.text.tokenizer import (
 )
 
 __all__ = [
-    "check_fit",
     "collate_pairs",
     "decode",
-    "embedding_rows",
     "language_id",
     "learn_tokenizer",
     "lengths",

@@ -11,6 +11,7 @@ import numpy as np
 
 from hftrain import text
 from hftrain.losses import IGNORE, Batch
+from hftrain.models.fit import check_fit
 
 
 def collate_causal(
@@ -60,9 +61,5 @@ def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[st
     """
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
-    if len(tokenizer) > (rows := text.embedding_rows(model)):
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
-            "model's (tokenizer_name_or_path, model_name_or_path), or set model_config.vocab_size"
-        )
+    check_fit(model, tokenizer)
     return partial(collate_causal, pad_token_id=tokenizer.pad_token_id, flat=wants_flat(model))

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hftrain.data.files import cache, make_once
 from hftrain.data.rows import fingerprint
-from hftrain.models.positions import count_positions
 from hftrain.text.examples import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -105,32 +104,6 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What a new model's configuration has to know of its tokenizer: `vocab_size` and the special tokens' ids."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id")
     return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
-
-
-def embedding_rows(model: Any) -> int:
-    """Tokens that the model has embeddings for, also where an adapter is wrapped around them."""
-    parts = model.get_input_embeddings().modules()  # itself first
-    return next(part.num_embeddings for part in parts if hasattr(part, "num_embeddings"))
-
-
-def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase, **lengths: int) -> None:
-    """Refuses a tokenizer that is not this model's, and texts that are longer than it reads.
-
-    Args:
-        lengths: setting -> tokens.
-
-    Raises:
-        ValueError: the tokenizer has tokens without an embedding, or a length is more than the model has positions for.
-    """
-    if len(tokenizer) > (rows := embedding_rows(model)):
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
-            "model's (tokenizer_name_or_path, model_name_or_path)"
-        )
-    positions, _ = count_positions(model)
-    for name, length in lengths.items():
-        if length > (most := min(positions or length, tokenizer.model_max_length)):
-            raise ValueError(f"{name}={length}, but the model has positions for {most} tokens only")
 
 
 def language_id(tokenizer: PreTrainedTokenizerBase, target_lang: str | None) -> int | None:

@@ -99,6 +99,7 @@ def run_contract(
     derived: dict[str, Any] = {}
     if hasattr(model, "config"):
         derived["model"] = {k: v for k, v in model.config.to_dict().items() if k not in volatile}
+        derived["model"] |= derived["model"].pop("hftrain", None) or {}  # as version 0.1.0 recorded it
     for name, adapter in getattr(model, "peft_config", {}).items():
         kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules")
         settings = adapter.to_dict()

@@ -21,6 +21,7 @@ from hftrain.config.defaults import describe, stretched
 from hftrain.data.files import share_weights
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.data.sealed import moved_in
+from hftrain.models.saved import recall
 from hftrain.report import History, Progress, write_seen
 from hftrain.signals import EvaluationStopped, StopSignals
 from hftrain.train import checkpoint, ending
@@ -355,7 +356,7 @@ def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -
         if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
             module.generation_config.save_pretrained(folder)  # an adapter's own save leaves it out
         heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
-        if heads or getattr(module.config, "translation", None):
+        if heads or recall(module.config, "translation"):
             module.config.save_pretrained(folder)  # it says what the head is for, or what is put before each source
         if processor is not None:
             processor.save_pretrained(folder)

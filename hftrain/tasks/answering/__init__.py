@@ -8,7 +8,9 @@ if TYPE_CHECKING:
     from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
     from hftrain.tasks.answering.examples import collate, collator, cut_contexts, load_tokenizer, tokenize
     from hftrain.tasks.answering.judging import judge
-    from hftrain.tasks.answering.report import model_settings, save_threshold, summarize
+    from hftrain.tasks.answering.losses import loss
+    from hftrain.tasks.answering.model import model_settings, save_threshold
+    from hftrain.tasks.answering.report import summarize
     from hftrain.tasks.answering.rows import load_questions
     from hftrain.tasks.answering.scoring import (
         Found,
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
         choose_threshold,
         find_spans,
         join,
-        loss,
         probabilities,
         score,
     )

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftrain.models.saved import batches, load, refuse_nan, room
+from hftrain.models.fit import longest_text
+from hftrain.models.saved import batches, load, recall, refuse_nan
 
 if TYPE_CHECKING:
     from hftrain.tasks.answering import Found
@@ -41,9 +42,9 @@ def answer(
     from hftrain.tasks.answering import Found, collator, cut_contexts, find_spans, join
 
     model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device, trust_remote_code)
-    most = min(384, room(model, tokenizer))
+    most = min(384, longest_text(model, tokenizer))
     sizes = {"max_seq_length": most, "doc_stride": most // 3, "max_answer_length": 30, "n_best_size": 20}
-    sizes |= getattr(config, "answering", None) or {}
+    sizes |= recall(config, "answering") or {}
     threshold = sizes.pop("no_answer_threshold", 1.0)
     spans = {name: sizes.pop(name) for name in ("max_answer_length", "n_best_size")}
     texts = list(zip(questions, contexts, strict=True))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from accelerate import Accelerator
 
 from hftrain import text
-from hftrain.data.sealed import seal
 from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.answers import score_v2
@@ -26,22 +23,6 @@ if TYPE_CHECKING:
 
 WORST = 50  # questions in the table of those with the highest loss
 NONE = "(none)"
-SETTINGS = ("max_seq_length", "doc_stride", "max_answer_length", "n_best_size")
-
-
-def model_settings(config: AnsweringConfig) -> dict[str, Any]:
-    """What the model's configuration has to say for `hftrain predict` to say the same."""
-    windows = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig) if field.name in SETTINGS}
-    return {"use_cache": False, "answering": windows | {"no_answer_threshold": 1.0}}
-
-
-def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
-    """Writes into the saved configuration from which probability of no answer on none is given."""
-    config = accelerator.unwrap_model(model).config
-    config.answering = config.answering | {"no_answer_threshold": threshold}
-    if accelerator.is_main_process:
-        config.save_pretrained(output_dir)
-        seal(output_dir, ["config.json"])
 
 
 def summarize(

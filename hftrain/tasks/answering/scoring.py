@@ -1,4 +1,4 @@
-"""What a model finds: the loss it learns by, the best spans of a context, whether there is an answer, scores.
+"""What a model finds: the best spans of a context, whether there is an answer, scores.
 
 Shapes: B windows of a batch, T tokens of a window.
 """
@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from torch import nn
 
@@ -19,43 +18,11 @@ from hftrain import text
 from hftrain.losses import Batch
 from hftrain.metrics import answers as squad
 from hftrain.metrics import checks, load_metrics
+from hftrain.tasks.answering.losses import log_probabilities, span_losses
 from hftrain.train import evaluation
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-def log_probabilities(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) fp32 of an answer's first and of its last token: -inf but in the context and at the null token.
-
-    The models' own softmax is over all tokens, padding and question too: its loss depends on the rest of the batch.
-    """
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
-    output = model(**inputs)
-    allowed = batch["context"].bool().scatter(1, batch["null"][:, None], True)
-    first, last = (
-        logits.float().masked_fill(~allowed, -math.inf) for logits in (output.start_logits, output.end_logits)
-    )
-    return first.log_softmax(dim=-1), last.log_softmax(dim=-1)
-
-
-def span_losses(
-    first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
-) -> torch.Tensor:
-    """(B,) cross-entropy of the first token and of the last, added."""
-    losses = torch.zeros(len(labels), device=first.device)
-    for scores, label in ((first, labels[:, :1]), (last, labels[:, 1:])):
-        losses = losses - (1 - label_smoothing) * scores.gather(1, label).squeeze(1)
-        if label_smoothing:
-            allowed = scores > -math.inf
-            losses = losses - label_smoothing * scores.masked_fill(~allowed, 0.0).sum(dim=1) / allowed.sum(dim=1)
-    return losses
-
-
-def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """Sum over windows of both cross-entropies; `losses.count_labels` counts two a window, so their mean is that of
-    transformers."""
-    return lambda model, batch: span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()
 
 
 class Span(NamedTuple):

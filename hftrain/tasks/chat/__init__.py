@@ -6,10 +6,12 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.tasks.chat.config import ChatConfig, ChatRecipeConfig, SupervisedConfig
-    from hftrain.tasks.chat.examples import answer, fit_model, tokenize
+    from hftrain.tasks.chat.examples import tokenize
     from hftrain.tasks.chat.messages import Message, fold_system, read_messages, read_tools
+    from hftrain.tasks.chat.model import fit_model
     from hftrain.tasks.chat.report import judge, questions, samples, summarize, usage
     from hftrain.tasks.chat.rows import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
+    from hftrain.tasks.chat.scoring import answer
     from hftrain.tasks.chat.template import Template
 else:
     __getattr__ = lazily(__name__)

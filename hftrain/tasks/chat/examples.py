@@ -1,4 +1,4 @@
-"""Chats as examples of a causal language model, the model made ready for them, its answers."""
+"""Chats as examples of a causal language model."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import torch
-from accelerate import Accelerator
 
 from hftrain.data.readers import Fault
 from hftrain.data.rows import BadRow, Places, listed
-from hftrain.distributed import whole_while_used
-from hftrain.losses import IGNORE, Batch
+from hftrain.losses import IGNORE
 from hftrain.tasks.chat.messages import Message
-from hftrain.tasks.chat.rows import Chat, is_learnt
+from hftrain.tasks.chat.rows import is_learnt
 from hftrain.tasks.chat.template import Template
-from hftrain.text import check_fit, embedding_rows, pad, tokenized
+from hftrain.text import tokenized
 from hftrain.text.examples import TOKENS, of_split
-from hftrain.train.evaluation import predict
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -137,57 +131,3 @@ def answers_of(
     for number, message in enumerate(completion):
         if is_learnt(message):
             yield prompt + completion[:number], [message], tools
-
-
-def fit_model(model: Any, template: Template, max_length: int) -> None:
-    """Gives the model what the template needs: embeddings of new tokens, ends and padding of what it generates.
-
-    Raises:
-        ValueError: the tokenizer is another model's, or `max_length` is more than the model has positions for.
-    """
-    tokenizer, rows = template.tokenizer, embedding_rows(model)
-    if all(index in template.new_ids for index in range(rows, len(tokenizer))) and len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer))
-    check_fit(model, tokenizer, max_length=max_length)
-    model.config.pad_token_id = tokenizer.pad_token_id
-    generation = getattr(model, "generation_config", None)
-    if generation is not None:  # a reward model does not write
-        ends = generation.eos_token_id or []
-        generation.eos_token_id = sorted({template.end_id, *([ends] if isinstance(ends, int) else ends)})
-        generation.pad_token_id = tokenizer.pad_token_id
-
-
-def answer(
-    accelerator: Accelerator,
-    model: Any,
-    *,
-    template: Template,
-    chats: Sequence[Chat],
-    batch_size: int,
-    max_new_tokens: int,
-) -> list[str]:
-    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
-    may be one that `fit` has not prepared yet."""
-    if not chats:
-        return []
-    module = accelerator.unwrap_model(model)
-    training = module.training
-    if next(module.parameters()).device != accelerator.device:
-        module.to(accelerator.device)
-    ids = [template.prompt_ids(chat.prompt, chat.tools) for chat in chats]
-    lengths = np.array([[len(tokens)] for tokens in ids])
-
-    def collate(examples: list[list[int]]) -> Batch:
-        ids = pad([tokens[::-1] for tokens in examples], template.tokenizer.pad_token_id).flip(1)
-        return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
-
-    def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
-        new = found[:, batch["input_ids"].shape[1] :]
-        return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
-
-    module.eval()
-    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
-        answers = predict(accelerator, ids, lengths, batch_size, collate=collate, generate=generate)
-    module.train(training)
-    return answers

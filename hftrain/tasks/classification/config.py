@@ -62,7 +62,7 @@ class ClassificationConfig(RecipeConfig):
     thresholds: Literal["half", "global", "per_label"] = "per_label"
     """Decision threshold for multi-label classification: half is 0.5; global and per_label maximise F1 on the
     validation rows, with one threshold for all labels or one for each. Saved in the model's configuration as
-    `thresholds`."""
+    `hftrain.thresholds`."""
 
     freeze: list[str] = field(default_factory=list)
     """Parameters to freeze, by name: embeddings, layer.0-3, *.bias."""

@@ -1,4 +1,7 @@
-"""Labels as they stand in the data, and the classes there are."""
+"""Labels as they stand in the data, the classes there are, and labels as numbers; of any modality.
+
+Shapes: N examples, B examples of a batch, K classes or labels (1 for regression).
+"""
 
 import json
 import logging
@@ -8,7 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 
 from hftrain.data import readers
 from hftrain.data.names import report_names
@@ -24,6 +29,18 @@ logger = logging.getLogger(__name__)
 
 FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 SEPARATORS = ",;|"
+LABEL_TYPE = {
+    "single_label_classification": pa.string(),
+    "multi_label_classification": pa.list_(pa.string()),
+    "regression": pa.float64(),
+}
+
+
+ID_TYPE = {
+    "single_label_classification": pa.int64(),
+    "multi_label_classification": pa.list_(pa.int64()),
+    "regression": pa.float64(),
+}
 
 
 def read_label(values: list[Any], names: list[str], config: ClassificationConfig, cuts: set[str]) -> Any:
@@ -300,3 +317,56 @@ def _some(names: Sequence[str]) -> str:
 def _rows(numbers: list[int]) -> str:
     shown = ", ".join(str(number + 1) for number in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
     return f"row {shown}" if len(numbers) == 1 else f"{len(numbers)} rows ({shown})"
+
+
+# ---- labels as numbers
+
+
+def indicators(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
+    """(N, K) int64: 1 where a row has the label."""
+    told = np.zeros((len(labels), classes), dtype=np.int64)
+    for row, each in zip(told, labels, strict=True):
+        row[list(each)] = 1
+    return told
+
+
+def batch_labels(labels: Sequence[Any], problem: str, classes: int) -> torch.Tensor:
+    """(B,) int64 classes, (B, K) 0.0 or 1.0 of several labels, (B,) float32 numbers."""
+    if problem == "multi_label_classification":
+        return torch.from_numpy(indicators(labels, classes)).float()
+    return torch.tensor(labels, dtype=torch.float32 if problem == "regression" else torch.int64)
+
+
+def references(examples: "Dataset", problem: str, classes: int) -> np.ndarray:
+    """What is right, as metrics want it: (N,) class numbers, (N, K) 0 or 1, or (N,) numbers."""
+    labels = examples["labels"]
+    return indicators(labels, classes) if problem == "multi_label_classification" else np.asarray(labels)
+
+
+def weights(examples: "Dataset", names: Sequence[str], config: ClassificationConfig) -> torch.Tensor | None:
+    """(K,) weights of the classes in the training loss, or None where all are 1.
+
+    Of one class of several they are scaled so that the training rows' mean weight is 1: a step's loss is divided by its
+    rows, so a row counts the same whatever others are in its step. Of several labels they are those of the rows that
+    have the label, against 1 of the rows that have not.
+
+    Raises:
+        ValueError: a class that is not there.
+    """
+    if not config.balance_classes and not config.class_weights:
+        return None
+    if problem := load.unknown_key(config.class_weights, names, "the set of classes"):
+        raise ValueError(f"class_weights: {problem}")
+    several = config.problem_type == "multi_label_classification"
+    counted = Counter(each for label in examples["labels"] for each in (label if several else [label]))
+    counts = np.array([counted[number] for number in range(len(names))], dtype=np.float64)
+    if config.class_weights:
+        chosen = np.array([config.class_weights.get(name, 1.0) for name in names], dtype=np.float64)
+    else:
+        chosen = (len(examples) - counts if several else 1) / np.maximum(counts, 1)
+    if not several:
+        mean = (chosen * counts).sum() / counts.sum()
+        if mean == 0:
+            raise ValueError("class_weights: every training row has the weight 0")
+        chosen = chosen / mean
+    return torch.tensor(chosen, dtype=torch.float32)

@@ -9,10 +9,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from hftrain.losses import Batch
 from hftrain.models import TransformerConfig, load
+from hftrain.models.fit import check_fit
 from hftrain.models.freezing import freeze
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.tasks.classification.rows import collate, padding_side
-from hftrain.text import check_fit, vocabulary
+from hftrain.tasks.classification.examples import collate, padding_side
+from hftrain.text import vocabulary
 
 TYPES = "token_type_ids"
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
@@ -34,7 +35,12 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
         "problem_type": config.problem_type,
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": False,
-        "classification": {"max_seq_length": config.max_seq_length, "pairs": config.text_pair_column is not None},
+        "hftrain": {
+            "classification": {
+                "max_seq_length": config.max_seq_length,
+                "pairs": config.text_pair_column is not None,
+            }
+        },
     }
     shape = vocabulary(tokenizer) | NEW_MODEL | config.model_config
     new = partial(TransformerConfig, **shape)

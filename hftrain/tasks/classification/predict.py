@@ -8,7 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.saved import ADAPTER, batches, load, refuse_nan, room, warn_of_cuts
+from hftrain.models.fit import longest_text
+from hftrain.models.saved import ADAPTER, batches, load, recall, refuse_nan, warn_of_cuts
 
 
 def classify(
@@ -24,7 +25,7 @@ def classify(
 
     - one class: {"label": its name, "probability": ..., "probabilities": {name: ...}};
     - several labels: {"labels": [those from their threshold on], "probabilities": {name: ...}}, the thresholds being
-      `config.thresholds`, or 0.5;
+      those of the configuration, or 0.5;
     - regression, or whatever has one output: the number.
 
     None of an empty text. Texts longer than those it was trained on are cut, and how many they are is said on stderr.
@@ -34,10 +35,10 @@ def classify(
     """
     import torch
 
-    from hftrain.tasks.classification.rows import encode, padding_side
+    from hftrain.tasks.classification.examples import encode, padding_side
     from hftrain.text import pad
 
-    trained = getattr(config, "classification", None) or {}  # of another's model we do not know
+    trained = recall(config, "classification") or {}  # of another's model we do not know
     if trained.get("pairs") and pairs is None:
         raise ValueError(
             f"{folder} was trained on pairs of texts: give the second with --context, or name a file with both "
@@ -46,7 +47,7 @@ def classify(
     if trained.get("pairs") is False and pairs is not None:
         raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column, --context) away")
     model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device, trust_remote_code)
-    most = min(room(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
+    most = min(longest_text(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
     told = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(told):
         print(f"{empty} of {len(texts)} texts are empty: nothing is predicted for them", file=sys.stderr)
@@ -82,7 +83,7 @@ def say(logits: Any, config: Any) -> Any:
     scores = (logits.sigmoid() if several else logits.softmax(dim=-1)).tolist()
     probabilities = {config.id2label[number]: score for number, score in enumerate(scores)}
     if several:
-        limits = getattr(config, "thresholds", None) or [0.5] * len(scores)
+        limits = recall(config, "thresholds") or [0.5] * len(scores)
         pairs = zip(probabilities.items(), limits, strict=True)
         return {"labels": [name for (name, score), limit in pairs if score >= limit], "probabilities": probabilities}
     label = max(probabilities, key=probabilities.__getitem__)

@@ -16,7 +16,7 @@ from hftrain.report.described import describe_split, share
 from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.judging import judge
-from hftrain.tasks.classification.rows import references
+from hftrain.tasks.classification.labels import references
 from hftrain.tasks.classification.scoring import Scores, decide, measure
 from hftrain.text import lengths
 

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hftrain.data.sealed import seal
 from hftrain.losses import Batch
 from hftrain.metrics import Metrics, load_metrics
+from hftrain.models.saved import save_remembered
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.losses import logits_of, losses
 from hftrain.train.evaluation import predict
@@ -154,9 +154,5 @@ def choose_thresholds(
         return []
     outputs = score(model, "validation").outputs if config.thresholds != "half" else np.zeros((0, len(references[0])))
     thresholds = tune_thresholds(outputs, references, config.thresholds)
-    module = accelerator.unwrap_model(model)
-    module.config.thresholds = thresholds
-    if accelerator.is_main_process:
-        module.config.save_pretrained(config.output_dir)
-        seal(config.output_dir, ["config.json"])
+    save_remembered(accelerator, model, config.output_dir, thresholds=thresholds)
     return thresholds

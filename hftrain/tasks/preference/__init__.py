@@ -13,16 +13,24 @@ if TYPE_CHECKING:
         PreferenceRecipeConfig,
         RewardConfig,
     )
+    from hftrain.tasks.preference.examples import IDS, collate_preferences, tokenize_preferences
     from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
-    from hftrain.tasks.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
+    from hftrain.tasks.preference.losses import (
+        bradley_terry,
+        count_examples,
+        dpo,
+        ipo,
+        kto,
+        objective,
+        orpo,
+        rewards,
+        simpo,
+    )
     from hftrain.tasks.preference.report import describe, summarize_preferences, summarize_rewards
     from hftrain.tasks.preference.reward import evaluate_rewards, reward_loss, reward_usage
-    from hftrain.tasks.preference.rows import load_preferences, prompt_of, to_preference, tokenize_preferences
+    from hftrain.tasks.preference.rows import load_preferences, prompt_of, to_preference
     from hftrain.tasks.preference.scoring import (
-        IDS,
         ReferencePoint,
-        collate_preferences,
-        count_examples,
         evaluate_preferences,
         preference_loss,
         with_reference,

@@ -11,10 +11,15 @@ Shapes: B examples of a batch.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
+from hftrain.losses import IGNORE, Batch
 from hftrain.tasks.preference.config import PreferenceConfig
+
+FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)  # of the two sequences of an example
 
 
 def dpo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -147,3 +152,23 @@ def rewards(
     assert config.beta is not None
     ratios = log_probs - reference
     return config.beta * (ratios if config.loss_type in ("sigmoid", "kto") else ratios / tokens)
+
+
+def count_examples(batch: Batch) -> int:
+    """Pairs of a batch, or answers that are judged."""
+    return len(batch["labels"])
+
+
+def sequence_log_probs(model: Any, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, or (B, 1) of one side.
+
+    All sequences go through one forward pass. Only where a label stands are logits copied to fp32.
+    """
+    ids, mask, labels = (batch[name][:, sides].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    labels = labels[:, 1:]
+    labelled = labels != IGNORE
+    found = -F.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
+    per_token = torch.zeros(labels.shape, device=found.device).masked_scatter(labelled, found)
+    shape = len(batch["labels"]), -1
+    return per_token.sum(dim=1).view(shape), labelled.sum(dim=1).view(shape)

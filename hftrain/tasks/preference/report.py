@@ -9,9 +9,9 @@ from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.tasks import chat
 from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
+from hftrain.tasks.preference.examples import IDS
 from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
 from hftrain.tasks.preference.reward import reward_usage
-from hftrain.tasks.preference.scoring import IDS
 from hftrain.text import lengths
 
 if TYPE_CHECKING:

@@ -10,72 +10,28 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
 
-from hftrain import distributed, text
+from hftrain import distributed
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
-from hftrain.losses import IGNORE, Batch
+from hftrain.losses import Batch
 from hftrain.tasks.preference.config import PreferenceConfig
-from hftrain.tasks.preference.losses import objective, rewards
-from hftrain.tasks.preference.rows import IDS, LABELS
+from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)
-
-
-def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batch:
-    """Examples as a batch, padded on the right.
-
-    Returns:
-        (B, 2, T) int64: input_ids, attention_mask, labels (-100 but for the answer's tokens). Where the examples have
-        them, also reference (B, 2) fp32 and desirable (B,) bool.
-    """
-    ids = [example[name] for example in examples for name in IDS]
-    labels = [example[name] for example in examples for name in LABELS]
-    batch = {
-        "input_ids": text.pad(ids, pad_token_id),
-        "attention_mask": text.pad([[1] * len(tokens) for tokens in ids], 0),
-        "labels": text.pad(labels, IGNORE),
-    }
-    batch = {name: values.view(len(examples), 2, -1) for name, values in batch.items()}
-    for name in ("reference", "desirable"):
-        if name in examples[0]:
-            batch[name] = torch.tensor([example[name] for example in examples])
-    return batch
-
-
-def count_examples(batch: Batch) -> int:
-    """Pairs of a batch, or answers that are judged."""
-    return len(batch["labels"])
-
-
-def sequence_log_probs(model: Any, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
-    """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, or (B, 1) of one side.
-
-    All sequences go through one forward pass. Only where a label stands are logits copied to fp32.
-    """
-    ids, mask, labels = (batch[name][:, sides].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-    labels = labels[:, 1:]
-    labelled = labels != IGNORE
-    found = -F.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
-    per_token = torch.zeros(labels.shape, device=found.device).masked_scatter(labelled, found)
-    shape = len(batch["labels"]), -1
-    return per_token.sum(dim=1).view(shape), labelled.sum(dim=1).view(shape)
 
 
 @torch.no_grad()

@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
     from hftrain.tasks.tagging.examples import collate, collator, cut_sentences, load_tokenizer, tokenize
     from hftrain.tasks.tagging.judging import judge
-    from hftrain.tasks.tagging.report import model_settings, summarize
-    from hftrain.tasks.tagging.rows import find_scheme, label_names, load_sentences, scheme_fault
-    from hftrain.tasks.tagging.scoring import Tagged, join, loss, score, tag, tag_batch
+    from hftrain.tasks.tagging.labels import find_scheme, label_names, scheme_fault
+    from hftrain.tasks.tagging.losses import loss
+    from hftrain.tasks.tagging.model import model_settings
+    from hftrain.tasks.tagging.report import summarize
+    from hftrain.tasks.tagging.rows import load_sentences
+    from hftrain.tasks.tagging.scoring import Tagged, join, score, tag, tag_batch
 else:
     __getattr__ = lazily(__name__)
 

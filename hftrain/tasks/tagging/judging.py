@@ -14,7 +14,7 @@ from hftrain.metrics.entities import Entities, entities
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.metrics.intervals import bootstrap, ratio
 from hftrain.report.scores import MORE_TRAINING, never_predicted, no_better
-from hftrain.tasks.tagging.rows import find_scheme
+from hftrain.tasks.tagging.labels import find_scheme
 from hftrain.tasks.tagging.scoring import Tagged
 
 Tags = Sequence[Sequence[str]]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftrain.models.saved import batches, load, refuse_nan, room
+from hftrain.models.fit import longest_text
+from hftrain.models.saved import batches, load, recall, refuse_nan
 
 if TYPE_CHECKING:
     from hftrain.tasks.tagging.spans import Word
@@ -34,8 +35,8 @@ def tag(
     from hftrain.tasks.tagging.spans import words_of
 
     model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device, trust_remote_code)
-    most = min(512, room(model, tokenizer))
-    windows = getattr(config, "windows", None) or {"max_seq_length": most, "doc_stride": most // 4}
+    most = min(512, longest_text(model, tokenizer))
+    windows = recall(config, "windows") or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]
     told = [i for i, found in enumerate(words) if found]
     sentences = [[word.text for word in words[i]] for i in told]

@@ -17,23 +17,13 @@ from hftrain.report.described import describe_split, share
 from hftrain.report.evaluated import evaluation_figures, per_class_table
 from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.tasks.tagging.judging import judge
-from hftrain.tasks.tagging.rows import find_scheme
+from hftrain.tasks.tagging.labels import find_scheme
 from hftrain.tasks.tagging.scoring import Tagged, score
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 WORST = 50  # sentences in the table of those with the highest loss
-
-
-def model_settings(names: Sequence[str], config: TaggingConfig) -> dict[str, Any]:
-    """What the model's configuration has to say for `hftrain predict` to say the same."""
-    return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
-        "use_cache": False,
-        "windows": {"max_seq_length": config.max_seq_length, "doc_stride": config.doc_stride},
-    }
 
 
 def mark(words: Sequence[str], tags: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a model says of each word: the loss it learns by, tags and their probabilities, scores.
+"""What a model says of each word: tags and their probabilities, scores.
 
 Shapes: B windows of a batch, T tokens of a window, W words of a sentence, K tags.
 """
@@ -9,28 +9,18 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
 from hftrain import text
-from hftrain.losses import IGNORE, Batch, cross_entropy
+from hftrain.losses import IGNORE, Batch
 from hftrain.metrics import Metrics, checks, load_metrics
+from hftrain.tasks.tagging.losses import logits_of
 from hftrain.train import evaluation
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-
-def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """(B, T, K) fp32."""
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
-
-
-def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """Sum of the cross-entropy over labelled tokens; count with `losses.count_labels`."""
-    return lambda model, batch: cross_entropy(logits_of(model, batch), batch["labels"], label_smoothing)
 
 
 class Tagged(NamedTuple):

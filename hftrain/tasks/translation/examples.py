@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.losses import Batch
+from hftrain.models.fit import check_fit
 from hftrain.tasks.translation.config import TranslateConfig
-from hftrain.text import collate_pairs, embedding_rows, tokenize_pairs
+from hftrain.text import collate_pairs, tokenize_pairs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,11 +24,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     config = model.config
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
-    if len(tokenizer) > (rows := embedding_rows(model)):
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer):,} tokens, but the model embeddings for {rows:,} only: it is not this "
-            "model's (tokenizer_name_or_path, model_name_or_path)"
-        )
+    check_fit(model, tokenizer)
     rotates = config.model_type in ("mbart", "plbart")  # the language, which ends the labels, is what is read first
     start = getattr(config, "decoder_start_token_id", None)  # PLBart's configuration has no such key
     if start is None and not rotates:

@@ -1,15 +1,13 @@
 """What a translation model remembers: beams, lengths, the target language, the prefix of its sources."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from hftrain.models.positions import count_positions
+from hftrain.models.fit import check_fit
+from hftrain.models.saved import remember
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import language_id
-
-if TYPE_CHECKING:
-    pass
 
 
 def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
@@ -19,12 +17,9 @@ def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: Trans
     Raises:
         ValueError: max_source_length or max_target_length is more than the model has positions for.
     """
-    positions, _ = count_positions(model)
-    for name in ("max_source_length", "max_target_length"):
-        if positions and getattr(config, name) > positions:
-            raise ValueError(f"{name}={getattr(config, name)}, but the model has positions for {positions} tokens only")
+    check_fit(model, max_source_length=config.max_source_length, max_target_length=config.max_target_length)
     if config.source_prefix:
-        model.config.translation = {"source_prefix": config.source_prefix}
+        remember(model.config, translation={"source_prefix": config.source_prefix})
     generation = model.generation_config
     generation.num_beams, generation.early_stopping = config.num_beams, config.num_beams > 1
     generation.max_length, generation.max_new_tokens = None, config.max_target_length

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.saved import ADAPTER, batches, load, room, warn_of_cuts
+from hftrain.models.fit import longest_text
+from hftrain.models.saved import ADAPTER, batches, load, warn_of_cuts
 
 
 def translate(
@@ -26,14 +27,14 @@ def translate(
     import torch
     from transformers import GenerationConfig
 
-    from hftrain.models.positions import count_positions
+    from hftrain.models.fit import count_positions
     from hftrain.text import decode
 
     model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device, trust_remote_code)
     if (folder / ADAPTER).is_file() and (folder / "generation_config.json").is_file():  # and not the base model's
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
 
-    most = room(model, tokenizer)
+    most = longest_text(model, tokenizer)
     whole = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids] if texts else []
     warn_of_cuts(whole, most)
     if not (model.generation_config.max_new_tokens or model.generation_config.max_length):

@@ -1,0 +1,25 @@
+"""What a question answering model remembers: its windows, its search, and when it gives no answer."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from accelerate import Accelerator
+
+from hftrain.models.saved import recall, save_remembered
+from hftrain.tasks.answering.config import AnsweringConfig
+
+SETTINGS = ("max_seq_length", "doc_stride", "max_answer_length", "n_best_size")
+
+
+def model_settings(config: AnsweringConfig) -> dict[str, Any]:
+    """What the model's configuration has to say for `hftrain predict` to say the same."""
+    windows = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig) if field.name in SETTINGS}
+    return {"use_cache": False, "hftrain": {"answering": windows | {"no_answer_threshold": 1.0}}}
+
+
+def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
+    """Writes into the saved configuration from which probability of no answer on none is given."""
+    settings = recall(accelerator.unwrap_model(model).config, "answering")
+    save_remembered(accelerator, model, output_dir, answering=settings | {"no_answer_threshold": threshold})

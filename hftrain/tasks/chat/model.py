@@ -1,0 +1,26 @@
+"""A language model made ready for chats: embeddings of new tokens, ends and padding of its answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hftrain.models.fit import check_fit, embedding_rows
+from hftrain.tasks.chat.template import Template
+
+
+def fit_model(model: Any, template: Template, max_length: int) -> None:
+    """Gives the model what the template needs: embeddings of new tokens, ends and padding of what it generates.
+
+    Raises:
+        ValueError: the tokenizer is another model's, or `max_length` is more than the model has positions for.
+    """
+    tokenizer, rows = template.tokenizer, embedding_rows(model)
+    if all(index in template.new_ids for index in range(rows, len(tokenizer))) and len(tokenizer) > rows:
+        model.resize_token_embeddings(len(tokenizer))
+    check_fit(model, tokenizer, max_length=max_length)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:  # a reward model does not write
+        ends = generation.eos_token_id or []
+        generation.eos_token_id = sorted({template.end_id, *([ends] if isinstance(ends, int) else ends)})
+        generation.pad_token_id = tokenizer.pad_token_id

@@ -1,0 +1,54 @@
+"""The answers of a language model to chats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hftrain.distributed import whole_while_used
+from hftrain.losses import Batch
+from hftrain.tasks.chat.rows import Chat
+from hftrain.tasks.chat.template import Template
+from hftrain.text import pad
+from hftrain.train.evaluation import predict
+
+
+def answer(
+    accelerator: Accelerator,
+    model: Any,
+    *,
+    template: Template,
+    chats: Sequence[Chat],
+    batch_size: int,
+    max_new_tokens: int,
+) -> list[str]:
+    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
+    may be one that `fit` has not prepared yet."""
+    if not chats:
+        return []
+    module = accelerator.unwrap_model(model)
+    training = module.training
+    if next(module.parameters()).device != accelerator.device:
+        module.to(accelerator.device)
+    ids = [template.prompt_ids(chat.prompt, chat.tools) for chat in chats]
+    lengths = np.array([[len(tokens)] for tokens in ids])
+
+    def collate(examples: list[list[int]]) -> Batch:
+        ids = pad([tokens[::-1] for tokens in examples], template.tokenizer.pad_token_id).flip(1)
+        return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
+
+    def generate(batch: Batch) -> list[str]:
+        found = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+        new = found[:, batch["input_ids"].shape[1] :]
+        return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    module.eval()
+    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+        answers = predict(accelerator, ids, lengths, batch_size, collate=collate, generate=generate)
+    module.train(training)
+    return answers

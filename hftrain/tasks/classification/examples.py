@@ -1,0 +1,123 @@
+"""Texts and pairs of texts as token ids, and their batches.
+
+Shapes: B examples of a batch, T tokens, K classes or labels (1 for regression).
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from hftrain.losses import Batch
+from hftrain.models import load
+from hftrain.tasks.classification.config import ClassificationConfig
+from hftrain.tasks.classification.labels import ID_TYPE, batch_labels
+from hftrain.text import learn_tokenizer, pad, tokenized
+from hftrain.text.examples import TOKENS, of_split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+
+def load_tokenizer(rows: "Dataset", config: ClassificationConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`; with a
+    token to pad with."""
+    tokenizer = load.load_tokenizer(config)
+    if tokenizer is None:
+        tokenizer = learn_tokenizer(rows.remove_columns("label"), config.vocab_size)
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]  # our model knows no token types
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+        tokenizer.pad_token = tokenizer.eos_token  # never looked at: the attention mask says what is padding
+    return tokenizer
+
+
+def tokenize(
+    rows: "Dataset", tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
+) -> "Dataset":
+    """Rows as examples {"input_ids": (T,), ["token_type_ids": (T,),] "length", "labels"}: `length` counts the tokens
+    before truncation, `labels` is a class's number, the numbers of all labels, or the number to be said.
+
+    Kept on disk as `text.tokenized` does; the attribute `truncated` is how many texts were cut, which the log says too.
+    """
+    typed = "token_type_ids" in tokenizer.model_input_names
+
+    def number(label: Any) -> Any:
+        return [ids[each] for each in label] if isinstance(label, list) else ids.get(label, label)
+
+    def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, int]]:
+        columns, whole = encode(tokenizer, batch["text"], batch.get("text_pair"), config.max_seq_length)
+        columns |= {"length": whole, "labels": [number(label) for label in batch["label"]]}
+        return columns, {"truncated": sum(length > config.max_seq_length for length in whole)}
+
+    columns = [("input_ids", TOKENS), ("length", pa.int32()), ("labels", ID_TYPE[config.problem_type])]
+    examples = tokenized(
+        rows,
+        tokenizer,
+        convert,
+        schema=pa.schema([*columns, *([("token_type_ids", TOKENS)] if typed else [])]),
+        arguments=[config.max_seq_length, dict(ids), config.problem_type],
+    )
+    examples.truncated = examples.counts["truncated"]
+    if examples.truncated:
+        logger.warning(
+            "%s%d of %d texts (%.1f %%) are longer than max_seq_length = %d and are truncated",
+            *(of_split(rows), examples.truncated, len(examples), 100 * examples.truncated / len(examples)),
+            config.max_seq_length,
+        )
+    return examples
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, max_length: int
+) -> tuple[dict[str, list[Any]], list[int]]:
+    """Token ids and, if the model is given them, types of each text or pair; and how many there were before the longer
+    text of a pair was cut to fit: those that need it are encoded again, by the tokenizer's own rules."""
+    kept = [name for name in tokenizer.model_input_names if name in ("input_ids", "token_type_ids")]
+    encoded = tokenizer(texts, pairs, verbose=False)
+    columns = {name: list(encoded[name]) for name in kept}
+    whole = [len(tokens) for tokens in columns["input_ids"]]
+    if long := [row for row, length in enumerate(whole) if length > max_length]:
+        cut = tokenizer(
+            [texts[row] for row in long],
+            None if pairs is None else [pairs[row] for row in long],
+            truncation=True,
+            max_length=max_length,
+        )
+        for name in kept:
+            for row, values in zip(long, cut[name], strict=True):
+                columns[name][row] = values
+    return columns, whole
+
+
+def padding_side(config: Any) -> str:
+    """Where texts are padded for a model of this configuration: on the left if it judges by the last token (XLNet)."""
+    return "left" if getattr(config, "summary_type", None) == "last" else "right"
+
+
+def collate(
+    examples: Sequence[Mapping[str, Any]],
+    *,
+    pad_token_id: int,
+    problem: str,
+    classes: int,
+    typed: bool,
+    side: str = "right",
+) -> Batch:
+    """Padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
+    (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
+    ids = [torch.as_tensor(example["input_ids"]) for example in examples]
+    batch = {
+        "input_ids": pad(ids, pad_token_id, side=side),
+        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0, side=side),
+    }
+    if typed:
+        batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0, side=side)
+    batch["labels"] = batch_labels([example["labels"] for example in examples], problem, classes)
+    return batch
