@@ -1,6 +1,6 @@
 # make demo   train a small translator, print its score, samples and where its report is
 # make test   all tests but the slow ones; PYTEST_ARGS="--slow -x tests/test_cli.py" chooses otherwise
-# make lint   ruff and mypy
+# make lint   ruff, codespell and mypy
 # Each makes .venv with the pinned versions of constraints.txt first, once. PYTHON=python3.12 chooses the Python.
 
 PYTHON ?= python3
@@ -22,6 +22,7 @@ test: $(DEV)
 lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 $(RUNTIME): pyproject.toml constraints.txt

@@ -96,10 +96,11 @@ def test_a_run_imports_packages_and_the_recipes_neighbours(littered):
     assert not any(Path(file).is_relative_to(littered) for file in files)
 
 
+@pytest.mark.parametrize("package", ["hftrain", "hftrain.config"])
 @pytest.mark.parametrize("how", [["--help"], ["--nothing", "1"]])
-def test_settings_are_read_the_same_way(littered, how):
+def test_settings_are_read_the_same_way(littered, how, package):
     (littered / "own.py").write_text(
-        "from dataclasses import dataclass\nimport neighbour\nfrom hftrain.config import TrainConfig, parse\n\n\n"
+        f"from dataclasses import dataclass\nimport neighbour\nfrom {package} import TrainConfig, parse\n\n\n"
         '@dataclass\nclass Own(TrainConfig):\n    word: str = neighbour.WORD\n    """A word."""\n\n\n'
         "if __name__ == '__main__':\n    parse(Own)\n    raise RuntimeError('went on')\n"
     )

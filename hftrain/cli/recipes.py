@@ -71,9 +71,8 @@ def parses(recipe: str | Path) -> bool:
         for node in nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    return ("hftrain.config" in imported and ("parse", 1, 0) in calls) or (
-        "hftrain.train.recipe" in imported and ("run", 2, 0) in calls
-    )
+    parses_itself = ("parse", 1, 0) in calls and bool(imported & {"hftrain", "hftrain.config"})
+    return parses_itself or (("run", 2, 0) in calls and bool(imported & {"hftrain", "hftrain.train.recipe"}))
 
 
 def list_recipes(args: argparse.Namespace) -> int:
