@@ -17,7 +17,7 @@ ROW = {
     for row, rooms in TABLE.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     for room in re.findall(r"`([a-z/]+?)/?`", rooms)
 }
-INSIDE_A_ROW = {("tasks/preference", "tasks/chat"), ("report", "data")}
+INSIDE_A_ROW = {("tasks/preference", "tasks/chat"), ("report", "data"), ("config", "metrics")}
 
 
 FILES = [

@@ -1,7 +1,10 @@
 """Metrics: what sacrebleu says, through `evaluate`, without a network."""
 
 import os
+import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -11,6 +14,7 @@ import sacrebleu
 
 import hftrain.metrics
 from hftrain.metrics import NAMES, load_metric
+from hftrain.metrics.table import TABLE, higher_is_better
 
 PREDICTIONS = ["The cat sat on the mat.", "There is a dog in the garden", "good morning to you all"]
 REFERENCES = ["The cat sat on a mat.", "There is a dog in the yard", "Good morning to you all"]
@@ -20,8 +24,49 @@ TEXT = ("chrf", "exact_match", "sacrebleu")
 
 
 def test_names():
-    folders = {path.parent.name for path in FOLDER.glob("*/__init__.py")}
+    folders = {path.parent.name for path in FOLDER.glob("*/*.py")}
     assert set(NAMES) == folders and set(TEXT) < folders
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_has_a_function_and_a_face(name):
+    assert callable(TABLE[name].load())
+    face = load_metric(name)
+    assert face.key == name and "compute(" in face.description and type(pickle.loads(pickle.dumps(face))) is type(face)
+
+
+@pytest.mark.parametrize(
+    ("result", "higher"),
+    [
+        ("eval_f1_macro", True),
+        ("f1_error", True),  # of a class named "error"
+        ("roc_auc_loss", True),
+        ("r_squared", True),
+        ("overall_precision", True),
+        ("expected_calibration_error", False),
+        ("bits_per_byte", False),
+        ("off_error", False),
+        ("rouge_rouge1", True),
+        ("charm", None),
+        ("pr_curve", None),
+    ],
+)
+def test_which_way_is_better(result, higher):
+    assert higher_is_better(result) is higher
+
+
+def test_scoring_needs_no_evaluate():
+    code = """
+import sys
+sys.modules["evaluate"] = None
+from hftrain.metrics import load_metrics
+from hftrain.tasks.translation.scoring import score
+metrics = load_metrics(["accuracy", "f1"], "single_label_classification", labels=["no", "yes"])
+metrics.add([0, 1], [0, 1])
+print(metrics.compute()["f1"], round(score(["a cat sat there"], ["a cat sat there"])["chrf"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["1.0", "100"], done.stderr
 
 
 @pytest.mark.parametrize("options", [{}, {"lowercase": True}, {"tokenize": "char"}])

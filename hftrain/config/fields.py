@@ -9,13 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from hftrain.config.data import DataConfig
 from hftrain.config.defaults import Choice, Task
 from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, default_of, share
-
-# Words in the names of metrics that say which way is better.
-HIGHER_IS_BETTER = {
-    "accuracy", "auc", "bleu", "sacrebleu", "chrf", "comet", "correlation", "exact", "f1", "map", "margin", "matthews",
-    "meteor", "pearson", "pearsonr", "precision", "recall", "rouge", "spearmanr",
-}  # fmt: skip
-LOWER_IS_BETTER = {"bits", "cer", "error", "loss", "mae", "mse", "perplexity", "ter", "wer"}
+from hftrain.metrics.table import higher_is_better
 
 
 @dataclass
@@ -315,8 +309,7 @@ class TrainConfig(Config):
             )
 
     def _known_direction(self) -> bool | None:
-        words = set((self.metric_for_best_model or "").split("_"))
-        return False if words & LOWER_IS_BETTER else True if words & HIGHER_IS_BETTER else None
+        return higher_is_better(self.metric_for_best_model or "")
 
     @property
     def higher_is_better(self) -> bool:

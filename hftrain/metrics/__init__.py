@@ -1,11 +1,12 @@
 """Metrics that work offline.
 
 `load_metrics` gives those of a task, batch by batch and over processes; `load_metric` one `evaluate.Metric`, with all
-predictions at once, named and keyed as on the Hub. Both read the same functions: `counts` (accuracy, precision, recall,
-F1, Matthews, confusions), `ranking` (ROC, precision-recall), `calibration`, `regression`, `entities`, `answers`.
+predictions at once, named and keyed as on the Hub. Both read one table, `table`, and its functions: `counts` (accuracy,
+precision, recall, F1, Matthews, confusions), `ranking` (ROC, precision-recall), `calibration`, `regression`,
+`entities`, `answers`, `texts` (BLEU, chrF).
 
-A new metric for `load_metric` is one more `<name>/<name>.py`. `evaluate.load` copies that file away: what it takes from
-here it imports by the full name (`from hftrain.metrics import counts`).
+A new metric is a function and a row of the table. For `evaluate.load(path)`, which copies a script away, it also has
+a folder with a module `<name>/<name>.py` that imports by the full name (`from hftrain.metrics import face`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import difflib
 from typing import TYPE_CHECKING
 
 from hftrain.lazy import lazily
-from hftrain.metrics.names import FITTING, NAMES, belongs, check_names
+from hftrain.metrics.table import FITTING, NAMES, belongs, check_names
 
 if TYPE_CHECKING:
     from evaluate import EvaluationModule

@@ -107,17 +107,17 @@ def accuracy(counts: Counts | LabelCounts) -> float:
     return counts.right() / examples
 
 
-def precision(counts: Counts | LabelCounts, average: Average | None, **options: Any) -> Any:
+def precision(counts: Counts | LabelCounts, average: Average | None = "binary", **options: Any) -> Any:
     """right / predicted; 0 where nothing was predicted. Arguments as of `f1`."""
     return _averaged(counts, average, lambda each: _ratio(each.right, each.predicted), **options)
 
 
-def recall(counts: Counts | LabelCounts, average: Average | None, **options: Any) -> Any:
+def recall(counts: Counts | LabelCounts, average: Average | None = "binary", **options: Any) -> Any:
     """right / references; 0 where there was none. Arguments as of `f1`."""
     return _averaged(counts, average, lambda each: _ratio(each.right, each.references), **options)
 
 
-def f1(counts: Counts | LabelCounts, average: Average | None, **options: Any) -> Any:
+def f1(counts: Counts | LabelCounts, average: Average | None = "binary", **options: Any) -> Any:
     """2 right / (predicted + references), the harmonic mean of precision and recall; 0 where neither is.
 
     Args:
@@ -138,6 +138,11 @@ def matthews(counts: Counts) -> float:
     covariance = n * int(right.sum()) - _dot(predicted, references)
     spread = (n * n - _dot(predicted, predicted)) * (n * n - _dot(references, references))
     return covariance / math.sqrt(spread) if spread else 0.0
+
+
+def confusion_matrix(counts: Counts, labels: Sequence[Any] | None = None) -> np.ndarray:
+    """(K, K): how often class i (row) was predicted to be class j (column); `labels` as in `Counts.matrix`."""
+    return counts.matrix(labels)
 
 
 def indicators(name: str, values: Any) -> np.ndarray:

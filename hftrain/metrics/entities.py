@@ -99,6 +99,11 @@ def seqeval(state: Entities) -> dict[str, Any]:
     return scores | {"overall_accuracy": state.tokens_right / state.tokens}
 
 
+def overall(state: Entities) -> dict[str, float]:
+    """The part of `seqeval` that is of all types together."""
+    return {name: value for name, value in seqeval(state).items() if name.startswith("overall_")}
+
+
 def _scores(right: int, predicted: int, references: int) -> dict[str, float]:
     return {
         "precision": right / predicted if predicted else 0.0,

@@ -25,13 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hftrain.metrics import answers, calibration, checks, counts, entities, ranking, regression
-from hftrain.metrics.names import AVERAGES, FITTING, belongs, check_names
+from hftrain.metrics.table import AVERAGES, TABLE, belongs, check_names
 
-AVERAGED: dict[str, Callable[..., Any]] = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
-RANKED: dict[str, Callable[..., Any]] = {
-    "roc_auc": ranking.roc_auc,
-    "average_precision": ranking.average_precision,
-}
 CURVES_OF = 50  # classes at most; the report keeps no scores of more
 
 
@@ -226,27 +221,22 @@ def rehearse(
 
 
 def _measures(task: str, labels: Sequence[str]) -> dict[str, Measure]:
-    every = {
-        "mse": Measure("moments", regression.mse),
-        "mae": Measure("moments", regression.mae),
-        "r_squared": Measure("moments", regression.r_squared),
-        "pearsonr": Measure("moments", regression.pearson),
-        "spearmanr": Measure("pairs", regression.spearman),
-        "seqeval": Measure("entities", _overall),
-        "accuracy": Measure("tokens" if task == "token_classification" else "counts", counts.accuracy),
-        "squad": Measure("answers", answers.squad),
-        "squad_v2": Measure("answers_v2", answers.squad_v2),
-        "matthews_correlation": Measure("counts", counts.matthews),
-        "expected_calibration_error": Measure("bins", calibration.expected_calibration_error),
-    }
-    binary = task == "single_label_classification" and len(labels) == 2
-    for functions, state, alone in ((AVERAGED, "counts", "binary" if binary else "macro"), (RANKED, "scores", "macro")):
-        for name, function in functions.items():
-            every[name] = Measure(state, partial(function, average=alone))
-            for average in AVERAGES[:-1]:
-                every[f"{name}_{average}"] = Measure(state, partial(function, average=average))
-            every[f"{name}_per_class"] = Measure(state, partial(_per_class, name, function, labels))
-    return {name: every[name] for name in FITTING[task]}
+    """Name -> measure, of the metrics of the table that fit the task."""
+    measures: dict[str, Measure] = {}
+    for name, metric in TABLE.items():
+        if task not in metric.tasks:
+            continue
+        function = metric.load()
+        state = "tokens" if (task, metric.state) == ("token_classification", "counts") else metric.state
+        if not metric.averaged:
+            measures[name] = Measure(state, function)
+            continue
+        binary = state == "counts" and task == "single_label_classification" and len(labels) == 2
+        measures[name] = Measure(state, partial(function, average="binary" if binary else "macro"))
+        for average in AVERAGES[:-1]:
+            measures[f"{name}_{average}"] = Measure(state, partial(function, average=average))
+        measures[f"{name}_per_class"] = Measure(state, partial(_per_class, name, function, labels))
+    return measures
 
 
 def _per_class(name: str, function: Callable[..., Any], labels: Sequence[str], state: Any) -> dict[str, float]:
@@ -254,10 +244,6 @@ def _per_class(name: str, function: Callable[..., Any], labels: Sequence[str], s
     values = np.atleast_1d(function(state, average=None, **chosen))
     shown = labels if len(values) == len(labels) else labels[1:]  # of two classes, the second is ranked
     return {f"{name}_{label}": float(value) for label, value in zip(shown, values, strict=True)}
-
-
-def _overall(state: entities.Entities) -> dict[str, float]:
-    return {name: value for name, value in entities.seqeval(state).items() if name.startswith("overall_")}
 
 
 def _foreign(name: str) -> Measure:

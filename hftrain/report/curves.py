@@ -5,21 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from hftrain.metrics.table import TABLE, Metric
 from hftrain.report.figures import Curves, Series, told_in_words
 
 TITLES = {
-    "loss": ("Loss", "mean per item"),
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "L2, before clipping"),
     "tokens_per_second": ("Throughput", "tokens per second"),
-    "sacrebleu": ("sacreBLEU", ""),
-    "chrf": ("chrF", ""),
-    "wer": ("Word error rate", ""),
-    "cer": ("Character error rate", ""),
-    "roc_auc": ("ROC-AUC", ""),
-    "mse": ("Squared error", "mean"),
-    "mae": ("Absolute error", "mean"),
-    "overall_f1": ("F1 of entities", ""),
 }
 
 
@@ -84,7 +76,8 @@ def _points(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float | No
 
 
 def _title(name: str) -> tuple[str, str]:
-    return TITLES.get(name, (name[:1].upper() + name[1:].replace("_", " "), ""))
+    metric, plain = TABLE.get(name, Metric(None)), name[:1].upper() + name[1:].replace("_", " ")
+    return TITLES.get(name, (metric.title or plain, "" if metric.unit == "share" else metric.unit))
 
 
 def _stem(name: str) -> str:

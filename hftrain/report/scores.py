@@ -4,12 +4,10 @@ show that nothing was learnt."""
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hftrain.metrics.table import TABLE, higher_is_better, metric_of
 from hftrain.report.formats import format_number
 
-SHARES = ("accuracy", "precision", "recall", "f1", "roc_auc", "average_precision", "exact_match", "reward_accuracy")
 IN_PERCENT = ("question-answering",)  # tasks whose scores are percentages already, as the scripts of SQuAD have them
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "mse", "mae", "expected_calibration_error")
-FAIR = ("accuracy", "reward_accuracy", "roc_auc", "matthews_correlation", "exact_match", "exact")  # not won by chance
 NOISE = 0.02  # of a loss without an interval
 LISTED = 8  # names at most that a sentence lists
 MORE_TRAINING = "train for more epochs (num_train_epochs), or raise learning_rate"
@@ -24,8 +22,8 @@ def format_score(metric: str, value: Any, interval: Sequence[float] | None = Non
         metric: without "test_" or "eval_".
         task: pipeline tag of the Hub.
     """
-    share = any(metric == name or metric.startswith(f"{name}_") for name in SHARES)
-    percent = metric not in LOWER_IS_BETTER and task in IN_PERCENT and not metric.endswith("threshold")
+    share = metric_of(metric).unit == "share"
+    percent = higher_is_better(metric) is not False and task in IN_PERCENT and not metric.endswith("threshold")
     if not (share or percent) or not isinstance(value, int | float):
         around = "" if interval is None else f" ({_between([format_number(end) for end in interval])})"
         return format_number(value) + around
@@ -58,7 +56,7 @@ def not_learnt(
 
 def beats(metric: str, value: float, guess: float, interval: Sequence[float] | None = None) -> bool:
     """Whether a score is better than a guess's by more than noise: its interval, or 2 % without one."""
-    if metric in LOWER_IS_BETTER:
+    if higher_is_better(metric) is False:
         return (value * (1 + NOISE) if interval is None else interval[1]) < guess
     return (value - NOISE * abs(value) if interval is None else interval[0]) > guess
 
@@ -134,8 +132,8 @@ def _any_beats(results: Mapping[str, Any], rivals: Mapping[str, float], interval
     """Whether one of `results`, the loss aside, is better than its rival. Those that chance cannot win decide, where
     there are any: predictions at random have a better F1 than always the other class."""
     scores = {name: name.partition("_")[2] for name in rivals if _number(results.get(name))}
-    scores = {name: metric for name, metric in scores.items() if metric not in LOWER_IS_BETTER}
-    fair = {name: metric for name, metric in scores.items() if metric in FAIR} or scores
+    scores = {name: metric for name, metric in scores.items() if higher_is_better(metric) is not False}
+    fair = {name: metric for name, metric in scores.items() if metric in TABLE and TABLE[metric].fair} or scores
     return any(beats(metric, results[name], rivals[name], intervals.get(name)) for name, metric in fair.items())
 
 

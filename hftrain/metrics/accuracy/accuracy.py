@@ -6,22 +6,9 @@ One class for each example; `load("accuracy", "multilabel")`: any of L labels, l
 right. Raises ValueError for no predictions, or another number of references.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import counts
+from hftrain.metrics import face
 
 
-class Accuracy(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value("int64")
-        column = datasets.Sequence(value) if self.config_name == "multilabel" else value
-        features = datasets.Features(predictions=column, references=column)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
-        state = counts.LabelCounts() if self.config_name == "multilabel" else counts.Counts()
-        state.add(predictions, references)
-        return {"accuracy": counts.accuracy(state)}
+class Accuracy(face.Face):
+    key = "accuracy"
+    about = __doc__

@@ -7,25 +7,9 @@ the rest; `load("average_precision", "multilabel")`: (N, L) with 0 and 1 for eac
 weighted or None (an array). Raises ValueError where a class is true never or always.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import ranking
+from hftrain.metrics import face
 
 
-class AveragePrecision(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        several = self.config_name in ("multiclass", "multilabel")
-        score, class_ = datasets.Value("float64"), datasets.Value("int64")
-        features = datasets.Features(
-            prediction_scores=datasets.Sequence(score) if several else score,
-            references=datasets.Sequence(class_) if self.config_name == "multilabel" else class_,
-        )
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, prediction_scores: list, references: list, average: Any = "macro") -> dict[str, Any]:
-        state = ranking.Scores()
-        state.add(None, references, prediction_scores)
-        return {"average_precision": ranking.average_precision(state, average)}
+class AveragePrecision(face.Face):
+    key = "average_precision"
+    about = __doc__

@@ -6,21 +6,9 @@
 number of references.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import counts
+from hftrain.metrics import face
 
 
-class ConfusionMatrix(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value("int64")
-        features = datasets.Features(predictions=value, references=value)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list, references: list, labels: list | None = None) -> dict[str, Any]:
-        state = counts.Counts()
-        state.add(predictions, references)
-        return {"confusion_matrix": state.matrix(labels)}
+class ConfusionMatrix(face.Face):
+    key = "confusion_matrix"
+    about = __doc__

@@ -5,19 +5,9 @@
 Raises ValueError for no predictions, or another number of references.
 """
 
-import datasets
-import evaluate
-
-TEXT = datasets.Value("string")
+from hftrain.metrics import face
 
 
-class ExactMatch(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(predictions=TEXT, references=TEXT)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list[str], references: list[str]) -> dict[str, float]:
-        if not predictions:
-            raise ValueError("nothing to score: 0 predictions")
-        equal = sum(prediction == reference for prediction, reference in zip(predictions, references, strict=True))
-        return {"exact_match": equal / len(predictions)}
+class ExactMatch(face.Face):
+    key = "exact_match"
+    about = __doc__

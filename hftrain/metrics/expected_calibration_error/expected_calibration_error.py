@@ -9,26 +9,9 @@ counts; `load("expected_calibration_error", "multilabel")`: (N, L), of which eac
 numbers.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import calibration
+from hftrain.metrics import face
 
 
-class ExpectedCalibrationError(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        several = self.config_name in ("multiclass", "multilabel")
-        score, class_ = datasets.Value("float64"), datasets.Value("int64")
-        features = datasets.Features(
-            prediction_scores=datasets.Sequence(score) if several else score,
-            references=datasets.Sequence(class_) if self.config_name == "multilabel" else class_,
-        )
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, prediction_scores: list, references: list, bins: int = 15) -> dict[str, Any]:
-        state = calibration.Bins.of(bins)
-        state.add(None, references, prediction_scores)
-        error = calibration.expected_calibration_error(state)
-        return {"expected_calibration_error": error, **calibration.reliability(state)}
+class ExpectedCalibrationError(face.Face):
+    key = "expected_calibration_error"
+    about = __doc__

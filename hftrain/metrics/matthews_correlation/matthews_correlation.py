@@ -6,21 +6,9 @@
 references.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import counts
+from hftrain.metrics import face
 
 
-class MatthewsCorrelation(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value("int64")
-        features = datasets.Features(predictions=value, references=value)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
-        state = counts.Counts()
-        state.add(predictions, references)
-        return {"matthews_correlation": counts.matthews(state)}
+class MatthewsCorrelation(face.Face):
+    key = "matthews_correlation"
+    about = __doc__

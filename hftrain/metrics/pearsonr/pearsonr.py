@@ -6,21 +6,9 @@ Raises ValueError for no predictions, or another number of references, a number 
 are all equal.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import regression
+from hftrain.metrics import face
 
 
-class Pearsonr(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value("float64")
-        features = datasets.Features(predictions=value, references=value)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
-        state = regression.Moments()
-        state.add(predictions, references)
-        return {"pearsonr": regression.pearson(state)}
+class Pearsonr(face.Face):
+    key = "pearsonr"
+    about = __doc__

@@ -5,20 +5,9 @@
 Raises ValueError where a class is true never or always.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import ranking
+from hftrain.metrics import face
 
 
-class PrCurve(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(prediction_scores=datasets.Value("float64"), references=datasets.Value("int64"))
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, prediction_scores: list, references: list) -> dict[str, Any]:
-        state = ranking.Scores()
-        state.add(None, references, prediction_scores)
-        return ranking.pr_curve(*state.columns())
+class PrCurve(face.Face):
+    key = "pr_curve"
+    about = __doc__

@@ -8,25 +8,9 @@ Tags are those of IOB2 or IOBES (BIOES), a list for each sentence. `mode="strict
 `scheme`, "IOB2" or "IOBES", does. Raises ValueError for no tags, other tags, or sentences of another length.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import entities
+from hftrain.metrics import face
 
 
-class Seqeval(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        tags = datasets.Sequence(datasets.Value("string"))
-        features = datasets.Features(predictions=tags, references=tags)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(
-        self, predictions: list, references: list, scheme: str | None = None, mode: str | None = None
-    ) -> dict[str, Any]:
-        if mode not in (None, "strict") or (mode == "strict") != (scheme is not None):
-            raise ValueError(f"mode={mode!r} with scheme={scheme!r}: set both (mode 'strict') or neither")
-        state = entities.Entities(scheme)
-        state.add(predictions, references)
-        return entities.seqeval(state)
+class Seqeval(face.Face):
+    key = "seqeval"
+    about = __doc__

@@ -6,21 +6,9 @@ Raises ValueError for no predictions, or another number of references, a number 
 are all equal.
 """
 
-from typing import Any
-
-import datasets
-import evaluate
-
-from hftrain.metrics import regression
+from hftrain.metrics import face
 
 
-class Spearmanr(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        value = datasets.Value("float64")
-        features = datasets.Features(predictions=value, references=value)
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list, references: list) -> dict[str, Any]:
-        state = regression.Pairs()
-        state.add(predictions, references)
-        return {"spearmanr": regression.spearman(state)}
+class Spearmanr(face.Face):
+    key = "spearmanr"
+    about = __doc__

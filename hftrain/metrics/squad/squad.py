@@ -6,24 +6,9 @@ A prediction is {"id", "prediction_text"}, a reference {"id", "answers": {"text"
 Raises ValueError for no predictions, and for a question that is missing, comes twice or has no answer.
 """
 
-import datasets
-import evaluate
-
-from hftrain.metrics import answers
-
-TEXT = datasets.Value("string")
+from hftrain.metrics import face
 
 
-class Squad(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        right = {"text": datasets.Sequence(TEXT), "answer_start": datasets.Sequence(datasets.Value("int32"))}
-        features = datasets.Features(
-            predictions={"id": TEXT, "prediction_text": TEXT}, references={"id": TEXT, "answers": right}
-        )
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(self, predictions: list[dict], references: list[dict]) -> dict[str, float]:
-        state = answers.Answers(answers.score_v1)
-        predictions = answers.paired(predictions, references)
-        state.add([each["prediction_text"] for each in predictions], [each["answers"]["text"] for each in references])
-        return answers.squad(state)
+class Squad(face.Face):
+    key = "squad"
+    about = __doc__

@@ -9,29 +9,9 @@ A prediction is {"id", "prediction_text", "no_answer_probability"}, a reference 
 Raises ValueError for no predictions, and for a question that is missing or comes twice.
 """
 
-import datasets
-import evaluate
-
-from hftrain.metrics import answers
-
-TEXT = datasets.Value("string")
+from hftrain.metrics import face
 
 
-class SquadV2(evaluate.Metric):
-    def _info(self) -> evaluate.MetricInfo:
-        right = {"text": datasets.Sequence(TEXT), "answer_start": datasets.Sequence(datasets.Value("int32"))}
-        prediction = {"id": TEXT, "prediction_text": TEXT, "no_answer_probability": datasets.Value("float64")}
-        features = datasets.Features(predictions=prediction, references={"id": TEXT, "answers": right})
-        return evaluate.MetricInfo(description=__doc__, citation="", features=features)
-
-    def _compute(
-        self, predictions: list[dict], references: list[dict], no_answer_threshold: float = 1.0
-    ) -> dict[str, float]:
-        state = answers.Answers(answers.score_v2)
-        predictions = answers.paired(predictions, references)
-        texts, right = (
-            [each["prediction_text"] for each in predictions],
-            [each["answers"]["text"] for each in references],
-        )
-        state.add(texts, right, [each["no_answer_probability"] for each in predictions])
-        return answers.squad_v2(state, no_answer_threshold)
+class SquadV2(face.Face):
+    key = "squad_v2"
+    about = __doc__

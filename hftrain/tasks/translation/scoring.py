@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.losses import Batch
-from hftrain.metrics import load_metric
+from hftrain.metrics import texts
 from hftrain.text import decode
 from hftrain.train.evaluation import predict
 
@@ -56,11 +56,9 @@ def score(
 
     With several beams also how they were searched for: what transformers' beam search finds may depend on the batch.
     """
-    wrapped = [[reference] for reference in references]
-    words = bleu_tokenizer(target_lang, references)
-    bleu = load_metric("sacrebleu").compute(predictions=hypotheses, references=wrapped, tokenize=words)
-    chrf = load_metric("chrf").compute(predictions=hypotheses, references=wrapped)
-    exact = load_metric("exact_match").compute(predictions=hypotheses, references=references)
+    bleu = texts.bleu(hypotheses, references, tokenize=bleu_tokenizer(target_lang, references))
+    chrf = texts.chrf(hypotheses, references)
+    exact = texts.exact_match(hypotheses, references)
     return {
         "sacrebleu": bleu["score"],
         "chrf": chrf["score"],

@@ -1,0 +1,142 @@
+"""The table of metrics: one row each says all that the package knows of it. Which others fit a task is asked of it too.
+
+It imports nothing heavy, so that settings are checked against it before torch and numpy are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SINGLE, MULTI = "single_label_classification", "multi_label_classification"
+REGRESSION, TAGS, ANSWERS = "regression", "token_classification", "question_answering"
+AVERAGES = ("macro", "micro", "weighted", "per_class")
+
+
+class Metric(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        higher: whether a higher value is better; None: the metric is no single number.
+        title: of its chart; "": its name.
+        unit: "share" is a number from 0 to 1 that reports show in percent.
+        tasks: those whose `--metrics` take it.
+        state: what `function` reads: a key of `streaming.load_metrics` or of `face`; "": scored elsewhere.
+        function: module of `hftrain.metrics` and name.
+        averaged: it takes an average over classes, and its name one of `AVERAGES` as a suffix.
+        fair: a guess that looks at no input does not win it by chance.
+    """
+
+    higher: bool | None
+    title: str = ""
+    unit: str = ""
+    tasks: tuple[str, ...] = ()
+    state: str = ""
+    function: str = ""
+    averaged: bool = False
+    fair: bool = False
+
+    def load(self) -> Callable[..., Any]:
+        """The function itself."""
+        module, _, name = self.function.partition(".")
+        loaded: Callable[..., Any] = attrgetter(name)(import_module(f"hftrain.metrics.{module}"))
+        return loaded
+
+
+BOTH = (SINGLE, MULTI)
+TABLE: dict[str, Metric] = {
+    "seqeval": Metric(True, "", "", (TAGS,), "entities", "entities.overall"),
+    "accuracy": Metric(True, "", "share", (*BOTH, TAGS), "counts", "counts.accuracy", fair=True),
+    "precision": Metric(True, "", "share", BOTH, "counts", "counts.precision", averaged=True),
+    "recall": Metric(True, "", "share", BOTH, "counts", "counts.recall", averaged=True),
+    "f1": Metric(True, "", "share", BOTH, "counts", "counts.f1", averaged=True),
+    "roc_auc": Metric(True, "ROC-AUC", "share", BOTH, "scores", "ranking.roc_auc", averaged=True, fair=True),
+    "average_precision": Metric(True, "", "share", BOTH, "scores", "ranking.average_precision", averaged=True),
+    "expected_calibration_error": Metric(False, "", "", BOTH, "bins", "calibration.expected_calibration_error"),
+    "matthews_correlation": Metric(True, "", "", (SINGLE,), "counts", "counts.matthews", fair=True),
+    "mse": Metric(False, "Squared error", "mean", (REGRESSION,), "moments", "regression.mse"),
+    "mae": Metric(False, "Absolute error", "mean", (REGRESSION,), "moments", "regression.mae"),
+    "r_squared": Metric(True, "", "", (REGRESSION,), "moments", "regression.r_squared"),
+    "pearsonr": Metric(True, "", "", (REGRESSION,), "moments", "regression.pearson"),
+    "spearmanr": Metric(True, "", "", (REGRESSION,), "pairs", "regression.spearman"),
+    "squad": Metric(True, "", "", (ANSWERS,), "answers", "answers.squad"),
+    "squad_v2": Metric(True, "", "", (ANSWERS,), "answers_v2", "answers.squad_v2"),
+    # of `load_metric` alone
+    "sacrebleu": Metric(True, "sacreBLEU", "", (), "texts", "texts.bleu"),
+    "chrf": Metric(True, "chrF", "", (), "texts", "texts.chrf"),
+    "exact_match": Metric(True, "", "share", (), "text", "texts.exact_match", fair=True),
+    "confusion_matrix": Metric(None, "", "", (), "counts", "counts.confusion_matrix"),
+    "roc_curve": Metric(None, "", "", (), "column", "ranking.roc_curve"),
+    "pr_curve": Metric(None, "", "", (), "column", "ranking.pr_curve"),
+    # results of a task or of a metric above
+    "loss": Metric(False, "Loss", "mean per item"),
+    "perplexity": Metric(False),
+    "bits_per_byte": Metric(False),
+    "reward_accuracy": Metric(True, "", "share", fair=True),
+    "reward_margin": Metric(True),
+    "exact": Metric(True, fair=True),
+    "overall_f1": Metric(True, "F1 of entities"),
+    # of `evaluate`
+    "bleu": Metric(True),
+    "comet": Metric(True),
+    "map": Metric(True),
+    "meteor": Metric(True),
+    "rouge": Metric(True),
+    "cer": Metric(False, "Character error rate"),
+    "ter": Metric(False),
+    "wer": Metric(False, "Word error rate"),
+}
+NAMES = tuple(sorted(name for name, metric in TABLE.items() if metric.function))
+# The names that fit each task, ours; any other name or path goes to `evaluate.load`.
+FITTING: dict[str, tuple[str, ...]] = {
+    task: tuple(
+        name + suffix
+        for name, metric in TABLE.items()
+        if task in metric.tasks
+        for suffix in ("", *(f"_{average}" for average in AVERAGES if metric.averaged))
+    )
+    for task in (SINGLE, MULTI, REGRESSION, TAGS, ANSWERS)
+}
+# Words in the names of other metrics that say whether a higher value is better.
+WORDS = {
+    "auc": True,
+    "correlation": True,
+    "margin": True,
+    "matthews": True,
+    "pearson": True,
+    "bits": False,
+    "error": False,
+}
+
+
+def belongs(result: str, name: str) -> bool:
+    """Whether a result may be one of the metric of this name or path."""
+    return result == Path(name).stem or result.startswith(f"{Path(name).stem}_")
+
+
+def metric_of(result: str) -> Metric:
+    """The row of a result ("f1_macro" is one of f1's); a row that knows nothing if the table has none."""
+    name = max((name for name in TABLE if belongs(result, name)), key=len, default="")
+    return TABLE.get(name, Metric(None))
+
+
+def higher_is_better(result: str) -> bool | None:
+    """By the table, else by the words of the name; None: not known."""
+    result = result.removeprefix("eval_")
+    if (higher := metric_of(result).higher) is not None:
+        return higher
+    directions = {WORDS.get(word, TABLE[word].higher if word in TABLE else None) for word in result.split("_")}
+    return False if False in directions else True if True in directions else None
+
+
+def check_names(names: Sequence[str], task: str) -> None:
+    """Raises ValueError for a metric of ours that does not fit the task, naming those that do."""
+    ours = {*NAMES, *(name for fitting in FITTING.values() for name in fitting)}
+    for name in names:
+        if name in ours and name not in FITTING[task]:
+            raise ValueError(f"metric {name!r} is not for {task}: choose from {', '.join(FITTING[task])}")
+    if {"squad", "squad_v2"} <= set(names):
+        raise ValueError("metrics squad and squad_v2 both give f1: choose squad_v2 if some questions have no answer")
