@@ -32,7 +32,7 @@ def test_names():
 def test_a_row_has_a_function_and_a_face(name):
     assert callable(TABLE[name].load())
     face = load_metric(name)
-    assert face.name == name and "compute(" in face.description and type(pickle.loads(pickle.dumps(face))) is type(face)
+    assert face.key == name and "compute(" in face.description and type(pickle.loads(pickle.dumps(face))) is type(face)
 
 
 @pytest.mark.parametrize(
