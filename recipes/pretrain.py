@@ -10,8 +10,8 @@ txt (also .zst, also data/*.jsonl), a folder, or a data set on the Hub. Document
 
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.pretraining import PretrainConfig
-from hftrain.train.recipe import run
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
