@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from hftrain.data.rows import load_rows
     from hftrain.data.splits import load_splits
-    from hftrain.losses import causal_language_model, count_labels, sequence_to_sequence
+    from hftrain.losses import causal_language_model, sequence_to_sequence
     from hftrain.metrics import load_metric, load_metrics
     from hftrain.models import TransformerConfig
     from hftrain.models.adapters import add_adapters
@@ -48,7 +48,6 @@ __all__ = [
     "TransformerConfig",
     "add_adapters",
     "causal_language_model",
-    "count_labels",
     "fit",
     "load_metric",
     "load_metrics",

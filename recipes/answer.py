@@ -12,9 +12,9 @@ validation and test are of whole articles (title). Long contexts are read in win
 
 from typing import Any
 
+from hftrain import run
 from hftrain.config.defaults import BY_METRIC
 from hftrain.tasks.answering import AnswerConfig
-from hftrain.train.recipe import run
 
 
 def main(config: AnswerConfig) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import math
 from functools import partial
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.chat import ChatRecipeConfig
-from hftrain.train.recipe import run
 
 
 def main(config: ChatRecipeConfig) -> dict[str, Any]:

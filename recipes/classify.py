@@ -13,9 +13,9 @@ the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts w
 
 from typing import Any
 
+from hftrain import run
 from hftrain.config.defaults import BY_METRIC
 from hftrain.tasks.classification import ClassificationConfig
-from hftrain.train.recipe import run
 
 
 def main(config: ClassificationConfig) -> dict[str, Any]:

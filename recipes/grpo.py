@@ -15,8 +15,8 @@ refused.
 
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.preference import GrpoConfig
-from hftrain.train.recipe import run
 
 
 def main(config: GrpoConfig) -> dict[str, Any]:

@@ -12,8 +12,8 @@ margin and the answers' log-probabilities on held-out pairs are in the log and t
 from functools import partial
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.preference import PreferenceRecipeConfig
-from hftrain.train.recipe import run
 
 
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:

@@ -10,8 +10,8 @@ txt (also .zst, also data/*.jsonl), a folder, or a data set on the Hub. Document
 
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.pretraining import PretrainConfig
-from hftrain.train.recipe import run
 
 
 def main(config: PretrainConfig) -> dict[str, Any]:

@@ -11,8 +11,8 @@ is hidden in the validation text is always the same.
 from math import exp
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.pretraining import PretrainMlmConfig
-from hftrain.train.recipe import run
 
 
 def main(config: PretrainMlmConfig) -> dict[str, Any]:

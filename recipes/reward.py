@@ -11,8 +11,8 @@ pairs whose chosen answer gets the higher reward.
 from functools import partial
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.preference import RewardConfig
-from hftrain.train.recipe import run
 
 
 def main(config: RewardConfig) -> dict[str, Any]:

@@ -13,9 +13,9 @@ step's batch counts windows.
 
 from typing import Any
 
+from hftrain import run
 from hftrain.config.defaults import BY_METRIC
 from hftrain.tasks.tagging import TagConfig
-from hftrain.train.recipe import run
 
 
 def main(config: TagConfig) -> dict[str, Any]:

@@ -11,8 +11,8 @@ folder, or a data set on the Hub; a column may be nested (translation.de).
 
 from typing import Any
 
+from hftrain import run
 from hftrain.tasks.translation import TranslateConfig
-from hftrain.train.recipe import run
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 

@@ -24,7 +24,6 @@ NAMES = [
     "TransformerConfig",
     "add_adapters",
     "causal_language_model",
-    "count_labels",
     "fit",
     "load_metric",
     "load_metrics",

@@ -57,7 +57,7 @@ def load_splits(
     if config.folds is not None and config.fold is None:
         raise ValueError(
             "folds: this recipe trains once. Its last line runs every fold if it is run(main, Config) with "
-            "`from hftrain.train.recipe import run`, in place of main(parse(Config)); --fold 1 runs the first alone"
+            "`from hftrain import run`, in place of main(parse(Config)); --fold 1 runs the first alone"
         )
     compare = compare or list(columns)
     column = columns.get(compare[0], compare[0])  # as the user calls it
