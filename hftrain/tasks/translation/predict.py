@@ -51,8 +51,9 @@ def translate(
     def collate(texts: Sequence[str]) -> dict[str, Any]:
         return dict(tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt"))
 
-    task = ([texts[i] for i in told], np.array([[min(whole[i], most)] for i in told]), batch_size)
-    written = scoring.translate(OneProcess(device), model, tokenizer, *task, collate=collate, **search)
+    read, lengths = [texts[i] for i in told], np.array([[min(whole[i], most)] for i in told])
+    one = OneProcess(device)
+    written = scoring.translate(one, model, tokenizer, read, lengths, batch_size, collate=collate, **search)
     for i, text in zip(told, written, strict=True):
         found[i] = text
     return found
