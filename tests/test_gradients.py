@@ -24,7 +24,8 @@ from hftrain.distributed import check_gradients
 from hftrain.losses import IGNORE, count_labels, sequence_to_sequence
 from hftrain.report.history import read_history
 from hftrain.train.loop import fit
-from hftrain.train.trials.gradients import Memory, Steady, left_as_it_was, try_examples
+from hftrain.train.trials.gradients import Steady, try_examples
+from hftrain.train.trials.memory import Memory, left_as_it_was
 
 NEVER = {"led": "query_global", "bert2bert": "encoder.pooler.dense", "idle": "idle"}
 SETTINGS = {"max_steps": 4, "weight_decay": 0.5, "micro_batch_size": 2}

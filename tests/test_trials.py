@@ -24,7 +24,8 @@ from hftrain.data.packing import Packed, pack
 from hftrain.losses import causal_language_model, count_next_labels
 from hftrain.text.causal import causal_lengths, collate_causal
 from hftrain.train.trials import check_batches, check_causal, check_packing, chunk_loss
-from hftrain.train.trials.small import as_it_was, parts, stand_ins
+from hftrain.train.trials.memory import as_it_was
+from hftrain.train.trials.small import parts, stand_ins
 
 TINY = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 SEQ2SEQ = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,13 +122,3 @@ def warn_of_cuts(lengths: Sequence[int], room: int) -> None:
     """Says on stderr how many of the texts are longer than what is read of them."""
     if cut := sum(length > room for length in lengths):
         print(f"{cut} of {len(lengths)} texts are longer than the {room} tokens the model reads: cut", file=sys.stderr)
-
-
-def batches(indices: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """`indices` in batches of similar length, the longest first, with a bar on the terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    order = sorted(indices, key=lambda index: lengths[index], reverse=True)
-    cut = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    yield from track(cut, "predicting", console=Console(stderr=True), transient=True, disable=len(cut) < 2)

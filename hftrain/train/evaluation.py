@@ -3,6 +3,7 @@ in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,20 @@ def mean_loss(
     return summed / items
 
 
+@dataclass(frozen=True)
+class OneProcess:
+    """What `predict` needs of an `Accelerator`, where a finished model is used on one device."""
+
+    device: str
+    num_processes: int = 1
+    process_index: int = 0
+
+    def unwrap_model(self, model: Any) -> Any:
+        return model
+
+
 def predict(
-    accelerator: Accelerator,
+    accelerator: Accelerator | OneProcess,
     examples: Sequence[Any],
     lengths: np.ndarray,
     batch_size: int,
@@ -57,7 +70,7 @@ def predict(
         generate: a batch on the device -> a list with one picklable prediction for each of its rows.
     """
     found: list[tuple[int, Any]] = []
-    for indices, _ in _share(accelerator, lengths, batch_size):
+    for indices, _ in _shown(accelerator, _share(accelerator, lengths, batch_size), -(-len(examples) // batch_size)):
         batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
         with _memory(batch), torch.no_grad():
             predictions = generate(batch)
@@ -68,6 +81,16 @@ def predict(
         found = gather_object(found)
     by_index = dict(found)  # examples repeated to fill up the processes overwrite themselves
     return [by_index[i] for i in range(len(examples))]
+
+
+def _shown(accelerator: Accelerator | OneProcess, batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """The batches, with a bar on the terminal where a finished model predicts from them."""
+    if not isinstance(accelerator, OneProcess) or count < 2:
+        return batches
+    from rich.console import Console
+    from rich.progress import track
+
+    return iter(track(batches, "predicting", count, console=Console(stderr=True), transient=True))
 
 
 @contextmanager
@@ -84,7 +107,9 @@ def _memory(batch: Batch) -> Iterator[None]:
         ) from error
 
 
-def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> Iterator[tuple[list[int], int]]:
+def _share(
+    accelerator: Accelerator | OneProcess, lengths: np.ndarray, batch_size: int
+) -> Iterator[tuple[list[int], int]]:
     """This process's batches of similar lengths, as (indices, weight).
 
     Before each batch the processes agree whether one of them was asked to stop; then EvaluationStopped is raised.
@@ -99,6 +124,6 @@ def _share(accelerator: Accelerator, lengths: np.ndarray, batch_size: int) -> It
     batches += [(batches[0][0], 0)] * (-len(batches) % accelerator.num_processes)
     for batch in batches[accelerator.process_index :: accelerator.num_processes]:
         received = asked_in_evaluation()
-        if received is not None and any(total(accelerator, received)):
+        if received is not None and not isinstance(accelerator, OneProcess) and any(total(accelerator, received)):
             raise EvaluationStopped
         yield batch

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import batches, load, recall, refuse_nan
+from hftrain.models.saved import load, recall, refuse_nan
 
 if TYPE_CHECKING:
     from hftrain.tasks.answering import Found
@@ -37,9 +38,11 @@ def answer(
             'a question is answered from a text: give it with --context "..." or --context_file F, or name a file with '
             "both (--file F, with --column QUESTION --pair_column TEXT where its columns have other names)"
         )
-    import torch
+    from datasets import Dataset
 
-    from hftrain.tasks.answering import Found, collator, cut_contexts, find_spans, join
+    from hftrain.tasks import answering
+    from hftrain.tasks.answering import Found, collator, cut_contexts
+    from hftrain.train.evaluation import OneProcess
 
     model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device, trust_remote_code)
     most = min(384, longest_text(model, tokenizer))
@@ -51,32 +54,30 @@ def answer(
     told = [i for i, pair in enumerate(texts) if all(text.strip() for text in pair)]
     asked, given = [texts[i][0] for i in told], [texts[i][1] for i in told]
     columns, _ = cut_contexts(tokenizer, asked, given, [None] * len(told), **sizes)
-    examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    collate = collator(tokenizer, model)
-    found: dict[int, Any] = {}
-    for batch in batches(range(len(examples)), [len(ids) for ids in columns["input_ids"]], batch_size):
-        inputs = {name: value.to(device) for name, value in collate([examples[i] for i in batch]).items()}
-        with torch.no_grad():
-            found |= zip(batch, find_spans(model, inputs, **spans), strict=True)
-    refuse_nan((null for _, null, _ in found.values()), folder)
+    search: Any = SimpleNamespace(**spans, eval_batch_size=batch_size)
+    found = []
+    if told:
+        examples = Dataset.from_dict(columns)
+        found = answering.answer(OneProcess(device), model, examples, search, collator(tokenizer, model))
+    refuse_nan((each.null for each in found), folder)
     predictions = [say("", Found([], 0.0), threshold) for _ in texts]
-    joined = join(examples, (found[i] for i in range(len(examples))), spans["n_best_size"])
-    for i, each in zip(told, joined, strict=True):
+    for i, each in zip(told, found, strict=True):
         predictions[i] = say(texts[i][1], each, threshold)
     return predictions
 
 
 def say(context: str, found: Found, threshold: float) -> dict[str, Any]:
     """The prediction, of the spans that were found in a context."""
-    from hftrain.tasks.answering import probabilities
+    from hftrain.tasks.answering import is_answered, probabilities
 
     shares, none = probabilities(found)
     best = [
         {"answer": context[span.start : span.end], "start": span.start, "end": span.end, "probability": share}
         for span, share in zip(found.spans, shares, strict=True)
     ]
-    answered = bool(best) and none <= threshold
-    chosen = best[0] if answered else {"answer": "", "start": None, "end": None, "probability": none}
+    chosen = (
+        best[0] if is_answered(found, threshold) else {"answer": "", "start": None, "end": None, "probability": none}
+    )
     return {
         **chosen,
         "no_answer_probability": none,

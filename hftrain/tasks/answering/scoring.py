@@ -87,7 +87,11 @@ def join(
 
 
 def answer(
-    accelerator: Accelerator, model: nn.Module, examples: Dataset, config: Any, collate: Callable[[list[Any]], Batch]
+    accelerator: Accelerator | evaluation.OneProcess,
+    model: nn.Module,
+    examples: Dataset,
+    config: Any,
+    collate: Callable[[list[Any]], Batch],
 ) -> list[Found]:
     """What the model finds for each question, in order, on every process. `config` is an `AnsweringConfig` and more."""
     sizes = {"n_best_size": config.n_best_size, "max_answer_length": config.max_answer_length}
@@ -110,10 +114,15 @@ def probabilities(found: Found) -> tuple[list[float], float]:
     return spans, none
 
 
+def is_answered(found: Found, threshold: float) -> bool:
+    """Whether a question gets an answer: not where there being none is more probable than `threshold`."""
+    return bool(found.spans) and probabilities(found)[1] <= threshold
+
+
 def best_answers(found: Sequence[Found], contexts: Sequence[str], threshold: float = 1.0) -> list[str]:
     """The text of each question's best span; "" where no answer is more probable than `threshold`."""
     return [
-        context[each.spans[0].start : each.spans[0].end] if each.spans and probabilities(each)[1] <= threshold else ""
+        context[each.spans[0].start : each.spans[0].end] if is_answered(each, threshold) else ""
         for each, context in zip(found, contexts, strict=True)
     ]
 

@@ -55,11 +55,16 @@ def collator(
     tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig
 ) -> Callable[[Sequence[Any]], Batch]:
     """`collate` with what this model reads."""
+    return model_collator(tokenizer, model, config.problem_type)
+
+
+def model_collator(tokenizer: PreTrainedTokenizerBase, model: Any, problem: str) -> Callable[[Sequence[Any]], Batch]:
+    """`collate` with what a model reads, for a problem. Without a padding token 0 pads, which no attention reaches."""
     module = model.get_base_model() if hasattr(model, "get_base_model") else model
     return partial(
         collate,
-        pad_token_id=tokenizer.pad_token_id,
-        problem=config.problem_type,
+        pad_token_id=tokenizer.pad_token_id or 0,
+        problem=problem,
         classes=module.config.num_labels,
         side=padding_side(module.config),
         typed=TYPES in tokenizer.model_input_names and TYPES in signature(module.forward).parameters,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import ADAPTER, batches, load, recall, refuse_nan, warn_of_cuts
+from hftrain.models.saved import load, recall, refuse_nan, warn_of_cuts
 
 
 def classify(
@@ -33,10 +32,12 @@ def classify(
     Raises:
         ValueError: pairs of texts where it was trained on single ones, or the other way round.
     """
-    import torch
+    import numpy as np
 
-    from hftrain.tasks.classification.examples import encode, padding_side
-    from hftrain.text import pad
+    from hftrain.tasks.classification import scoring
+    from hftrain.tasks.classification.examples import encode
+    from hftrain.tasks.classification.model import model_collator
+    from hftrain.train.evaluation import OneProcess
 
     trained = recall(config, "classification") or {}  # of another's model we do not know
     if trained.get("pairs") and pairs is None:
@@ -55,38 +56,38 @@ def classify(
     if not told:
         return found
     seconds = None if pairs is None else [pairs[i] for i in told]
+    problem = problem_of(config)
     columns, lengths = encode(tokenizer, [texts[i] for i in told], seconds, most)
     warn_of_cuts(lengths, most)
-    accepted = signature(model.get_base_model().forward if (folder / ADAPTER).is_file() else model.forward).parameters
-    side = padding_side(config)
-    for batch in batches(range(len(told)), lengths, batch_size):
-        ids = [columns["input_ids"][i] for i in batch]
-        inputs = {
-            "input_ids": pad(ids, tokenizer.pad_token_id or 0, side=side),
-            "attention_mask": pad([[1] * len(tokens) for tokens in ids], 0, side=side),
-        }
-        if "token_type_ids" in columns and "token_type_ids" in accepted:
-            inputs["token_type_ids"] = pad([columns["token_type_ids"][i] for i in batch], 0, side=side)
-        with torch.no_grad():
-            logits = model(**{name: tensor.to(device) for name, tensor in inputs.items()}).logits.float()
-        refuse_nan(logits.flatten().tolist(), folder)
-        for i, row in zip(batch, logits, strict=True):
-            found[told[i]] = say(row, config)
+    rows = ({name: values[i] for name, values in columns.items()} for i in range(len(told)))
+    unlabelled: dict[str, Any] = {"labels": [] if problem == "multi_label_classification" else 0}
+    collate = model_collator(tokenizer, model, problem)
+    task = ([row | unlabelled for row in rows], np.array(lengths)[:, None].clip(max=most), batch_size)
+    outputs = scoring.score(OneProcess(device), model, *task, collate=collate, problem=problem).outputs
+    refuse_nan(outputs.flatten().tolist(), folder)
+    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
+    for i, row, decision in zip(told, outputs.tolist(), decided, strict=True):
+        found[i] = say(row, decision, problem, config.id2label)
     return found
 
 
-def say(logits: Any, config: Any) -> Any:
-    """(K,) logits of one text as its prediction."""
+def problem_of(config: Any) -> str:
+    """The kind of problem; another's model may not say it."""
     if config.num_labels == 1:
-        return logits.item()
+        return "regression"
     several = config.problem_type == "multi_label_classification"
-    scores = (logits.sigmoid() if several else logits.softmax(dim=-1)).tolist()
-    probabilities = {config.id2label[number]: score for number, score in enumerate(scores)}
-    if several:
-        limits = recall(config, "thresholds") or [0.5] * len(scores)
-        pairs = zip(probabilities.items(), limits, strict=True)
-        return {"labels": [name for (name, score), limit in pairs if score >= limit], "probabilities": probabilities}
-    label = max(probabilities, key=probabilities.__getitem__)
+    return "multi_label_classification" if several else "single_label_classification"
+
+
+def say(outputs: list[float], decision: Any, problem: str, names: dict[int, str]) -> Any:
+    """(K,) outputs of one text, and what `scoring.decide` makes of them, as its prediction."""
+    if problem == "regression":
+        return outputs[0]
+    probabilities = {names[number]: score for number, score in enumerate(outputs)}
+    if problem == "multi_label_classification":
+        labels = [names[number] for number in decision.nonzero()[0].tolist()]
+        return {"labels": labels, "probabilities": probabilities}
+    label = names[int(decision)]
     return {"label": label, "probability": probabilities[label], "probabilities": probabilities}
 
 

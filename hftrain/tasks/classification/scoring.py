@@ -17,7 +17,7 @@ from hftrain.metrics import Metrics, load_metrics
 from hftrain.models.saved import save_remembered
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.losses import logits_of, losses
-from hftrain.train.evaluation import predict
+from hftrain.train.evaluation import OneProcess, predict
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Scores:
 
 
 def score(
-    accelerator: Accelerator,
+    accelerator: Accelerator | OneProcess,
     model: nn.Module,
     examples: Sequence[Any],
     lengths: np.ndarray,

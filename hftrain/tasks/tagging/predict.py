@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import batches, load, recall, refuse_nan
+from hftrain.models.saved import load, recall, refuse_nan
 
 if TYPE_CHECKING:
     from hftrain.tasks.tagging.spans import Word
@@ -29,10 +29,12 @@ def tag(
     A text is cut into words by `tagging.spans.WORD`; a list of words is taken as it is, and places are those in the
     text that they give with one space between. Long texts are read in the windows of the training.
     """
-    import torch
+    from datasets import Dataset
 
-    from hftrain.tasks.tagging import collate, cut_sentences, find_scheme, join, tag_batch
+    from hftrain.tasks import tagging
+    from hftrain.tasks.tagging import collator, cut_sentences, find_scheme
     from hftrain.tasks.tagging.spans import words_of
+    from hftrain.train.evaluation import OneProcess
 
     model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device, trust_remote_code)
     most = min(512, longest_text(model, tokenizer))
@@ -43,16 +45,13 @@ def tag(
     columns, counts = cut_sentences(tokenizer, sentences, [[0] * len(each) for each in sentences], **windows)
     if cut := counts["words cut"]:
         print(f"{cut} words are longer than the {windows['max_seq_length']} tokens of a window: cut", file=sys.stderr)
-    examples = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    found: dict[int, Any] = {}
-    for batch in batches(range(len(examples)), [len(ids) for ids in columns["input_ids"]], batch_size):
-        inputs = collate([examples[i] for i in batch], pad_token_id=tokenizer.pad_token_id or 0)
-        with torch.no_grad():
-            found |= zip(batch, tag_batch(model, {k: v.to(device) for k, v in inputs.items()}), strict=True)
-    refuse_nan((score for window in found.values() for score in window.scores), folder)
+    found = []
+    if told:
+        found = tagging.tag(OneProcess(device), model, Dataset.from_dict(columns), batch_size, collator(tokenizer))
+    refuse_nan((score for sentence in found for score in sentence.scores), folder)
     spelled = not each_word and find_scheme([list(config.id2label.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]
-    for i, tagged in zip(told, join(columns["part"], (found[i] for i in range(len(examples)))), strict=True):
+    for i, tagged in zip(told, found, strict=True):
         text = texts[i] if isinstance(texts[i], str) else " ".join(texts[i])
         tags = [config.id2label[number] for number in tagged.tags]
         predictions[i] = say(str(text), words[i], tags, tagged.scores, spelled)

@@ -57,7 +57,7 @@ def join(parts: Iterable[int], windows: Iterable[Tagged]) -> list[Tagged]:
 
 
 def tag(
-    accelerator: Accelerator,
+    accelerator: Accelerator | evaluation.OneProcess,
     model: nn.Module,
     examples: Dataset,
     batch_size: int,

@@ -1,11 +1,12 @@
 """Text from text, by an encoder-decoder."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import ADAPTER, batches, load, warn_of_cuts
+from hftrain.models.saved import ADAPTER, load, warn_of_cuts
 
 
 def translate(
@@ -24,11 +25,12 @@ def translate(
     Args:
         search: `num_beams` and `max_new_tokens`, where they are not to be as the folder's generation_config says.
     """
-    import torch
+    import numpy as np
     from transformers import GenerationConfig
 
     from hftrain.models.fit import count_positions
-    from hftrain.text import decode
+    from hftrain.tasks.translation import scoring
+    from hftrain.train.evaluation import OneProcess
 
     model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device, trust_remote_code)
     if (folder / ADAPTER).is_file() and (folder / "generation_config.json").is_file():  # and not the base model's
@@ -41,13 +43,17 @@ def translate(
         longest = 2 * max(whole, default=0) + 16  # transformers would stop after 20
         positions = count_positions(model)[0] or sys.maxsize
         search = {"max_new_tokens": min(longest, positions - 1), **search}
+    told = [i for i, text in enumerate(texts) if text]
     found = [""] * len(texts)
-    for batch in batches([i for i, text in enumerate(texts) if text], whole, batch_size):
-        inputs = tokenizer(
-            [texts[i] for i in batch], padding=True, truncation=True, max_length=most, return_tensors="pt"
-        ).to(device)
-        with torch.no_grad():
-            output = model.generate(input_ids=inputs.input_ids, attention_mask=inputs.attention_mask, **search)
-        for i, text in zip(batch, decode(tokenizer, output), strict=True):
-            found[i] = text
+    if not told:
+        return found
+
+    def collate(texts: Sequence[str]) -> dict[str, Any]:
+        return dict(tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt"))
+
+    read, lengths = [texts[i] for i in told], np.array([[min(whole[i], most)] for i in told])
+    one = OneProcess(device)
+    written = scoring.translate(one, model, tokenizer, read, lengths, batch_size, collate=collate, **search)
+    for i, text in zip(told, written, strict=True):
+        found[i] = text
     return found

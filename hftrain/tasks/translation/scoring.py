@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from hftrain.losses import Batch
 from hftrain.metrics import texts
 from hftrain.text import decode
-from hftrain.train.evaluation import predict
+from hftrain.train.evaluation import OneProcess, predict
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,21 +23,21 @@ logger = logging.getLogger(__name__)
 
 
 def translate(
-    accelerator: Accelerator,
+    accelerator: Accelerator | OneProcess,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    examples: "Dataset",
+    examples: "Sequence[Any] | Dataset",
     lengths: np.ndarray,
     batch_size: int,
     *,
     collate: Callable[[Sequence[Any]], Batch],
-    num_beams: int,
+    **search: int,
 ) -> list[str]:
-    """The model's translation of each example, in order, on every process."""
+    """The model's translation of each example, in order, on every process. `search` is for its `generate`."""
     module = accelerator.unwrap_model(model).eval()
 
     def generate(batch: Batch) -> list[str]:
-        ids = module.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], num_beams=num_beams)
+        ids = module.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **search)
         return decode(tokenizer, ids)
 
     return predict(accelerator, examples, lengths, batch_size, collate=collate, generate=generate)

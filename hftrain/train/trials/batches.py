@@ -17,12 +17,11 @@ from hftrain.data.plan import fetch, seed_all
 from hftrain.losses import Batch
 from hftrain.text.causal import causal_lengths
 from hftrain.train.trials.language import farthest
+from hftrain.train.trials.memory import as_it_was, same_randomness
 from hftrain.train.trials.small import (
-    as_it_was,
     base,
     changes_with_length,
     parts,
-    same_randomness,
     stand_ins,
     tokens_of,
     tried_small,

@@ -1,11 +1,8 @@
 """Which parameters get a gradient, and what forward passes change in a model for good: tried on a few examples."""
 
-import copy
 import logging
-import random
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,54 +10,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import nn
-from transformers import PreTrainedConfig
 
 from hftrain import distributed
 from hftrain.data.plan import MicroBatch, fetch, seed_all
-from hftrain.distributed import leaves, whole_while_used
+from hftrain.distributed import leaves
 from hftrain.losses import Batch
+from hftrain.train.trials.memory import ABSENT, Changes, Memory, holders_of, left_as_it_was, put
 from hftrain.train.trials.small import Small, stand_ins, with_ids
 
 logger = logging.getLogger(__name__)
-
-ABSENT = object()
-
-
-class Changes(NamedTuple):
-    """What forward passes change in a model for good."""
-
-    attributes: list[tuple[tuple[str, str | None], Any]]  # where `_holders` finds it, and its key there
-    buffers: list[str]  # of those that no file holds
-
-
-class Memory:
-    """What a model holds beside its parameters: attributes of modules and of configurations, and buffers."""
-
-    def __init__(self, model: nn.Module):
-        self.holders = {place: (holder, copy.copy(holder)) for place, holder in _holders(model).items()}
-        self.buffers = {name: (buffer, buffer.detach().clone()) for name, buffer in model.named_buffers()}
-
-    @torch.no_grad()
-    def put_back(self) -> Changes:
-        """Makes the model what it was when this was made; returns what had changed."""
-        changes = Changes([], [])
-        for place, (now, then) in self.holders.items():
-            if not isinstance(now, dict):
-                if now != then:
-                    now.clear()
-                    (now.update if isinstance(now, set) else now.extend)(then)
-                continue
-            for key in now.keys() | then.keys():
-                if place[1] is None and str(key).startswith("_"):  # bookkeeping of torch and transformers: hooks, flags
-                    continue
-                if not _alike(now.get(key, ABSENT), then.get(key, ABSENT)):
-                    changes.attributes.append((place, key))
-                    _put(now, key, then.get(key, ABSENT))
-        for name, (buffer, value) in self.buffers.items():
-            if not torch.equal(buffer, value):
-                changes.buffers.append(name)
-                buffer.copy_(value)
-        return changes
 
 
 class Steady:
@@ -71,7 +29,7 @@ class Steady:
     """
 
     def __init__(self, model: nn.Module, changes: Changes):
-        holders, buffers = _holders(model), dict(model.named_buffers())
+        holders, buffers = holders_of(model), dict(model.named_buffers())
         there = [(holders[place], key) for place, key in changes.attributes if place in holders]
         self.attributes = [(holder, key, holder.get(key, ABSENT)) for holder, key in there]
         in_files = model.state_dict().keys() if changes.buffers else ()
@@ -83,54 +41,9 @@ class Steady:
     @torch.no_grad()
     def put_back(self) -> None:
         for holder, key, value in self.attributes:
-            _put(holder, key, value)
+            put(holder, key, value)
         for buffer, value in self.buffers:
             buffer.copy_(value)
-
-
-def _holders(model: nn.Module) -> dict[tuple[str, str | None], Any]:
-    """Dictionaries, lists and sets of attributes, and in attributes, of all modules and configurations."""
-    found: dict[tuple[str, str | None], Any] = {}
-    configs: dict[int, tuple[str, Any]] = {}
-
-    def look(path: str, owner: Any) -> None:
-        found[path, None] = vars(owner)
-        for name, value in vars(owner).items():
-            private = name.startswith("_") and name not in ("_parameters", "_buffers", "_modules")
-            if isinstance(value, dict | list | set) and not private:
-                found[path, name] = value
-            elif isinstance(value, PreTrainedConfig) and id(value) not in configs:
-                configs[id(value)] = (f"{path}.{name}", value)
-                look(f"{path}.{name}", value)
-
-    for path, module in model.named_modules():
-        look(path, module)
-    return found
-
-
-def _alike(one: Any, other: Any) -> bool:
-    return one is other or (isinstance(one, str | int | float) and type(one) is type(other) and one == other)
-
-
-def _put(holder: dict[Any, Any], key: Any, value: Any) -> None:
-    if value is ABSENT:
-        holder.pop(key, None)
-    else:
-        holder[key] = value
-
-
-@contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Inside, the parameters are whole, as for a forward pass; after it, model and random numbers are as before."""
-    memory, generators = Memory(model), (random.getstate(), np.random.get_state())
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices), whole_while_used(model):
-            yield
-    finally:
-        memory.put_back()
-        random.setstate(generators[0])
-        np.random.set_state(generators[1])
 
 
 # ---- what a run has to know of its model ----

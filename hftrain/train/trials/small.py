@@ -7,19 +7,17 @@ layers, few heads and a small vocabulary. Its weights are random. It is made on 
 import copy
 import json
 import logging
-import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hftrain.distributed import whole_models, whole_while_used
+from hftrain.distributed import whole_models
 from hftrain.losses import Batch, SummingHead
+from hftrain.train.trials.memory import as_it_was, same_randomness
 
 logger = logging.getLogger(__name__)
 
@@ -292,44 +290,6 @@ def _scale_positions(config: PreTrainedConfig, factor: float) -> None:
         for name in names & place.keys():
             if isinstance(place[name], int):
                 place[name] = max(2, round(place[name] * factor))
-
-
-@contextmanager
-def same_randomness() -> Iterator[None]:
-    """Leaves the random generators of Python, NumPy and PyTorch where they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
-
-
-@contextmanager
-def as_it_was(model: Any) -> Iterator[None]:
-    """Whole, in evaluation mode, without gradients; afterwards the model and the random generators are what they were:
-    buffers, and the plain attributes with which some modules remember a batch."""
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    flash = "flash" in (kernel or "")  # its kernels run on a GPU in half precision only
-    modules, config = list(model.modules()), getattr(model, "config", None)
-    holders = [*modules, *(parts(config) if isinstance(config, PreTrainedConfig) else ())]
-    plain = [{k: v for k, v in vars(holder).items() if isinstance(v, int | float | str | None)} for holder in holders]
-    inside = [(dict(module._modules), dict(module._buffers)) for module in modules]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    if flash:
-        model.set_attn_implementation("sdpa")
-    model.eval()
-    try:
-        with whole_while_used(model), torch.no_grad(), same_randomness():
-            yield
-    finally:
-        if flash:
-            model.set_attn_implementation(kernel)
-        for holder, attributes in zip(holders, plain, strict=True):
-            vars(holder).update(attributes)
-        for module, (children, buffers) in zip(modules, inside, strict=True):
-            module._modules, module._buffers = children, buffers
-        for buffer, value in values:
-            buffer.copy_(value)
 
 
 def with_ids(batch: Batch, ids: torch.Tensor | None) -> Batch:
