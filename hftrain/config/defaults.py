@@ -157,7 +157,7 @@ def epochs(known: Known, batch: float) -> Choice:
     if task == "translation":
         updates, least, most = (1500, 3, 60) if known.new else (1500, 2, 10)
     else:
-        updates, least, most = (1500, 5, 40) if known.new else (400, 3, 20)
+        updates, least, most = (1500, 5, 40) if known.new else (400, 3, 40)
     number = float(min(most, max(least, math.ceil(updates * batch / one))))
     return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
 
