@@ -81,7 +81,7 @@ def test_what_the_user_sets_is_not_chosen_and_the_rate_follows_the_batch():
         chosen = choose(known, given)
         assert not chosen.keys() & given.keys() and chosen["learning_rate"].value == 1e-4 * math.sqrt(batch / 8)
         assert ("num_train_epochs" in chosen) == ("max_steps" not in given)
-    assert choose(known, {"global_batch_size": 32})["num_train_epochs"].value == 20
+    assert choose(known, {"global_batch_size": 32})["num_train_epochs"].value == 40
     assert choose(known, {"global_batch_size": 10**6})["learning_rate"].value == 4e-4, "fourfold at most"
     assert choose(known, {"learning_rate": 3e-4, "global_batch_size": 64}).keys().isdisjoint({"learning_rate"})
     stable = {"lr_scheduler_type": "warmup_stable_decay", "decay_steps": 0.95}

@@ -189,6 +189,17 @@ def test_the_command(chats, capsys):
     assert "BREACH: 3 rows leaked, max_leaked = 0" in said and "leak: of 3 test rows 3 stand in the training" in said
 
 
+@pytest.mark.parametrize(("times", "mark", "share"), [(1, "@2", 0), (1, "@2.5", 0), (2, "", 0.5), (2, "@2", 0.5)])
+def test_a_row_that_a_weight_repeats_is_no_duplicate(times, mark, share, chats, capsys):
+    rows = (chats / "good.jsonl").read_text().splitlines(keepends=True)
+    (chats / "some.jsonl").write_text("".join(row * times for row in rows[:24]))
+    recipe = ["--model_name_or_path", str(chats / "base"), "--train_file", f"{chats / 'some.jsonl'}{mark}"]
+    held_out = ["--validation_file", str(chats / "test.jsonl"), "--test_file", str(chats / "test.jsonl")]
+    limits = ["--samples", "0", "--look", "200", "--max_duplicates", "0.4", "--max_leaked", "99"]
+    assert command_line(["inspect", "chat", *limits, "--", *recipe, *held_out, "--max_length", "100"]) == (share > 0.4)
+    assert f"duplicates           {share:.1%}\n" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["translate"])
 def test_any_recipe(recipe, tmp_path):

@@ -122,7 +122,7 @@ def stretched(every: int, seconds: float, run_seconds: float, steps: int) -> int
 def usual_batch(known: Known) -> Choice:
     """Examples, or tokens, of a step. On little data small steps win: it is updates that are missing."""
     if known.task in BY_TOKENS:
-        parts, least, most = (500, 512, 8192) if known.task == "translation" else (150, 1024, LARGEST_STEP)
+        parts, least, most = (500, 512, 8192) if known.task == "translation" else (150, 512, LARGEST_STEP)
         size = 2 ** round(math.log2(max(1, known.tokens / parts)))
         size = max(least, min(most, size), 2 ** math.ceil(math.log2(2 * known.longest)))  # no example is cut in two
         return Choice(size, f"about 1/{parts} of {known.tokens:,} tokens, from {least:,} to {most:,}")
@@ -157,7 +157,7 @@ def epochs(known: Known, batch: float) -> Choice:
     if task == "translation":
         updates, least, most = (1500, 3, 60) if known.new else (1500, 2, 10)
     else:
-        updates, least, most = (1500, 5, 40) if known.new else (400, 3, 20)
+        updates, least, most = (1500, 5, 40) if known.new else (400, 3, 40)
     number = float(min(most, max(least, math.ceil(updates * batch / one))))
     return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
 

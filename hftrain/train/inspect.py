@@ -8,6 +8,7 @@ Shapes: N examples, T tokens of one example.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from hftrain.config import printing
+from hftrain.config.sources import Source, read_source
 from hftrain.data.plan import Plan, augmented, cut, fetch, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
@@ -150,8 +152,25 @@ def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
     if seen[0].kind in ("next", "target") and (ends := end_ids(view)):
         numbers["end learnt"] = sum(bool(ends.intersection(example.labels)) for example in seen) / len(seen)
     if any(example.ids for example in seen):
-        numbers["duplicates"] = 1 - len({(*e.ids, IGNORE, *e.labels, str(e.rest)) for e in seen}) / len(seen)
+        rows = _told_apart(seen, copies=max((math.ceil(source.weight) for source in _sources(view.config)), default=1))
+        numbers["duplicates"] = 1 - len(set(rows)) / len(rows)
     return numbers
+
+
+def _sources(config: Any) -> list[Source]:
+    return [read_source(file) for file in getattr(config, "train_file", None) or []]
+
+
+def _told_apart(seen: Sequence[Example], copies: int) -> list[tuple[Any, ...]]:
+    """What the model sees of each row; one that a weight repeats is one row, whose `copies` at most are neighbours."""
+    rows: list[tuple[Any, ...]] = []
+    first = -copies
+    for example in seen:
+        row = (*example.ids, IGNORE, *example.labels, str(example.rest))
+        if example.number - first >= copies or row != rows[-1]:
+            rows.append(row)
+            first = example.number
+    return rows
 
 
 def end_ids(view: View) -> set[int]:
