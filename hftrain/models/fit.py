@@ -32,7 +32,7 @@ def count_positions(model: Any) -> tuple[int | None, int]:
 def longest_text(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> int:
     """Tokens that the model and its tokenizer read at most."""
     limits = [count_positions(model)[0], tokenizer.model_max_length if tokenizer is not None else None]
-    return min((limit for limit in limits if limit), default=sys.maxsize)
+    return min([sys.maxsize, *(limit for limit in limits if limit)])  # a tokenizer without a limit says 10^30
 
 
 def embedding_rows(model: Any) -> int:
