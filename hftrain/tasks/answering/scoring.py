@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftrain import text
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss, count_labels
 from hftrain.metrics import answers as squad
 from hftrain.metrics import checks, load_metrics
 from hftrain.train import evaluation
@@ -52,10 +52,13 @@ def span_losses(
     return losses
 
 
-def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """Sum over windows of both cross-entropies; `losses.count_labels` counts two a window, so their mean is that of
-    transformers."""
-    return lambda model, batch: span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()
+def loss(label_smoothing: float = 0.0) -> Loss:
+    """Both cross-entropies of each window, which count as two items, so that their mean is that of transformers."""
+
+    def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()
+
+    return Loss(summed, count_labels)
 
 
 class Span(NamedTuple):

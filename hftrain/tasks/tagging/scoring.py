@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftrain import text
-from hftrain.losses import IGNORE, Batch, cross_entropy
+from hftrain.losses import IGNORE, Batch, Loss, count_labels, cross_entropy
 from hftrain.metrics import Metrics, checks, load_metrics
 from hftrain.train import evaluation
 
@@ -28,9 +28,11 @@ def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
 
 
-def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """Sum of the cross-entropy over labelled tokens; count with `losses.count_labels`."""
-    return lambda model, batch: cross_entropy(logits_of(model, batch), batch["labels"], label_smoothing)
+def loss(label_smoothing: float = 0.0) -> Loss:
+    """The cross-entropy of the labelled tokens."""
+    return Loss(
+        lambda model, batch: cross_entropy(logits_of(model, batch), batch["labels"], label_smoothing), count_labels
+    )
 
 
 class Tagged(NamedTuple):
