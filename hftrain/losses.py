@@ -173,7 +173,7 @@ _LABELS: ContextVar[tuple[torch.Tensor, float] | None] = ContextVar("labels", de
 class SummingHead(nn.Linear):
     """An output head that gives the summed loss in place of logits while `sum_in_head` runs.
 
-    It does so in its own forward pass, where whoever shards its weight (ZeRO-3, FSDP) has it whole, and hooks see it.
+    It does so in its own forward pass, where a sharded weight (ZeRO-3, FSDP) is whole, and hooks see it.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -25,7 +25,6 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     from hftrain.models import load
     from hftrain.report import publish
     from hftrain.tasks import answering
-    from hftrain.tasks.answering import report
     from hftrain.train.loop import fit, start
 
     accelerator = start(config)
@@ -37,7 +36,7 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     right = {name: rows[name]["answers"] for name in ("validation", "test")}
     best = rehearse(metrics, "question_answering", right, best=config.metric_for_best_model)
     config.choose("metric_for_best_model", best, BY_METRIC)
-    model = load.load_model(config, AutoModelForQuestionAnswering, settings=report.model_settings(config))
+    model = load.load_model(config, AutoModelForQuestionAnswering, settings=answering.model_settings(config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     collate = answering.collator(tokenizer, model)
     model = load.add_adapters(model, config, "QUESTION_ANS")
@@ -55,18 +54,10 @@ def main(config: AnswerConfig) -> dict[str, Any]:
         evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     threshold = results.get("eval_no_answer_threshold", 1.0)  # of the kept model, by validation rows
-    report.save_threshold(accelerator, model, config.output_dir, threshold)
+    answering.save_threshold(accelerator, model, config.output_dir, threshold)
     found = answer(model, "test")
-    scores = answering.score(found, rows["test"], len(examples["test"]), metrics, threshold)
-    results |= {f"test_{name}": value for name, value in scores.items()}
-    publish(
-        accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
-        task="question-answering", title="Question answering", base_model=config.model_name_or_path,
-        dataset=config.tested_on, usage=report.usage(config, rows["test"][0]),
-        **report.report(rows, examples, found, threshold, config),
-        **answering.judge(rows, examples, found, metrics, threshold),
-    )  # fmt: skip
-    return results
+    report = answering.summarize(config, rows, examples, found, metrics, threshold)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

@@ -69,15 +69,9 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
         loss=causal_language_model(config.label_smoothing_factor, chunked), evaluate=evaluate,
         held_out=examples,
     )  # fmt: skip
-    results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
-    publish(
-        accelerator, config, results, metric="test_loss", task="text-generation", title="Chat",
-        base_model=config.model_name_or_path, dataset=config.tested_on,
-        usage=chat.usage(config, rows["test"][0]), data=chat.describe_data(rows, examples),
-        samples=chat.samples(chats, before=before, after=answer(model)),
-        **chat.judge(examples, len(template.tokenizer)),
-    )  # fmt: skip
-    return results
+    answers = chat.samples(chats, before=before, after=answer(model))
+    report = chat.summarize(config, rows, examples, evaluate(model, "test"), answers, template.tokenizer)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

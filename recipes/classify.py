@@ -23,7 +23,6 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     from hftrain.metrics import rehearse
     from hftrain.report import publish
     from hftrain.tasks import classification
-    from hftrain.tasks.classification import report
     from hftrain.train.loop import fit, start
 
     accelerator = start(config)
@@ -61,19 +60,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         augment=classification.augmentation(config, tokenizer), held_out=examples,
     )  # fmt: skip
     thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
-    scores = score(model, "test")
-    numbers, metrics = classification.measure(scores, right["test"], config, names, thresholds, report=True)
-    results |= {f"test_{name}": value for name, value in numbers.items()}
-    publish(
-        accelerator, config, results, metric=f"test_{next(name for name in numbers if name != 'loss')}",
-        task="text-classification", title=report.title(config), lead=report.lead(config, rows, names),
-        base_model=config.model_name_or_path, dataset=config.tested_on,
-        usage=report.usage(config, rows["test"][0]), data=report.describe_data(rows, examples, lengths, names, ids),
-        figures=report.figures(metrics, scores, right["test"], examples, config),
-        tables=report.tables(metrics, rows["test"], scores, right["test"], names, thresholds, problem),
-        **classification.judge(scores, right["test"], right["train"], config, names, thresholds),
-    )  # fmt: skip
-    return results
+    report = classification.summarize(config, rows, examples, score(model, "test"), names, ids, thresholds)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

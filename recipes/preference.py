@@ -33,7 +33,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         tokenize = partial(preference.tokenize_preferences, template=template, config=config, unpaired=unpaired)
         examples = {name: tokenize(split) for name, split in rows.items()}
     lengths = {name: text.lengths(split, preference.IDS) for name, split in examples.items()}
-    data = preference.describe(rows, examples, lengths)
+    data = preference.describe(rows, examples)
 
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
@@ -54,14 +54,8 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         loss=preference.preference_loss(accelerator, config, point),
         before_step=point.measure if point else None, processor=template.tokenizer, held_out=examples,
     )  # fmt: skip
-    results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
-    publish(
-        accelerator, config, results, metric="test_reward_accuracy", task="text-generation",
-        title=f"Preferences ({config.loss_type})", base_model=config.model_name_or_path,
-        dataset=config.tested_on, usage=chat.usage(config, rows["test"][0]), data=data,
-        **preference.judge_preferences(results, config, examples),
-    )  # fmt: skip
-    return results
+    report = preference.summarize_preferences(config, rows, examples, data, evaluate(model, "test"))
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

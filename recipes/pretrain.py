@@ -13,9 +13,6 @@ from typing import Any
 from hftrain.tasks.pretraining import PretrainConfig
 from hftrain.train.recipe import run
 
-GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
-
 
 def main(config: PretrainConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
@@ -63,14 +60,8 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     )  # fmt: skip
     task = (files["validation"], config.sample_tokens, config.max_length)
     samples = pretraining.continuations(accelerator, model, tokenizer, *task)
-    publish(
-        accelerator, config, results, split="validation", metric="eval_perplexity", task="text-generation",
-        title="Causal language model", base_model=config.model_name_or_path, samples=samples,
-        dataset=config.tested_on, data=pretraining.describe(files, examples),
-        usage=pretraining.usage(config, "AutoModelForCausalLM", GENERATE),
-        **pretraining.judge(examples["train"], examples["validation"], len(tokenizer)),
-    )  # fmt: skip
-    return results
+    report = pretraining.summarize(config, files, examples, samples, tokenizer)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,6 @@ from typing import Any
 from hftrain.tasks.pretraining import PretrainMlmConfig
 from hftrain.train.recipe import run
 
-USE = {
-    "masked_tokens": """from transformers import pipeline
-
-print(pipeline("fill-mask", model=model, tokenizer=tokenizer)(f"To be, or not to {tokenizer.mask_token}."))""",
-    "span_corruption": """ids = tokenizer("To be<extra_id_0> to be.", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
-}
-
 
 def main(config: PretrainMlmConfig) -> dict[str, Any]:
     from hftrain import text
@@ -67,16 +59,8 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
         flops=pretraining.step_flops(model, examples["train"], lengths["train"]),
     )  # fmt: skip
-    publish(
-        accelerator, config, results, split="validation", metric="eval_perplexity",
-        task="fill-mask" if config.objective == "masked_tokens" else "text2text-generation",
-        title="Masked language model" if config.objective == "masked_tokens" else "Span-filling encoder-decoder",
-        base_model=config.model_name_or_path, dataset=config.tested_on,
-        data=pretraining.describe(files, examples),
-        usage=pretraining.usage(config, auto_class.__name__, USE[config.objective]),
-        **pretraining.judge(noised["train"], noised["validation"], len(tokenizer)),
-    )  # fmt: skip
-    return results
+    report = pretraining.summarize_denoising(config, files, examples, noised, tokenizer)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

@@ -45,14 +45,8 @@ def main(config: RewardConfig) -> dict[str, Any]:
         loss=preference.reward_loss(config.center_rewards_coefficient),
         processor=template.tokenizer, held_out=examples,
     )  # fmt: skip
-    results |= {f"test_{name}": value for name, value in evaluate(model, "test").items()}
-    publish(
-        accelerator, config, results, metric="test_accuracy", task="text-classification", title="Reward model",
-        base_model=config.model_name_or_path, dataset=config.tested_on,
-        usage=preference.reward_usage(config, rows["test"][0]), data=preference.describe(rows, examples, lengths),
-        **preference.judge_rewards(results, len(examples["test"])),
-    )  # fmt: skip
-    return results
+    report = preference.summarize_rewards(config, rows, examples, evaluate(model, "test"))
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

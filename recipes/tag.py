@@ -26,7 +26,6 @@ def main(config: TagConfig) -> dict[str, Any]:
     from hftrain.models import load
     from hftrain.report import publish
     from hftrain.tasks import tagging
-    from hftrain.tasks.tagging import report
     from hftrain.train.loop import fit, start
 
     accelerator = start(config)
@@ -39,7 +38,7 @@ def main(config: TagConfig) -> dict[str, Any]:
     right = {name: rows[name]["tags"] for name in ("validation", "test")}
     best = rehearse(metrics, "token_classification", right, best=config.metric_for_best_model)
     config.choose("metric_for_best_model", best, BY_METRIC)
-    model = load.load_model(config, AutoModelForTokenClassification, settings=report.model_settings(names, config))
+    model = load.load_model(config, AutoModelForTokenClassification, settings=tagging.model_settings(names, config))
     text.check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
     model = load.add_adapters(model, config, "TOKEN_CLS")
     collate = tagging.collator(tokenizer)
@@ -56,17 +55,8 @@ def main(config: TagConfig) -> dict[str, Any]:
         evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     found = tag(model, "test")
-    scores, measured = tagging.score(found, right["test"], names, metrics)
-    results |= {f"test_{name}": value for name, value in scores.items()}
-    publish(
-        accelerator, config, results, metric="test_f1" if "f1" in scores else f"test_{list(scores)[1]}",
-        task="token-classification", title="Tagging" if scheme == "none" else "Named entities",
-        base_model=config.model_name_or_path, dataset=config.tested_on,
-        usage=report.usage(config, rows["test"][0]["tokens"]),
-        **report.report(rows, examples, found, names, measured, config),
-        **tagging.judge(found, right["test"], rows["train"]["tags"], names, metrics),
-    )  # fmt: skip
-    return results
+    report = tagging.summarize(config, rows, examples, found, names, metrics)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

@@ -59,15 +59,8 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         held_out=examples,
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)
-    results |= {f"test_{name}": value for name, value in scores.items()}
-    publish(
-        accelerator, config, results, metric="test_sacrebleu", task="translation", dataset=config.tested_on,
-        title=f"Translation {config.source_lang}-{config.target_lang}", base_model=config.model_name_or_path,
-        language=[config.source_lang, config.target_lang], usage=translation.usage(config, rows["test"][0]["source"]),
-        data=translation.describe_data(rows, examples, lengths), samples=translation.samples(rows["test"], hypotheses),
-        **translation.judge(hypotheses, rows, examples, len(tokenizer), config.target_lang),
-    )  # fmt: skip
-    return results
+    report = translation.summarize(config, rows, examples, hypotheses, scores, tokenizer)
+    return publish(accelerator, config, results, report)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,20 @@ def test_a_text_that_says_nothing_is_named(tmp_path, value, message):
     assert sum(map(len, left.values())) == 9
 
 
+def test_columns_that_nothing_reads_are_named_once(tmp_path, caplog):
+    rows = [{**row, "title": f"t {n}"} for n, row in enumerate(make_rows(60, 0))]
+    settings = {"test_file": write(tmp_path / "test.jsonl", rows[:9])}
+    classification.load_labelled(configured(tmp_path, rows, **settings), seed=0)
+    (said,) = [record.message for record in caplog.records if "nothing reads" in record.message]
+    assert said == (
+        f"columns that nothing reads: title (69 rows) in {tmp_path / 'rows.jsonl'} and 1 other file. text_column, "
+        "text_pair_column and label_column say what is read"
+    )
+    caplog.clear()
+    classification.load_labelled(configured(tmp_path, rows, text_pair_column="title", **settings), seed=0)
+    assert "nothing reads" not in caplog.text
+
+
 def test_labels_are_names_or_numbers_in_a_fixed_order(tmp_path):
     def classes(labels, **settings):
         rows = [{"text": f"text {n}", "label": labels[n % len(labels)]} for n in range(60)]

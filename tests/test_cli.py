@@ -370,7 +370,7 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     assert f"no model in {tmp_path}" in capsys.readouterr().err
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
-    assert "holds a GPT2LMHeadModel, of which hftrain predict knows nothing" in capsys.readouterr().err
+    assert "holds a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
 
 
 # ---- the wheel ----

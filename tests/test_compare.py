@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from hftrain import cli
 from hftrain.config import TrainConfig
-from hftrain.report import History, publish, write_results
+from hftrain.report import History, Report, publish, write_results
 from hftrain.report.curves import overlaid
 from hftrain.report.history import write_run
 from hftrain.train.compare import comparable, read_run, read_runs
@@ -187,10 +187,11 @@ def test_publish_leaves_what_a_comparison_needs(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     History(folder / "metrics.jsonl").append({"step": 1, "loss": 1.0})
     config = Config(output_dir=str(folder), learning_rate=3e-4, train_file="/home/somebody/a.jsonl")
-    results = {**RESULTS, "test_accuracy": 0.5, "test_loss": 1.0}
     data = {"test": {"rows": 7, "fingerprint": "abc"}}
-    told = {"title": "t", "task": "text-classification", "usage": "1", "dataset": "d", "data": data}
-    publish(Alone(), config, results, metric="test_accuracy", **told)
+    scores = {"accuracy": 0.5, "loss": 1.0}
+    report = Report("t", "text-classification", usage="1", metric="accuracy", scores=scores, data=data)
+    results = publish(Alone(), config, RESULTS, report)
+    assert results["test_accuracy"] == 0.5
     run = read_run(folder)
     assert run.settings["learning_rate"] == 3e-4 and run.data == {"test": "abc"} and run.sizes == {"test": 7}
     assert run.settings["train_file"] == "~/a.jsonl" and run.metric == "test_accuracy"

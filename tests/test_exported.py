@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     DeepseekV3Config,
     DeepseekV3ForCausalLM,
+    Dots1Config,
+    Dots1ForCausalLM,
     EsmConfig,
     EsmForMaskedLM,
     GPT2Config,
@@ -117,8 +119,13 @@ def test_buffers_count_among_renamed_weights(tmp_path, accelerator):
     minimax = MiniMaxConfig(
         num_local_experts=4, layer_types=["full_attention", "linear_attention"], block_size=8, **experts, **SMALL
     )
+    dots = Dots1Config(
+        n_routed_experts=4, n_group=1, topk_group=1, n_shared_experts=1, first_k_dense_replace=1, head_dim=8, **experts,
+        **SMALL,
+    )  # fmt: skip
     esm = EsmConfig(num_attention_heads=2, pad_token_id=1, mask_token_id=32, position_embedding_type="rotary", **SMALL)
-    for model in (DeepseekV3ForCausalLM(deepseek), MiniMaxForCausalLM(minimax), EsmForMaskedLM(esm)):
+    mixtures = (DeepseekV3ForCausalLM(deepseek), Dots1ForCausalLM(dots), MiniMaxForCausalLM(minimax))
+    for model in (*mixtures, EsmForMaskedLM(esm)):
         kind = model.config.model_type
         buffers = [buffer for name, buffer in model.named_buffers() if name in model.state_dict()]
         for buffer in buffers:

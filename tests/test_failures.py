@@ -17,7 +17,7 @@ from accelerate.tracking import get_available_trackers
 from resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 
 from hftrain.data.plan import Plan
-from hftrain.report import publish
+from hftrain.report import Report, publish
 from hftrain.train import checkpoint
 
 EXACT = {"dropout": 0.0}
@@ -310,7 +310,8 @@ def test_an_upload_that_fails_is_told_and_costs_nothing(tmp_path):
     """Without a token or a network, the error comes when all is written."""
     config = WorkerConfig(output_dir=tmp_path, max_steps=2, push_to_hub=True, hub_model_id="someone/something")
     _, results = train(config)
-    texts = {"title": "Title", "task": "text-generation", "usage": "hftrain predict", "dataset": "random", "data": {}}
+    texts = {"title": "Title", "task": "text-generation", "usage": "hftrain predict", "data": {}}
+    report = Report(metric="loss", split="validation", **texts)
     with pytest.raises(RuntimeError, match=r"is complete, but was not uploaded to someone/something: (.|\n)*hf upload"):
-        publish(Accelerator(), config, results, metric="eval_loss", **texts)
+        publish(Accelerator(), config, results, report)
     assert {"all_results.json", "report.html", "README.md", "model.safetensors"} <= {p.name for p in tmp_path.iterdir()}

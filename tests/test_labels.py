@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import transformers
 
+from hftrain import text
 from hftrain.config import ConfigError, parse
 from hftrain.data.written import unwritten
 from hftrain.tasks import classification
@@ -189,10 +190,9 @@ def test_numbers_by_a_head_with_names_are_told(tmp_path, caplog):
     assert (
         found == list(names.values()) and "0 = entailment, 1 = neutral, 2 = contradiction; label_names" in caplog.text
     )
-    lengths = {name: pa.array([1] * len(split)).to_numpy() for name, split in rows.items()}
-    examples = {name: type("Examples", (), {"truncated": 0}) for name in rows}
-    described = report.describe_data(rows, examples, lengths, found, ids)
-    assert "label 1 = neutral" in described["train"]
+    tokenizer = text.train_tokenizer(["a b c"], 300)
+    examples = classification.tokenize(rows["train"], tokenizer, ids, config)
+    assert "label 1 = neutral" in report.describe(rows["train"], examples, found, ids)
     config = configured(path, model_name_or_path=str(folder), label_names=["bad", "middling", "good"])
     assert classification.number_classes(rows, config)[0] == ["bad", "middling", "good"]
     config = configured(write(tmp_path / "two.jsonl", [0, 1]), model_name_or_path=str(folder))

@@ -1,5 +1,8 @@
 """Models, tokenizers and adapters as a configuration asks for them, and rows in their splits."""
 
+import json
+import shutil
+
 import datasets
 import pytest
 import torch
@@ -40,15 +43,30 @@ def test_new_model_needs_no_name():
 
 def test_what_cannot_be_loaded(t5, tmp_path):
     nowhere = ModelConfig(model_name_or_path=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is no folder here"):
+    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is not a local folder"):
         load.load_model(nowhere, AutoModelForSeq2SeqLM)
-    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is no folder here"):
+    with pytest.raises(ValueError, match=r"^model_name_or_path '.*nowhere' is not a local folder"):
         load.load_tokenizer(nowhere)
     with pytest.raises(ValueError, match=r"^tokenizer_name_or_path '.*' cannot be loaded from this folder"):
         load.load_tokenizer(ModelConfig(model_name_or_path=t5, tokenizer_name_or_path=str(tmp_path)))
     with pytest.raises(ValueError, match=r"is a t5: not among AutoModelForCausalLM"):
         load.load_model(ModelConfig(model_name_or_path=t5), transformers.AutoModelForCausalLM)
     assert load.load_tokenizer(ModelConfig()) is None
+
+
+def test_weights_that_cannot_be_read_are_named(t5, tmp_path):
+    shutil.copytree(t5, tmp_path / "model")
+    shard = "model-00001-of-00002.safetensors"
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": {"shared.weight": shard}}))
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "kept")
+    config = ModelConfig(model_name_or_path=str(tmp_path / "model"))
+    with pytest.raises(ValueError, match=rf"{index} names {shard}, which is not there: copy or download it again"):
+        load.load_model(config, AutoModelForSeq2SeqLM)
+    index.unlink()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"pytorch_model.bin is damaged and cannot be read"):
+        load.load_model(config, AutoModelForSeq2SeqLM)
 
 
 # ---- adapters
@@ -127,5 +145,5 @@ def test_splits_of_a_saved_folder(tmp_path):
     datasets.DatasetDict({"dev": part}).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match="has no split named train; it has dev"):
         load_splits(RecipeConfig(dataset_name=str(tmp_path / "other")), columns=COLUMNS)
-    with pytest.raises(ValueError, match="'no/such' is no folder here, and could not be found on the Hub"):
+    with pytest.raises(ValueError, match="'no/such' is not a local folder and could not be found on the Hub"):
         load_splits(RecipeConfig(dataset_name="no/such"), columns=COLUMNS)

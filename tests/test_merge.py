@@ -145,6 +145,44 @@ def test_a_broken_adapter_is_refused(tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
+DAMAGED = {
+    "half": ("model.safetensors", lambda raw: raw[: len(raw) // 2], "damaged"),
+    "empty": ("model.safetensors", lambda raw: b"", "damaged"),
+    "pointer": (
+        "model.safetensors",
+        lambda raw: b"version https://git-lfs.github.com/spec/v1\noid x\n",
+        "git lfs pull",
+    ),
+    "tokenizer": ("tokenizer.json", lambda raw: raw[:100], "damaged"),
+    "adapter": ("adapter_model.safetensors", lambda raw: raw[:-1], "damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_file_is_named_by_every_command(tmp_path, capsys, kind):
+    folder = make_folder(tmp_path / "model")
+    if kind == "adapter":
+        folder = make_adapter(folder, tmp_path / "out")
+    name, change, said = DAMAGED[kind]
+    (folder / name).write_bytes(change((folder / name).read_bytes()))
+    for command in ("merge", "export"):
+        assert main([command, str(folder), "--output", str(tmp_path / "new")]) == 2
+    assert main(["chat", str(folder)]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hftrain: ")]
+    assert len(lines) == 3 and all(str(folder / name) in line and said in line for line in lines), lines
+    assert sorted(path.name for path in tmp_path.iterdir() if path != folder) == (
+        ["model"] if kind == "adapter" else []
+    )
+
+
+def test_weights_of_other_sizes_than_the_configuration_says(tmp_path, capsys):
+    folder = make_folder(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
+    assert main(["merge", str(folder), "--output", str(tmp_path / "new")]) == 2
+    assert f"the weights in {folder} have other sizes than its config.json says" in capsys.readouterr().err
+
+
 def test_the_card_of_the_run_is_carried_over(tmp_path):
     folder, merged = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out"), tmp_path / "merged"
     merge(folder, merged, prompts=PROMPTS)

@@ -91,7 +91,7 @@ def test_nothing_to_score(task):
         (REGRESSION, "mse", ([float("inf")], [1.0]), r"1 of 1 predictions are not finite \(the first in row 0: inf\)"),
         (REGRESSION, "pearsonr", ([[1.0]], [1.0]), "predictions have to be one number for each example"),
         (REGRESSION, "mse", (["a"], [1.0]), "predictions have to be numbers"),
-        (TAGS, "seqeval", ([["NN"]], [["O"]]), "tag 'NN' of token 0 is none of IOB2 and BIOES: B-X, I-X, O"),
+        (TAGS, "seqeval", ([["NN"]], [["O"]]), "tag 'NN' of token 0 is not one of IOB2 and BIOES: B-X, I-X, O"),
         (TAGS, "seqeval", ([["O"]], [["O", "O"]]), "sentence 0 has 1 predicted tags but 2 references"),
         (ANSWERS, "squad", ([""], [[]]), "a question has no answer: score this data set with squad_v2"),
     ],

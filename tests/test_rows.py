@@ -15,6 +15,7 @@ from hftrain.data.cut import split_rows
 from hftrain.data.lines import Fault
 from hftrain.data.rows import fingerprint, leaks, load_rows
 from hftrain.data.sources import is_hub_name
+from hftrain.data.unread import Unread
 
 PAIR = {"source": "source", "target": "target"}
 ROWS = [
@@ -67,6 +68,32 @@ def test_text_formats(tmp_path, name, dressed):
     rows = load_rows(path, columns=PAIR)
     assert rows.to_list() == ROWS
     assert rows.bad == []
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "array.json", "under.json", "rows.csv", "rows.tsv", "rows.parquet"])
+def test_columns_that_nothing_reads_are_counted_in_every_format(tmp_path, name, caplog):
+    rows = [{"source": "a", "target": "b", "note": "c", "empty": ""}, {"source": "d", "target": "e", "note": "f"}]
+    table = [["source", "target", "note", "empty"], ["a", "b", "c", ""], ["d", "e", "f", ""]]
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        columns = {"source": ["a", "d"], "target": ["b", "e"]}
+        pyarrow.parquet.write_table(pa.table({**columns, "note": ["c", "f"], "empty": [None, None]}), path)
+    texts = {"rows.jsonl": jsonl_text(rows), "array.json": json.dumps(rows), "under.json": json.dumps({"data": rows})}
+    texts |= {"rows.csv": lines_of(table, ","), "rows.tsv": lines_of(table, "\t")}
+    if name in texts:
+        write(path, texts[name])
+    unread = Unread()
+    load_rows(path, columns=PAIR, unread=unread)
+    assert dict(unread) == {"note": 2}
+    unread.warn("source_column says what is read")
+    assert f"columns that nothing reads: note (2 rows) in {path}. source_column says" in caplog.text
+
+
+def test_a_column_is_read_where_a_part_of_it_is(tmp_path):
+    path = write(tmp_path / "rows.jsonl", jsonl_text([{"pair": {"de": "a", "en": "b", "fr": "c"}, "id": 0}] * 3))
+    unread = Unread()
+    load_rows(path, columns={"source": "pair.de", "target": "pair.en"}, unread=unread)
+    assert dict(unread) == {"id": 3}
 
 
 def test_columnar_files_and_folders(tmp_path):

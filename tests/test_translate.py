@@ -22,6 +22,7 @@ from hftrain.config import ConfigError, parse
 from hftrain.data.rows import fingerprint
 from hftrain.predict import predict
 from hftrain.tasks import translation
+from hftrain.tasks.translation.report import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "translate.py"
@@ -164,6 +165,16 @@ def test_every_form_of_data_gives_the_same_rows(folder, tmp_path, source):
     assert all(fingerprint(found[name]) == fingerprint(expected[name]) for name in expected)
 
 
+def test_columns_that_nothing_reads_are_named(folder, tmp_path, caplog):
+    rows = [{**json.loads(line), "context": "c"} for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    translation.load_pairs(configured(folder, tmp_path, train_file=file), seed=1)
+    (said,) = [record.message for record in caplog.records if "nothing reads" in record.message]
+    named = f"columns that nothing reads: context ({len(rows)} rows) in {file}"
+    assert said == f"{named}. source_column and target_column say what is read"
+
+
 def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, caplog):
     bad = tmp_path / "bad.jsonl"
     lines = (folder / "pairs.jsonl").read_text().splitlines()
@@ -178,7 +189,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     tokenizer = text.train_tokenizer(text.texts_of(rows["train"]), 300)
     examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
     lengths = {name: text.lengths(split) for name, split in examples.items()}
-    said = translation.describe_data(rows, examples, lengths)
+    said = {name: describe(split, examples[name]) for name, split in rows.items()}
     assert said["train"]["unusable rows left out"] == "2 (2.7 %)" and said["test"]["unusable rows left out"] == "0"
     assert said["test"]["rows that stand in train"] == "1 (25.0 %)"
     assert said["test"]["sources that stand in train"] == "2 (50.0 %)"

@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import re
 import runpy
 import shutil
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from chat_models import make_adapter, make_folder
 
 from hftrain import cli
@@ -100,6 +102,28 @@ def test_a_command_runs_no_code_of_a_folder(planted, command, kind, tmp_path, ca
     if kind == "model" or (kind == "adapter" and command not in ("prepare", "check-serve")):
         assert code == 2 and "Python code of its author, which was not run" in error and "--trust_remote_code" in error
     assert not planted["marker"].exists()
+
+
+class Planted:
+    """What a pickle of it runs."""
+
+    def __reduce__(self):
+        return os.mkdir, ("marker",)
+
+
+@pytest.mark.parametrize("command", ["chat", "merge", "export"])
+def test_a_command_runs_no_pickle_of_a_folder(plain, tmp_path, monkeypatch, capsys, command):
+    """Nor does the flag, which is for Python files, have it run."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    shutil.copytree(plain / "model", folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Planted()}, folder / "pytorch_model.bin")
+    words = [] if command == "chat" else ["--output", str(tmp_path / "new")]
+    assert cli.main([command, str(folder), *words, "--trust_remote_code"]) == 2
+    said = capsys.readouterr().err
+    assert f"{folder / 'pytorch_model.bin'} is a pickle that asks for posix.mkdir: code is not run" in said
+    assert not (tmp_path / "marker").exists() and "Traceback" not in said
 
 
 def test_the_flag_runs_it(planted, tmp_path):

@@ -16,47 +16,50 @@ class DataConfig(Config):
     """Where the examples come from."""
 
     dataset_name: str | None = None
-    """Data set on the Hugging Face Hub, or folder: written by save_to_disk, or with files named train, test, ..."""
+    """Data set on the Hugging Face Hub, or a folder: one written by save_to_disk, or one with files named train, test,
+    ..."""
 
     dataset_config_name: str | None = None
-    """Configuration of the data set, for one that has several."""
+    """Configuration of the data set, if it has several."""
 
     train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
     """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet), a
-    folder; or several of these: a.jsonl b.csv. A weight may follow, a.jsonl@2.0 (each row is drawn twice), and a limit,
-    b.csv#500 (500 rows, chosen by a hash)."""
+    folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
+    500 rows, chosen by a hash) may follow the name."""
 
     validation_file: Annotated[list[str] | None, files] = None
-    """Rows to choose the best model by, likewise but without weights; goes with train_file."""
+    """Rows by which the best model is selected, in the same formats, without weights; used with train_file."""
 
     test_file: Annotated[list[str] | None, files] = None
-    """Rows for the final score, seen by no choice, likewise but without weights; goes with train_file."""
+    """Rows for the final score, never used for selection, in the same formats, without weights; used with
+    train_file."""
 
     validation_split: Annotated[float | None, count_or_share] = None
-    """Rows set aside for validation where the data has none of its own: under 1 a share, else a number of rows; null: a
-    tenth, at least 50 (or a fifth, if that is less), at most 2,000. Each class gets its share."""
+    """Rows held out for validation if the data has no validation set: under 1 a share, else a number of rows; null: a
+    tenth, at least 50 (or a fifth, if that is less), at most 2,000. The split is stratified by class."""
 
     test_split: Annotated[float | None, count_or_share] = None
-    """Rows set aside for the test where the data has none of its own, likewise."""
+    """Rows held out for the test if the data has no test set; as validation_split."""
 
     folds: Annotated[int | None, at_least(2)] = None
-    """Cross-validation: cut the rows into so many folds, and test each with a model that is trained on the others, in
-    output_dir/fold-1, fold-2, ...; for data so few that one test set says little. null: one run."""
+    """Cross-validation: split the rows into this many folds and test each with a model trained on the others, in
+    output_dir/fold-1, fold-2, ...; useful when there are few rows. null: one run."""
 
     fold: Annotated[int | None, at_least(1)] = None
-    """Train and test this one of the folds, counted from 1; null: all of them, one after another."""
+    """Run only this fold, counted from 1; null: all folds, one after another."""
 
     delimiter: str | None = None
-    """Character between the fields of csv, tsv and txt files; null: a comma in csv, TAB in tsv and txt."""
+    """Field separator of csv, tsv and txt files; null: a comma in csv, TAB in tsv and txt."""
 
     encoding: str | None = None
-    """Encoding of text files, windows-1252 for instance; null: UTF-8, or what a byte order mark says."""
+    """Encoding of text files, for example windows-1252; null: UTF-8, or as the byte order mark says."""
 
     column_names: list[str] = field(default_factory=list)
-    """Names of the columns of csv and tsv files whose first line is a row; empty: the first line names them."""
+    """Column names of csv and tsv files without a header line; empty: the first line is the header."""
 
     max_bad_rows: Annotated[int, at_least(0)] = 0
-    """Unusable rows (null, invalid UTF-8, no text) that may be left out, each listed; one more stops the run."""
+    """Number of unusable rows (null, invalid UTF-8, no text) that may be skipped, each listed; one more stops the
+    run."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

@@ -26,7 +26,8 @@ class ModelConfig(Config):
     """Pretrained model, on the Hub or in a folder; null: a new model, trained from scratch."""
 
     tokenizer_name_or_path: str | None = None
-    """Tokenizer, on the Hub or in a folder; null: the model's, or for a new model one learnt from the training text."""
+    """Tokenizer, on the Hub or in a folder; null: the model's own, or for a new model one that is learnt from the
+    training text."""
 
     model_revision: str = "main"
     """Branch, tag or commit of the model on the Hub."""
@@ -35,7 +36,7 @@ class ModelConfig(Config):
     """Run the code that comes with the model; only for authors you trust."""
 
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    """Number format of the weights; auto: as they were saved. float32 with bf16 is the safe way to train fast."""
+    """Number format of the weights; auto: as saved. float32 together with bf16 trains fast and safely."""
 
     attn_implementation: str | None = None
     """Attention kernel: eager, sdpa, flash_attention_2, ...; null: the model's choice."""
@@ -51,7 +52,7 @@ class LoraConfig(Config):
     SWITCH: ClassVar[str] = "use_peft"  # without it the others must be at their defaults
 
     use_peft: bool = False
-    """Train adapters and leave the weights as they are."""
+    """Train adapters and freeze the weights of the model."""
 
     lora_r: Annotated[int, at_least(1)] = 16
     """Rank of the adapters."""
@@ -63,17 +64,18 @@ class LoraConfig(Config):
     """Probability of dropping an input of the adapters."""
 
     lora_target_modules: list[str] = field(default_factory=lambda: ["all-linear"])
-    """Names of the modules that get adapters; all-linear: every linear layer but the output head."""
+    """Names of the modules that get adapters; all-linear: every linear layer except the output head."""
 
     use_dora: bool = False
-    """Train the norms of the weights' columns beside their directions (DoRA, arXiv 2402.09353)."""
+    """Train the norms of the weights' columns separately from their directions (DoRA, arXiv 2402.09353)."""
 
     use_rslora: bool = False
     """Divide lora_alpha by the square root of lora_r (rsLoRA, arXiv 2312.03732): for high ranks."""
 
     init_lora_weights: Literal["default", "gaussian", "pissa", "pissa_niter_16"] = "default"
-    """What adapters begin as. default and gaussian: nothing; pissa: the first singular directions of the weights (arXiv
-    2404.02948), or, faster for large models, an approximation of them in 16 iterations."""
+    """Initial values of the adapters. default, gaussian: no effect at first; pissa: the largest singular directions of
+    the weights (arXiv 2404.02948); pissa_niter_16: an approximation of them in 16 iterations, faster for large
+    models."""
 
     load_in_4bit: bool = False
     """Keep the frozen weights in 4 bits (nf4, QLoRA, arXiv 2305.14314); needs use_peft."""
@@ -106,31 +108,31 @@ class TrainConfig(Config):
     """Folder for the model, its checkpoints and the report."""
 
     seed: Annotated[int, at_least(0)] = 42
-    """Start of every random choice: new weights, order of examples, dropout, splits."""
+    """Random seed for new weights, order of examples, dropout and splits."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = None
     """Examples in one optimizer step, over all devices; null: chosen. Part of the recipe: results depend on it."""
 
     global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
-    """Tokens in one optimizer step, over all devices, about: without padding, of all sequences of an example."""
+    """Approximate number of tokens in one optimizer step, over all devices, without padding."""
 
     micro_batch_size: Annotated[int | None, at_least(1)] = None
-    """Examples in one forward pass of one device. Only about memory: of the results, dropout alone depends on it, and
-    those of models that a trial at the start names."""
+    """Examples in one forward pass of one device. It limits memory. Results do not depend on it, except for dropout and
+    for the models that a check at the start names."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = None
-    """Tokens in one forward pass of one device, with padding. Only about memory, as micro_batch_size."""
+    """Tokens in one forward pass of one device, with padding. It limits memory, like micro_batch_size."""
 
     equal_length_micro_batches: bool = False
-    """Put only examples of equal length into one forward pass: slower, and exact also for a model that padding
-    changes."""
+    """Put only examples of equal length into one forward pass: slower, but exact for models whose results change with
+    padding."""
 
     eval_batch_size: Annotated[int, at_least(1)] = 32
-    """Examples in one forward pass of one device in evaluation and generation. No loss depends on it; texts written
-    with several beams may, in a few rows."""
+    """Examples in one forward pass of one device in evaluation and generation. Losses do not depend on it; texts from
+    beam search may, in a few rows."""
 
     num_train_epochs: Annotated[float | None, above(0)] = None
-    """Passes over the training data; null: chosen, where max_steps is null too."""
+    """Passes over the training data; null: chosen, unless max_steps is set."""
 
     max_steps: Annotated[int | None, at_least(1), InsteadOf("num_train_epochs")] = None
     """Optimizer steps of the whole run."""
@@ -139,22 +141,25 @@ class TrainConfig(Config):
     """Peak learning rate; null: chosen."""
 
     lr_scheduler_type: Literal["linear", "cosine", "inverse_sqrt", "constant", "warmup_stable_decay"] | None = None
-    """Course of the learning rate after the warmup; null: chosen."""
+    """Learning rate schedule after the warmup; null: chosen."""
 
     warmup_steps: Annotated[float | None, count_or_share] = None
-    """Steps in which the learning rate rises from 0 to its peak; under 1: a share of all steps; null: chosen."""
+    """Warmup: steps in which the learning rate rises from 0 to its peak; under 1: a share of all steps; null:
+    chosen."""
 
     decay_steps: Annotated[float, count_or_share] = 0.2
-    """Last steps in which the learning rate falls, of warmup_stable_decay only; under 1: a share of all steps."""
+    """Steps at the end in which the learning rate falls, for warmup_stable_decay only; under 1: a share of all
+    steps."""
 
     min_lr_ratio: Annotated[float, between(0, 1)] = 0.0
-    """Learning rate at the end, as a share of the peak."""
+    """Final learning rate as a share of the peak."""
 
     optim: Literal["adamw_torch", "adamw_8bit", "adafactor", "muon"] = "adamw_torch"
-    """Optimizer; adamw_8bit keeps its state in 8 bits (bitsandbytes), muon updates matrices, AdamW the rest."""
+    """Optimizer; adamw_8bit keeps its state in 8 bits (bitsandbytes); muon updates matrices with Muon and the rest with
+    AdamW."""
 
     weight_decay: Annotated[float, at_least(0)] = 0.01
-    """Decoupled weight decay of matrices; biases and norms have none."""
+    """Decoupled weight decay, applied to matrices but not to biases and norms."""
 
     adam_beta1: Annotated[float, share] = 0.9
     """Decay of AdamW's mean of gradients, per step."""
@@ -163,81 +168,82 @@ class TrainConfig(Config):
     """Decay of AdamW's mean of squared gradients, per step."""
 
     adam_epsilon: Annotated[float, above(0)] = 1e-8
-    """Added to the root of AdamW's mean of squared gradients."""
+    """Constant added to the root of AdamW's mean of squared gradients."""
 
     max_grad_norm: Annotated[float, at_least(0)] = 1.0
-    """Gradients are scaled down to this norm; 0: no clipping."""
+    """Clip the gradient norm at this value; 0: no clipping."""
 
     label_smoothing_factor: Annotated[float, share] = 0.0
-    """Probability moved from the label to all classes, in training only."""
+    """Label smoothing: probability moved from the label to all classes, in training only."""
 
     ema_decay: Annotated[float | None, above(0), share] = None
-    """Decay per step of an average of the weights, which is then evaluated and saved; null: none."""
+    """Decay per step of a moving average of the weights, which is then evaluated and saved; null: no average."""
 
     bf16: bool = False
-    """Compute in bfloat16, weights and optimizer in float32."""
+    """Compute in bfloat16; weights and optimizer state stay in float32."""
 
     fp16: bool = False
     """Compute in float16 with loss scaling, for GPUs without bfloat16."""
 
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about a third slower."""
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third slower."""
 
     selective_checkpointing: bool = False
-    """With activation_checkpointing: keep the results of matrix products and attention, compute only the rest again."""
+    """With activation_checkpointing: keep the results of matrix products and attention and recompute only the rest."""
 
     torch_compile: bool = False
     """Compile the model with torch.compile."""
 
     max_nonfinite_steps: Annotated[int, at_least(0)] = 0
-    """Steps with a loss or gradient norm that is not finite that may be skipped; one more stops the run."""
+    """Number of steps with a NaN or infinite loss or gradient norm that may be skipped; one more stops the run."""
 
     halve_on_oom: bool = False
-    """When memory runs out, halve the micro-batch and go on; the global batch stays."""
+    """When memory runs out, halve the micro-batch and continue; the global batch stays the same."""
 
     dataloader_num_workers: Annotated[int, at_least(0)] = 0
-    """Processes that prepare batches; 0: the training process itself."""
+    """Worker processes that prepare batches; 0: the training process itself."""
 
     logging_steps: Annotated[float | None, above(0), count_or_share] = None
-    """Steps between two lines of the log, which has the first and the last step too; under 1: a share of all steps;
+    """Steps between two lines of the log; the first and the last step are always logged; under 1: a share of all steps;
     null: chosen."""
 
     eval_steps: Annotated[float | None, count_or_share] = None
-    """Steps between two evaluations; under 1: a share of all steps; 0: only at the end; null: chosen, for about a tenth
-    of the time at most."""
+    """Steps between two evaluations; under 1: a share of all steps; 0: only at the end; null: chosen, so that
+    evaluation takes at most about a tenth of the time."""
 
     eval_on_start: bool = False
     """Evaluate before the first step too."""
 
     save_steps: Annotated[float | None, count_or_share] = None
-    """Steps between two checkpoints; under 1: a share of all steps; 0: only at the end; null: chosen, likewise."""
+    """Steps between two checkpoints; under 1: a share of all steps; 0: only at the end; null: chosen, so that saving
+    takes at most about a tenth of the time."""
 
     save_total_limit: Annotated[int, at_least(1)] = 2
-    """Checkpoints to keep; the newest sound one and the best are never deleted."""
+    """Number of checkpoints to keep; the newest intact one and the best are never deleted."""
 
     load_best_model_at_end: bool = True
-    """End with the weights that metric_for_best_model liked best, instead of the last."""
+    """Finish with the best weights by metric_for_best_model instead of the last."""
 
     metric_for_best_model: str | None = None
-    """Validation metric that decides which model is best, of equals the loss; null: chosen."""
+    """Validation metric by which the best model is selected; ties are broken by the loss; null: chosen."""
 
     greater_is_better: bool | None = None
-    """Whether a higher metric_for_best_model is better; null: as is known of the metric."""
+    """Whether a higher metric_for_best_model is better; null: as known for the metric."""
 
     early_stopping_patience: Annotated[int | None, at_least(1)] = None
-    """Evaluations in a row without improvement after which the run ends; null: it never ends early."""
+    """Stop after this many evaluations in a row without improvement; null: never stop early."""
 
     resume_from_checkpoint: str | None = None
-    """Checkpoint to go on from; auto: the newest sound one in output_dir, or a fresh start where there is none."""
+    """Checkpoint to resume from; auto: the newest intact one in output_dir, or a fresh start without one."""
 
     resume_allow: list[str] = field(default_factory=list)
-    """Settings that may differ from those of the run that is resumed."""
+    """Settings that may differ from those of the resumed run."""
 
     report_to: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = field(default_factory=list)
-    """Trackers that also receive the log."""
+    """Experiment trackers that also receive the log."""
 
     run_name: str | None = None
-    """Name of the run in trackers, in project hftrain (or WANDB_PROJECT); null: that of output_dir."""
+    """Name of the run in the trackers, in project hftrain (or WANDB_PROJECT); null: the name of output_dir."""
 
     push_to_hub: bool = False
     """Upload the finished model to the Hub."""
@@ -257,6 +263,11 @@ class TrainConfig(Config):
     def scored_by(self) -> str:
         """What `metric_for_best_model` is chosen to be."""
         return "loss"
+
+    @property
+    def tested_on(self) -> str:
+        """What the scores are of, for people."""
+        return "rows of the recipe's own"
 
     def choose(self, name: str, value: Any, reason: str) -> None:
         """Sets what the user left open."""
@@ -315,7 +326,7 @@ class TrainConfig(Config):
 
 @dataclass
 class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
-    """What every recipe takes."""
+    """Settings of every recipe."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
@@ -333,7 +344,7 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
 
 @dataclass
 class FineTuneConfig(RecipeConfig):
-    """What every recipe takes that teaches a task to a pretrained model."""
+    """Settings of recipes that fine-tune a pretrained model."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

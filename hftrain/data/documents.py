@@ -18,7 +18,7 @@ Document = Literal["line", "paragraph", "file"]
 
 
 class Files:
-    """Texts of files, or of one folder of save_to_disk; iterating gives a text or why there is none.
+    """Texts of files, or of one folder of save_to_disk; iterating gives each text, or why a row has no text.
 
     Attributes:
         position: where the next iteration begins, as JSON can hold it: file, rows of it that are read.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.data.lines import USUAL, Dialect, Fault, decode, raw_lines, text_pieces
-from hftrain.data.readers import Item, fault_between, parses, pick
+from hftrain.data.readers import Item, fault_between, parses, pick, top
+from hftrain.data.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -37,21 +38,26 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 PLAIN, UNIQUE = json.JSONDecoder(), json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def _row(record: Any, columns: list[str]) -> list[Any] | Fault:
+def _row(record: Any, columns: list[str], path: Path, unread: Unread | None = None) -> list[Any] | Fault:
     try:
         if isinstance(record, Fault):
             raise record
-        return [pick(record, column) for column in columns]
+        values = [pick(record, column) for column in columns]
     except Fault as fault:
         return fault
+    if unread is not None:
+        unread.count(record, top(columns), str(path))
+    return values
 
 
-def read_jsonl(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+def read_jsonl(
+    path: Path, columns: list[str], dialect: Dialect = USUAL, unread: Unread | None = None
+) -> Iterator[Item]:
     for number, raw in raw_lines(path, dialect.encoding):
         if raw.isspace():
             continue
         try:
-            yield number, _row(UNIQUE.decode(decode(raw)), columns)
+            yield number, _row(UNIQUE.decode(decode(raw)), columns, path, unread)
         except RecursionError:
             yield number, Fault(f"not valid JSON: {TOO_DEEP}")
         except ValueError as error:
@@ -60,18 +66,18 @@ def read_jsonl(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iter
             yield number, fault
 
 
-def read_json(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+def read_json(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Iterator[Item]:
     """Rows of an array, of the one list of objects in an object, or values one after another, most often one a line."""
     faults, encoding = dict[int, Fault](), dialect.encoding
     start = next((text.lstrip() for _, text in text_pieces(path, encoding, faults) if not text.isspace()), "")
     if start.startswith("["):
         faults.clear()
         for number, record in _records(path, text_pieces(path, encoding, faults), faults, "["):
-            yield number, _row(record, columns)
+            yield number, _row(record, columns, path, unread)
     elif start.startswith("{") and not is_lines(path, encoding):
-        yield from _read_objects(path, columns, encoding)
+        yield from _read_objects(path, columns, encoding, unread)
     else:
-        yield from read_jsonl(path, columns, dialect)
+        yield from read_jsonl(path, columns, dialect, unread)
 
 
 def is_lines(path: Path, encoding: str | None) -> bool:
@@ -81,7 +87,7 @@ def is_lines(path: Path, encoding: str | None) -> bool:
     return second.startswith(b"{") or parses(first) == bool(second)
 
 
-def _read_objects(path: Path, columns: list[str], encoding: str | None) -> Iterator[Item]:
+def _read_objects(path: Path, columns: list[str], encoding: str | None, unread: Unread | None) -> Iterator[Item]:
     faults: dict[int, Fault] = {}
     records = _records(path, text_pieces(path, encoding, faults), faults, "", PLAIN)
     _, record = next(records)
@@ -96,7 +102,7 @@ def _read_objects(path: Path, columns: list[str], encoding: str | None) -> Itera
         begin, end = _place_of(text, key)
         found = _records(path, iter([(0, text[begin:end])]), faults, "[", start=1 + text.count("\n", 0, begin))
     for number, row in found:
-        yield number, _row(row, columns)
+        yield number, _row(row, columns, path, unread)
 
 
 def _key_of_rows(path: Path, record: dict[str, Any], columns: list[str]) -> str | None:
@@ -106,7 +112,7 @@ def _key_of_rows(path: Path, record: dict[str, Any], columns: list[str]) -> str 
         ValueError: several keys have lists of objects.
     """
     lists = [key for key, value in record.items() if value and isinstance(value, list) and _are_objects(value)]
-    is_row = columns != [""] and not isinstance(_row(record, columns), Fault)
+    is_row = columns != [""] and not isinstance(_row(record, columns, path), Fault)
     if is_row or not lists or any(PARTS & record[key][0].keys() for key in lists):
         return None
     if len(lists) > 1:

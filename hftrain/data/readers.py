@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftrain.data.lines import MAX_LINE, USUAL, Dialect, Fault, decode, raw_lines
+from hftrain.data.unread import Unread
 
 BATCH_ROWS = 10_000
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "TABs", "|": "bars"}
@@ -74,6 +75,11 @@ def pick(record: Any, column: str) -> Any:
             raise Fault(missing(column, _dotted(record)))
         value = value[part]
     return value
+
+
+def top(columns: Iterable[str]) -> set[str]:
+    """The columns of a row in which these are."""
+    return {name for column in columns for name in (column, column.partition(".")[0])}
 
 
 def _dotted(record: dict[str, Any], prefix: str = "") -> Iterator[str]:
@@ -173,17 +179,19 @@ def read_aligned(paths: list[Path], encoding: str | None = None) -> Iterator[Ite
             yield number, fault
 
 
-def read_csv(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+def read_csv(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Iterator[Item]:
     """RFC 4180; a first line `sep=;`, as spreadsheets write it, names the delimiter."""
-    return _read_separated(path, columns, dialect, ",")
+    return _read_separated(path, columns, dialect, unread, ",")
 
 
-def read_tsv(path: Path, columns: list[str], dialect: Dialect = USUAL) -> Iterator[Item]:
+def read_tsv(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Iterator[Item]:
     """No quoting: a field is what stands between TABs."""
-    return _read_separated(path, columns, dialect, "\t", quoting=csv.QUOTE_NONE)
+    return _read_separated(path, columns, dialect, unread, "\t", quoting=csv.QUOTE_NONE)
 
 
-def _read_separated(path: Path, columns: list[str], dialect: Dialect, delimiter: str, **quoting: Any) -> Iterator[Item]:
+def _read_separated(
+    path: Path, columns: list[str], dialect: Dialect, unread: Unread | None, delimiter: str, **quoting: Any
+) -> Iterator[Item]:
     faults: dict[int, Fault] = {}
     delimiter = dialect.delimiter or delimiter
     lines = _lenient_lines(path, dialect.encoding, faults)
@@ -214,7 +222,10 @@ def _read_separated(path: Path, columns: list[str], dialect: Dialect, delimiter:
             if len(fields) != len(header):
                 by = "column_names has" if dialect.column_names else "the first line names"
                 raise Fault(f"{len(fields)} fields, but {by} {len(header)}: {', '.join(header)}")
-            yield number, [dict(zip(header, fields, strict=True)) if i is None else fields[i] for i in places]
+            row = dict(zip(header, fields, strict=True))
+            if unread is not None:
+                unread.count(row, columns, str(path))
+            yield number, [row if i is None else fields[i] for i in places]
         except StopIteration:
             return
         except csv.Error as error:

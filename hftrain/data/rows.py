@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from hftrain.data.lines import USUAL, Dialect, Fault
 from hftrain.data.readers import BATCH_ROWS, Item, texts
 from hftrain.data.sources import open_rows
+from hftrain.data.unread import Unread
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,6 +87,7 @@ def load_rows(
     schema: pa.Schema | None = None,
     reader: Callable[[Path], Iterator[Item] | None] | None = None,
     dialect: Dialect = USUAL,
+    unread: Unread | None = None,
 ) -> Dataset:
     """Rows with the columns named by the keys of `columns`, of text unless `read` and `schema` say otherwise.
 
@@ -118,6 +120,7 @@ def load_rows(
         reader: of a format of the caller's own: a path -> its rows as (line, values of `columns` or a Fault), or None
             where the file is not of this format.
         dialect: delimiter and encoding of text files, where they are not as usual.
+        unread: takes in the rows' other columns, which the source names but nothing reads.
 
     Returns:
         A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out, and
@@ -131,7 +134,7 @@ def load_rows(
     if max_bad_rows < 0:
         raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
     name = str(Path(source).expanduser())
-    readers = open_rows(name, columns, split, config_name, languages, dialect, reader)
+    readers = open_rows(name, columns, split, config_name, languages, dialect, reader, unread)
 
     schema = schema or pa.schema([(name, pa.string()) for name in columns])
     batches: list[pa.RecordBatch] = []

@@ -22,6 +22,7 @@ from hftrain.data.tables import (
     saved_splits,
     saved_tables,
 )
+from hftrain.data.unread import Unread
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ COLUMNAR: dict[str, Callable[[Path], Tables]] = {
     ".arrow": arrow_tables,
     ".feather": arrow_tables,
 }
-TEXTUAL: dict[str, Callable[[Path, list[str], Dialect], Iterator[Item]]] = {
+TEXTUAL: dict[str, Callable[[Path, list[str], Dialect, Unread | None], Iterator[Item]]] = {
     **dict.fromkeys(JSON, read_json),
     ".csv": read_csv,
     **dict.fromkeys((".tsv", ".tab"), read_tsv),
@@ -69,6 +70,7 @@ def open_rows(
     languages: Sequence[str] = (),
     dialect: Dialect = USUAL,
     reader: Callable[[Path], Iterator[Item] | None] | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[Reader]:
     """A reader for each file of a source; `columns` and the rest are those of `load_rows`."""
     wanted = list(columns.values())
@@ -83,24 +85,25 @@ def open_rows(
         paths = [existing(Path(source.replace("{lang}", language))) for language in languages]
         yield Reader(source, "line", [path.name for path in paths], read_aligned(paths, dialect.encoding))
     elif path.is_dir() and is_saved(path):
-        yield Reader(source, "row", named, read_tables(source, saved_tables(path, split), wanted))
+        yield Reader(source, "row", named, read_tables(source, saved_tables(path, split), wanted, unread))
     elif is_hub_name(source) or (path.is_dir() and config_name):
-        yield Reader(source, "row", named, read_tables(source, hub_tables(source, config_name, split), wanted))
+        yield Reader(source, "row", named, read_tables(source, hub_tables(source, config_name, split), wanted, unread))
     else:
         for file in find_files(source, split):
             items = reader(file) if reader else None
-            yield Reader(str(file), "line", list(columns), items) if items else open_file(file, columns, dialect)
+            opened = Reader(str(file), "line", list(columns), items) if items else None
+            yield opened or open_file(file, columns, dialect, unread)
 
 
-def open_file(path: Path, columns: dict[str, str], dialect: Dialect = USUAL) -> Reader:
+def open_file(path: Path, columns: dict[str, str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Reader:
     """The reader of a file, by its ending. Raises: ValueError, nothing is known to read it."""
     wanted = list(columns.values())
     named = [f"column {column!r}" for column in wanted]
     kind = check_ending(path)
     if kind in COLUMNAR:
-        return Reader(str(path), "row", named, read_tables(str(path), COLUMNAR[kind](path), wanted))
+        return Reader(str(path), "row", named, read_tables(str(path), COLUMNAR[kind](path), wanted, unread))
     if kind in TEXTUAL:
-        return Reader(str(path), "line", named, TEXTUAL[kind](path, wanted, dialect))
+        return Reader(str(path), "line", named, TEXTUAL[kind](path, wanted, dialect, unread))
     check_text(path, dialect.encoding)
     names = [f"field {number} ({name})" for number, name in enumerate(columns, 1)]
     lines = read_fields(path, list(columns), dialect)

@@ -170,7 +170,7 @@ def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
         return get_dataset_split_names(dataset_name, config_name)
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
-            f"dataset_name {dataset_name!r} is no folder here, and could not be found on the Hub: "
+            f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub: "
             f"{type(error).__name__}: {error}"
         ) from error
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hftrain.data.lines import Fault, decode
-from hftrain.data.readers import BATCH_ROWS, Item, missing
+from hftrain.data.readers import BATCH_ROWS, Item, missing, top
+from hftrain.data.unread import Unread
 
 Tables = Iterator["pa.Table | pa.RecordBatch"]
 
@@ -111,10 +112,15 @@ def _tables_of_split(name: str, loaded: Any, split: str | None) -> Tables:
     return loaded.with_format("arrow").iter(BATCH_ROWS)
 
 
-def read_tables(source: str, tables: Tables, columns: list[str]) -> Iterator[Item]:
+def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread | None = None) -> Iterator[Item]:
     number = 0
     try:
         for table in tables:
+            if unread is not None:
+                filled = {name: len(table) - table.column(name).null_count for name in table.schema.names}
+                unread.take_in(
+                    {name: rows for name, rows in filled.items() if rows and name not in top(columns)}, source
+                )
             for values in zip(*(_values(source, table, column) for column in columns), strict=True):
                 number += 1
                 yield number, _fault_in(values) or list(values)

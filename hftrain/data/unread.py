@@ -13,11 +13,24 @@ logger = logging.getLogger(__name__)
 class Unread(Counter[str]):
     """Columns that nothing reads though rows have something in them, and in how many rows."""
 
-    def count(self, row: Mapping[str, Any], read: Iterable[str]) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: list[str] = []  # in which they are, where that is known
+
+    def count(self, row: Mapping[str, Any], read: Iterable[str], file: str = "") -> None:
         """Takes in a row, of which the columns `read` are read."""
-        self.update(name for name in row.keys() - set(read) if row[name] not in (None, "", [], {}))
+        self.take_in({name: 1 for name in row.keys() - set(read) if row[name] not in (None, "", [], {})}, file)
+
+    def take_in(self, rows: Mapping[str, int], file: str = "") -> None:
+        """Takes in columns that nothing reads: in how many rows of the file each has something."""
+        self.update(rows)
+        if rows and file and file not in self.files[-1:]:
+            self.files.append(file)
 
     def warn(self, advice: str = "") -> None:
         if self:
             named = ", ".join(f"{name} ({rows:,} rows)" for name, rows in sorted(self.items())[:20])
-            logger.warning("columns that nothing reads: %s%s", named, f". {advice}" if advice else "")
+            more = len(set(self.files)) - 1
+            where = f" in {self.files[0]}" if self.files else ""
+            where += f" and {more} other file{'s' if more > 1 else ''}" if more > 0 else ""
+            logger.warning("columns that nothing reads: %s%s%s", named, where, f". {advice}" if advice else "")

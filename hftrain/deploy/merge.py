@@ -18,6 +18,7 @@ from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
 from hftrain.models.saved import ADAPTER, kind, read_config
 from hftrain.models.trust import refusing_code
+from hftrain.models.weights import naming_damage
 from hftrain.report import carry_model_card
 from hftrain.train import checkpoint
 
@@ -135,7 +136,7 @@ def merge(
         raise ValueError(f"{folder} holds a {name}, which cannot be compared on texts: merge it with peft")
     adapter, auto = (folder / ADAPTER).is_file(), getattr(transformers, auto_class)
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    with refusing_code(folder):
+    with refusing_code(folder), naming_damage(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, **trust)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     quantized: dict[str, Any] = {"quantization_config": four_bits("float32")} if adapter and load_in_4bit else {}
@@ -143,7 +144,8 @@ def merge(
         if adapter:
             model = load_adapted(folder, auto, base_name=base, dtype=torch.float32, **trust, **quantized)
         else:
-            model = auto.from_pretrained(folder, dtype=torch.float32, **trust)
+            with naming_damage(folder):
+                model = auto.from_pretrained(folder, dtype=torch.float32, **trust)
     before = logits_of(model.eval().to(device), tokenizer, prompts)
     if quantized:  # a base of its own, without adapters in it
         plain = load_base(folder, auto, base, dtype=torch.float32, **trust, **quantized)

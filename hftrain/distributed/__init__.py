@@ -30,13 +30,14 @@ from hftrain.distributed.step import (
     total,
     zero_stage,
 )
-from hftrain.distributed.wrap import check_gradients, expect_missing_gradients, place, set_bucket_sizes
+from hftrain.distributed.wrap import check_gradients, check_sharing, expect_missing_gradients, place, set_bucket_sizes
 
 __all__ = [
     "accumulating",
     "average_gradients",
     "backward",
     "check_gradients",
+    "check_sharing",
     "clear_gradients",
     "clip_and_step",
     "cut_like",

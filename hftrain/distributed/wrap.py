@@ -1,9 +1,11 @@
 """What a strategy has to be told of a model before and after it wraps it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from torch import nn
 
 from hftrain.distributed.step import zero_stage
@@ -58,6 +60,57 @@ def check_gradients(accelerator: Accelerator, model: Any) -> None:
                 f"{name} has a module for each expert, and one that no token of a batch is sent to gets no gradient, "
                 "which ZeRO cannot do: use DDP or FSDP2, or freeze the experts"
             )
+
+
+def check_sharing(accelerator: Accelerator, model: Any) -> None:
+    """Refuses what Accelerate 1.15 and torch 2.13 cannot cut up with FSDP2, which they say in the middle of a run.
+
+    Raises:
+        ValueError: a parameter would be in two FSDP groups; a buffer stands among the weights.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    way_out = "launch with --use_deepspeed --zero_stage 3 (ds_configs/zero3.yaml), which cuts up the same"
+    plugin = accelerator.state.fsdp_plugin
+    if shared := shared_between_groups(model, fsdp2_prepare_auto_wrap_policy(plugin, model)):
+        raise ValueError(
+            f"FSDP2 cannot cut up {type(model).__name__}: Accelerate puts {' = '.join(shared)} into two groups, which "
+            f"torch does not take; {way_out}"
+        )
+    buffers = sorted(model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys())
+    if buffers and plugin.cpu_ram_efficient_loading:
+        raise ValueError(
+            f"FSDP2 cannot load {type(model).__name__} with fsdp_cpu_ram_efficient_loading, as {buffers[0]} is a "
+            f"buffer: set that to false in the launch file, or {way_out}"
+        )
+
+
+def shared_between_groups(model: Any, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
+    """Names of the first parameter that two of Accelerate's FSDP groups would have (`fsdp2_prepare_model`); [] if none.
+
+    A group is each layer, the input embedding, the output embedding (one group if they share a weight), and what is
+    left. Embeddings are a group even where a layer has them, as BertEmbeddings has, which Accelerate takes for a layer.
+    """
+    embeddings = [get() for name in ("input", "output") if (get := getattr(model, f"get_{name}_embeddings", None))]
+    embeddings = [module for module in embeddings if module is not None]
+    tied = len({id(getattr(module, "weight", None)) for module in embeddings}) == 1
+    groups: dict[int, set[int]] = {}
+    names: dict[int, list[str]] = {}
+
+    def walk(module: nn.Module, path: str, group: int) -> None:
+        mine = {group}
+        if path and is_layer is not None and is_layer(module):
+            mine = {id(module)}
+        elif any(module is each for each in embeddings):
+            mine = {id(embeddings[0] if tied else module), group} - {id(model)}
+        for name, parameter in module.named_parameters(recurse=False):
+            groups.setdefault(id(parameter), set()).update(mine)
+            names.setdefault(id(parameter), []).append(path + name)
+        for name, child in module.named_children():
+            walk(child, f"{path}{name}.", next(iter(mine)))
+
+    walk(model, "", id(model))
+    return next((names[key] for key, members in groups.items() if len(members) > 1), [])
 
 
 def expect_missing_gradients(accelerator: Accelerator, model: Any) -> None:

@@ -72,7 +72,7 @@ def entities(tags: Iterable[str], scheme: str | None = None) -> list[Entity]:
         match = TAG.fullmatch(tag)
         if not match or tag[0] not in letters:
             known = ", ".join("O" if letter == "O" else f"{letter}-X" for letter in letters)
-            raise ValueError(f"tag {tag!r} of token {at} is none of {scheme or 'IOB2 and BIOES'}: {known}")
+            raise ValueError(f"tag {tag!r} of token {at} is not one of {scheme or 'IOB2 and BIOES'}: {known}")
         letter, type_ = tag[0], match[1] or "_"
         goes_on = before in ("B", "I") and letter in ("I", "E") and type_ == type_before and begin >= 0
         if begin >= 0 and not goes_on:

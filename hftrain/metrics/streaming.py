@@ -71,7 +71,7 @@ class Metrics:
     """Made by `load_metrics`. Measures that read the same state share it.
 
     Attributes:
-        labels: names of the classes, in the order of their numbers; () where there are none.
+        labels: names of the classes, in the order of their numbers; () if the task has no classes.
         states: "counts", "scores", "bins", ...: what has been seen; the report reads them too.
     """
 

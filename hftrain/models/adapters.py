@@ -18,6 +18,7 @@ from hftrain.config import LoraConfig
 from hftrain.config.schema import default_of
 from hftrain.data.files import ADAPTER
 from hftrain.models.trust import CodeRefused, refusing_code
+from hftrain.models.weights import naming_damage
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_t
             )
     if (entries := getattr(config, "model_config", {})) and not getattr(model, "new_modules", None):
         logger.warning(
-            "an adapter does not hold model_config (%s): whoever loads or merges it gets the base model's own",
+            "an adapter does not hold model_config (%s): loading or merging it gives the base model's own",
             ", ".join(entries),
         )
     if config.load_in_4bit:
@@ -201,7 +202,8 @@ def load_adapted(
         if tokens > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter brings the new ones
     try:
-        return reads_all(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
+        with naming_damage(folder):
+            return reads_all(peft.PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable))
     except RuntimeError as error:
         if "size mismatch" not in str(error):
             raise
@@ -233,7 +235,8 @@ def load_base(
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # its table of a head that the adapter brings looks like a fault
     try:
-        model, loaded = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
+        with naming_damage(name, revision):
+            model, loaded = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
     finally:
         hf_logging.set_verbosity(verbosity)
     brought = {*HEADS, *(peft.PeftConfig.from_pretrained(str(folder)).modules_to_save or ())}

@@ -18,6 +18,7 @@ from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.trust import refusing_code
+from hftrain.models.weights import naming_damage
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,11 @@ def adapter_in(config: ModelConfig) -> Path | None:
 
 def not_to_be_had(key: str, name: str, error: Exception) -> str:
     """What to say of a name that transformers could not load."""
-    where = "cannot be loaded from this folder" if Path(name).is_dir() else "is no folder here, nor had from the Hub"
+    where = (
+        "cannot be loaded from this folder"
+        if Path(name).is_dir()
+        else "is not a local folder and could not be downloaded from the Hub"
+    )
     return f"{key} {name!r} {where}: {error}"
 
 
@@ -160,16 +165,17 @@ def load_model(
     if settings is not None:
         hf_logging.set_verbosity_error()  # its table of a new head's weights looks like a fault; it is said below
     try:
-        model, told = auto_class.from_pretrained(
-            name,
-            config=model_config,
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=config.trust_remote_code,
-            ignore_mismatched_sizes=settings is not None,
-            output_loading_info=True,
-            **kwargs,
-        )
+        with naming_damage(str(name), revision):
+            model, told = auto_class.from_pretrained(
+                name,
+                config=model_config,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=config.trust_remote_code,
+                ignore_mismatched_sizes=settings is not None,
+                output_loading_info=True,
+                **kwargs,
+            )
     except ValueError as error:
         if "Unrecognized configuration class" not in str(error):
             raise

@@ -71,10 +71,11 @@ def load(
     import transformers
 
     from hftrain.models.trust import refusing_code
+    from hftrain.models.weights import naming_damage
 
     auto = getattr(transformers, auto_class)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
-    with refusing_code(folder):
+    with refusing_code(folder), naming_damage(folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if (folder / ADAPTER).is_file():
             from hftrain.models.adapters import load_adapted

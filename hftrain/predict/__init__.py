@@ -75,7 +75,7 @@ def predict(
         chosen = {key: value for key, value in search.items() if value is not None}
         return translate(folder, config, texts, batch_size, device, chosen, trust_remote_code)
     raise ValueError(
-        f"{folder} holds a {what}, of which hftrain predict knows nothing. "
+        f"{folder} holds a {what}, which hftrain predict does not support. "
         "Load it with transformers' from_pretrained or pipeline; with a language model, talk: hftrain chat."
     )
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hftrain.config import TrainConfig, changed
 from hftrain.config.errors import explain_disk
@@ -23,55 +23,73 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a task shows of its run: for the report, the model card and the terminal.
+
+    Args:
+        title: of the report and the card.
+        task: pipeline tag of the Hub, "translation", "text-classification", ...
+        usage: Python that loads the model and uses it, as a reader would paste it.
+        metric: the key in `scores` that is the headline.
+        scores: metric -> value on the test rows; where `split` is "validation", the scores are those of `fit`.
+        data: about the data: split -> name -> value, or name -> value.
+        lead: a sentence or two on what was learnt from what.
+        samples: rows of a table, input beside output.
+        figures: charts, the main ones first: the card shows four.
+        language: ISO 639 codes ("de", "deu"), not locales.
+        dataset_ids: names on the Hub of what it was trained on.
+        baseline: "test_METRIC" or "eval_METRIC" -> the score of a guess that looks at no input. A loss that is no
+            better is named.
+        intervals: "test_METRIC" -> its 95 % interval.
+        remarks: sentences on what the scores hide.
+    """
+
+    title: str
+    task: str
+    usage: str
+    metric: str
+    data: Mapping[str, Any]
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    split: Literal["test", "validation"] = "test"
+    lead: str = ""
+    samples: Sequence[Mapping[str, Any]] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    language: Sequence[str] = ()
+    dataset_ids: Sequence[str] = ()
+    baseline: Mapping[str, float] = field(default_factory=dict)
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    remarks: Sequence[str] = ()
+
+
 @explain_disk(
     "the model stands, but its scores, report or card were not written",
     "Make room, or mend the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
 )
 def publish(
-    accelerator: Accelerator,
-    config: TrainConfig,
-    results: Mapping[str, Any],
-    *,
-    title: str,
-    task: str,
-    usage: str,
-    metric: str,
-    dataset: str,
-    data: Mapping[str, Any],
-    split: str = "test",
-    lead: str = "",
-    samples: Sequence[Mapping[str, Any]] = (),
-    figures: Sequence[Figure] = (),
-    tables: Sequence[Table] = (),
-    language: Sequence[str] = (),
-    base_model: str | None = None,
-    dataset_ids: Sequence[str] = (),
-    baseline: Mapping[str, float] | None = None,
-    intervals: Mapping[str, Interval] | None = None,
-    remarks: Sequence[str] = (),
-) -> None:
+    accelerator: Accelerator, config: TrainConfig, results: Mapping[str, Any], report: Report
+) -> dict[str, Any]:
     """Writes `all_results.json`, `run.json`, `report.html` and the model card `README.md`; prints the score and where
-    they are.
-
-    Every process calls; the main one writes. Arguments are those of `write_report` and `write_model_card`.
+    they are. Every process calls; the main one writes.
 
     Args:
-        results: what `fit` returned and the test metrics ("test_*"), the first of which are the headline.
-        split: "validation" where there is no test: then "eval_*" are the scores.
-        metric: the key in `results` that is the score.
-        figures: charts for the report, the main ones first: the card shows four.
-        baseline: keys of `results` -> the score of a guess that looks at no input. A loss that is no better is said.
-        intervals: keys of `results` -> its 95 % interval.
-        remarks: sentences on what the scores hide.
+        results: what `fit` returned.
+
+    Returns:
+        `results` and the scores of `report` as "test_METRIC".
     """
-    baseline, intervals = baseline or {}, intervals or {}
+    prefix = {"test": "test_", "validation": "eval_"}[report.split]
+    results = {**results, **{prefix + key: value for key, value in report.scores.items()}}
+    split, task, baseline, intervals = report.split, report.task, report.baseline, report.intervals
+    base_model = getattr(config, "model_name_or_path", None)
     accelerator.log(
         {key: value for key, value in results.items() if key.startswith("test_")}, step=results["total_steps"]
     )
     for tracker in accelerator.trackers:
         tracker.finish()
     if not accelerator.is_main_process:
-        return
+        return results
     folder = Path(config.output_dir)
     if not folder.is_dir():
         tests = {key: value for key, value in results.items() if key.startswith("test_")}
@@ -79,20 +97,19 @@ def publish(
             f"{folder} was deleted or renamed after the model was written to it. Give it its name back and run again "
             f"with --resume_from_checkpoint auto. The scores: {tests}"
         )
-    prefix = {"test": "test_", "validation": "eval_"}[split]
     scores = {key.removeprefix(prefix): value for key, value in results.items() if key.startswith(prefix)}
-    first = [metric.removeprefix(prefix), *(key for key in scores if key != "loss"), "loss"]
+    first = [report.metric, *(key for key in scores if key != "loss"), "loss"]
     numbers = {key: scores[key] for key in first if isinstance(scores.get(key), int | float)}
-    data = {**data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
-    shared: dict[str, Any] = {"title": title, "lead": lead, "data": data, "samples": samples}
+    data = {**report.data, **{f"training examples: {name}": value for name, value in read_seen(folder).items()}}
+    shared: dict[str, Any] = {"title": report.title, "lead": report.lead, "data": data, "samples": report.samples}
     shared |= {"config": asdict(config), "changed": changed(config), "environment": environment(accelerator)}
     shared |= {"chosen": config.chosen}
     history = read_history(folder / "metrics.jsonl")
     start = next((row for row in history if row["step"] == 0), {})
-    remarks = [*verdict(results, baseline, intervals, start), *remarks]
+    remarks = [*verdict(results, baseline, intervals, start), *report.remarks]
     evidence = {"baseline": baseline, "intervals": intervals, "remarks": remarks}
     write_results(folder, {**results, **{name: value for name, value in evidence.items() if value}})
-    run = {"task": task, "metric": metric, "base_model": base_model}
+    run = {"task": task, "metric": prefix + report.metric, "base_model": base_model}
     write_run(folder, run | {name: shared[name] for name in ("title", "config", "data", "environment")})
     scored = {key: format_score(key, value, intervals.get(prefix + key), task) for key, value in numbers.items()}
     guessed = {
@@ -108,26 +125,27 @@ def publish(
     if "parameters" in results:
         share = results["trained_parameters"] / results["parameters"]
         about += [f"{results['parameters']:,} parameters" + (f", {share:.2%} of them trained" if share < 1 else "")]
-    write_report(folder, **shared, about=about, summary=tiles, history=history, figures=figures, tables=tables,
-                 beside=beside, remarks=remarks)  # fmt: skip
+    shown: dict[str, Any] = {"figures": report.figures, "remarks": remarks}
+    write_report(
+        folder, **shared, **shown, about=about, summary=tiles, history=history, tables=report.tables, beside=beside
+    )
     write_model_card(
         folder,
         **shared,
-        figures=figures,
+        **shown,
         task=task,
-        usage=usage,
+        usage=report.usage,
         results=numbers,
         scored=scored,
         guessed=guessed,
-        remarks=remarks,
-        dataset=dataset,
+        dataset=config.tested_on,
         split=split,
-        dataset_ids=dataset_ids,
-        language=language,
+        dataset_ids=report.dataset_ids,
+        language=report.language,
         base_model=base_model,
         adapter=(folder / "adapter_config.json").exists(),
     )
-    for sample in samples[:3]:
+    for sample in report.samples[:3]:
         say(visible("\n".join(f"  {name:<11} {value}" for name, value in sample.items())) + "\n")
     for key in numbers:
         rival = f", a constant guess has {guessed[key]}" if key in guessed else ""
@@ -137,6 +155,7 @@ def publish(
     say(f"model, report and card: {folder}  (open {folder / 'report.html'})")
     if config.push_to_hub:
         upload(config)
+    return results
 
 
 def upload(config: TrainConfig) -> None:

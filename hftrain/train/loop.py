@@ -223,6 +223,7 @@ def prepare(
             "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
         )
     distributed.check_gradients(accelerator, model)
+    distributed.check_sharing(accelerator, model)
     if config.activation_checkpointing:
         how: dict[str, Any] = {"use_reentrant": False}
         if config.selective_checkpointing:

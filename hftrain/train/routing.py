@@ -168,8 +168,9 @@ def find_router_loss(model: Any) -> RouterLoss | None:
     computes = "load_balancing_loss_func" in vars(sys.modules[type(module).__module__])
     if not computes or module.config.is_encoder_decoder or "output_router_logits" not in takes or not choices:
         logger.warning(
-            "the router loss is left out (router_aux_loss_coef is %g): it is known for causal language models whose "
-            "forward pass computes it, and %s is none", coefficient, type(module).__name__,
+            "the router loss is left out (router_aux_loss_coef is %g): only causal language models "
+            "whose forward pass computes it have one that is known here, and %s does not",
+            coefficient, type(module).__name__,
         )  # fmt: skip
         return None
     return RouterLoss(module, coefficient, choices)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
     from hftrain.tasks.answering.examples import collate, collator, cut_contexts, load_tokenizer, tokenize
     from hftrain.tasks.answering.judging import judge
+    from hftrain.tasks.answering.report import model_settings, save_threshold, summarize
     from hftrain.tasks.answering.rows import load_questions
     from hftrain.tasks.answering.scoring import (
         Found,
@@ -41,7 +42,10 @@ __all__ = [
     "load_questions",
     "load_tokenizer",
     "loss",
+    "model_settings",
     "probabilities",
+    "save_threshold",
     "score",
+    "summarize",
     "tokenize",
 ]

@@ -1,4 +1,4 @@
-"""What a user may say of question answering."""
+"""Settings of question answering."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,40 +10,41 @@ from hftrain.metrics import check_names
 
 @dataclass
 class AnsweringConfig(Config):
-    """Questions, each with a context in which the answer stands, or does not."""
+    """Questions, each with a context that contains the answer or does not."""
 
     question_column: str = "question"
-    """Column of the questions. (The JSON of SQuAD is known and needs no names.)"""
+    """Column of the questions. (SQuAD's JSON needs no column names.)"""
 
     context_column: str = "context"
-    """Column of the texts that the answers stand in."""
+    """Column of the texts that contain the answers."""
 
     answers_column: str = "answers"
-    """Column of the answers: {text: [...], answer_start: [...]}, in characters, or their texts alone; none of them:
-    there is no answer."""
+    """Column of the answers: {text: [...], answer_start: [...]}, in characters, or the texts alone; an empty list means
+    that the question has no answer."""
 
     answer_start_column: str = "answer_start"
-    """Column of the characters from which they stand, where answers_column has texts alone; without it an answer has to
-    stand in its context once."""
+    """Column with the position of the answer's first character, if answers_column has texts alone; without it an answer
+    must occur exactly once in its context."""
 
     group_column: str = "title"
-    """Column of what keeps together where rows are split, the article; where there is none, the context does."""
+    """Rows with the same value in this column stay in the same split (the article); if the column is missing, the
+    context is used."""
 
     max_seq_length: Annotated[int, at_least(16)] = 384
-    """Tokens of a window, question included. A longer context becomes several windows."""
+    """Tokens of a window, question included. Longer contexts are split into several windows."""
 
     doc_stride: Annotated[int, at_least(0)] = 128
-    """Tokens of the context that neighbouring windows share."""
+    """Overlap of neighbouring windows, in tokens of the context."""
 
     max_answer_length: Annotated[int, at_least(1)] = 30
-    """Tokens of an answer, at most, where the model is to find it."""
+    """Maximum length of a predicted answer, in tokens."""
 
     n_best_size: Annotated[int, at_least(1)] = 20
-    """Spans of each window that are looked at."""
+    """Candidate spans per window."""
 
     metrics: list[str] = field(default_factory=list)
-    """Metrics of validation and test, of hftrain or as evaluate.load knows them; empty: squad, or squad_v2 where some
-    questions have no answer."""
+    """Metrics for validation and test: those of hftrain or any that evaluate.load finds; empty: squad, or squad_v2 if
+    some questions have no answer."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

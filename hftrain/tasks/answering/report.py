@@ -11,13 +11,15 @@ from accelerate import Accelerator
 
 from hftrain import text
 from hftrain.data.sealed import seal
-from hftrain.data.several import scores_by_source, source_counts
+from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.answers import score_v2
-from hftrain.report import Figure, Table
+from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import bars, histogram
-from hftrain.tasks.answering.config import AnsweringConfig
-from hftrain.tasks.answering.scoring import Found, best_answers, probabilities
+from hftrain.report.described import describe_split, share
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
+from hftrain.tasks.answering.judging import judge
+from hftrain.tasks.answering.scoring import Found, best_answers, probabilities, score
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,14 +44,16 @@ def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, thresh
         seal(output_dir, ["config.json"])
 
 
-def report(
+def summarize(
+    config: AnswerConfig,
     rows: Mapping[str, Dataset],
     examples: Mapping[str, Dataset],
     found: Sequence[Found],
+    metrics: Sequence[str],
     threshold: float,
-    config: AnsweringConfig,
-) -> dict[str, Any]:
-    """What `publish` is to show of the data and of what is `found` in the test rows."""
+) -> Report:
+    """What the report shows: the scores of what is `found` for the test rows, and the data."""
+    scores = score(found, rows["test"], len(examples["test"]), metrics, threshold)
     test, always = rows["test"], all(all(split["answers"]) for split in rows.values())
     shown = [
         {
@@ -67,16 +71,22 @@ def report(
     note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
     samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
     none = "" if always else ", or that it is not there"
-    return {
-        "lead": f"Finds the answer to a question in a text{none}. Questions: {sizes(rows)}.",
-        "figures": [outcomes(shown), lengths(examples["train"], config)],
-        "tables": [
+    return Report(
+        title="Question answering",
+        task="question-answering",
+        metric="f1" if "f1" in scores else list(scores)[1],
+        scores=scores,
+        usage=usage(config, test[0]),
+        lead=f"Finds the answer to a question in a text{none}. Questions: {sizes(rows)}.",
+        figures=[outcomes(shown), lengths(examples["train"], config)],
+        tables=[
             *([Table("By source", by_source)] if by_source else []),
             Table("Worst questions", [shown[i] for i in worst], note=note, visible=10),
         ],
-        "samples": [{name: each[name] for name in ("question", "answer", "right")} for each in samples],
-        "data": {name: describe(rows[name], examples[name]) for name in rows},
-    }
+        samples=[{name: each[name] for name in ("question", "answer", "right")} for each in samples],
+        data={name: describe(rows[name], examples[name]) for name in rows},
+        **judge(rows, examples, found, metrics, threshold),
+    )
 
 
 def outcomes(shown: Sequence[Mapping[str, Any]]) -> Figure:
@@ -110,20 +120,16 @@ def lengths(examples: Dataset, config: AnsweringConfig) -> Figure:
 
 def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
     """Questions, articles, contexts and windows of a split."""
-    return {
-        "questions": len(rows),
-        **source_counts(rows),
-        "of them without an answer": sum(not answers for answers in rows["answers"]),
+    details = {
+        "of them without an answer": share(sum(not answers for answers in rows["answers"]), len(rows)),
         "articles": len(set(rows["title"])),
         "contexts": len(set(rows["context"])),
-        "unusable rows left out": len(rows.bad),
-        "questions of articles that stand in train": rows.leaks.inputs if hasattr(rows, "leaks") else "",
         "windows": len(examples),
-        "questions in several windows": examples.counts["questions in windows"],
-        "windows without their answer": examples.counts["windows without the answer"],
+        "questions in several windows": share(examples.counts["questions in windows"], len(rows)),
+        "windows without their answer": share(examples.counts["windows without the answer"], len(examples)),
         "tokens of a window, mean": float(text.lengths(examples, ["input_ids"]).mean()),
-        "fingerprint": rows._fingerprint[:16],
     }
+    return describe_split(rows, details, unit="questions", inputs="articles")
 
 
 def usage(config: Any, row: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.chat.config import ChatConfig, ChatRecipeConfig, SupervisedConfig
     from hftrain.tasks.chat.examples import answer, fit_model, tokenize
     from hftrain.tasks.chat.messages import Message, fold_system, read_messages, read_tools
-    from hftrain.tasks.chat.report import describe_data, judge, questions, samples, usage
+    from hftrain.tasks.chat.report import judge, questions, samples, summarize, usage
     from hftrain.tasks.chat.rows import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
     from hftrain.tasks.chat.template import Template
 else:
@@ -24,7 +24,6 @@ __all__ = [
     "Template",
     "answer",
     "as_json",
-    "describe_data",
     "fit_model",
     "fold_system",
     "judge",
@@ -33,6 +32,7 @@ __all__ = [
     "read_messages",
     "read_tools",
     "samples",
+    "summarize",
     "to_chat",
     "tokenize",
     "usage",

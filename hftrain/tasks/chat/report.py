@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain.data.several import source_counts
 from hftrain.losses import IGNORE
 from hftrain.metrics.guesses import unigram_guess
+from hftrain.report import Report
+from hftrain.report.described import describe_split, share
+from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
 from hftrain.text import lengths
 
@@ -47,27 +49,39 @@ def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
-def describe_data(rows: dict[str, Dataset], examples: dict[str, Any]) -> dict[str, Any]:
-    """For the report: of each split the rows, what was left out, leaked and cut, and the tokens."""
-    described = {}
-    for name, split in rows.items():
-        made = examples[name]
-        tokens = lengths(made, ["input_ids"])[:, 0]
-        learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in made.with_format("numpy")["labels"])
-        described[name] = {
-            "rows": len(split),
-            **source_counts(split),
-            "unusable rows left out": len(getattr(split, "bad", ())) + made.refused,
-            "rows that stand in train": "" if name == "train" else split.leaks.rows,
-            "prompts that stand in train": "" if name == "train" else split.leaks.inputs,
-            "examples": len(made),
-            "tokens, mean": float(tokens.mean()),
-            "tokens, longest": int(tokens.max()),
-            "tokens learnt": f"{100 * learnt / tokens.sum():.1f} %",
-            "cut at max_length": made.counts["truncated"],
-            "fingerprint": split._fingerprint[:16],
-        }
-    return described
+def describe(rows: Dataset, examples: Any) -> dict[str, Any]:
+    """A split: its rows, what was left out, leaked and cut, the tokens."""
+    tokens = lengths(examples, ["input_ids"])[:, 0]
+    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.with_format("numpy")["labels"])
+    details = {
+        "examples": len(examples),
+        "tokens, mean": float(tokens.mean()),
+        "tokens, longest": int(tokens.max()),
+        "tokens learnt": f"{100 * learnt / tokens.sum():.1f} %",
+        "cut at max_length": share(examples.counts["truncated"], len(examples)),
+    }
+    return describe_split(rows, details, inputs="prompts", refused=examples.refused)
+
+
+def summarize(
+    config: ChatRecipeConfig,
+    rows: Mapping[str, Dataset],
+    examples: Mapping[str, Any],
+    scores: Mapping[str, float],
+    answers: Sequence[Mapping[str, str]],
+    tokenizer: Any,
+) -> Report:
+    """What the report shows: the scores of the test rows, the answers before and after training, and the data."""
+    return Report(
+        title="Chat",
+        task="text-generation",
+        metric="loss",
+        scores=scores,
+        usage=usage(config, rows["test"][0]),
+        data={name: describe(split, examples[name]) for name, split in rows.items()},
+        samples=answers,
+        **judge(examples, len(tokenizer)),
+    )
 
 
 def usage(config: Any, row: Mapping[str, str]) -> str:

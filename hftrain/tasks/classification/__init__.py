@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.classification.labels import number_classes
     from hftrain.tasks.classification.losses import classification, count_examples
     from hftrain.tasks.classification.model import collator, load_classifier
+    from hftrain.tasks.classification.report import summarize
     from hftrain.tasks.classification.rows import load_labelled, load_tokenizer, references, tokenize, weights
     from hftrain.tasks.classification.scoring import Scores, choose_thresholds, measure, score
 else:
@@ -32,6 +33,7 @@ __all__ = [
     "number_classes",
     "references",
     "score",
+    "summarize",
     "tokenize",
     "weights",
 ]

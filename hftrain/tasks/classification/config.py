@@ -1,4 +1,4 @@
-"""What a user may say of a classification, checked before anything is loaded."""
+"""Settings of classification, checked before anything is loaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,64 +16,66 @@ USUAL_METRICS = {
 
 @dataclass
 class ClassificationConfig(RecipeConfig):
-    """Texts, or pairs of texts, and the class, the labels or the number that a model is to say of each."""
+    """Texts or pairs of texts, and the class, labels or number to predict for each."""
 
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
     )
-    """One class of several; any number of labels, independent of each other; or a number."""
+    """Predict one of several classes, any number of independent labels, or a number."""
 
     text_column: str = "text"
     """Column of the texts."""
 
     text_pair_column: str | None = None
-    """Column of the second texts, where pairs are classified."""
+    """Column of the second texts, to classify pairs."""
 
     label_column: Annotated[list[str], one_or_more] = field(default_factory=lambda: ["label"])
-    """Column of the labels: names or whole numbers; lists of them, with commas between, or vectors of 0 and 1, where
-    there may be several; numbers for regression. Several columns, with 0 or 1 each, are the labels themselves."""
+    """Column of the labels: names or whole numbers; for several labels lists, comma-separated names or vectors of 0 and
+    1; for regression numbers. Several columns with 0 or 1 each are one label per column."""
 
     label_names: list[str] = field(default_factory=list)
-    """Names of the classes, in order, where the data have their numbers from 0 or the training rows lack some; empty:
-    those of the training rows, sorted."""
+    """Class names in order, needed if the data contain class numbers or if a class is missing from the training rows;
+    empty: the classes of the training rows, sorted."""
 
     max_seq_length: Annotated[int, at_least(2)] = 256
-    """Tokens of a text, or of both of a pair, special tokens included; longer ones are truncated, and counted."""
+    """Maximum tokens of a text or of a pair, special tokens included; longer inputs are truncated, and counted."""
 
     vocab_size: Annotated[int, at_least(300)] = 4000
-    """Tokens of the byte-pair encoding that a new model learns from the training text, at most."""
+    """Maximum vocabulary size of the byte-pair encoding that a new model learns from the training text."""
 
     metrics: list[str] = field(default_factory=list)
-    """Metrics of validation and test, of hftrain or as evaluate.load knows them; empty: accuracy and f1_macro; f1_micro
-    and f1_macro of several labels; mse, pearsonr and spearmanr of numbers."""
+    """Metrics for validation and test: those of hftrain or any that evaluate.load finds; empty: accuracy and f1_macro;
+    for several labels f1_micro and f1_macro; for regression mse, pearsonr and spearmanr."""
 
     balance_classes: bool = False
-    """Weigh rare classes in the training loss as much as frequent ones; of several labels, a label's rows as much as
-    those without it."""
+    """Weight the training loss so that rare classes count as much as frequent ones; with several labels, so that rows
+    with a label count as much as rows without it."""
 
     class_weights: dict[str, Any] = field(default_factory=dict)
-    """Weights in the training loss by class, the others 1, all scaled to a mean of 1 over the training rows; of several
-    labels, how much a row with the label counts against one without it."""
+    """Class weights in the training loss; classes not named have weight 1, and all are scaled to a mean of 1 over the
+    training rows. With several labels: the weight of a row with the label relative to a row without it."""
 
     focal_gamma: Annotated[float, at_least(0)] = 0.0
-    """Focus of the training loss on what is still wrong (focal loss, arXiv 1708.02002): 2 is usual, 0 is cross-entropy.
-    """
+    """Gamma of the focal loss (arXiv 1708.02002), which puts more weight on hard examples: 2 is usual, 0 is
+    cross-entropy."""
 
     thresholds: Literal["half", "global", "per_label"] = "per_label"
-    """From which probability on a label is said, where there may be several: 0.5; or what gives the best F1 on the
-    validation rows, one for all or one for each. Saved in the model's configuration, as `thresholds`."""
+    """Decision threshold for multi-label classification: half is 0.5; global and per_label maximise F1 on the
+    validation rows, with one threshold for all labels or one for each. Saved in the model's configuration as
+    `thresholds`."""
 
     freeze: list[str] = field(default_factory=list)
-    """Parts of the model that are not trained, by their names: embeddings, layer.0-3, *.bias."""
+    """Parameters to freeze, by name: embeddings, layer.0-3, *.bias."""
 
     token_drop: Annotated[float, share] = 0.0
-    """Probability of leaving a token out of a training text, drawn anew each time."""
+    """Augmentation: probability of dropping a token of a training text, drawn anew each time."""
 
     token_swap: Annotated[float, share] = 0.0
-    """Swaps of two tokens in a training text, as a share of its tokens."""
+    """Augmentation: number of swaps of two tokens in a training text, as a share of its tokens."""
 
     span_noise: Annotated[float, share] = 0.0
-    """Share of the tokens of a training text that are hidden, in spans of 3 on average, each behind one mask token."""
+    """Augmentation: share of the tokens of a training text that are replaced, in spans of 3 on average, by one mask
+    token per span."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain.data.several import scores_by_source, source_counts
+from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics import Metrics
-from hftrain.report import Figure, Table
+from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import histogram
+from hftrain.report.described import describe_split, share
 from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.tasks.classification.scoring import Scores, decide
+from hftrain.tasks.classification.judging import judge
+from hftrain.tasks.classification.rows import references
+from hftrain.tasks.classification.scoring import Scores, decide, measure
+from hftrain.text import lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -42,39 +46,47 @@ def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Seq
     return f"{said} Rows: {sizes(rows)}."
 
 
-def describe_data(
+def describe(rows: "Dataset", examples: Any, names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
+    """A split: its rows, what was left out, leaked and truncated, the tokens, and the rows of each class; a label that
+    is a number with the name of its class."""
+    tokens = lengths(examples, ["input_ids"])
+    details: dict[str, Any] = {
+        "tokens, mean": float(tokens.mean()),
+        "tokens, longest": int(tokens.max()),
+        "truncated": share(examples.truncated, len(rows)),
+    }
+    labels = Counter(each for label in rows["label"] for each in (label if isinstance(label, list) else [label]))
+    if len(labels) <= CLASSES and not any(isinstance(label, float) for label in labels):
+        for label in sorted(labels):
+            meaning = "" if names[ids[label]] == label else f" = {names[ids[label]]}"
+            details[f"label {label}{meaning}"] = share(labels[label], len(rows))
+    return describe_split(rows, details)
+
+
+def summarize(
+    config: ClassificationConfig,
     rows: "Mapping[str, Dataset]",
-    examples: Mapping[str, Any],
-    lengths: Mapping[str, np.ndarray],
+    examples: "Mapping[str, Dataset]",
+    scores: Scores,
     names: Sequence[str],
     ids: Mapping[str, int],
-) -> dict[str, Any]:
-    """Of each split the rows, what was left out, leaked and truncated, the tokens, and the rows of each class; a label
-    that is a number with the name of its class."""
-
-    def counted(rows: int, of: int) -> str:
-        return f"{rows:,} ({100 * rows / of:.1f} %)" if rows else "0"
-
-    described = {}
-    for name, split in rows.items():
-        bad = len(getattr(split, "bad", ()))
-        labels = Counter(each for label in split["label"] for each in (label if isinstance(label, list) else [label]))
-        described[name] = {
-            "rows": len(split),
-            **source_counts(split),
-            "unusable rows left out": counted(bad, bad + len(split)),
-            "rows that stand in train": "" if name == "train" else counted(split.leaks.rows, len(split)),
-            "texts that stand in train": "" if name == "train" else counted(split.leaks.inputs, len(split)),
-            "tokens, mean": float(lengths[name].mean()),
-            "tokens, longest": int(lengths[name].max()),
-            "truncated": counted(examples[name].truncated, len(split)),
-        }
-        if len(labels) <= CLASSES and not any(isinstance(label, float) for label in labels):
-            for label in sorted(labels):
-                meaning = "" if names[ids[label]] == label else f" = {names[ids[label]]}"
-                described[name][f"label {label}{meaning}"] = counted(labels[label], len(split))
-        described[name]["fingerprint"] = split._fingerprint[:16]
-    return described
+    thresholds: Sequence[float],
+) -> Report:
+    """What the report shows: the scores of the test rows, and the data."""
+    training, right = (references(examples[split], config.problem_type, len(names)) for split in ("train", "test"))
+    numbers, metrics = measure(scores, right, config, names, thresholds, report=True)
+    return Report(
+        title=title(config),
+        task="text-classification",
+        metric=next(name for name in numbers if name != "loss"),
+        scores=numbers,
+        usage=usage(config, rows["test"][0]),
+        lead=lead(config, rows, names),
+        data={name: describe(split, examples[name], names, ids) for name, split in rows.items()},
+        figures=figures(metrics, scores, right, examples, config),
+        tables=tables(metrics, rows["test"], scores, right, names, thresholds, config.problem_type),
+        **judge(scores, right, training, config, names, thresholds),
+    )
 
 
 def figures(

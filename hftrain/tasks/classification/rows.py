@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hftrain.data import readers
 from hftrain.data.splits import load_splits
+from hftrain.data.unread import Unread
 from hftrain.data.written import looks_written, unwritten_or_text
 from hftrain.losses import Batch
 from hftrain.models import load
@@ -56,6 +57,7 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
     cuts: set[str] = set()
     written: Counter[str] = Counter()
     trimmed: Counter[str] = Counter()
+    unread = Unread()
 
     def read_row(values: list[Any], names: list[str]) -> list[Any]:
         """Texts and label of a row. Raises: Fault."""
@@ -76,9 +78,11 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset
         read=read_row,
         schema=texts.append(pa.field("label", LABEL_TYPE[config.problem_type])),
         seed=seed,
+        unread=unread,
         stratify=None if config.problem_type == "regression" else "label",
         score="an accuracy" if config.problem_type == "single_label_classification" else None,
     )
+    unread.warn("text_column, text_pair_column and label_column say what is read")
     for name, count in written.items():
         if count:
             logger.warning(

@@ -22,8 +22,8 @@ from hftrain.train.evaluation import predict
 
 @dataclass(frozen=True)
 class Scores:
-    """Of each example its loss (N,) and what the model says of it (N, K): probabilities of the classes or labels, or
-    the number. In the examples' order, on every process."""
+    """Losses (N,) and predictions (N, K): probabilities of the classes or labels, or the
+    number. In the examples' order, on every process."""
 
     losses: np.ndarray
     outputs: np.ndarray

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     )
     from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
     from hftrain.tasks.preference.losses import bradley_terry, dpo, ipo, kto, objective, orpo, rewards, simpo
+    from hftrain.tasks.preference.report import describe, summarize_preferences, summarize_rewards
     from hftrain.tasks.preference.reward import evaluate_rewards, reward_loss, reward_usage
-    from hftrain.tasks.preference.rows import describe, load_preferences, prompt_of, to_preference, tokenize_preferences
+    from hftrain.tasks.preference.rows import load_preferences, prompt_of, to_preference, tokenize_preferences
     from hftrain.tasks.preference.scoring import (
         IDS,
         ReferencePoint,
@@ -57,6 +58,8 @@ __all__ = [
     "reward_usage",
     "rewards",
     "simpo",
+    "summarize_preferences",
+    "summarize_rewards",
     "to_preference",
     "tokenize_preferences",
     "with_reference",

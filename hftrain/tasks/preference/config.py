@@ -1,4 +1,4 @@
-"""What can be set of preference learning."""
+"""Settings of preference learning."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -29,36 +29,36 @@ HANDED |= {entry.name for group in (ModelConfig, LoraConfig, ChatConfig) for ent
 
 @dataclass
 class PreferenceConfig(Config):
-    """What is learnt from preferences, and how."""
+    """Loss and reference model of preference learning."""
 
     task_family: ClassVar[Task] = "preference"
 
     loss_type: Literal["sigmoid", "ipo", "simpo", "orpo", "kto"] = "sigmoid"
-    """sigmoid is DPO. KTO needs no pairs, but answers that are labelled good or bad. simpo and orpo need no reference
+    """Loss: sigmoid is DPO; kto takes answers labelled good or bad instead of pairs; simpo and orpo need no reference
     model."""
 
     beta: Annotated[float | None, above(0)] = None
-    """Strength of the loss: of sigmoid, ipo and kto, how dearly leaving the reference model is paid; of simpo, the
-    scale of its rewards; of orpo, the weight of its odds ratio. null: 2.0 for simpo, 0.1 for the others."""
+    """For sigmoid, ipo and kto: strength of the penalty for leaving the reference model; for simpo: scale of the
+    rewards; for orpo: weight of the odds ratio. null: 2.0 for simpo, 0.1 for the others."""
 
     label_smoothing: Annotated[float, between(0, 0.5)] = 0.0
-    """Of sigmoid and simpo: the probability that a pair is the wrong way round (conservative DPO)."""
+    """For sigmoid and simpo: probability that the labels of a pair are swapped (conservative DPO)."""
 
     simpo_gamma: Annotated[float, at_least(0)] = 1.0
-    """Of simpo: the margin between rewards that is wanted."""
+    """For simpo: target margin between the rewards."""
 
     desirable_weight: Annotated[float, at_least(0)] = 1.0
-    """Of kto: weight of the good answers."""
+    """For kto: weight of good answers."""
 
     undesirable_weight: Annotated[float, at_least(0)] = 1.0
-    """Of kto: weight of the bad answers; with the other, so that both kinds weigh about the same in all."""
+    """For kto: weight of bad answers. Set both weights so that good and bad answers weigh about the same in total."""
 
     reference_free: bool = False
-    """Compare with no reference model, as if all answers were equally likely to it."""
+    """Use no reference model, as if all answers were equally likely under it."""
 
     precompute_ref_log_probs: bool = True
-    """Compute the reference model's log-probabilities once, before training, and keep them in the cache; false: in
-    each step, which needs use_peft. Neither way is there a second copy of the model."""
+    """Compute the reference model's log-probabilities once before training and cache them; false: compute them in each
+    step, which needs use_peft. Neither keeps a second copy of the model."""
 
     @property
     def scored_by(self) -> str:
@@ -81,21 +81,21 @@ class PreferenceConfig(Config):
 
 @dataclass
 class OnlineConfig(Config):
-    """Learning from rewards of the model's own answers."""
+    """Online learning from rewards for the model's own answers."""
 
     task_family: ClassVar[Task] = "preference"
 
     reward_funcs: list[str] = field(default_factory=list)
-    """Rewards, which add up: file.py:function, or the folder or Hub name of a reward model."""
+    """Reward functions, which are summed: file.py:function, or the folder or Hub name of a reward model."""
 
     num_generations: Annotated[int, at_least(2)] = 8
-    """Answers to each prompt, which are compared with one another; global_batch_size counts answers."""
+    """Answers generated per prompt and compared with one another; global_batch_size counts answers."""
 
     kl_beta: Annotated[float, at_least(0)] = 0.0
-    """Weight of the divergence from the model before training (TRL's beta); 0: none."""
+    """Weight of the KL divergence from the model before training (TRL's beta); 0: no penalty."""
 
     temperature: Annotated[float, at_least(0)] = 1.0
-    """Of the sampling of answers."""
+    """Sampling temperature of the answers."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
@@ -111,10 +111,10 @@ class OnlineConfig(Config):
 
 @dataclass
 class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
-    """Learning from preferences."""
+    """Preference learning."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = None
-    """Pairs in one optimizer step, over all devices; of KTO, answers; null: chosen. Results depend on it."""
+    """Pairs (for kto: answers) in one optimizer step, over all devices; null: chosen. Results depend on it."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
@@ -129,13 +129,13 @@ class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
 
 @dataclass
 class RewardConfig(ChatConfig, FineTuneConfig):
-    """Learning a reward."""
+    """Reward modelling."""
 
     task_family: ClassVar[Task] = "reward"
 
     center_rewards_coefficient: Annotated[float, at_least(0)] = 0.0
-    """Weight of the squared sum of a pair's rewards, which keeps them about 0; 0.01 is usual. Comparisons do not need
-    it, and algorithms that add up rewards do."""
+    """Weight of the squared sum of a pair's rewards, which centres them at 0; 0.01 is usual. Only algorithms that add
+    up rewards need it."""
 
     @property
     def scored_by(self) -> str:
@@ -149,7 +149,7 @@ class RewardConfig(ChatConfig, FineTuneConfig):
 
 @dataclass
 class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
-    """What is handed over to TRL."""
+    """GRPO, trained by TRL."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = 32
     """Answers in one optimizer step, over all devices: prompts times num_generations."""

@@ -20,7 +20,7 @@ GUESS = "answers drawn by lot"
 
 
 def judge_preferences(
-    results: Mapping[str, Any], config: PreferenceConfig, examples: Mapping[str, Dataset]
+    scores: Mapping[str, float], config: PreferenceConfig, examples: Mapping[str, Dataset]
 ) -> dict[str, Any]:
     """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess gives all answers one reward;
     orpo has no loss of it."""
@@ -34,21 +34,22 @@ def judge_preferences(
     if config.loss_type != "orpo":
         alike = torch.zeros(len(test), 2, dtype=torch.float64)
         baseline["test_loss"] = float(objective(config, alike, alike + 1, 0.0, desirable)) / len(test)
-    return _judged("test_reward_accuracy", results, baseline, len(test), guess)
+    return _judged("reward_accuracy", scores, baseline, len(test), guess)
 
 
-def judge_rewards(results: Mapping[str, Any], pairs: int) -> dict[str, Any]:
+def judge_rewards(scores: Mapping[str, float], pairs: int) -> dict[str, Any]:
     """The same of a reward model."""
     alike = torch.zeros(1, dtype=torch.float64)
     baseline = {"test_accuracy": 0.5, "test_loss": float(bradley_terry(alike, alike))}
-    return _judged("test_accuracy", results, baseline, pairs, GUESS)
+    return _judged("accuracy", scores, baseline, pairs, GUESS)
 
 
 def _judged(
-    metric: str, results: Mapping[str, Any], baseline: dict[str, float], size: int, guess: str
+    metric: str, scores: Mapping[str, float], baseline: dict[str, float], size: int, guess: str
 ) -> dict[str, Any]:
     evidence: dict[str, Any] = {
         "baseline": baseline,
-        "intervals": {metric: wilson(round(results[metric] * size), size)},
+        "intervals": {f"test_{metric}": wilson(round(scores[metric] * size), size)},
     }
-    return evidence | {"remarks": no_better(metric, results, **evidence, guess=guess)}
+    results = {f"test_{metric}": scores[metric]}
+    return evidence | {"remarks": no_better(f"test_{metric}", results, **evidence, guess=guess)}

@@ -18,8 +18,6 @@ import pyarrow as pa
 
 from hftrain import text
 from hftrain.data.readers import Fault
-from hftrain.data.rows import fingerprint
-from hftrain.data.several import source_counts
 from hftrain.data.splits import load_splits
 from hftrain.data.unread import Unread
 from hftrain.losses import IGNORE
@@ -264,22 +262,3 @@ def _judged(rows: Dataset, seed: int) -> Dataset:
     if places := getattr(rows, "places", None):
         pairs.places = places.select(np.array(owners))
     return pairs
-
-
-def describe(rows: dict[str, Dataset], examples: dict[str, Any], lengths: dict[str, np.ndarray]) -> dict[str, Any]:
-    """For the report: of each split the rows, what was left out, leaked and cut, and the tokens."""
-    described = {}
-    for name, split in rows.items():
-        described[name] = {
-            "rows": len(split),
-            **source_counts(split),
-            "examples": len(examples[name]),
-            "unusable rows left out": len(split.bad) + examples[name].refused,
-            "rows that stand in train": "" if name == "train" else split.leaks.rows,
-            "prompts that stand in train": "" if name == "train" else split.leaks.inputs,
-            "answers cut": examples[name].counts["truncated"],
-            "tokens, mean": float(lengths[name].mean()),
-            "longest": int(lengths[name].max()),
-            "fingerprint": fingerprint(split)[:16],
-        }
-    return described

@@ -6,7 +6,16 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.tasks.pretraining.config import PretrainConfig, PretrainMlmConfig
-    from hftrain.tasks.pretraining.report import continuations, describe, judge, readings, step_flops, usage
+    from hftrain.tasks.pretraining.report import (
+        continuations,
+        describe,
+        judge,
+        readings,
+        step_flops,
+        summarize,
+        summarize_denoising,
+        usage,
+    )
     from hftrain.tasks.pretraining.tokens import learn_tokenizer, load_tokens, make_blocks, max_tokens, name_sources
 else:
     __getattr__ = lazily(__name__)
@@ -24,5 +33,7 @@ __all__ = [
     "name_sources",
     "readings",
     "step_flops",
+    "summarize",
+    "summarize_denoising",
     "usage",
 ]

@@ -1,4 +1,4 @@
-"""The settings that the pretraining recipes share."""
+"""Settings of pretraining."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,56 +20,58 @@ class PretrainingConfig(RecipeConfig):
     """Data set on the Hub (name:split, name:config:split), which is streamed into token files, or a folder."""
 
     train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
-    """Folder of hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, also .gz, .zst; a pattern
-    (data/*.jsonl), a folder; or several of these: wiki.jsonl books.txt. A weight may follow, wiki.jsonl@2.0 (its tokens
-    are drawn twice), and a limit, books.txt#500 (500 documents, chosen by a hash)."""
+    """Folder written by hftrain prepare, or texts: json, jsonl, csv, tsv, parquet, arrow, txt, also .gz, .zst; a
+    pattern (data/*.jsonl), a folder; or several of these: wiki.jsonl books.txt. A weight (wiki.jsonl@2.0: its tokens
+    are drawn twice) or a limit (books.txt#500: 500 documents, chosen by a hash) may follow the name."""
 
     validation_file: Annotated[list[str] | None, files] = None
-    """The same to validate on, without weights; null: the validation part of train_file."""
+    """Validation texts in the same formats, without weights; null: the validation part of train_file."""
 
     validation_split: Annotated[float, share] = 0.05
-    """Share of the documents set aside for validation where validation_file names none and train_file is no folder."""
+    """Share of the documents held out for validation if there is no validation_file and train_file is not a prepared
+    folder."""
 
     test_split: Annotated[float, share] = 0.0
-    """Not used: what is pretrained is scored on the validation text."""
+    """Not used: pretraining is scored on the validation text."""
 
     max_train_tokens: Annotated[int | None, at_least(1)] = None
-    """Read no more of the training text than about so many tokens, validation documents included; null: all of it, but
-    of a data set on the Hub only what max_steps will see."""
+    """Read at most about this many tokens of the training text, validation documents included; null: all of it, or of a
+    data set on the Hub as much as max_steps needs."""
 
     text_column: str = "text"
     """Column of the text."""
 
     document: Literal["line", "paragraph", "file"] = "line"
-    """What a document is in a text file; paragraphs have blank lines between."""
+    """Unit of a document in a text file; blank lines separate paragraphs."""
 
     source_weights: dict[str, Any] = field(default_factory=dict)
-    """Shares of the tokens that the sources of a prepared folder get: --source_weights.wiki 0.7; none: as they are."""
+    """Share of the tokens from each source of a prepared folder: --source_weights.wiki 0.7; empty: in proportion to
+    their size."""
 
     max_length: Annotated[int, at_least(2)] = 256
-    """Tokens of an example; longer documents are cut into several, and counted. None is dropped."""
+    """Tokens of an example; longer documents are split into several, and counted. No token is dropped."""
 
     vocab_size: Annotated[int, at_least(260)] = 8000
-    """Tokens of the byte-pair encoding that a new model learns from the text, at most; 260 or so: bytes."""
+    """Maximum vocabulary size of the byte-pair encoding that a new model learns from the text; about 260: bytes."""
 
     chunked_loss: bool = True
     """Compute the logits of a few tokens at a time: the same loss in a fraction of the memory. Models that change their
-    logits after the output head use all of them at once, which is logged."""
+    logits after the output head compute all at once, which is logged."""
 
     global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
-    """Tokens in one optimizer step, over all devices, about, without padding; null: chosen."""
+    """Approximate number of tokens in one optimizer step, over all devices, without padding; null: chosen."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 4096
-    """Tokens in one forward pass of one device, with padding. Only about memory, as micro_batch_size."""
+    """Tokens in one forward pass of one device, with padding. It limits memory, like micro_batch_size."""
 
     weight_decay: Annotated[float, at_least(0)] = 0.1
-    """Decoupled weight decay of matrices; biases and norms have none."""
+    """Decoupled weight decay, applied to matrices but not to biases and norms."""
 
     adam_beta2: Annotated[float, share] = 0.95
     """Decay of AdamW's mean of squared gradients, per step; 0.95 as in GPT-3 (Brown et al. 2020, appendix B)."""
 
     min_lr_ratio: Annotated[float, share] = 0.1
-    """Learning rate at the end, as a share of the peak."""
+    """Final learning rate as a share of the peak."""
 
     @property
     def scored_by(self) -> str:
@@ -94,23 +96,25 @@ class PretrainingConfig(RecipeConfig):
 
 @dataclass
 class DenoisingConfig(PretrainingConfig):
-    """What is hidden, and how documents make up examples."""
+    """Noise and packing of denoising objectives."""
 
     objective: Literal["masked_tokens", "span_corruption"] = "masked_tokens"
-    """masked_tokens: an encoder names hidden tokens; span_corruption: an encoder-decoder writes hidden spans."""
+    """masked_tokens: an encoder predicts masked tokens (BERT); span_corruption: an encoder-decoder generates corrupted
+    spans (T5)."""
 
     mlm_probability: Annotated[float, above(0), share] = 0.15
-    """Share of the tokens that are hidden; rounded to a whole number for each example."""
+    """Share of the tokens that are masked; rounded to a whole number for each example."""
 
     whole_word_mask: bool = False
-    """Hide words whole, not single tokens of them; of masked_tokens only."""
+    """Mask whole words instead of single tokens; for masked_tokens only."""
 
     mean_noise_span_length: Annotated[float, at_least(1)] = 3.0
-    """Tokens of a hidden span, on average; of span_corruption only."""
+    """Mean length of a corrupted span, in tokens; for span_corruption only."""
 
     packing: Literal["concatenate", "none"] = "concatenate"
-    """How documents make up examples: concatenate: as one text, cut wherever an example is full (RoBERTa's
-    FULL-SENTENCES); none: each for itself, padded. (best_fit needs attention that keeps documents apart.)"""
+    """How documents are packed into examples: concatenate: as one text that is cut wherever an example is full
+    (RoBERTa's FULL-SENTENCES); none: one document per example, padded. (best_fit needs attention that keeps documents
+    apart.)"""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
@@ -123,14 +127,15 @@ class PretrainConfig(PretrainingConfig):
     """A causal language model, from scratch or further."""
 
     model: str = "llama"
-    """Architecture of a new model: transformer (our own), or of transformers: llama, gpt2, qwen3, ..."""
+    """Architecture of a new model: transformer (hftrain's own), or one of the transformers library: llama, gpt2, qwen3,
+    ..."""
 
     packing: Literal["best_fit", "concatenate", "none"] = "best_fit"
-    """How documents make up examples: best_fit: whole, several to one, apart from each other; concatenate: as one text,
-    cut wherever an example is full; none: each for itself, padded."""
+    """How documents are packed into examples: best_fit: several whole documents per example, without attention between
+    them; concatenate: as one text that is cut wherever an example is full; none: one document per example, padded."""
 
     sample_tokens: Annotated[int, at_least(0)] = 100
-    """Tokens written at the end after the beginnings of eight validation documents; 0: none."""
+    """Tokens generated at the end from the beginnings of eight validation documents; 0: no samples."""
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().late_checks()
@@ -145,7 +150,8 @@ class PretrainMlmConfig(DenoisingConfig):
     """A masked language model, or an encoder-decoder that fills in spans, from scratch or further."""
 
     model: str = "bert"
-    """Architecture of a new model: transformer (our own), or of transformers: bert, modernbert, ...; t5, ..."""
+    """Architecture of a new model: transformer (hftrain's own), or one of the transformers library: bert, modernbert,
+    ...; t5, ..."""
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().late_checks()

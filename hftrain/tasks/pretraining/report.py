@@ -14,7 +14,9 @@ from hftrain import text
 from hftrain.data.packing import Packed
 from hftrain.data.tokens import TokenFiles
 from hftrain.metrics.guesses import unigram_guess
-from hftrain.tasks.pretraining.config import PretrainingConfig
+from hftrain.report import Report
+from hftrain.tasks.pretraining.config import PretrainConfig, PretrainingConfig, PretrainMlmConfig
+from hftrain.tasks.pretraining.denoising import AUTO
 from hftrain.train.evaluation import predict
 from hftrain.train.flops import training_flops
 
@@ -108,6 +110,17 @@ def continuations(
     return [{"prompt": begun, "continuation": rest} for begun, rest in zip(starts, written, strict=True)]
 
 
+GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=30, do_sample=True)[0]))"""
+FILL_IN = {
+    "masked_tokens": """from transformers import pipeline
+
+print(pipeline("fill-mask", model=model, tokenizer=tokenizer)(f"To be, or not to {tokenizer.mask_token}."))""",
+    "span_corruption": """ids = tokenizer("To be<extra_id_0> to be.", return_tensors="pt").input_ids
+print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
+}
+
+
 def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:
     """Python that loads what was trained and saved, and uses it: `example` stands for its last line."""
     folder = config.hub_model_id or config.output_dir
@@ -118,3 +131,43 @@ def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:
 tokenizer = AutoTokenizer.from_pretrained({folder!r}{trust})
 model = {auto_class}.from_pretrained({folder!r}{trust})
 {example}"""
+
+
+def summarize(
+    config: PretrainConfig,
+    files: dict[str, TokenFiles],
+    examples: dict[str, Any],
+    samples: Sequence[dict[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Report:
+    """What the report shows of a causal language model."""
+    return Report(
+        split="validation",
+        title="Causal language model",
+        task="text-generation",
+        metric="perplexity",
+        usage=usage(config, "AutoModelForCausalLM", GENERATE),
+        data=describe(files, examples),
+        samples=samples,
+        **judge(examples["train"], examples["validation"], len(tokenizer)),
+    )
+
+
+def summarize_denoising(
+    config: PretrainMlmConfig,
+    files: dict[str, TokenFiles],
+    examples: dict[str, Any],
+    noised: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Report:
+    """What the report shows of a model that fills in what is hidden. `noised`: `examples` with something hidden."""
+    masked = config.objective == "masked_tokens"
+    return Report(
+        split="validation",
+        title="Masked language model" if masked else "Span-filling encoder-decoder",
+        task="fill-mask" if masked else "text2text-generation",
+        metric="perplexity",
+        usage=usage(config, AUTO[config.objective].__name__, FILL_IN[config.objective]),
+        data=describe(files, examples),
+        **judge(noised["train"], noised["validation"], len(tokenizer)),
+    )

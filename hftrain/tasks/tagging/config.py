@@ -1,4 +1,4 @@
-"""What a user may say of tagging."""
+"""Settings of tagging."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,45 +10,47 @@ from hftrain.metrics import check_names
 
 @dataclass
 class TaggingConfig(Config):
-    """Words with a tag each: names of people and places, parts of speech."""
+    """Words and their tags: named entities, parts of speech."""
 
     tokens_column: str = "tokens"
-    """Column of the words, a list for each sentence; or of texts (text, where tokens are missing) whose entities are
-    marked by their places."""
+    """Column of the words, one list per sentence; or of texts whose entities are given as spans (text, if the column
+    tokens is missing)."""
 
     tags_column: str | None = None
-    """Column of their tags, likewise, or of the places: [start, end, type], or objects with these; null: tags, ner_tags
-    or labels, of texts also entities, spans or label, whichever is there."""
+    """Column of the tags, one list per sentence, or of the spans: [start, end, type], or objects with these keys; null:
+    the first of tags, ner_tags and labels (for texts also entities, spans and label) that exists."""
 
     sentence_column: str | None = None
-    """Column that numbers the sentences, in tables (csv, tsv) with a word a row; null: found by its name, or blank
-    lines stand between sentences."""
+    """Column of the sentence number in tables (csv, tsv) with one word per row; null: found by its name; without one,
+    blank lines separate sentences."""
 
     word_column: int | None = None
-    """Column of the words in CoNLL files, from 1, or from the end: -1; null: the first, or of .conllu the second."""
+    """Column of the words in CoNLL files, counted from 1, or from the end (-1); null: the first, in .conllu the
+    second."""
 
     tag_column: int | None = None
-    """Column of the tags in CoNLL files, likewise; null: the last, or of .conllu the fourth, the part of speech."""
+    """Column of the tags in CoNLL files, counted likewise; null: the last, in .conllu the fourth (part of speech)."""
 
     label_names: list[str] = field(default_factory=list)
-    """All tags, in order, where the data have their numbers from 0 or the training rows lack some; empty: those of the
-    training rows."""
+    """All tags in order, needed if the data contain tag numbers or if a tag is missing from the training rows; empty:
+    the tags of the training rows."""
 
     label_scheme: Literal["auto", "IOB1", "IOB2", "BIOES", "any", "none"] = "auto"
-    """How tags spell entities, checked word by word; auto: found out; any: not checked; none: tags are no entities."""
+    """Tagging scheme, checked word by word; auto: detected; any: not checked; none: the tags are not entities."""
 
     label_all_tokens: bool = False
-    """Learn the tag of a word at all of its sub-words, not at the first alone."""
+    """Label all sub-words of a word instead of the first alone."""
 
     max_seq_length: Annotated[int, at_least(8)] = 128
-    """Tokens of a window. A longer sentence becomes several; each word belongs to the one that shows most around it."""
+    """Tokens of a window. Longer sentences are split into several; each word is predicted in the window with the most
+    context around it."""
 
     doc_stride: Annotated[int, at_least(0)] = 32
-    """Tokens that neighbouring windows of a long sentence share, at most."""
+    """Maximum overlap of neighbouring windows of a long sentence, in tokens."""
 
     metrics: list[str] = field(default_factory=list)
-    """Metrics of validation and test, of hftrain or as evaluate.load knows them; empty: seqeval, that is precision,
-    recall and f1 of whole entities, or accuracy where tags spell none."""
+    """Metrics for validation and test: those of hftrain or any that evaluate.load finds; empty: seqeval (precision,
+    recall and F1 of whole entities), or accuracy if the tags are not entities."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain import text
-from hftrain.data.several import scores_by_source, source_counts
+from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
-from hftrain.metrics import Metrics
 from hftrain.metrics.entities import entities
-from hftrain.report import Figure, Table
+from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import confusion_matrix, histogram
+from hftrain.report.described import describe_split, share
 from hftrain.report.evaluated import evaluation_figures, per_class_table
-from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
+from hftrain.tasks.tagging.judging import judge
 from hftrain.tasks.tagging.rows import find_scheme
-from hftrain.tasks.tagging.scoring import Tagged
+from hftrain.tasks.tagging.scoring import Tagged, score
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,15 +47,16 @@ def mark(words: Sequence[str], tags: Sequence[str]) -> str:
     return " ".join(shown)
 
 
-def report(
+def summarize(
+    config: TagConfig,
     rows: Mapping[str, Dataset],
     examples: Mapping[str, Dataset],
     found: Sequence[Tagged],
     names: Sequence[str],
-    measured: Metrics,
-    config: TaggingConfig,
-) -> dict[str, Any]:
-    """What `publish` is to show of the data and of what is `found` in the test rows."""
+    metrics: Sequence[str],
+) -> Report:
+    """What the report shows: the scores of what is `found` in the test rows, and the data."""
+    scores, measured = score(found, rows["test"]["tags"], names, metrics)
     test, scheme = rows["test"], find_scheme(rows["train"]["tags"])
     predicted = [[names[tag] for tag in each.tags] for each in found]
     pairs = [
@@ -67,26 +69,32 @@ def report(
     measures: dict[str, Any] = {"sentences right": right, "mean loss": means}
     by_source = scores_by_source(test, **measures)
     note = "Of the test rows those with the highest mean loss of a word: hard ones, and some whose tags are wrong."
-    described = {name: describe(rows[name], examples[name]) for name in rows}
     types = sorted({tag.partition("-")[2] for tag in names} - {""}) if scheme != "none" else []
     what = f"Says which of {len(names)} tags a word has."
     if types:
         what = f"Finds entities of {len(types)} types: {', '.join(types)}."
-    return {
-        "lead": f"{what} Sentences: {sizes(rows)}.",
-        "figures": [
+    described = {name: describe(rows[name], examples[name]) for name in rows}
+    return Report(
+        title="Tagging" if scheme == "none" else "Named entities",
+        task="token-classification",
+        metric="f1" if "f1" in scores else list(scores)[1],
+        scores=scores,
+        usage=usage(config, test[0]["tokens"]),
+        lead=f"{what} Sentences: {sizes(rows)}.",
+        figures=[
             *evaluation_figures(measured),
             confusions(test["tags"], predicted, names),
             lengths(examples, config),
         ],
-        "tables": [
+        tables=[
             *per_class_table(measured, "By type"),
             *([Table("By source", by_source)] if by_source else []),
             Table("Worst sentences", worst, note=note, visible=10),
         ],
-        "samples": [pairs[i] for i in np.linspace(0, len(test) - 1, min(20, len(test))).astype(int)],
-        "data": described | {"scheme of the tags": scheme, "tags": len(names)},
-    }
+        samples=[pairs[i] for i in np.linspace(0, len(test) - 1, min(20, len(test))).astype(int)],
+        data=described | {"scheme of the tags": scheme, "tags": len(names)},
+        **judge(found, test["tags"], rows["train"]["tags"], names, metrics),
+    )
 
 
 def confusions(
@@ -113,19 +121,15 @@ def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
     """Rows, words and windows of a split."""
     words = [len(tags) for tags in rows["tags"]]
     lengths = text.lengths(examples, ["input_ids"])
-    return {
-        "sentences": len(rows),
-        **source_counts(rows),
+    details = {
         "words": sum(words),
         "longest sentence, words": max(words),
-        "unusable rows left out": len(rows.bad),
-        "sentences that stand in train": rows.leaks.inputs if hasattr(rows, "leaks") else "",
         "windows": len(examples),
-        "sentences in several windows": examples.counts["sentences in windows"],
-        "words cut": examples.counts["words cut"],
+        "sentences in several windows": share(examples.counts["sentences in windows"], len(rows)),
+        "words cut": share(examples.counts["words cut"], sum(words)),
         "tokens of a window, mean": float(lengths.mean()),
-        "fingerprint": rows._fingerprint[:16],
     }
+    return describe_split(rows, details, unit="sentences", inputs="texts")
 
 
 def usage(config: Any, words: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.translation.examples import pair_collator, tokenize
     from hftrain.tasks.translation.judging import judge
     from hftrain.tasks.translation.model import set_generation
-    from hftrain.tasks.translation.report import describe_data, samples, usage
+    from hftrain.tasks.translation.report import samples, summarize, usage
     from hftrain.tasks.translation.rows import load_pairs
     from hftrain.tasks.translation.scoring import bleu_tokenizer, score, translate
 else:
@@ -18,13 +18,13 @@ else:
 __all__ = [
     "TranslateConfig",
     "bleu_tokenizer",
-    "describe_data",
     "judge",
     "load_pairs",
     "pair_collator",
     "samples",
     "score",
     "set_generation",
+    "summarize",
     "tokenize",
     "translate",
     "usage",

@@ -1,4 +1,4 @@
-"""What can be set of translation."""
+"""Settings of translation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,14 @@ class TranslateConfig(RecipeConfig):
     task_family: ClassVar[Task] = "translation"
 
     dataset_name: str | None = "cldr"
-    """The built-in cldr (dates and times), data set on the Hugging Face Hub, or folder written by save_to_disk."""
+    """Data set: the built-in cldr (dates and times), one on the Hugging Face Hub, or a folder written by
+    save_to_disk."""
 
     source_lang: str = "en"
     """Language of the sources: a locale for cldr, the tokenizer's code for multilingual models (en_XX, eng_Latn)."""
 
     target_lang: str = "de"
-    """Language of the targets, likewise."""
+    """Language of the targets, as source_lang."""
 
     source_column: str = "source"
     """Column of the sources."""
@@ -30,19 +31,19 @@ class TranslateConfig(RecipeConfig):
     """Column of the targets."""
 
     source_prefix: str = ""
-    """Put before each source, as T5 expects it: "translate English to German: "."""
+    """Text prepended to each source, as T5 expects it: "translate English to German: "."""
 
     vocab_size: Annotated[int, at_least(300)] = 2000
-    """Tokens of the joint byte-pair encoding that a new model learns from the training text, at most."""
+    """Maximum size of the joint byte-pair vocabulary that a new model learns from the training text."""
 
     max_source_length: Annotated[int, at_least(2)] = 128
-    """Tokens of a source; longer ones are truncated, and counted."""
+    """Maximum tokens of a source; longer ones are truncated, and counted."""
 
     max_target_length: Annotated[int, at_least(2)] = 128
-    """Tokens of a target; longer ones are truncated, and counted. Also the longest translation."""
+    """Maximum tokens of a target and of a generated translation; longer targets are truncated, and counted."""
 
     num_beams: Annotated[int, at_least(1)] = 4
-    """Beams of the search that translates the test rows; also saved as the model's default."""
+    """Beams of the beam search for the test rows; saved as the model's default."""
 
     predict_with_generate: bool = False
     """Also translate the validation rows, greedily, at each evaluation: adds the metrics sacrebleu and chrf."""
@@ -52,10 +53,11 @@ class TranslateConfig(RecipeConfig):
         return "chrf" if self.predict_with_generate else "loss"
 
     global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
-    """Tokens in one optimizer step, over all devices, about: without padding, of sources and targets; null: chosen."""
+    """Approximate number of tokens (sources and targets, without padding) in one optimizer step, over all devices;
+    null: chosen."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = 1024
-    """Tokens in one forward pass of one device, with padding. Only about memory; about 1000 is fastest on a CPU."""
+    """Tokens in one forward pass of one device, with padding. It limits memory; about 1000 is fastest on a CPU."""
 
     adam_beta2: Annotated[float, share] = 0.98
     """Decay of AdamW's mean of squared gradients, per step; 0.98 as in Attention Is All You Need, section 5.3."""

@@ -1,7 +1,7 @@
 """How good a score is: its interval, a guess to compare it with, remarks."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from hftrain.tasks.translation.scoring import bleu_tokenizer, score
 
 def judge(
     hypotheses: Sequence[str],
-    rows: "dict[str, Dataset]",
-    examples: dict[str, Any],
+    rows: "Mapping[str, Dataset]",
+    examples: Mapping[str, Any],
     vocabulary: int,
     target_lang: str | None = None,
 ) -> dict[str, Any]:

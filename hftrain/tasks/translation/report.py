@@ -1,12 +1,16 @@
 """What the report of a translation model shows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain.data.several import source_counts
+from hftrain.report import Report
+from hftrain.report.described import describe_split, share
+from hftrain.tasks.translation.config import TranslateConfig
+from hftrain.tasks.translation.judging import judge
+from hftrain.text import lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,38 +22,46 @@ def samples(rows: "Dataset", hypotheses: Sequence[str], count: int = 20) -> list
     return [{"source": rows[i]["source"], "hypothesis": hypotheses[i], "reference": rows[i]["target"]} for i in chosen]
 
 
-def describe_data(
-    rows: dict[str, "Dataset"], examples: dict[str, Any], lengths: dict[str, np.ndarray]
-) -> dict[str, Any]:
-    """For the report: of each split the rows, what was left out, leaked and truncated, and the tokens."""
-
-    def counted(rows: int, of: int) -> str:
-        return f"{rows:,} ({100 * rows / of:.1f} %)" if rows else "0"
-
-    described = {}
-    for name, split in rows.items():
-        bad = len(getattr(split, "bad", ()))
-        described[name] = {
-            "rows": len(split),
-            **source_counts(split),
-            "unusable rows left out": counted(bad, bad + len(split)),
-            "rows that stand in train": "" if name == "train" else counted(split.leaks.rows, len(split)),
-            "sources that stand in train": "" if name == "train" else counted(split.leaks.inputs, len(split)),
-            "source tokens, mean": float(lengths[name][:, 0].mean()),
-            "target tokens, mean": float(lengths[name][:, 1].mean()),
-            "longest source / target": " / ".join(map(str, lengths[name].max(axis=0))),
-            "sources truncated": counted(examples[name].truncated["source"], len(split)),
-            "targets truncated": counted(examples[name].truncated["target"], len(split)),
-            "fingerprint": split._fingerprint[:16],
-        }
-    return described
+def describe(rows: "Dataset", examples: Any) -> dict[str, Any]:
+    """A split: its rows, what was left out, leaked and truncated, the tokens."""
+    tokens = lengths(examples)
+    details = {
+        "source tokens, mean": float(tokens[:, 0].mean()),
+        "target tokens, mean": float(tokens[:, 1].mean()),
+        "longest source / target": " / ".join(map(str, tokens.max(axis=0))),
+        "sources truncated": share(examples.truncated["source"], len(rows)),
+        "targets truncated": share(examples.truncated["target"], len(rows)),
+    }
+    return describe_split(rows, details, inputs="sources")
 
 
-def usage(config: Any, text: str) -> str:
+def summarize(
+    config: TranslateConfig,
+    rows: "Mapping[str, Dataset]",
+    examples: Mapping[str, Any],
+    hypotheses: Sequence[str],
+    scores: Mapping[str, Any],
+    tokenizer: Any,
+) -> Report:
+    """What the report shows: the scores of `hypotheses`, which are of the test rows, and the data."""
+    return Report(
+        title=f"Translation {config.source_lang}-{config.target_lang}",
+        task="translation",
+        language=[config.source_lang, config.target_lang],
+        metric="sacrebleu",
+        scores=scores,
+        usage=usage(config, rows["test"][0]["source"]),
+        data={name: describe(split, examples[name]) for name, split in rows.items()},
+        samples=samples(rows["test"], hypotheses),
+        **judge(hypotheses, rows, examples, len(tokenizer), config.target_lang),
+    )
+
+
+def usage(config: TranslateConfig, text: str) -> str:
     """Python that loads what was trained and saved (a `TranslateConfig`, `ModelConfig`, ... says where) and translates
     `text`."""
     adapter, folder = config.use_peft, config.hub_model_id or config.output_dir
-    own_code = any(Path(config.model_name_or_path if adapter else config.output_dir).glob("*.py"))
+    own_code = any(Path(str(config.model_name_or_path) if adapter else config.output_dir).glob("*.py"))
     trust = ", trust_remote_code=True" if own_code else ""
     more = ", GenerationConfig" if adapter else ""  # beams and language are its base model's unless they are loaded
     load_more = f"\nmodel.generation_config = GenerationConfig.from_pretrained({folder!r})" if adapter else ""

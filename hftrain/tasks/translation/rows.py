@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from hftrain.data.splits import find_leaks, load_splits
+from hftrain.data.unread import Unread
 from hftrain.tasks.translation import cldr
 from hftrain.tasks.translation.config import TranslateConfig
 
@@ -18,4 +19,7 @@ def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Dataset]":
         find_leaks(rows, ["source", "target"])
         return rows
     columns = {"source": config.source_column, "target": config.target_column}
-    return load_splits(config, columns=columns, languages=languages, seed=seed)
+    unread = Unread()
+    rows = load_splits(config, columns=columns, languages=languages, seed=seed, unread=unread)
+    unread.warn("source_column and target_column say what is read")
+    return rows

@@ -1,0 +1,70 @@
+"""What the reports of preferences and of reward models show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hftrain.report import Report
+from hftrain.report.described import describe_split, share
+from hftrain.tasks import chat
+from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
+from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
+from hftrain.tasks.preference.reward import reward_usage
+from hftrain.tasks.preference.scoring import IDS
+from hftrain.text import lengths
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def describe(rows: Mapping[str, Dataset], examples: Mapping[str, Any]) -> dict[str, Any]:
+    """The splits: their rows, what was left out, leaked and cut, the tokens."""
+
+    def details(made: Any) -> dict[str, Any]:
+        tokens = lengths(made, IDS)
+        return {
+            "examples": len(made),
+            "answers cut": share(made.counts["truncated"], 2 * len(made)),
+            "tokens, mean": float(tokens.mean()),
+            "longest": int(tokens.max()),
+        }
+
+    return {
+        name: describe_split(split, details(examples[name]), inputs="prompts", refused=examples[name].refused)
+        for name, split in rows.items()
+    }
+
+
+def summarize_preferences(
+    config: PreferenceRecipeConfig,
+    rows: Mapping[str, Dataset],
+    examples: Mapping[str, Dataset],
+    data: Mapping[str, Any],
+    scores: Mapping[str, float],
+) -> Report:
+    """What the report shows of preferences: the scores of the test rows, and the data as `describe` gives them."""
+    return Report(
+        title=f"Preferences ({config.loss_type})",
+        task="text-generation",
+        metric="reward_accuracy",
+        scores=scores,
+        usage=chat.usage(config, rows["test"][0]),
+        data=data,
+        **judge_preferences(scores, config, examples),
+    )
+
+
+def summarize_rewards(
+    config: RewardConfig, rows: Mapping[str, Dataset], examples: Mapping[str, Any], scores: Mapping[str, float]
+) -> Report:
+    """What the report shows of a reward model: the scores of the test rows, and the data."""
+    return Report(
+        title="Reward model",
+        task="text-classification",
+        metric="accuracy",
+        scores=scores,
+        usage=reward_usage(config, rows["test"][0]),
+        data=describe(rows, examples),
+        **judge_rewards(scores, len(examples["test"])),
+    )

@@ -1,0 +1,82 @@
+"""Whether Accelerate and torch cut up models with FSDP2, and whether `check_sharing` says so: one process, on a CPU."""
+
+import json
+import os
+import sys
+
+import torch
+import transformers
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
+
+from hftrain.distributed.wrap import check_sharing
+
+IDS = {"vocab_size": 40, "pad_token_id": 0, "decoder_start_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
+BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+BART |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, **IDS}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, **IDS}
+BERT = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+DISTIL = {"vocab_size": 40, "dim": 16, "n_heads": 2, "n_layers": 1, "hidden_dim": 24}
+LED = {"attention_window": 4, "max_encoder_position_embeddings": 64}
+DEEPSEEK = {"moe_intermediate_size": 8, "n_routed_experts": 4, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+DEEPSEEK |= {"first_k_dense_replace": 0, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "v_head_dim": 4}
+DEEPSEEK |= {"qk_nope_head_dim": 4}
+MODELS = {
+    "BartForConditionalGeneration": BART,
+    "MarianMTModel": BART,
+    "LEDForConditionalGeneration": BART | LED,
+    "T5ForConditionalGeneration": T5,
+    "SwitchTransformersForConditionalGeneration": T5 | {"num_experts": 2},
+    "BertForMaskedLM": BERT,
+    "BertForSequenceClassification": BERT,
+    "AlbertForMaskedLM": BERT | {"embedding_size": 16},
+    "ElectraForMaskedLM": BERT | {"embedding_size": 16},
+    "DistilBertForSequenceClassification": DISTIL,
+    "LlamaForCausalLM": BERT | {"tie_word_embeddings": True},
+    "DeepseekV3ForCausalLM": BERT | DEEPSEEK,  # one of its weights is a buffer
+    "GPT2LMHeadModel": {"vocab_size": 40, "n_embd": 16, "n_layer": 1, "n_head": 2},
+}
+
+
+def refused(accelerator: Accelerator, name: str) -> dict[str, str]:
+    """What we say of the model, and what Accelerate or torch says; "" where it is taken."""
+    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None  # as `make_accelerator` does
+    auto = getattr(transformers, name)
+    model = auto(auto.config_class(**MODELS[name]))
+    said = {"ours": "", "theirs": ""}
+    try:
+        check_sharing(accelerator, model)
+    except ValueError as error:
+        said["ours"] = str(error)
+    try:
+        model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+        ids = torch.full((2, 8), 3)
+        decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)[0].mean().backward()
+        optimizer.step()
+    except Exception as error:
+        said["theirs"] = f"{type(error).__name__}: {error}"
+    accelerator.free_memory()
+    return said
+
+
+def main(store: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    PartialState(cpu=True, backend="gloo")
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # else Accelerate drops FSDP
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.distributed_type == DistributedType.FSDP
+    print(json.dumps({name: refused(accelerator, name) for name in MODELS}))
+
+
+if __name__ == "__main__":
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+    }
+    os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "FSDP_CPU_RAM_EFFICIENT_LOADING": sys.argv[2]}
+    main(sys.argv[1])
