@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     )
     from hftrain.data.rows import load_rows
     from hftrain.data.splits import load_splits
-    from hftrain.losses import causal_language_model, sequence_to_sequence
+    from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
     from hftrain.metrics import load_metric, load_metrics
     from hftrain.models import TransformerConfig
     from hftrain.models.adapters import add_adapters
     from hftrain.models.load import load_model, load_tokenizer
-    from hftrain.report import publish
+    from hftrain.report import Report, publish
     from hftrain.train.evaluation import mean_loss
     from hftrain.train.loop import fit, start
     from hftrain.train.recipe import run
@@ -42,8 +42,10 @@ __all__ = [
     "DataConfig",
     "FineTuneConfig",
     "LoraConfig",
+    "Loss",
     "ModelConfig",
     "RecipeConfig",
+    "Report",
     "TrainConfig",
     "TransformerConfig",
     "add_adapters",

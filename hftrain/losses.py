@@ -1,4 +1,4 @@
-"""Losses are sums, and somebody else counts: `loss(model, batch) -> sum over items`, `count(batch) -> items`.
+"""A loss is a sum and the number of items that it sums over: a `Loss` is both, so that they always belong together.
 
 `fit` divides the sum of a whole step, over micro-batches and processes, by its count. So accumulation, uneven batches
 and the number of processes cannot change a result. Labels never go into the model: it would compute a second loss, a
@@ -9,6 +9,7 @@ Shapes: B batch, T target length, V vocabulary.
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,19 @@ from torch import nn
 
 Batch = dict[str, torch.Tensor]
 IGNORE = -100  # a label that is not counted, as in torch and transformers
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What `fit` minimises: the sum of `summed` over a whole step, divided by the sum of `count`.
+
+    Attributes:
+        summed: (model, batch) -> the SUM of the loss over the batch's items, with a gradient.
+        count: batch -> the number of its items. It is called before any forward pass.
+    """
+
+    summed: Callable[[nn.Module, Batch], torch.Tensor]
+    count: Callable[[Batch], int]
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0) -> torch.Tensor:
@@ -41,24 +55,21 @@ def forward(model: torch.nn.Module, batch: Batch, **kwargs: Any) -> Any:
     return model(**{key: value for key, value in batch.items() if key != "labels"}, use_cache=False, **kwargs)
 
 
-def sequence_to_sequence(
-    label_smoothing: float = 0.0, chunked: bool = False
-) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
+def sequence_to_sequence(label_smoothing: float = 0.0, chunked: bool = False) -> Loss:
     """The loss where the output at t predicts `labels` at t: of an encoder-decoder (the collate shifts its input), and
     of a masked language model. `chunked`: see `sum_in_head`."""
     summed = sum_in_head if chunked else sum_over_logits
-    return lambda model, batch: summed(model, batch, batch["labels"], label_smoothing)
+    return Loss(lambda model, batch: summed(model, batch, batch["labels"], label_smoothing), count_labels)
 
 
-def causal_language_model(
-    label_smoothing: float = 0.0, chunked: bool = False
-) -> Callable[[torch.nn.Module, Batch], torch.Tensor]:
-    """The loss of a decoder: its output at t predicts `labels` at t + 1. Count with `count_next_labels`. `chunked`: see
-    `sum_in_head`."""
+def causal_language_model(label_smoothing: float = 0.0, chunked: bool = False) -> Loss:
+    """The loss of a decoder: its output at t predicts `labels` at t + 1. `chunked`: see `sum_in_head`."""
     summed = sum_in_head if chunked else sum_over_logits
-    return lambda model, batch: summed(
-        model, batch, F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE), label_smoothing
-    )
+
+    def next_tokens(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return summed(model, batch, F.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE), label_smoothing)
+
+    return Loss(next_tokens, count_next_labels)
 
 
 def sum_over_logits(model: torch.nn.Module, batch: Batch, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:

@@ -21,7 +21,6 @@ def main(config: AnswerConfig) -> dict[str, Any]:
     from transformers import AutoModelForQuestionAnswering
 
     from hftrain import text
-    from hftrain.losses import count_labels
     from hftrain.metrics import rehearse
     from hftrain.models import load
     from hftrain.models.fit import check_fit
@@ -52,7 +51,7 @@ def main(config: AnswerConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
-        collate=collate, processor=tokenizer, loss=answering.loss(config.label_smoothing_factor), count=count_labels,
+        collate=collate, processor=tokenizer, loss=answering.loss(config.label_smoothing_factor),
         evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     threshold = results.get("eval_no_answer_threshold", 1.0)  # of the kept model, by validation rows

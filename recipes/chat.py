@@ -23,7 +23,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from hftrain.data.packing import Packed, pack
-    from hftrain.losses import causal_language_model, count_next_labels
+    from hftrain.losses import causal_language_model
     from hftrain.models import load
     from hftrain.models.freezing import freeze
     from hftrain.models.neftune import add_noise
@@ -61,15 +61,12 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
         task = (examples[split], causal_lengths(examples[split]), config.eval_batch_size)
-        loss = mean_loss(
-            accelerator, model, *task, collate=collate, loss=causal_language_model(chunked=chunked),
-            count=count_next_labels,
-        )  # fmt: skip
+        loss = mean_loss(accelerator, model, *task, collate=collate, loss=causal_language_model(chunked=chunked))
         return {"loss": loss, "perplexity": math.exp(loss)}
 
     model, results = fit(
         accelerator, model, train, config, lengths=causal_lengths(train), collate=collate, processor=template.tokenizer,
-        loss=causal_language_model(config.label_smoothing_factor, chunked), count=count_next_labels, evaluate=evaluate,
+        loss=causal_language_model(config.label_smoothing_factor, chunked), evaluate=evaluate,
         held_out=examples,
     )  # fmt: skip
     answers = chat.samples(chats, before=before, after=answer(model))

@@ -56,7 +56,7 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     )
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer, loss=loss,
-        collate=collate, count=classification.count_examples, evaluate=evaluate,
+        collate=collate, evaluate=evaluate,
         augment=classification.augmentation(config, tokenizer), held_out=examples,
     )  # fmt: skip
     thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])

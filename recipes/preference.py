@@ -51,7 +51,7 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, evaluate=evaluate,
-        loss=preference.preference_loss(accelerator, config, point), count=preference.count_examples,
+        loss=preference.preference_loss(accelerator, config, point),
         before_step=point.measure if point else None, processor=template.tokenizer, held_out=examples,
     )  # fmt: skip
     report = preference.summarize_preferences(config, rows, examples, data, evaluate(model, "test"))

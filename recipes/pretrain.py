@@ -18,7 +18,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from hftrain import text
-    from hftrain.losses import causal_language_model, count_next_labels
+    from hftrain.losses import causal_language_model
     from hftrain.models import load, new
     from hftrain.models.fit import check_fit
     from hftrain.report import publish
@@ -49,12 +49,12 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     def evaluate(model: Any) -> dict[str, float]:
         task = (examples["validation"], examples["validation"].lengths, config.eval_batch_size)
         loss = causal_language_model(chunked=chunked)
-        mean = mean_loss(accelerator, model, *task, collate=collate, loss=loss, count=count_next_labels)
+        mean = mean_loss(accelerator, model, *task, collate=collate, loss=loss)
         return pretraining.readings(mean, examples["validation"], files["validation"])
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=examples["train"].lengths, collate=collate,
-        loss=causal_language_model(config.label_smoothing_factor, chunked=chunked), count=count_next_labels,
+        loss=causal_language_model(config.label_smoothing_factor, chunked=chunked),
         evaluate=evaluate, processor=tokenizer, held_out=examples,
         flops=pretraining.step_flops(model, examples["train"], examples["train"].lengths),
     )  # fmt: skip

@@ -18,7 +18,7 @@ from hftrain.tasks.pretraining import PretrainMlmConfig
 def main(config: PretrainMlmConfig) -> dict[str, Any]:
     from hftrain import text
     from hftrain.data.noise import Noised
-    from hftrain.losses import count_labels, sequence_to_sequence
+    from hftrain.losses import sequence_to_sequence
     from hftrain.models import load, new
     from hftrain.models.fit import check_fit
     from hftrain.report import publish
@@ -50,12 +50,12 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (accelerator, model, noised["validation"], lengths["validation"], config.eval_batch_size)
-        loss = mean_loss(*task, collate=collate, loss=sequence_to_sequence(chunked=chunked), count=count_labels)
+        loss = mean_loss(*task, collate=collate, loss=sequence_to_sequence(chunked=chunked))
         return {"loss": loss, "perplexity": exp(min(loss, 700))}
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer,
-        augment=noise, collate=collate, count=count_labels, evaluate=evaluate, held_out=examples,
+        augment=noise, collate=collate, evaluate=evaluate, held_out=examples,
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
         flops=pretraining.step_flops(model, examples["train"], lengths["train"]),
     )  # fmt: skip

@@ -42,7 +42,7 @@ def main(config: RewardConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, evaluate=evaluate,
-        loss=preference.reward_loss(config.center_rewards_coefficient), count=preference.count_examples,
+        loss=preference.reward_loss(config.center_rewards_coefficient),
         processor=template.tokenizer, held_out=examples,
     )  # fmt: skip
     report = preference.summarize_rewards(config, rows, examples, evaluate(model, "test"))

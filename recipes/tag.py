@@ -22,7 +22,6 @@ def main(config: TagConfig) -> dict[str, Any]:
     from transformers import AutoModelForTokenClassification
 
     from hftrain import text
-    from hftrain.losses import count_labels
     from hftrain.metrics import rehearse
     from hftrain.models import load
     from hftrain.models.fit import check_fit
@@ -53,7 +52,7 @@ def main(config: TagConfig) -> dict[str, Any]:
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
-        collate=collate, processor=tokenizer, loss=tagging.loss(config.label_smoothing_factor), count=count_labels,
+        collate=collate, processor=tokenizer, loss=tagging.loss(config.label_smoothing_factor),
         evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     found = tag(model, "test")

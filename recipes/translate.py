@@ -21,7 +21,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     from transformers import AutoModelForSeq2SeqLM
 
     from hftrain import text
-    from hftrain.losses import count_labels, sequence_to_sequence
+    from hftrain.losses import sequence_to_sequence
     from hftrain.models import TransformerConfig, load
     from hftrain.report import publish
     from hftrain.tasks import translation
@@ -48,14 +48,14 @@ def main(config: TranslateConfig) -> dict[str, Any]:
 
     def evaluate(model: Any) -> dict[str, float]:
         task = (accelerator, model, examples["validation"], lengths["validation"], config.eval_batch_size)
-        metrics = {"loss": mean_loss(*task, collate=collate, loss=sequence_to_sequence(), count=count_labels)}
+        metrics = {"loss": mean_loss(*task, collate=collate, loss=sequence_to_sequence())}
         if config.predict_with_generate:
             metrics |= {name: translate(model, "validation", 1)[1][name] for name in ("sacrebleu", "chrf")}
         return metrics
 
     model, results = fit(
         accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
-        loss=sequence_to_sequence(config.label_smoothing_factor), count=count_labels, evaluate=evaluate,
+        loss=sequence_to_sequence(config.label_smoothing_factor), evaluate=evaluate,
         held_out=examples,
     )  # fmt: skip
     hypotheses, scores = translate(model, "test", config.num_beams)

@@ -48,7 +48,7 @@ from transformers import (
 
 from hftrain.config import TrainConfig
 from hftrain.distributed import draw
-from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
+from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
 from hftrain.models import TransformerConfig, TransformerForConditionalGeneration
 from hftrain.report.history import read_history
 from hftrain.text import collate_pairs
@@ -228,10 +228,8 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
         model = get_peft_model(model, LoraConfig(r=2, target_modules="all-linear"))
     examples = make_examples(job.get("examples", EXAMPLES))
     causal = job["model"] in ("llama", "idle", "qwen3_moe")
-    exact_loss, count = (
-        (causal_language_model(), count_next_labels) if causal else (sequence_to_sequence(), count_labels)
-    )
-    task: dict[str, Any] = {"collate": collate_causal if causal else collate, "count": count}
+    exact = causal_language_model() if causal else sequence_to_sequence()
+    task: dict[str, Any] = {"collate": collate_causal if causal else collate}
     done = 0
     result: dict[str, Any] = {"ended": "finished", "largest": 0, "out_of_memory": 0}
     before: dict[str, torch.Tensor] = {}
@@ -243,7 +241,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
         if rows > job.get("room", rows) and accelerator.process_index >= job.get("on_process_1", False):
             result["out_of_memory"] += 1
             torch.empty(2**60, dtype=torch.uint8)
-        value = exact_loss(model, batch)
+        value = exact.summed(model, batch)
         if job.get("nan_at") == done + 1 and accelerator.process_index == 0:
             # the second is finite, with a gradient that is not
             return value * float("nan") if job.get("nan_in", "loss") == "loss" else value + (value * 0).sqrt()
@@ -260,7 +258,14 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
 
     try:
         model, _ = fit(
-            accelerator, model, examples, config, loss=loss, lengths=lengths_of(examples), after_step=after_step, **task
+            accelerator,
+            model,
+            examples,
+            config,
+            loss=Loss(loss, exact.count),
+            lengths=lengths_of(examples),
+            after_step=after_step,
+            **task,
         )
     except (FloatingPointError, SystemExit, RuntimeError) as error:
         result["ended"] = f"{type(error).__name__}: {error}"
@@ -273,7 +278,7 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
     if evaluation := job.get("evaluate"):
         model.eval()
         where = (accelerator, model, examples, lengths_of(examples))
-        result["mean_loss"] = [mean_loss(*where, size, loss=exact_loss, **task) for size in evaluation]
+        result["mean_loss"] = [mean_loss(*where, size, loss=exact, **task) for size in evaluation]
 
         def generate(batch: dict[str, torch.Tensor]) -> list[Any]:
             return [row[row > 0].tolist() for row in batch["input_ids"]]

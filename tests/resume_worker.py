@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from hftrain.config import TrainConfig, parse
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import Loss, causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.train import checkpoint
 from hftrain.train.evaluation import mean_loss
@@ -110,7 +110,7 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         with_memory = config.oom_rank not in (None, accelerator.process_index)
         if config.oom_rows is not None and len(bad) > config.oom_rows and model.training and not with_memory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
-        summed = causal_language_model()(model, batch)
+        summed = causal_language_model().summed(model, batch)
         if bad.any() and config.nonfinite_gradient:
             summed.register_hook(lambda gradient: gradient * float("nan"))
         return summed * float("nan") if bad.any() and not config.nonfinite_gradient else summed
@@ -120,7 +120,7 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
             os.kill(os.getpid(), signal.Signals[config.signal_name])
         held_out = random_examples(HELD_OUT, seed=int(os.environ.get("HELD_OUT_SEED", "1")))
         lengths = np.array([[len(row)] for row in held_out])
-        task = {"collate": collate, "loss": loss, "count": lambda batch: max(1, count_next_labels(batch))}
+        task = {"collate": collate, "loss": Loss(loss, lambda batch: max(1, count_next_labels(batch)))}
         return {"loss": mean_loss(accelerator, model, held_out, lengths, 4, **task)}
 
     steps_done = 0
@@ -141,7 +141,7 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
 
     lengths = np.array([[len(row)] for row in rows])
     return fit(
-        accelerator, model, rows, config, collate=collate, loss=loss, count=count_next_labels, lengths=lengths,
+        accelerator, model, rows, config, collate=collate, loss=Loss(loss, count_next_labels), lengths=lengths,
         evaluate=evaluate, after_step=fault,
         held_out={"validation": random_examples(HELD_OUT, int(os.environ.get("HELD_OUT_SEED", "1")))},
     )  # fmt: skip

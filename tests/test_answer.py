@@ -296,7 +296,7 @@ def test_the_batch_size_changes_no_loss_and_no_answer(trained, bert, folder, tmp
         scored.append((scores, answering.best_answers(found, rows["context"])))
     batch = collate(list(examples))
     with torch.no_grad():
-        loss = float(answering.loss()(model, batch)) / count_labels(batch)
+        loss = float(answering.loss().summed(model, batch)) / count_labels(batch)
     assert len(set(map(len, examples["input_ids"]))) > 1  # something is padded
     for scores, answers in scored:
         assert scores == pytest.approx(scored[0][0], rel=1e-6) and answers == scored[0][1]

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, FNetConfig, 
 
 from hftrain import text
 from hftrain.config import TrainConfig
-from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
+from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
 from hftrain.tasks.classification import count_examples
 from hftrain.train.loop import fit, start
 from hftrain.train.trials import check_batches, chunk_loss
@@ -52,8 +52,9 @@ def mean(model, batch):
     return F.cross_entropy(logits(model, batch), batch["labels"])
 
 
-def notes_of(loss, collate=collate_rows, count=count_examples, model=None, **task):
-    return check_batches(model or bert(), ROWS, LENGTHS, TrainConfig(), collate=collate, loss=loss, count=count, **task)
+def notes_of(summed, collate=collate_rows, count=count_examples, model=None, **task):
+    loss = Loss(summed, count)
+    return check_batches(model or bert(), ROWS, LENGTHS, TrainConfig(), collate=collate, loss=loss, **task)
 
 
 def test_a_loss_that_looks_across_the_batch_is_named(caplog):
@@ -120,18 +121,18 @@ def test_the_losses_of_the_recipes_pass(name):
         if chunked and not chunk_loss(model):
             continue
         loss = (causal_language_model if causal else sequence_to_sequence)(0.1, chunked=chunked)
-        task = {"loss": loss, "count": count_next_labels if causal else count_labels}
+        task = {"loss": loss}
         task["collate"] = collate_causal if causal else collate
         lengths = lengths_of(examples)[:, : 1 if causal else 2]
         assert check_batches(model, examples, lengths, TrainConfig(), **task) == []
 
 
-def train(folder, model, loss=classes, **settings):
+def train(folder, model, summed=classes, **settings):
     config = TrainConfig(
         output_dir=str(folder), max_steps=4, global_batch_size=6, logging_steps=1, save_steps=0, eval_steps=0,
         learning_rate=1e-2, load_best_model_at_end=False, **settings,
     )  # fmt: skip
-    fit(start(config), model, ROWS, config, lengths=LENGTHS, collate=collate_rows, loss=loss, count=count_examples)
+    fit(start(config), model, ROWS, config, lengths=LENGTHS, collate=collate_rows, loss=Loss(summed, count_examples))
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(row["loss"], row["grad_norm"]) for row in lines if "loss" in row]
 
@@ -163,4 +164,4 @@ def test_fit_goes_on_with_a_loss_across_the_batch(tmp_path):
     assert "looks across" in json.loads((tmp_path / "inspection.json").read_text())["micro-batches"]
     config = TrainConfig(output_dir=str(tmp_path / "no"), equal_length_micro_batches=True)
     with pytest.raises(ValueError, match="equal_length_micro_batches needs the lengths"):
-        fit(start(config), bert(), ROWS, config, collate=collate_rows, loss=classes, count=count_examples)
+        fit(start(config), bert(), ROWS, config, collate=collate_rows, loss=Loss(classes, count_examples))

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.data.packing import Packed, pack
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import causal_language_model
 from hftrain.models import TransformerConfig
 from hftrain.text.causal import causal_lengths, collate_causal
 from hftrain.train.trials import check_packing
@@ -42,9 +42,9 @@ def loss_and_gradients(model, examples, rows_at_once):
         batch = collate_causal(
             [examples[i] for i in range(len(examples))[start : start + rows_at_once]], pad_token_id=0
         )
-        value = loss(model, batch)
+        value = loss.summed(model, batch)
         value.backward()
-        summed, items = summed + float(value.detach()), items + count_next_labels(batch)
+        summed, items = summed + float(value.detach()), items + loss.count(batch)
     return summed, items, {name: p.grad.clone() for name, p in model.named_parameters()}
 
 

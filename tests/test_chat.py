@@ -328,7 +328,7 @@ def test_noise_in_training_only(tmp_path, adapters):
     plain = inner.get_input_embeddings()(batch["input_ids"])
     add_noise(model, 5.0)
     inner.get_input_embeddings().register_forward_hook(lambda module, arguments, output: seen.append(output))
-    loss = causal_language_model()
+    loss = causal_language_model().summed
     model.eval()
     loss(model, batch)
     assert torch.equal(seen[-1], plain)
@@ -375,7 +375,7 @@ def loss_on_test(config, model, tokenizer):
     examples = chat.tokenize(chat.load_chats(config, seed=config.seed)["test"], chat.Template(tokenizer), config)
     batch = collate_causal(list(examples), pad_token_id=tokenizer.pad_token_id)
     with torch.no_grad():
-        return float(causal_language_model()(model.eval(), batch)) / count_next_labels(batch)
+        return float(causal_language_model().summed(model.eval(), batch)) / count_next_labels(batch)
 
 
 def test_the_recipe_with_new_tokens_packing_noise_and_adapters(made, tmp_path):

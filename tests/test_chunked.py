@@ -96,7 +96,7 @@ def test_a_model_learns_the_same_without_logits(name):
 
     def results(loss):
         model.zero_grad()
-        value = loss(model, batch)
+        value = loss.summed(model, batch)
         (value / 7).backward()
         return [value.detach(), *(p.grad.clone() for p in model.parameters())]
 
@@ -112,7 +112,7 @@ def test_a_model_learns_the_same_without_logits(name):
     twin = copy.deepcopy(model)
     with torch.no_grad():
         twin.get_output_embeddings().weight.add_(1.0)
-    assert float(make(chunked=True)(twin, batch)) == pytest.approx(float(make()(twin, batch)), rel=1e-5)
+    assert float(make(chunked=True).summed(twin, batch)) == pytest.approx(float(make().summed(twin, batch)), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["gemma2", "cohere", "granite", "bart"])
@@ -132,9 +132,9 @@ def test_a_head_with_adapters_keeps_its_logits(caplog):
     assert "no plain linear layer" in caplog.text
     model = peft.get_peft_model(tiny("llama"), peft.LoraConfig(r=2, target_modules="all-linear"))
     batch = collate_causal([{"input_ids": torch.arange(9)}], pad_token_id=0)
-    expected = float(causal_language_model()(model, batch).detach())
+    expected = float(causal_language_model().summed(model, batch).detach())
     assert chunk_loss(model)
-    value = causal_language_model(chunked=True)(model, batch)
+    value = causal_language_model(chunked=True).summed(model, batch)
     value.backward()
     assert float(value.detach()) == pytest.approx(expected, rel=1e-6)
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
@@ -146,7 +146,7 @@ def test_half_precision_rounds_no_more_than_logits_do():
     def results(loss, **autocast):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, **autocast):
-            value = loss(model, batch)
+            value = loss.summed(model, batch)
         value.backward()
         return [value.detach(), *(p.grad.clone() for p in model.parameters())]
 
@@ -161,7 +161,7 @@ def test_half_precision_rounds_no_more_than_logits_do():
 def test_without_a_summing_head_it_says_so():
     batch = collate_causal([{"input_ids": torch.arange(9)}], pad_token_id=0)
     with pytest.raises(ValueError, match="chunk_loss"):
-        causal_language_model(chunked=True)(tiny("llama"), batch)
+        causal_language_model(chunked=True).summed(tiny("llama"), batch)
 
 
 def test_cross_entropy_is_the_reference():

@@ -524,7 +524,7 @@ def train(config: Any) -> tuple[list[float], Any]:
     )
     model, _ = fit(
         accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
-        collate=classification.collator(tokenizer, model, config), loss=loss, count=classification.count_examples,
+        collate=classification.collator(tokenizer, model, config), loss=loss,
         processor=tokenizer, augment=classification.augmentation(config, tokenizer),
     )  # fmt: skip
     rows = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]

@@ -8,12 +8,12 @@ import torch
 from accelerate import Accelerator
 from exact_worker import MODELS, collate, lengths_of, make_examples
 
-from hftrain.losses import count_labels, sequence_to_sequence
+from hftrain.losses import sequence_to_sequence
 from hftrain.train.evaluation import _share, mean_loss, predict
 
 EXAMPLES = make_examples(46)
 LENGTHS = lengths_of(EXAMPLES)
-TASK = {"collate": collate, "loss": sequence_to_sequence(), "count": count_labels}
+TASK = {"collate": collate, "loss": sequence_to_sequence()}
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from transformers import (
 
 from hftrain.config import TrainConfig
 from hftrain.distributed import check_gradients
-from hftrain.losses import IGNORE, count_labels, sequence_to_sequence
+from hftrain.losses import IGNORE, sequence_to_sequence
 from hftrain.report.history import read_history
 from hftrain.train.loop import fit
 from hftrain.train.trials.gradients import Steady, try_examples
@@ -109,7 +109,7 @@ def test_a_model_that_batches_change_resumes_bit_for_bit(tmp_path):
         examples = rows()
         model, _ = fit(
             Accelerator(cpu=True), big_bird(), examples, config, collate=as_rows, loss=sequence_to_sequence(),
-            count=count_labels, lengths=np.array([[len(row)] for row in examples]),
+            lengths=np.array([[len(row)] for row in examples]),
         )  # fmt: skip
         assert model.config.attention_type == "block_sparse"
         return [row["loss"] for row in read_history(tmp_path / "run" / "metrics.jsonl") if "loss" in row]

@@ -26,7 +26,7 @@ from hftrain.cli.inspect import shown
 from hftrain.config import TrainConfig
 from hftrain.data.packing import Packed, pack
 from hftrain.data.plan import Plan, steps
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import causal_language_model
 from hftrain.text import collate_pairs
 from hftrain.text.causal import causal_lengths, collate_causal
 from hftrain.train import inspect
@@ -161,7 +161,7 @@ def test_fit_hands_over_and_writes_nothing(tmp_path):
         with pytest.raises(inspect.Seen) as seen:
             fit(
                 accelerator, view.model, rows, config, collate=view.collate, loss=causal_language_model(),
-                count=count_next_labels, processor=view.processor,
+                processor=view.processor,
             )  # fmt: skip
     assert seen.value.view.examples is rows and not (tmp_path / "out").exists() and not inspect.inspecting()
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.config import ConfigError, TrainConfig
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import causal_language_model
 from hftrain.text.causal import collate_causal
 from hftrain.train.loop import fit, start
 from hftrain.train.optim import keep_matmuls, make_optimizer
@@ -40,7 +40,7 @@ def train(folder, model, **settings):
     )  # fmt: skip
     loss = causal_language_model(chunked=chunk_loss(model))
     model, results = fit(
-        start(config), model, documents(), config, loss=loss, count=count_next_labels,
+        start(config), model, documents(), config, loss=loss,
         collate=lambda rows: collate_causal(rows, pad_token_id=0),
     )  # fmt: skip
     return model, results
@@ -54,7 +54,7 @@ def test_selective_checkpointing_computes_no_matrix_product_twice():
         if how:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **how})
         with FlopCounterMode(display=False) as counter:
-            causal_language_model()(model, batch).backward()
+            causal_language_model().summed(model, batch).backward()
         return counter.get_total_flops(), [p.grad for p in model.parameters()]
 
     plain, full, selective = run(), run(context_fn=torch.utils.checkpoint.noop_context_fn), run(context_fn=keep_matmuls)
@@ -84,7 +84,7 @@ def test_8_bit_states_take_a_quarter_of_the_memory():
     def state_bytes(name):
         model = tiny()
         optimizer = make_optimizer(model, name, learning_rate=1e-3)
-        causal_language_model()(model, collate_causal(documents(2), pad_token_id=0)).backward()
+        causal_language_model().summed(model, collate_causal(documents(2), pad_token_id=0)).backward()
         optimizer.step()
         state = optimizer.state[model.model.layers[0].mlp.up_proj.weight]
         return sum(
@@ -120,6 +120,6 @@ def train_until(folder, step):
     model = tiny()
     loss = causal_language_model(chunked=chunk_loss(model))
     fit(
-        start(config), model, documents(), config, loss=loss, count=count_next_labels, after_step=break_off,
+        start(config), model, documents(), config, loss=loss, after_step=break_off,
         collate=lambda rows: collate_causal(rows, pad_token_id=0),
     )  # fmt: skip

@@ -139,7 +139,7 @@ def two_models() -> tuple[nn.Module, nn.Module]:
 
 
 def train(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int, start: int = 0) -> None:
-    loss = sequence_to_sequence()
+    loss = sequence_to_sequence().summed
     for step in range(start, start + steps):
         loss(model, collate(make_examples(4, seed=step))).backward()
         for optimizer in optimizers:
@@ -257,7 +257,7 @@ def test_muon_obeys_a_learning_rate_set_from_outside():
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     before = copy.deepcopy(model)
-    sequence_to_sequence()(model, collate(make_examples(4))).backward()
+    sequence_to_sequence().summed(model, collate(make_examples(4))).backward()
     optimizer.step()
     assert_equal(model, before)
 

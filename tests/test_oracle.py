@@ -7,7 +7,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hftrain.config import TrainConfig
 from hftrain.data.plan import Plan
-from hftrain.losses import causal_language_model, count_labels, count_next_labels, sequence_to_sequence
+from hftrain.losses import causal_language_model, sequence_to_sequence
 from hftrain.report.history import read_history
 from hftrain.train.loop import fit, start
 
@@ -37,7 +37,6 @@ def ours(name: str, output_dir, steps: int = STEPS) -> tuple[torch.nn.Module, li
         start(config), fresh(name), EXAMPLES, config, lengths=lengths_of(EXAMPLES),
         collate=collate_causal if causal else collate,
         loss=causal_language_model() if causal else sequence_to_sequence(),
-        count=count_next_labels if causal else count_labels,
     )  # fmt: skip
     return model, read_history(output_dir / "metrics.jsonl")
 

@@ -110,7 +110,7 @@ def our_loss(accelerator, model, examples, config, point=None) -> tuple[float, t
     batch = collate(list(examples))
     if point:
         point.measure(model, [MicroBatch(0, np.arange(len(examples)), batch)])
-    loss = preference_loss(accelerator, config, point)(model, batch) / count_examples(batch)
+    loss = preference_loss(accelerator, config, point).summed(model, batch) / count_examples(batch)
     loss.backward()
     return float(loss.detach()), gradients(model)
 
@@ -244,7 +244,7 @@ def test_the_cut_changes_nothing(accelerator, reference, loss_type):
         point = ReferencePoint(accelerator, config) if loss_type == "kto" else None
         if point:
             point.measure(model, [MicroBatch(i, np.arange(len(b["labels"])), b) for i, b in enumerate(batches)])
-        loss = sum(preference_loss(accelerator, config, point)(model, batch) for batch in batches)
+        loss = sum(preference_loss(accelerator, config, point).summed(model, batch) for batch in batches)
         loss.backward()
         found.append((loss.detach(), gradients(model)))
     assert_equal(found[1], found[0])
@@ -260,7 +260,7 @@ def test_evaluation_is_the_training_loss_and_its_rewards(accelerator, reference,
     if point:
         point.measure(model, [MicroBatch(0, np.arange(9), batch)])
     with torch.no_grad():
-        expected = float(preference_loss(accelerator, config, point)(model, batch)) / 9
+        expected = float(preference_loss(accelerator, config, point).summed(model, batch)) / 9
         scores = sequence_log_probs(model, batch)[0]
     found = [
         evaluate_preferences(accelerator, model, examples, np.ones((9, 2)), size, config, collate) for size in (2, 9)
@@ -291,9 +291,8 @@ def test_adapters_off_are_the_reference(accelerator):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    losses = [
-        preference_loss(accelerator, PreferenceConfig())(model, collate(list(rows))) for rows in (joined, examples)
-    ]
+    summed = preference_loss(accelerator, PreferenceConfig()).summed
+    losses = [summed(model, collate(list(rows))) for rows in (joined, examples)]
     torch.testing.assert_close(losses[0], losses[1])
     assert model.training and abs(float(losses[0]) / 5 - math.log(2)) > 1e-3
 
@@ -304,7 +303,7 @@ def test_adapters_that_change_the_base_are_no_reference(accelerator):
     adapters = peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights="pissa")
     for model in (make_model(0), peft.get_peft_model(make_model(0), adapters)):
         with pytest.raises(ValueError, match="Leave precompute_ref_log_probs on"):
-            preference_loss(accelerator, PreferenceConfig())(model, collate(make_examples(2)))
+            preference_loss(accelerator, PreferenceConfig()).summed(model, collate(make_examples(2)))
 
 
 def test_reference_log_probs_are_computed_once(accelerator, reference):

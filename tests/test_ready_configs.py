@@ -211,7 +211,7 @@ def needs(recipe, config, evaluation=False, layers=2):
         for stack in stacks:
             Stack(stack, more, alive)
         with alive, AsOnGpu(), torch.set_grad_enabled(not evaluation):
-            summed = loss_of(config, recipe)(model, batch)
+            summed = loss_of(config, recipe).summed(model, batch)
             if not evaluation:
                 summed.backward()
     assert evaluation or not unreached, f"these train, and nothing depends on them: {sorted(unreached)}"

@@ -49,7 +49,7 @@ def test_the_loss_equals_trl(tmp_path, center):
     expected.backward()
     gradient = gradients(model)
     batch = collate(examples)
-    found = reward_loss(center)(model, batch) / count_examples(batch)
+    found = reward_loss(center).summed(model, batch) / count_examples(batch)
     found.backward()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     assert float((gradients(model) - gradient).norm()) <= 1e-5 * float(gradient.norm())
@@ -57,8 +57,10 @@ def test_the_loss_equals_trl(tmp_path, center):
 
 def test_the_cut_changes_nothing():
     model, examples = make_model(), make_examples(7)
-    whole = reward_loss(0.1)(model, collate(examples))
-    parts = reward_loss(0.1)(model, collate(examples[:3])) + reward_loss(0.1)(model, collate(examples[3:]))
+    whole = reward_loss(0.1).summed(model, collate(examples))
+    parts = reward_loss(0.1).summed(model, collate(examples[:3])) + reward_loss(0.1).summed(
+        model, collate(examples[3:])
+    )
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=0)
 
 

@@ -37,7 +37,7 @@ def test_it_is_what_transformers_computes_of_a_batch(kind):
     model = small(f"{kind}ForCausalLM")
     router = find_router_loss(model)
     batch = collate_causal(make_examples(7))
-    router.checked(causal_language_model())(model, batch)
+    router.checked(causal_language_model()).summed(model, batch)
     ((ours, theirs),) = router.checks
     assert ours == pytest.approx(theirs, rel=1e-6)
     assert router.coefficient > 0
@@ -48,7 +48,7 @@ def test_another_formula_is_left_out_and_so_is_a_head_that_computes_none(caplog)
     with caplog.at_level(logging.WARNING):
         doge = small("DogeForCausalLM", is_moe=True, num_experts=16)
         router = find_router_loss(doge)
-        router.checked(causal_language_model())(doge, collate_causal(make_examples(3)))
+        router.checked(causal_language_model()).summed(doge, collate_causal(make_examples(3)))
         assert not router.agrees(doge)
         assert "the router loss is left out: DogeForCausalLM has a formula of its own" in caplog.text
         for kind in ("Qwen3MoeForSequenceClassification", "SwitchTransformersForConditionalGeneration"):
@@ -68,7 +68,7 @@ def test_a_step_is_that_of_transformers(tmp_path):
     model = qwen3_moe(0.0).train()
     batch = collate_causal([examples[i] for i in chosen])
     output = forward(model, batch, output_router_logits=True)
-    loss = causal_language_model()(model, batch) / count_next_labels(batch)
+    loss = causal_language_model().summed(model, batch) / count_next_labels(batch)
     (loss + 0.5 * output.aux_loss).backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     assert result["router_loss"] == pytest.approx([output.aux_loss.item()], rel=1e-6)

@@ -104,7 +104,7 @@ def test_the_reference_is_the_adapter_that_training_starts_from(adapter):
     batch = {"input_ids": IDS[None].repeat(1, 2, 1), "labels": IDS[None].repeat(1, 2, 1)}
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])
     with pytest.raises(ValueError, match="precompute_ref_log_probs=false needs new LoRA adapters"):
-        preference_loss(Accelerator(cpu=True), PreferenceConfig())(in_training(adapter), batch)
+        preference_loss(Accelerator(cpu=True), PreferenceConfig()).summed(in_training(adapter), batch)
 
 
 def test_adapters_on_embeddings(base, tmp_path):
@@ -113,9 +113,11 @@ def test_adapters_on_embeddings(base, tmp_path):
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    plain = causal_language_model()(model, {"input_ids": IDS, "labels": IDS})
+    plain = causal_language_model().summed(model, {"input_ids": IDS, "labels": IDS})
     assert chunk_loss(model)
-    torch.testing.assert_close(causal_language_model(chunked=True)(model, {"input_ids": IDS, "labels": IDS}), plain)
+    torch.testing.assert_close(
+        causal_language_model(chunked=True).summed(model, {"input_ids": IDS, "labels": IDS}), plain
+    )
     model.save_pretrained(tmp_path / "adapter")
     shutil.copy(base / "tokenizer.json", tmp_path / "adapter")
     shutil.copy(base / "tokenizer_config.json", tmp_path / "adapter")

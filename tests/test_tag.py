@@ -344,7 +344,7 @@ def test_the_batch_size_changes_no_loss_and_no_prediction(trained, bert, folder,
         scored.append((tagging.score(found, rows["tags"], names, ["seqeval"])[0], [each.tags for each in found]))
     batch = collate(list(examples))
     with torch.no_grad():
-        loss = float(tagging.loss()(model, batch)) / count_labels(batch)
+        loss = float(tagging.loss().summed(model, batch)) / count_labels(batch)
     for scores, tags in scored:
         assert scores == pytest.approx(scored[0][0], rel=1e-6) and tags == scored[0][1]
         assert scores["loss"] == pytest.approx(loss, rel=1e-6)

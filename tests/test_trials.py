@@ -21,7 +21,7 @@ from transformers import (
 from hftrain import text
 from hftrain.config import TrainConfig
 from hftrain.data.packing import Packed, pack
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import Loss, causal_language_model
 from hftrain.text.causal import causal_lengths, collate_causal
 from hftrain.train.trials import check_batches, check_causal, check_packing, chunk_loss
 from hftrain.train.trials.memory import as_it_was
@@ -69,7 +69,7 @@ def tried(model, longest=24, *, count=6, **settings):
             inputs["decoder_input_ids"] = batch["input_ids"]
         return next(iter(model(**inputs).values())).flatten(1)[:, 0].square().sum()
 
-    task = {"collate": collate, "loss": loss, "count": lambda batch: len(batch["labels"])}
+    task = {"collate": collate, "loss": Loss(loss, lambda batch: len(batch["labels"]))}
     return check_batches(model, rows, lengths[:, None], TrainConfig(**settings), **task)
 
 
@@ -132,8 +132,8 @@ def test_batch_normalisation_is_named():
 
     notes = check_batches(
         Normalised(), [1.0, 2.0, 3.0], np.ones((3, 1), dtype=int), TrainConfig(),
-        collate=lambda rows: {"x": torch.tensor(rows)[:, None].expand(-1, 4)}, count=lambda batch: len(batch["x"]),
-        loss=lambda model, batch: model.norm(batch["x"]).sum(),
+        collate=lambda rows: {"x": torch.tensor(rows)[:, None].expand(-1, 4)},
+        loss=Loss(lambda model, batch: model.norm(batch["x"]).sum(), lambda batch: len(batch["x"])),
     )  # fmt: skip
     assert len(notes) == 1 and "(BatchNorm1d): results depend on micro_batch_size" in notes[0]
 
@@ -182,7 +182,7 @@ def test_packed_rows_are_tried_at_the_lengths_of_their_documents():
     packs = Packed(documents, pack([20] * 12, 60))
     notes = check_batches(
         tiny(CAUSAL, "phi3", **PHI), packs, causal_lengths(packs), TrainConfig(), loss=causal_language_model(),
-        collate=lambda rows: collate_causal(rows, pad_token_id=0), count=count_next_labels,
+        collate=lambda rows: collate_causal(rows, pad_token_id=0),
     )  # fmt: skip
     assert notes == []
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.config import TrainConfig
 from hftrain.distributed import whole_while_used
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import causal_language_model
 from hftrain.text.causal import collate_causal
 from hftrain.train.loop import start
 from hftrain.train.trials import check_batches, check_causal, check_packing, chunk_loss
@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
         collate, loss = partial(collate_causal, pad_token_id=0), causal_language_model(chunked=True)
         task = {"collate": collate, "loss": loss}
         assert not try_examples(accelerator, model, rows, lengths, 1, before_step=None, **task).unreached
-        notes.extend(check_batches(model, rows, lengths, TrainConfig(), count=count_next_labels, **task))
+        notes.extend(check_batches(model, rows, lengths, TrainConfig(), **task))
 
     def gather() -> None:
         with whole_while_used(model):

@@ -14,7 +14,7 @@ from torch import nn
 
 from hftrain.data.plan import fetch
 from hftrain.distributed import is_out_of_memory, total
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 
@@ -26,17 +26,16 @@ def mean_loss(
     batch_size: int,
     *,
     collate: Callable[[list[Any]], Batch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    count: Callable[[Batch], int],
+    loss: Loss,
 ) -> float:
-    """Sum of the loss over all items / number of items. `loss` and `count` are as in `fit`."""
+    """Sum of the loss over all items / number of items. `collate` and `loss` are as in `fit`."""
     sums = [0.0, 0.0]
     for indices, weight in _share(accelerator, lengths, batch_size):
         batch = collate(fetch(examples, indices))
         with _memory(batch), torch.no_grad():
-            value = loss(model, send_to_device(batch, accelerator.device))
+            value = loss.summed(model, send_to_device(batch, accelerator.device))
         sums[0] += float(value) * weight
-        sums[1] += count(batch) * weight
+        sums[1] += loss.count(batch) * weight
     summed, items = total(accelerator, *sums)
     if items == 0:
         raise ValueError("the evaluation examples have nothing to predict: every label is masked")

@@ -21,7 +21,7 @@ from torch import nn
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
 from hftrain.train import checkpoint, inspect, trials
@@ -64,12 +64,9 @@ def fit(
     config: TrainConfig,
     *,
     collate: Callable[[list[Any]], Batch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    count: Callable[[Batch], int],
+    loss: Loss,
     lengths: np.ndarray | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    schedule: Callable[[int], float] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
     processor: Any = None,
     flops: Callable[[np.ndarray], float] | None = None,
     augment: Callable[[Any], Any] | None = None,
@@ -84,14 +81,11 @@ def fit(
     Args:
         examples: anything with `len` and integer indexing, `datasets.Dataset` for instance.
         collate: a list of examples -> a batch on the CPU. Randomness in it is seeded by the step.
-        loss: (model, batch) -> the SUM of the loss over the batch's items.
-        count: batch -> its items. Summed loss / summed count of the whole step, over all processes, is what is
-            minimised.
+        loss: the SUM of the loss over a batch's items, and the number of these items. Summed loss / summed count of
+            the whole step, over all processes, is what is minimised.
         lengths: (N, K) tokens of each of an example's K sequences, for token budgets and cuts of similar lengths; 1
             if None.
         evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
-        schedule: step -> share of `config.learning_rate`; default `lr_scheduler_type`.
-        optimizer: default `optim`.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
         flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
             the share of what the devices could do (`hftrain.train.flops`).
@@ -117,7 +111,7 @@ def fit(
     plan, total = choose_settings(model, lengths, config)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
-    schedule = schedule or make_schedule(
+    schedule = make_schedule(
         config.lr_scheduler_type,
         total,
         warmup_steps=config.warmup_steps,
@@ -131,7 +125,7 @@ def fit(
     contract = run_contract(accelerator, model, examples, plan, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
     if notes := trials.check_batches(
-        model, examples, lengths, config, collate=collate, loss=loss, count=count, augment=augment,
+        model, examples, lengths, config, collate=collate, loss=loss, augment=augment,
         whole_step=before_step is not None,
     ):  # fmt: skip
         seen["micro-batches"] = "; ".join(notes)  # for report and card
@@ -144,7 +138,7 @@ def fit(
     )  # fmt: skip
     if router and not router.agrees(model):
         router = None
-    model, optimizer = prepare(accelerator, model, optimizer, config, kept=findings.unreached)
+    model, optimizer = prepare(accelerator, model, config, kept=findings.unreached)
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
     with ExitStack() as stack:
         if accelerator.is_main_process:
@@ -172,7 +166,7 @@ def fit(
                 distributed.set_learning_rate(optimizer, learning_rate)
                 if before_step:
                     before_step(model, micro_batches)
-                outcome = take_step(run, micro_batches, loss, count, stop=signals.received, router=router)
+                outcome = take_step(run, micro_batches, loss, stop=signals.received, router=router)
                 if outcome.out_of_memory:
                     micro_batch_size = run.halve(micro_batches)
                     break
@@ -210,7 +204,6 @@ def fit(
 def prepare(
     accelerator: Accelerator,
     model: Any,
-    optimizer: torch.optim.Optimizer | None,
     config: TrainConfig,
     kept: Sequence[str] = (),
 ) -> tuple[Any, Any]:
@@ -221,7 +214,7 @@ def prepare(
         raise ValueError(
             "ema_decay needs whole parameters on each process, which ZeRO-3 does not keep: use ZeRO-2 or FSDP2"
         )
-    if config.optim != "adamw_torch" and optimizer is None and sharded:
+    if config.optim != "adamw_torch" and sharded:
         raise ValueError(
             f"optim={config.optim} works on whole tensors, which ZeRO and FSDP cut up: set optim=adamw_torch"
         )
@@ -238,7 +231,7 @@ def prepare(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     if config.torch_compile:
         model.compile(dynamic=True)
-    optimizer = optimizer or make_optimizer(
+    optimizer = make_optimizer(
         model,
         config.optim,
         learning_rate=config.learning_rate or 0.0,  # each step sets it
@@ -259,8 +252,7 @@ def prepare(
 def take_step(
     run: Run,
     micro_batches: list[MicroBatch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    count: Callable[[Batch], int],
+    loss: Loss,
     *,
     stop: int,
     router: RouterLoss | None = None,
@@ -271,7 +263,7 @@ def take_step(
     whole step. Gradients are averaged over the P processes by whoever exchanges them, hence the factor P.
     """
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
-    (items,) = distributed.total(accelerator, sum(count(m.batch) for m in micro_batches if len(m.indices)))
+    (items,) = distributed.total(accelerator, sum(loss.count(m.batch) for m in micro_batches if len(m.indices)))
     if items == 0:
         raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
     if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
@@ -288,7 +280,7 @@ def take_step(
                 real = len(micro.indices) > 0
                 listening: AbstractContextManager[Any] = router.listening() if router else nullcontext([])
                 with listening as heard:
-                    summed = loss(model, send_to_device(micro.batch, accelerator.device)) * real
+                    summed = loss.summed(model, send_to_device(micro.batch, accelerator.device)) * real
                 objective = summed * (accelerator.num_processes / items)
                 if router:
                     objective = objective + router.share(accelerator, heard, real=real) * accelerator.num_processes

@@ -13,8 +13,9 @@ import inspect
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ from torch import nn
 
 from hftrain import distributed
 from hftrain.data.plan import MicroBatch, seed_all
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +81,15 @@ class RouterLoss:
         finally:
             self.heard = None
 
-    def checked(self, loss: Callable[[nn.Module, Batch], torch.Tensor]) -> Callable[[nn.Module, Batch], torch.Tensor]:
+    def checked(self, loss: Loss) -> Loss:
         """`loss` for a trial, which compares the router loss with transformers' own."""
 
         def listened(model: nn.Module, batch: Batch) -> torch.Tensor:
             self.checks = self.checks or []
             with self.listening():
-                return loss(model, batch)
+                return loss.summed(model, batch)
 
-        return listened
+        return replace(loss, summed=listened)
 
     def agrees(self, model: Any) -> bool:
         """Whether the trial gave what transformers computes, of a model with experts; says what follows."""
@@ -110,7 +111,7 @@ class RouterLoss:
         accelerator: Accelerator,
         model: nn.Module,
         micro_batches: Sequence[MicroBatch],
-        loss: Callable[[nn.Module, Batch], torch.Tensor],
+        loss: Loss,
         seed: int,
         step: int,
     ) -> bool:
@@ -126,7 +127,7 @@ class RouterLoss:
             for micro in micro_batches:
                 seed_all(seed, step, micro.number)
                 with torch.no_grad(), self.listening() as heard:
-                    loss(model, send_to_device(micro.batch, accelerator.device))
+                    loss.summed(model, send_to_device(micro.batch, accelerator.device))
                 parts.append(added(heard, len(micro.indices) > 0))
         except RuntimeError as error:
             if not distributed.is_out_of_memory(error):

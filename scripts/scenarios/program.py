@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, trainers
 from hftrain import signals
 from hftrain.config import TrainConfig
 from hftrain.config.errors import explain_errors
-from hftrain.losses import causal_language_model, count_next_labels
+from hftrain.losses import Loss, causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.quiet import hush_libraries
 from hftrain.report import Report, publish
@@ -96,9 +96,9 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
     def score(model: torch.nn.Module, current: str) -> dict[str, float]:
         def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
             now(current)
-            return causal_language_model()(model, batch)
+            return causal_language_model().summed(model, batch)
 
-        task: dict[str, Callable] = {"collate": collate, "loss": loss, "count": count_next_labels}
+        task: dict[str, Any] = {"collate": collate, "loss": Loss(loss, count_next_labels)}
         return {"loss": mean_loss(accelerator, model, rows[:12], lengths[:12], 2, **task)}
 
     steps = 0
@@ -117,7 +117,7 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
 
     model, results = fit(
         accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
-        count=count_next_labels, evaluate=evaluate, after_step=after_step, processor=Processor(),
+        evaluate=evaluate, after_step=after_step, processor=Processor(),
     )  # fmt: skip
     scores = score(model, "test scores")
     now("publishing")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss, count_labels
 
 
 def log_probabilities(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,7 +37,10 @@ def span_losses(
     return losses
 
 
-def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """Sum over windows of both cross-entropies; `losses.count_labels` counts two a window, so their mean is that of
-    transformers."""
-    return lambda model, batch: span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()
+def loss(label_smoothing: float = 0.0) -> Loss:
+    """Both cross-entropies of each window, which count as two items, so that their mean is that of transformers."""
+
+    def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
+        return span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()
+
+    return Loss(summed, count_labels)

@@ -1,12 +1,10 @@
 """What a classification is trained on. Shapes: B examples of a batch, K classes or labels (1 for regression)."""
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 
 
 def losses(
@@ -53,20 +51,20 @@ def classification(
     weights: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
     focal_gamma: float = 0.0,
-) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """(model, batch) -> the sum of `losses` over the batch; count with `count_examples`.
+) -> Loss:
+    """The sum of `losses` over the examples.
 
     Weights have a mean of 1 over the training rows, so the sum is divided by rows, not by weights: a row weighs the
     same in whatever step it stands."""
 
-    def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
         found = losses(
             logits_of(model, batch), batch["labels"], problem,
             weights=weights, label_smoothing=label_smoothing, focal_gamma=focal_gamma,
         )  # fmt: skip
         return found.sum()
 
-    return loss
+    return Loss(summed, count_examples)
 
 
 def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 from hftrain.tasks.preference.losses import bradley_terry
+from hftrain.tasks.preference.losses import count_examples
 from hftrain.train.evaluation import predict
 
 
@@ -19,11 +20,13 @@ def conversation_rewards(model: Any, batch: Batch) -> torch.Tensor:
     return model(input_ids=ids, attention_mask=mask).logits.float().view(-1, 2)
 
 
-def reward_loss(center_rewards_coefficient: float = 0.0) -> Callable[[Any, Batch], torch.Tensor]:
-    """The loss of `fit`, `bradley_terry`; count with `count_examples`."""
-    return lambda model, batch: bradley_terry(
-        *conversation_rewards(model, batch).unbind(1), center=center_rewards_coefficient
-    )
+def reward_loss(center_rewards_coefficient: float = 0.0) -> Loss:
+    """`bradley_terry` of the pairs."""
+
+    def summed(model: Any, batch: Batch) -> torch.Tensor:
+        return bradley_terry(*conversation_rewards(model, batch).unbind(1), center=center_rewards_coefficient)
+
+    return Loss(summed, count_examples)
 
 
 def evaluate_rewards(

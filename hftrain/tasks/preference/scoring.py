@@ -23,9 +23,9 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from hftrain import distributed
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 from hftrain.tasks.preference.config import PreferenceConfig
-from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, objective, rewards, sequence_log_probs
+from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
 
 if TYPE_CHECKING:
@@ -92,17 +92,17 @@ class ReferencePoint:
 
 def preference_loss(
     accelerator: Accelerator, config: PreferenceConfig, reference_point: ReferencePoint | None = None
-) -> Callable[[Any, Batch], torch.Tensor]:
-    """The loss of `fit`; count with `count_examples`. `reference_point` is KTO's."""
+) -> Loss:
+    """The loss that `config` names. `reference_point` is KTO's."""
     sides = FIRST if config.loss_type == "kto" else BOTH
 
-    def loss(model: Any, batch: Batch) -> torch.Tensor:
+    def summed(model: Any, batch: Batch) -> torch.Tensor:
         reference = reference_log_probs(accelerator, model, batch, config, sides)  # before the pass that is trained
         log_probs, tokens = sequence_log_probs(model, batch, sides)
         point = reference_point.value if reference_point else 0.0
         return objective(config, log_probs, tokens, reference, batch.get("desirable"), point)
 
-    return loss
+    return Loss(summed, count_examples)
 
 
 def with_reference(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
-from hftrain.losses import Batch, cross_entropy
+from hftrain.losses import Batch, Loss, count_labels, cross_entropy
 
 
 def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -15,6 +13,8 @@ def logits_of(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
 
 
-def loss(label_smoothing: float = 0.0) -> Callable[[nn.Module, Batch], torch.Tensor]:
-    """Sum of the cross-entropy over labelled tokens; count with `losses.count_labels`."""
-    return lambda model, batch: cross_entropy(logits_of(model, batch), batch["labels"], label_smoothing)
+def loss(label_smoothing: float = 0.0) -> Loss:
+    """The cross-entropy of the labelled tokens."""
+    return Loss(
+        lambda model, batch: cross_entropy(logits_of(model, batch), batch["labels"], label_smoothing), count_labels
+    )

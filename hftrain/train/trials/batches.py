@@ -14,7 +14,7 @@ from hftrain import text
 from hftrain.config import TrainConfig
 from hftrain.data.packing import Packed
 from hftrain.data.plan import fetch, seed_all
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 from hftrain.text.causal import causal_lengths
 from hftrain.train.trials.language import farthest
 from hftrain.train.trials.memory import as_it_was, same_randomness
@@ -108,8 +108,7 @@ def check_batches(
     config: TrainConfig,
     *,
     collate: Callable[[list[Any]], Batch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    count: Callable[[Batch], int],
+    loss: Loss,
     augment: Callable[[Any], Any] | None = None,
     whole_step: bool = False,
 ) -> list[str]:
@@ -127,7 +126,7 @@ def check_batches(
         notes = [*_normalised(model), *_told(model, found, config)]
         if not whole_step and (found is None or not any(found)):
             try:
-                notes += _of_loss(model, examples, lengths, config.seed, collate, loss, count, augment)
+                notes += _of_loss(model, examples, lengths, config.seed, collate, loss, augment)
             except Exception as error:  # of the recipe's own code, which may ask for more than a trial has
                 notes += [f"whether {CUT} could not be tried ({type(error).__name__}: {error})"]
     for note in notes:
@@ -199,8 +198,7 @@ def _of_loss(
     lengths: np.ndarray,
     seed: int,
     collate: Callable[[list[Any]], Batch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
-    count: Callable[[Batch], int],
+    loss: Loss,
     augment: Callable[[Any], Any] | None,
 ) -> list[str]:
     """Three short examples together against each alone."""
@@ -216,10 +214,10 @@ def _of_loss(
         return collate(rows)
 
     together, alone = batch(rows), [batch([row]) for row in rows]
-    counts, number = [count(one) for one in alone], len(rows)
-    if count(together) != sum(counts):
-        return [f"count gives {count(together)} for {number} examples together, {sum(counts)} for each alone: {CUT}"]
-    values, rounding = _losses(model, loss, [together, batch(rows, 1), *alone])
+    counts, number = [loss.count(one) for one in alone], len(rows)
+    if (counted := loss.count(together)) != sum(counts):
+        return [f"count gives {counted} for {number} examples together, {sum(counts)} for each alone: {CUT}"]
+    values, rounding = _losses(model, loss.summed, [together, batch(rows, 1), *alone])
     value, other, *each = values
     rounding *= sum(map(abs, each))
     if abs(value - other) > rounding:

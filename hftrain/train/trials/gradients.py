@@ -14,7 +14,7 @@ from torch import nn
 from hftrain import distributed
 from hftrain.data.plan import MicroBatch, fetch, seed_all
 from hftrain.distributed import leaves
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Loss
 from hftrain.train.trials.memory import ABSENT, Changes, Memory, holders_of, left_as_it_was, put
 from hftrain.train.trials.small import Small, stand_ins, with_ids
 
@@ -64,7 +64,7 @@ def try_examples(
     seed: int,
     *,
     collate: Callable[[list[Any]], Batch],
-    loss: Callable[[nn.Module, Batch], torch.Tensor],
+    loss: Loss,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None,
 ) -> Findings:
     """Forward passes on the two shortest examples, and on the longest one as in evaluation, where no layer is dropped
@@ -97,7 +97,7 @@ def try_examples(
                     before_step(model, [micro])
                 memory = Memory(model)
                 batch = with_ids(micro.batch, small.ids) if small else micro.batch
-                reached |= leaves(loss(model, send_to_device(batch, device)))
+                reached |= leaves(loss.summed(model, send_to_device(batch, device)))
                 attributes, buffers = memory.put_back()
                 known = findings.changes
                 known.attributes.extend(change for change in attributes if change not in known.attributes)
