@@ -9,8 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from hftrain.losses import Batch, Loss
-from hftrain.tasks.preference.losses import bradley_terry
-from hftrain.tasks.preference.losses import count_examples
+from hftrain.tasks.preference.losses import bradley_terry, count_examples
 from hftrain.train.evaluation import predict
 
 
