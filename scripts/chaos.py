@@ -55,7 +55,7 @@ def chaos(
     lines = ["| what is broken | tries | really happened | right | seconds |", "|---|---|---|---|---|"]
     wrong, missed = [], []
     places = [(module, number) for module in modules for number in range(len(rows(module)))]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(timed, module, number, seed, sample) for module, number in places]
         for (module, number), future in zip(places, futures, strict=True):
             done, seconds = future.result()
