@@ -291,8 +291,8 @@ def test_adapters_off_are_the_reference(accelerator):
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    summed = preference_loss(accelerator, PreferenceConfig()).summed
-    losses = [summed(model, collate(list(rows))) for rows in (joined, examples)]
+    loss = preference_loss(accelerator, PreferenceConfig())
+    losses = [loss.summed(model, collate(list(rows))) for rows in (joined, examples)]
     torch.testing.assert_close(losses[0], losses[1])
     assert model.training and abs(float(losses[0]) / 5 - math.log(2)) > 1e-3
 
