@@ -31,8 +31,8 @@ def count_positions(model: Any) -> tuple[int | None, int]:
 
 def longest_text(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> int:
     """Tokens that the model and its tokenizer read at most."""
-    limits = [count_positions(model)[0], tokenizer.model_max_length if tokenizer is not None else None]
-    return min((limit for limit in limits if limit), default=sys.maxsize)
+    most = tokenizer.model_max_length if tokenizer is not None else sys.maxsize  # where it says nothing, 1e30
+    return min(most, count_positions(model)[0] or sys.maxsize)
 
 
 def embedding_rows(model: Any) -> int:
