@@ -54,6 +54,12 @@ def test_what_cannot_be_loaded(t5, tmp_path):
     assert load.load_tokenizer(ModelConfig()) is None
 
 
+def test_a_folder_without_weights_is_named(t5, tmp_path):
+    shutil.copytree(t5, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(ValueError, match=r"empty holds no weights \(model.safetensors, .*: name the folder"):
+        load.load_model(ModelConfig(model_name_or_path=str(tmp_path / "empty")), AutoModelForSeq2SeqLM)
+
+
 def test_weights_that_cannot_be_read_are_named(t5, tmp_path):
     shutil.copytree(t5, tmp_path / "model")
     shard = "model-00001-of-00002.safetensors"

@@ -28,6 +28,11 @@ def naming_damage(name: str | Path, revision: str | None = None) -> Iterator[Non
                 f"the weights in {name} have other sizes than its config.json says, as the table above has it: put "
                 "back the config.json that belongs to them"
             ) from error
+        if "no file named model.safetensors" in str(error):
+            raise ValueError(
+                f"{name} holds no weights (model.safetensors, or shards with an index): name the folder that training "
+                "wrote, or a checkpoint-N in it; an interrupted download has to be made again"
+            ) from error
         raise
 
 
