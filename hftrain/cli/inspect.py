@@ -70,7 +70,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     if chosen_lines := describe(view.config):
         print(*chosen_lines, sep="\n", end="\n\n")
     if said.messages:
-        print("said while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
+        print("logged while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
     for name, value in numbers.items():
         print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {format_number(value)}")
     for name, count in (("rows leaked", said.leaked), ("rows refused", said.refused)):
