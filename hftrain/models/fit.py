@@ -57,8 +57,8 @@ def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase | None = None, **le
             "model's (tokenizer_name_or_path, model_name_or_path), or set model_config.vocab_size"
         )
     positions, unused = count_positions(model)
-    most = longest_text(model, tokenizer)
     for name, length in lengths.items():
+        most = longest_text(model, tokenizer)
         if positions and length > positions:
             raise ValueError(
                 f"{name}={length}, but the model has positions for {min(positions, most)} tokens only: lower {name}. A "
