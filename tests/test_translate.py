@@ -23,6 +23,7 @@ from hftrain.config import ConfigError, parse
 from hftrain.data.rows import fingerprint
 from hftrain.predict import predict
 from hftrain.tasks import translation
+from hftrain.tasks.translation import TranslateConfig
 from hftrain.tasks.translation.report import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -374,6 +375,14 @@ def test_cards_python_runs_where_hftrain_is_not(folder, pretrained, own, tmp_pat
     first = ran.stdout.partition("---")[0].strip()
     source = re.search(r"tokenizer\('(.*?)', return_tensors", codes[0]).group(1)
     assert first == predict(own, [source])[0]
+
+
+def test_the_built_in_pairs_are_described():
+    config = TranslateConfig()
+    rows = translation.load_pairs(config, seed=1)
+    tokenizer = text.train_tokenizer(text.texts_of(rows["test"]), 300)
+    described = describe(rows["test"], translation.tokenize(rows["test"], tokenizer, config))
+    assert described["unusable rows left out"] == "0" and described["rows"] == len(rows["test"])
 
 
 def test_two_processes_give_the_losses_of_one(folder, tmp_path):

@@ -24,7 +24,7 @@ def describe_split(
         inputs: what of it is compared with the training rows, in the plural.
         refused: rows left out after they were read.
     """
-    left_out = len(rows.bad) + refused
+    left_out = len(getattr(rows, "bad", ())) + refused  # generated rows have none
     leaks = getattr(rows, "leaks", None)  # the training rows have none
     return {
         unit: len(rows),
