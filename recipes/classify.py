@@ -60,7 +60,7 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         augment=classification.augmentation(config, tokenizer), held_out=examples,
     )  # fmt: skip
     thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
-    report = classification.summarize(config, rows, examples, score(model, "test"), names, ids, thresholds)
+    report = classification.summarize(config, rows, examples, score(model, "test"), right, names, ids, thresholds)
     return publish(accelerator, config, results, report)
 
 

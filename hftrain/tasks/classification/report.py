@@ -16,7 +16,6 @@ from hftrain.report.described import describe_split, share
 from hftrain.report.evaluated import evaluation_figures, length_figure, per_class_table
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.judging import judge
-from hftrain.tasks.classification.labels import references
 from hftrain.tasks.classification.scoring import Scores, decide, measure
 from hftrain.text import lengths
 
@@ -68,12 +67,13 @@ def summarize(
     rows: "Mapping[str, Dataset]",
     examples: "Mapping[str, Dataset]",
     scores: Scores,
+    references: Mapping[str, np.ndarray],
     names: Sequence[str],
     ids: Mapping[str, int],
     thresholds: Sequence[float],
 ) -> Report:
-    """What the report shows: the scores of the test rows, and the data."""
-    training, right = (references(examples[split], config.problem_type, len(names)) for split in ("train", "test"))
+    """What the report shows: the scores of the test rows, and the data. `references`: what is right, of each split."""
+    right = references["test"]
     numbers, metrics = measure(scores, right, config, names, thresholds, report=True)
     return Report(
         title=title(config),
@@ -85,7 +85,7 @@ def summarize(
         data={name: describe(split, examples[name], names, ids) for name, split in rows.items()},
         figures=figures(metrics, scores, right, examples, config),
         tables=tables(metrics, rows["test"], scores, right, names, thresholds, config.problem_type),
-        **judge(scores, right, training, config, names, thresholds),
+        **judge(scores, right, references["train"], config, names, thresholds),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.fit import longest_text
+from hftrain.models.fit import count_positions, longest_text
 from hftrain.models.saved import ADAPTER, load, warn_of_cuts
 
 
@@ -28,7 +28,6 @@ def translate(
     import numpy as np
     from transformers import GenerationConfig
 
-    from hftrain.models.fit import count_positions
     from hftrain.tasks.translation import scoring
     from hftrain.train.evaluation import OneProcess
 
