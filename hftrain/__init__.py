@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         TrainConfig,
         parse,
     )
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import load_rows
     from hftrain.data.splits import load_splits
     from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
@@ -40,6 +41,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "Examples",
     "FineTuneConfig",
     "LoraConfig",
     "Loss",

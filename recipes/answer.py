@@ -20,7 +20,6 @@ from hftrain.tasks.answering import AnswerConfig
 def main(config: AnswerConfig) -> dict[str, Any]:
     from transformers import AutoModelForQuestionAnswering
 
-    from hftrain import text
     from hftrain.metrics import rehearse
     from hftrain.models import load
     from hftrain.models.fit import check_fit
@@ -50,8 +49,8 @@ def main(config: AnswerConfig) -> dict[str, Any]:
         return answering.score(found, rows["validation"], len(examples["validation"]), metrics)
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
-        collate=collate, processor=tokenizer, loss=answering.loss(config.label_smoothing_factor),
+        accelerator, model, examples["train"], config, collate=collate,
+        processor=tokenizer, loss=answering.loss(config.label_smoothing_factor),
         evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     threshold = results.get("eval_no_answer_threshold", 1.0)  # of the kept model, by validation rows

@@ -29,7 +29,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     from hftrain.models.neftune import add_noise
     from hftrain.report import publish
     from hftrain.tasks import chat
-    from hftrain.text.causal import causal_lengths, collate_causal, wants_flat
+    from hftrain.text.causal import collate_causal, wants_flat
     from hftrain.train import trials
     from hftrain.train.evaluation import mean_loss
     from hftrain.train.inspect import inspecting
@@ -49,23 +49,23 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
                      max_new_tokens=config.max_new_tokens)  # fmt: skip
     before = answer(model)
     if config.packing:
-        trials.check_packing(model, int(causal_lengths(examples["train"]).max()))
+        trials.check_packing(model, int(examples["train"].lengths.max()))
     model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
     chunked = config.chunked_loss and trials.chunk_loss(model)
     if config.neftune_noise_alpha:
         add_noise(model, config.neftune_noise_alpha)
     train = examples["train"]
     if config.packing:
-        train = Packed(train, pack(causal_lengths(train), config.max_length))
+        train = Packed(train, pack(train.lengths, config.max_length))
     collate = partial(collate_causal, pad_token_id=template.tokenizer.pad_token_id, flat=wants_flat(model))
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
-        task = (examples[split], causal_lengths(examples[split]), config.eval_batch_size)
-        loss = mean_loss(accelerator, model, *task, collate=collate, loss=causal_language_model(chunked=chunked))
+        plain = causal_language_model(chunked=chunked)
+        loss = mean_loss(accelerator, model, examples[split], config.eval_batch_size, collate=collate, loss=plain)
         return {"loss": loss, "perplexity": math.exp(loss)}
 
     model, results = fit(
-        accelerator, model, train, config, lengths=causal_lengths(train), collate=collate, processor=template.tokenizer,
+        accelerator, model, train, config, collate=collate, processor=template.tokenizer,
         loss=causal_language_model(config.label_smoothing_factor, chunked), evaluate=evaluate,
         held_out=examples,
     )  # fmt: skip

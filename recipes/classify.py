@@ -19,7 +19,6 @@ from hftrain.tasks.classification import ClassificationConfig
 
 
 def main(config: ClassificationConfig) -> dict[str, Any]:
-    from hftrain import text
     from hftrain.metrics import rehearse
     from hftrain.report import publish
     from hftrain.tasks import classification
@@ -32,7 +31,6 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         names, ids = classification.number_classes(rows, config)
         tokenizer = classification.load_tokenizer(rows["train"], config)
         examples = {name: classification.tokenize(split, tokenizer, ids, config) for name, split in rows.items()}
-    lengths = {name: text.lengths(split, ["input_ids"]) for name, split in examples.items()}
     right = {name: classification.references(split, problem, len(names)) for name, split in examples.items()}
     held = {name: right[name] for name in ("validation", "test")}
     best = rehearse(config.metrics, problem, held, labels=names, best=config.metric_for_best_model)
@@ -42,8 +40,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     collate = classification.collator(tokenizer, model, config)
 
     def score(model: Any, split: str) -> classification.Scores:
-        task = (examples[split], lengths[split], config.eval_batch_size)
-        return classification.score(accelerator, model, *task, collate=collate, problem=problem)
+        batch_size = config.eval_batch_size
+        return classification.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
 
     def evaluate(model: Any) -> dict[str, float]:
         return classification.measure(score(model, "validation"), right["validation"], config, names)[0]
@@ -55,7 +53,7 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         focal_gamma=config.focal_gamma,
     )
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer, loss=loss,
+        accelerator, model, examples["train"], config, processor=tokenizer, loss=loss,
         collate=collate, evaluate=evaluate,
         augment=classification.augmentation(config, tokenizer), held_out=examples,
     )  # fmt: skip

@@ -19,7 +19,6 @@ from hftrain.tasks.preference import PreferenceRecipeConfig
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from hftrain import text
     from hftrain.models import load
     from hftrain.report import publish
     from hftrain.tasks import chat, preference
@@ -32,7 +31,6 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         rows = preference.load_preferences(config, seed=config.seed, unpaired=unpaired)
         tokenize = partial(preference.tokenize_preferences, template=template, config=config, unpaired=unpaired)
         examples = {name: tokenize(split) for name, split in rows.items()}
-    lengths = {name: text.lengths(split, preference.IDS) for name, split in examples.items()}
     data = preference.describe(rows, examples)
 
     model = load.load_model(config, AutoModelForCausalLM)
@@ -41,16 +39,16 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
     collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
     if config.needs_reference and config.precompute_ref_log_probs and not inspecting():
         for name, split in examples.items():
-            task = (split, lengths[name], config.eval_batch_size)
-            examples[name] = preference.with_reference(accelerator, model, *task, collate)
+            examples[name] = preference.with_reference(accelerator, model, split, config.eval_batch_size, collate)
     point = preference.ReferencePoint(accelerator, config) if unpaired else None
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
-        task = (examples[split], lengths[split], config.eval_batch_size)
-        return preference.evaluate_preferences(accelerator, model, *task, config, collate)
+        return preference.evaluate_preferences(
+            accelerator, model, examples[split], config.eval_batch_size, config, collate
+        )
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, evaluate=evaluate,
+        accelerator, model, examples["train"], config, collate=collate, evaluate=evaluate,
         loss=preference.preference_loss(accelerator, config, point),
         before_step=point.measure if point else None, processor=template.tokenizer, held_out=examples,
     )  # fmt: skip

@@ -47,19 +47,19 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     collate = causal.causal_collator(tokenizer, model)
 
     def evaluate(model: Any) -> dict[str, float]:
-        task = (examples["validation"], examples["validation"].lengths, config.eval_batch_size)
-        loss = causal_language_model(chunked=chunked)
-        mean = mean_loss(accelerator, model, *task, collate=collate, loss=loss)
-        return pretraining.readings(mean, examples["validation"], files["validation"])
+        validation, loss = examples["validation"], causal_language_model(chunked=chunked)
+        mean = mean_loss(accelerator, model, validation, config.eval_batch_size, collate=collate, loss=loss)
+        return pretraining.readings(mean, validation, files["validation"])
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=examples["train"].lengths, collate=collate,
+        accelerator, model, examples["train"], config, collate=collate,
         loss=causal_language_model(config.label_smoothing_factor, chunked=chunked),
         evaluate=evaluate, processor=tokenizer, held_out=examples,
-        flops=pretraining.step_flops(model, examples["train"], examples["train"].lengths),
+        flops=pretraining.step_flops(model, examples["train"]),
     )  # fmt: skip
-    task = (files["validation"], config.sample_tokens, config.max_length)
-    samples = pretraining.continuations(accelerator, model, tokenizer, *task)
+    samples = pretraining.continuations(
+        accelerator, model, tokenizer, files["validation"], config.sample_tokens, config.max_length
+    )
     report = pretraining.summarize(config, files, examples, samples, tokenizer)
     return publish(accelerator, config, results, report)
 

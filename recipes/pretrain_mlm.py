@@ -32,8 +32,8 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
         tokenizer, files = pretraining.load_tokens(config, denoising.MARKS[config.objective])
     noise = denoising.make_noise(config, tokenizer)
-    examples = pretraining.make_blocks(config, files, config.packing)
-    lengths = {name: denoising.noised_lengths(noise, config.objective, e.lengths) for name, e in examples.items()}
+    blocks = pretraining.make_blocks(config, files, config.packing)
+    examples = {name: denoising.measured(noise, config.objective, split) for name, split in blocks.items()}
 
     def shape() -> Any:
         form = {"num_decoder_layers": 0} if config.objective == "masked_tokens" else {}
@@ -49,15 +49,15 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     noised = {name: Noised(split, noise, config.seed) for name, split in examples.items()}
 
     def evaluate(model: Any) -> dict[str, float]:
-        task = (accelerator, model, noised["validation"], lengths["validation"], config.eval_batch_size)
-        loss = mean_loss(*task, collate=collate, loss=sequence_to_sequence(chunked=chunked))
+        validation, plain = noised["validation"], sequence_to_sequence(chunked=chunked)
+        loss = mean_loss(accelerator, model, validation, config.eval_batch_size, collate=collate, loss=plain)
         return {"loss": loss, "perplexity": exp(min(loss, 700))}
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=lengths["train"], processor=tokenizer,
+        accelerator, model, examples["train"], config, processor=tokenizer,
         augment=noise, collate=collate, evaluate=evaluate, held_out=examples,
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
-        flops=pretraining.step_flops(model, examples["train"], lengths["train"]),
+        flops=pretraining.step_flops(model, examples["train"]),
     )  # fmt: skip
     report = pretraining.summarize_denoising(config, files, examples, noised, tokenizer)
     return publish(accelerator, config, results, report)

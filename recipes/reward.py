@@ -18,7 +18,6 @@ from hftrain.tasks.preference import RewardConfig
 def main(config: RewardConfig) -> dict[str, Any]:
     from transformers import AutoModelForSequenceClassification
 
-    from hftrain import text
     from hftrain.models import load
     from hftrain.report import publish
     from hftrain.tasks import chat, preference
@@ -29,7 +28,6 @@ def main(config: RewardConfig) -> dict[str, Any]:
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = preference.load_preferences(config, seed=config.seed)
         examples = {name: preference.tokenize_preferences(split, template, config) for name, split in rows.items()}
-    lengths = {name: text.lengths(split, preference.IDS) for name, split in examples.items()}
 
     model = load.load_model(config, AutoModelForSequenceClassification, settings={"num_labels": 1})
     chat.fit_model(model, template, config.max_length)
@@ -37,11 +35,10 @@ def main(config: RewardConfig) -> dict[str, Any]:
     collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
-        task = (examples[split], lengths[split], config.eval_batch_size)
-        return preference.evaluate_rewards(accelerator, model, *task, collate)
+        return preference.evaluate_rewards(accelerator, model, examples[split], config.eval_batch_size, collate)
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, evaluate=evaluate,
+        accelerator, model, examples["train"], config, collate=collate, evaluate=evaluate,
         loss=preference.reward_loss(config.center_rewards_coefficient),
         processor=template.tokenizer, held_out=examples,
     )  # fmt: skip

@@ -21,7 +21,6 @@ from hftrain.tasks.tagging import TagConfig
 def main(config: TagConfig) -> dict[str, Any]:
     from transformers import AutoModelForTokenClassification
 
-    from hftrain import text
     from hftrain.metrics import rehearse
     from hftrain.models import load
     from hftrain.models.fit import check_fit
@@ -51,8 +50,8 @@ def main(config: TagConfig) -> dict[str, Any]:
         return tagging.score(tag(model, "validation"), right["validation"], names, metrics)[0]
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
-        collate=collate, processor=tokenizer, loss=tagging.loss(config.label_smoothing_factor),
+        accelerator, model, examples["train"], config, collate=collate,
+        processor=tokenizer, loss=tagging.loss(config.label_smoothing_factor),
         evaluate=evaluate, held_out=examples,
     )  # fmt: skip
     found = tag(model, "test")

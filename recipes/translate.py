@@ -33,7 +33,6 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         rows = translation.load_pairs(config, seed=config.seed)
         tokenizer = load.load_tokenizer(config) or text.learn_tokenizer(rows["train"], config.vocab_size)
         examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
-    lengths = {name: text.lengths(split) for name, split in examples.items()}
     shape = text.vocabulary(tokenizer) | NEW_MODEL | config.model_config
     model = load.load_model(config, AutoModelForSeq2SeqLM, new=lambda: TransformerConfig(**shape))
     translation.set_generation(model, tokenizer, config)
@@ -41,20 +40,22 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     model = load.add_adapters(model, config, "SEQ_2_SEQ_LM")
 
     def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
-        task = (examples[split], lengths[split], config.eval_batch_size)
-        hypotheses = translation.translate(accelerator, model, tokenizer, *task, collate=collate, num_beams=num_beams)
+        hypotheses = translation.translate(
+            accelerator, model, tokenizer, examples[split], config.eval_batch_size, collate=collate, num_beams=num_beams
+        )
         search = {"num_beams": num_beams, "batch_size": config.eval_batch_size}
         return hypotheses, translation.score(hypotheses, rows[split]["target"], config.target_lang, **search)
 
     def evaluate(model: Any) -> dict[str, float]:
-        task = (accelerator, model, examples["validation"], lengths["validation"], config.eval_batch_size)
-        metrics = {"loss": mean_loss(*task, collate=collate, loss=sequence_to_sequence())}
+        validation, loss = examples["validation"], sequence_to_sequence()
+        loss_value = mean_loss(accelerator, model, validation, config.eval_batch_size, collate=collate, loss=loss)
+        metrics = {"loss": loss_value}
         if config.predict_with_generate:
             metrics |= {name: translate(model, "validation", 1)[1][name] for name in ("sacrebleu", "chrf")}
         return metrics
 
     model, results = fit(
-        accelerator, model, examples["train"], config, lengths=lengths["train"], collate=collate, processor=tokenizer,
+        accelerator, model, examples["train"], config, collate=collate, processor=tokenizer,
         loss=sequence_to_sequence(config.label_smoothing_factor), evaluate=evaluate,
         held_out=examples,
     )  # fmt: skip

@@ -47,6 +47,7 @@ from transformers import (
 )
 
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.distributed import draw
 from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
 from hftrain.models import TransformerConfig, TransformerForConditionalGeneration
@@ -260,10 +261,9 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
         model, _ = fit(
             accelerator,
             model,
-            examples,
+            Examples(examples, lengths_of(examples)),
             config,
             loss=Loss(loss, exact.count),
-            lengths=lengths_of(examples),
             after_step=after_step,
             **task,
         )
@@ -277,16 +277,16 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
         result["hosts"] = gather_object([platform.node()])
     if evaluation := job.get("evaluate"):
         model.eval()
-        where = (accelerator, model, examples, lengths_of(examples))
-        result["mean_loss"] = [mean_loss(*where, size, loss=exact, **task) for size in evaluation]
+        measured = Examples(examples, lengths_of(examples))
+        result["mean_loss"] = [mean_loss(accelerator, model, measured, size, loss=exact, **task) for size in evaluation]
 
         def generate(batch: dict[str, torch.Tensor]) -> list[Any]:
             return [row[row > 0].tolist() for row in batch["input_ids"]]
 
-        where = (accelerator, examples, lengths_of(examples))
         sources = [example["input_ids"] for example in examples]
         result["in_order"] = [
-            predict(*where, size, collate=task["collate"], generate=generate) == sources for size in evaluation
+            predict(accelerator, measured, size, collate=task["collate"], generate=generate) == sources
+            for size in evaluation
         ]
     if job.get("nan_at"):
         after = accelerator.get_state_dict(trained) or {}

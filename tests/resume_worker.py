@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from hftrain.config import TrainConfig, parse
+from hftrain.data.examples import Examples
 from hftrain.losses import Loss, causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.train import checkpoint
@@ -82,6 +83,10 @@ class WorkerConfig(TrainConfig):
     )  # fmt: skip
 
 
+def measured(rows: list[list[int]]) -> Examples:
+    return Examples(rows, [len(row) for row in rows])
+
+
 def random_examples(number: int, seed: int) -> list[list[int]]:
     draw = np.random.default_rng(seed)
     return [draw.integers(3, 64, draw.integers(4, 16)).tolist() for _ in range(number)]
@@ -119,9 +124,8 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         if steps_done == config.signal_evaluation and accelerator.process_index == config.signal_rank:
             os.kill(os.getpid(), signal.Signals[config.signal_name])
         held_out = random_examples(HELD_OUT, seed=int(os.environ.get("HELD_OUT_SEED", "1")))
-        lengths = np.array([[len(row)] for row in held_out])
         task = {"collate": collate, "loss": Loss(loss, lambda batch: max(1, count_next_labels(batch)))}
-        return {"loss": mean_loss(accelerator, model, held_out, lengths, 4, **task)}
+        return {"loss": mean_loss(accelerator, model, measured(held_out), 4, **task)}
 
     steps_done = 0
 
@@ -139,9 +143,8 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         if after_step:
             after_step(step, model)
 
-    lengths = np.array([[len(row)] for row in rows])
     return fit(
-        accelerator, model, rows, config, collate=collate, loss=Loss(loss, count_next_labels), lengths=lengths,
+        accelerator, model, measured(rows), config, collate=collate, loss=Loss(loss, count_next_labels),
         evaluate=evaluate, after_step=fault,
         held_out={"validation": random_examples(HELD_OUT, int(os.environ.get("HELD_OUT_SEED", "1")))},
     )  # fmt: skip

@@ -297,7 +297,7 @@ def test_the_batch_size_changes_no_loss_and_no_answer(trained, bert, folder, tmp
     batch = collate(list(examples))
     with torch.no_grad():
         loss = float(answering.loss().summed(model, batch)) / count_labels(batch)
-    assert len(set(map(len, examples["input_ids"]))) > 1  # something is padded
+    assert len(set(map(len, examples.column("input_ids")))) > 1  # something is padded
     for scores, answers in scored:
         assert scores == pytest.approx(scored[0][0], rel=1e-6) and answers == scored[0][1]
         assert scores["loss"] == pytest.approx(loss, rel=1e-6)

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification, FNetConfig, 
 
 from hftrain import text
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
 from hftrain.tasks.classification import count_examples
 from hftrain.train.loop import fit, start
@@ -20,7 +21,7 @@ from hftrain.train.trials import check_batches, chunk_loss
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
 ROWS = [{"input_ids": [3 + (i * j) % 40 for j in range(3 + i % 5)], "label": i % 2} for i in range(12)]
-LENGTHS = np.array([[len(row["input_ids"])] for row in ROWS])
+MEASURED = Examples(ROWS, [len(row["input_ids"]) for row in ROWS])
 
 
 def bert():
@@ -54,7 +55,7 @@ def mean(model, batch):
 
 def notes_of(summed, collate=collate_rows, count=count_examples, model=None, **task):
     loss = Loss(summed, count)
-    return check_batches(model or bert(), ROWS, LENGTHS, TrainConfig(), collate=collate, loss=loss, **task)
+    return check_batches(model or bert(), MEASURED, TrainConfig(), collate=collate, loss=loss, **task)
 
 
 def test_a_loss_that_looks_across_the_batch_is_named(caplog):
@@ -123,8 +124,8 @@ def test_the_losses_of_the_recipes_pass(name):
         loss = (causal_language_model if causal else sequence_to_sequence)(0.1, chunked=chunked)
         task = {"loss": loss}
         task["collate"] = collate_causal if causal else collate
-        lengths = lengths_of(examples)[:, : 1 if causal else 2]
-        assert check_batches(model, examples, lengths, TrainConfig(), **task) == []
+        measured = Examples(examples, lengths_of(examples)[:, : 1 if causal else 2])
+        assert check_batches(model, measured, TrainConfig(), **task) == []
 
 
 def train(folder, model, summed=classes, **settings):
@@ -132,7 +133,7 @@ def train(folder, model, summed=classes, **settings):
         output_dir=str(folder), max_steps=4, global_batch_size=6, logging_steps=1, save_steps=0, eval_steps=0,
         learning_rate=1e-2, load_best_model_at_end=False, **settings,
     )  # fmt: skip
-    fit(start(config), model, ROWS, config, lengths=LENGTHS, collate=collate_rows, loss=Loss(summed, count_examples))
+    fit(start(config), model, MEASURED, config, collate=collate_rows, loss=Loss(summed, count_examples))
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(row["loss"], row["grad_norm"]) for row in lines if "loss" in row]
 

@@ -231,9 +231,9 @@ def test_examples_of_pairs_and_what_is_cut(tmp_path, caplog):
     )
     with caplog.at_level("WARNING"):
         examples, tokenizer, _ = prepare(config)
-    assert sum(each.truncated for each in examples.values()) == 20  # 3 + 3 special + 5 or 7
+    assert sum(each.counts["truncated"] for each in examples.values()) == 20  # 3 + 3 special + 5 or 7
     for name, split in examples.items():
-        assert f"{name}: {split.truncated} of {len(split)} texts" in caplog.text
+        assert f"{name}: {split.counts['truncated']} of {len(split)} texts" in caplog.text
     assert "are longer than max_seq_length = 9 and are truncated" in caplog.text
     for example in examples["train"]:
         assert example["length"] in (7, 9, 11, 13)
@@ -330,7 +330,7 @@ def test_weights_have_a_mean_of_one(tmp_path):
     config = configured(tmp_path, rows, balance_classes=True)
     examples, _, names = prepare(config)
     weights = classification.weights(examples["train"], names, config)
-    labels = np.array(examples["train"]["labels"])
+    labels = np.array(examples["train"].column("labels"))
     mean = weights[torch.from_numpy(labels)].mean().item()
     assert mean == pytest.approx(1) and weights[0] / weights[1] == pytest.approx(
         (labels == 1).sum() / (labels == 0).sum()
@@ -390,12 +390,11 @@ def test_scores_do_not_depend_on_the_batch(tmp_path, kind, problem):
     model = classification.load_classifier(config, tokenizer, names).eval()
     collate = classification.collator(tokenizer, model, config)
     right = classification.references(examples["train"], problem, len(names))
-    lengths = text.lengths(examples["train"], ["input_ids"])
-    assert len(set(lengths.ravel().tolist())) > 5
+    assert len(set(examples["train"].lengths.ravel().tolist())) > 5
     found = []
     for size in (1, 2, 7, 64):
         scores = classification.score(
-            accelerate.Accelerator(), model, examples["train"], lengths, size, collate=collate, problem=problem
+            accelerate.Accelerator(), model, examples["train"], size, collate=collate, problem=problem
         )
         found.append(classification.measure(scores, right, config, names)[0])
     # Padding is masked, but a matrix product of another shape may add in another order: 1e-6 of numbers near 1.
@@ -523,7 +522,7 @@ def train(config: Any) -> tuple[list[float], Any]:
         label_smoothing=config.label_smoothing_factor,
     )
     model, _ = fit(
-        accelerator, model, examples["train"], config, lengths=text.lengths(examples["train"], ["input_ids"]),
+        accelerator, model, examples["train"], config,
         collate=classification.collator(tokenizer, model, config), loss=loss,
         processor=tokenizer, augment=classification.augmentation(config, tokenizer),
     )  # fmt: skip

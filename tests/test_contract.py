@@ -16,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from hftrain import distributed
 from hftrain.config import RecipeConfig
+from hftrain.data.examples import Examples
 from hftrain.data.files import sha256_of
 from hftrain.data.plan import Plan, cut, same_cut
 from hftrain.models.saved import remember
@@ -150,8 +151,7 @@ def adapted(seed=0, head=0):
 
 
 def contract_of(model, **changes):
-    plan = Plan(np.ones((2, 1), dtype=np.int64), seed=1)
-    return run_contract(Accelerator(), model, [1, 2], plan, 1, WorkerConfig(**changes))
+    return run_contract(Accelerator(), model, Examples.of([1, 2]), 1, WorkerConfig(**changes))
 
 
 def test_a_checkpoint_of_before_the_key_hftrain_goes_on():

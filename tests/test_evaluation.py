@@ -2,17 +2,17 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from exact_worker import MODELS, collate, lengths_of, make_examples
 
+from hftrain.data.examples import Examples
 from hftrain.losses import sequence_to_sequence
 from hftrain.train.evaluation import _share, mean_loss, predict
 
 EXAMPLES = make_examples(46)
-LENGTHS = lengths_of(EXAMPLES)
+MEASURED = Examples(EXAMPLES, lengths_of(EXAMPLES))
 TASK = {"collate": collate, "loss": sequence_to_sequence()}
 
 
@@ -42,7 +42,7 @@ def expected(model):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
 def test_mean_loss_does_not_depend_on_the_batch_size(accelerator, model, expected, batch_size):
-    assert mean_loss(accelerator, model, EXAMPLES, LENGTHS, batch_size, **TASK) == pytest.approx(expected, rel=1e-6)
+    assert mean_loss(accelerator, model, MEASURED, batch_size, **TASK) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
@@ -53,7 +53,7 @@ def test_predictions_are_in_the_order_of_the_examples(accelerator, batch_size):
         seen.append(len(batch["input_ids"]))
         return [row[row > 0].tolist() for row in batch["input_ids"]]
 
-    found = predict(accelerator, EXAMPLES, LENGTHS, batch_size, collate=collate, generate=generate)
+    found = predict(accelerator, MEASURED, batch_size, collate=collate, generate=generate)
     assert found == [example["input_ids"] for example in EXAMPLES]
     assert sum(seen) == len(EXAMPLES)  # each once
     assert max(seen) == min(batch_size, len(EXAMPLES))
@@ -69,7 +69,7 @@ def test_processes_get_equally_many_batches_and_each_example_counts_once(process
     for index in range(processes):
         process = Process()
         process.process_index = index
-        shares.append(list(_share(process, LENGTHS, batch_size)))
+        shares.append(list(_share(process, MEASURED.lengths, batch_size)))
     assert len({len(share) for share in shares}) == 1  # else ZeRO-3 and FSDP would wait for ever
     counted = [i for share in shares for indices, weight in share for i in indices * weight]
     assert sorted(counted) == list(range(len(EXAMPLES)))
@@ -78,13 +78,13 @@ def test_processes_get_equally_many_batches_and_each_example_counts_once(process
 
 def test_errors(accelerator, model):
     with pytest.raises(ValueError, match="there is no example to evaluate on"):
-        mean_loss(accelerator, model, [], np.empty((0, 2), dtype=np.int64), 4, **TASK)
+        mean_loss(accelerator, model, [], 4, **TASK)
     masked = [{"input_ids": [3, 4], "labels": [-100, -100]}]
     task = {**TASK, "collate": collate_masked}
     with pytest.raises(ValueError, match="the evaluation examples have nothing to predict: every label is masked"):
-        mean_loss(accelerator, model, masked, np.array([[2, 2]]), 4, **task)
+        mean_loss(accelerator, model, masked, 4, **task)
     with pytest.raises(ValueError, match="generate gave 1 predictions for a batch of 7 examples"):
-        predict(accelerator, EXAMPLES, LENGTHS, 7, collate=collate, generate=lambda batch: [0])
+        predict(accelerator, MEASURED, 7, collate=collate, generate=lambda batch: [0])
 
 
 def collate_masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -98,4 +98,4 @@ def test_out_of_memory_says_what_to_lower(accelerator, model):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(RuntimeError, match=r"in evaluation with .*input_ids \(4, .*Lower eval_batch_size"):
-        predict(accelerator, EXAMPLES, LENGTHS, 4, collate=collate, generate=generate)
+        predict(accelerator, MEASURED, 4, collate=collate, generate=generate)

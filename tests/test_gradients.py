@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.distributed import check_gradients
 from hftrain.losses import IGNORE, sequence_to_sequence
 from hftrain.report.history import read_history
@@ -106,10 +107,9 @@ def test_a_model_that_batches_change_resumes_bit_for_bit(tmp_path):
             output_dir=str(tmp_path / "run"), global_batch_size=2, max_steps=8, logging_steps=1, eval_steps=0, seed=1,
             save_steps=3, save_total_limit=9, **settings,
         )  # fmt: skip
-        examples = rows()
+        examples = Examples(rows(), [len(row) for row in rows()])
         model, _ = fit(
             Accelerator(cpu=True), big_bird(), examples, config, collate=as_rows, loss=sequence_to_sequence(),
-            lengths=np.array([[len(row)] for row in examples]),
         )  # fmt: skip
         assert model.config.attention_type == "block_sparse"
         return [row["loss"] for row in read_history(tmp_path / "run" / "metrics.jsonl") if "loss" in row]
@@ -153,7 +153,7 @@ def test_experts_and_layers_that_a_batch_leaves_out_are_not_taken_for_unused():
         torch.manual_seed(0)
         examples = make_examples(6)
         findings = try_examples(
-            Accelerator(cpu=True), UNREACHED[name](0.0), examples, lengths_of(examples), 1, collate=collate,
+            Accelerator(cpu=True), UNREACHED[name](0.0), Examples(examples, lengths_of(examples)), 1, collate=collate,
             loss=sequence_to_sequence(), before_step=None,
         )  # fmt: skip
         assert findings.unreached == []

@@ -24,6 +24,7 @@ from transformers import (
 from hftrain.cli import main as command_line
 from hftrain.cli.inspect import shown
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed, pack
 from hftrain.data.plan import Plan, steps
 from hftrain.losses import causal_language_model
@@ -37,8 +38,9 @@ CLASSES = {"id2label": {0: "calm", 1: "loud"}}
 
 
 def make_view(examples, collate, model, *, config=None, processor=None):
-    examples_lengths = causal_lengths(examples) if "input_ids" in examples[0] else np.ones((len(examples), 1), int)
-    plan = Plan(examples_lengths, seed=1, global_batch_size=4)
+    if not isinstance(examples, Examples):
+        examples = Examples(examples, causal_lengths(examples)) if "input_ids" in examples[0] else Examples.of(examples)
+    plan = Plan(examples.lengths, seed=1, global_batch_size=4)
     return inspect.View(examples, collate, plan, config or TrainConfig(), model, processor or make_tokenizer())
 
 
@@ -65,16 +67,10 @@ def test_numbers_of_a_language_model():
 
 
 def test_numbers_of_packs_and_of_what_was_cut():
-    rows = Rows([prompt_and_answer([50, 2], n) for n in (2, 3, 4)], truncated=1)
-    view = causal(Packed(rows, pack([4, 5, 6], 10)))
+    rows = [prompt_and_answer([50, 2], n) for n in (2, 3, 4)]
+    view = causal(Packed(Examples(rows, [4, 5, 6], counts={"truncated": 1}), pack([4, 5, 6], 10)))
     numbers = inspect.measure(view, inspect.sample(view, 9))
     assert numbers["truncated share"] == 0.5 and numbers["tokens learnt"] == pytest.approx(6 / 15)
-
-
-class Rows(list):
-    def __init__(self, rows, **counts):
-        super().__init__(rows)
-        self.counts = counts
 
 
 @pytest.mark.parametrize(
@@ -163,7 +159,7 @@ def test_fit_hands_over_and_writes_nothing(tmp_path):
                 accelerator, view.model, rows, config, collate=view.collate, loss=causal_language_model(),
                 processor=view.processor,
             )  # fmt: skip
-    assert seen.value.view.examples is rows and not (tmp_path / "out").exists() and not inspect.inspecting()
+    assert seen.value.view.examples.items is rows and not (tmp_path / "out").exists() and not inspect.inspecting()
 
 
 @pytest.fixture(scope="module")

@@ -123,5 +123,5 @@ def test_noised_examples_are_the_same_every_time_and_leave_the_generator_alone()
     assert [row.tolist() for row in noised.__getitems__([5, 0])] == [first[5], first[0]]
     assert noised[-1].tolist() == first[5] and [row.tolist() for row in noised[2:4]] == first[2:4]
     assert len({tuple(row) for row in first}) == 6
-    other = Noised(noised.examples, noised.noise, seed=4)
+    other = Noised(noised.items, noised.noise, seed=4)
     assert other[0].tolist() != first[0]

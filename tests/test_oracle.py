@@ -6,6 +6,7 @@ from exact_worker import MODELS, collate, collate_causal, lengths_of, make_examp
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.data.plan import Plan
 from hftrain.losses import causal_language_model, sequence_to_sequence
 from hftrain.report.history import read_history
@@ -34,7 +35,7 @@ def ours(name: str, output_dir, steps: int = STEPS) -> tuple[torch.nn.Module, li
         logging_steps=1, eval_steps=0, save_steps=0, seed=3,
     )  # fmt: skip
     model, _ = fit(
-        start(config), fresh(name), EXAMPLES, config, lengths=lengths_of(EXAMPLES),
+        start(config), fresh(name), Examples(EXAMPLES, lengths_of(EXAMPLES)), config,
         collate=collate_causal if causal else collate,
         loss=causal_language_model() if causal else sequence_to_sequence(),
     )  # fmt: skip

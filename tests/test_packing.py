@@ -76,7 +76,7 @@ def test_documents_are_joined_and_kept_apart():
 def test_the_fingerprint_tells_documents_and_packs_apart():
     def fingerprint(documents, max_length):
         examples = [{"input_ids": ids} for ids in documents]
-        return Packed(examples, pack([len(ids) for ids in documents], max_length))._fingerprint
+        return Packed(examples, pack([len(ids) for ids in documents], max_length)).fingerprint
 
     one = fingerprint([[1, 2], [3], [4]], 3)
     assert one == fingerprint([[1, 2], [3], [4]], 3)

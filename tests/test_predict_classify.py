@@ -16,7 +16,7 @@ import transformers
 from safetensors import safe_open
 from test_classify import NUMBER, ROOT, SEVERAL, build, configured, make_rows, prepare, recipe, train, write
 
-from hftrain import cli, text
+from hftrain import cli
 from hftrain.predict import predict
 from hftrain.tasks import classification
 
@@ -37,7 +37,7 @@ def test_an_adapter_brings_its_head_and_all_that_was_new(tmp_path, kind):
     assert any("pooler" in name for name in names if "lora" not in name) == (kind == "bert")  # it was not in the folder
     examples, tokenizer, names = prepare(config)
     scores = classification.score(
-        accelerate.Accelerator(), model.eval(), examples["test"], text.lengths(examples["test"], ["input_ids"]), 32,
+        accelerate.Accelerator(), model.eval(), examples["test"], 32,
         collate=classification.collator(tokenizer, model, config), problem=config.problem_type,
     )  # fmt: skip
     rows = classification.load_labelled(config, config.seed)["test"]

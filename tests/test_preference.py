@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from hftrain import cli
 from hftrain.config import changed
+from hftrain.data.examples import Examples
 from hftrain.data.plan import MicroBatch
 from hftrain.data.readers import Fault
 from hftrain.tasks.preference import (
@@ -81,8 +82,7 @@ def reference():
 
 def referred(accelerator, reference, examples):
     """The examples as a data set that carries the reference model's log-probabilities."""
-    rows = Dataset.from_list(examples)
-    return with_reference(accelerator, reference, rows, np.ones((len(rows), 2), dtype=np.int64), 4, collate)
+    return with_reference(accelerator, reference, Examples.of(Dataset.from_list(examples)), 4, collate)
 
 
 def gradients(model) -> torch.Tensor:
@@ -262,9 +262,7 @@ def test_evaluation_is_the_training_loss_and_its_rewards(accelerator, reference,
     with torch.no_grad():
         expected = float(preference_loss(accelerator, config, point).summed(model, batch)) / 9
         scores = sequence_log_probs(model, batch)[0]
-    found = [
-        evaluate_preferences(accelerator, model, examples, np.ones((9, 2)), size, config, collate) for size in (2, 9)
-    ]
+    found = [evaluate_preferences(accelerator, model, examples, size, config, collate) for size in (2, 9)]
     assert found[0] == pytest.approx(found[1], rel=1e-5, abs=1e-6)
     assert found[0]["loss"] == pytest.approx(expected, rel=1e-5)
     if loss_type == "sigmoid":
@@ -277,7 +275,7 @@ def test_evaluation_is_the_training_loss_and_its_rewards(accelerator, reference,
 def test_the_start_has_no_opinion(accelerator, reference):
     """Against itself a model's log-ratios are 0: the loss is log 2, the margin 0."""
     examples = referred(accelerator, reference, make_examples(4))
-    found = evaluate_preferences(accelerator, reference, examples, np.ones((4, 2)), 4, PreferenceConfig(), collate)
+    found = evaluate_preferences(accelerator, reference, examples, 4, PreferenceConfig(), collate)
     assert found["loss"] == pytest.approx(math.log(2)) and found["reward_margin"] == 0
 
 
@@ -308,16 +306,19 @@ def test_adapters_that_change_the_base_are_no_reference(accelerator):
 
 def test_reference_log_probs_are_computed_once(accelerator, reference):
     """Kept under a key of the weights and the data; the data's fingerprint, by which a run is resumed, stays."""
-    rows = Dataset.from_list(make_examples(5))
-    arguments = rows, np.ones((5, 2), dtype=np.int64), 2, collate
+    rows = Examples.of(Dataset.from_list(make_examples(5)))
+    arguments = rows, 2, collate
     first = with_reference(accelerator, reference, *arguments)
     calls = []
     reference.register_forward_hook(lambda *_: calls.append(1))
-    assert with_reference(accelerator, reference, *arguments)["reference"] == first["reference"] and not calls
+    assert (
+        with_reference(accelerator, reference, *arguments).column("reference") == first.column("reference")
+        and not calls
+    )
     with torch.no_grad():
         reference.lm_head.weight[7, 3] += 1
-    assert with_reference(accelerator, reference, *arguments)["reference"] != first["reference"] and calls
-    assert first._fingerprint == rows._fingerprint
+    assert list(with_reference(accelerator, reference, *arguments)) != list(first) and calls
+    assert first.fingerprint == rows.fingerprint
 
 
 def test_log1mexp_at_both_ends():

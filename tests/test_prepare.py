@@ -336,8 +336,8 @@ def test_weights_are_shares_of_an_epochs_tokens(packing, files):
     assert abs(tokens_b - 0.75 * plain.lengths.sum()) <= 64
     assert abs(weighted.lengths.sum() - plain.lengths.sum()) <= 128
     again = blocks(files, 64, packing=packing, weights={"b": 6, "a": 2})
-    assert again._fingerprint == weighted._fingerprint
-    assert blocks(files, 64, packing=packing, weights={"b": 6, "a": 2}, seed=1)._fingerprint != again._fingerprint
+    assert again.fingerprint == weighted.fingerprint
+    assert blocks(files, 64, packing=packing, weights={"b": 6, "a": 2}, seed=1).fingerprint != again.fingerprint
     alone = blocks(files, 64, packing=packing, weights={"a": 1, "b": 0})
     assert (alone.examples if packing == "best_fit" else alone).starts.max() < edge
 

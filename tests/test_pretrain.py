@@ -241,7 +241,7 @@ def test_spans_are_batched_for_the_model_and_their_lengths_are_known(texts, tmp_
     tokenizer, files = pretraining.load_tokens(config, denoising.MARKS["span_corruption"])
     noise = denoising.make_noise(config, tokenizer)
     examples = pretraining.make_blocks(config, files, "none")["train"]
-    lengths = denoising.noised_lengths(noise, config.objective, examples.lengths)
+    lengths = denoising.measured(noise, config.objective, examples).lengths
     rows = [noise(examples[i]) for i in range(8)]
     for row, (source, target) in zip(rows, lengths, strict=False):
         assert len(row["input_ids"]) <= source and len(row["labels"]) <= target

@@ -16,6 +16,7 @@ NAMES = [
     "Config",
     "ConfigError",
     "DataConfig",
+    "Examples",
     "FineTuneConfig",
     "LoraConfig",
     "Loss",

@@ -12,7 +12,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,7 +20,7 @@ from accelerate import Accelerator
 from resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 from safetensors.torch import load_file
 
-from hftrain.data.plan import Plan
+from hftrain.data.examples import Examples
 from hftrain.models import TransformerConfig
 from hftrain.signals import EXIT_INTERRUPTED
 from hftrain.train import checkpoint
@@ -285,8 +284,7 @@ def test_the_number_format_of_the_weights_is_part_of_the_contract(tmp_path):
     for dtype in (torch.float32, torch.bfloat16):
         shape = TransformerConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_attention_heads=2)
         model = transformers.AutoModelForSeq2SeqLM.from_config(shape, dtype=dtype)
-        plan = Plan(np.ones((2, 1), dtype=np.int64), seed=1)
-        contracts.append(run_contract(Accelerator(), model, [1, 2], plan, 1, WorkerConfig()))
+        contracts.append(run_contract(Accelerator(), model, Examples.of([1, 2]), 1, WorkerConfig()))
     with pytest.raises(ValueError, match=r'model.dtype: "float32" when saved, "bfloat16" now'):
         checkpoint.check_contract(*contracts, [])
 

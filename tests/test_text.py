@@ -23,7 +23,7 @@ from hftrain.text import (
     collate_pairs,
     decode,
     language_id,
-    lengths,
+    list_lengths,
     texts_of,
     tokenize_pairs,
     train_tokenizer,
@@ -105,19 +105,20 @@ def test_tokenizer_is_the_same_in_another_process(texts, tokenizer, tmp_path):
 
 def test_pairs(rows, tokenizer, tmp_path):
     examples = tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path)
-    assert examples.column_names == ["input_ids", "labels"]
-    assert decode(tokenizer, examples["input_ids"][:]) == rows["source"][:]
-    assert decode(tokenizer, examples["labels"][:]) == rows["target"][:]
-    assert all(labels[-1] == tokenizer.eos_token_id for labels in examples["labels"])
-    assert examples.truncated == {"source": 0, "target": 0}
+    assert examples[0].keys() == {"input_ids", "labels"}
+    assert decode(tokenizer, examples.column("input_ids")[:]) == rows["source"][:]
+    assert decode(tokenizer, examples.column("labels")[:]) == rows["target"][:]
+    assert all(labels[-1] == tokenizer.eos_token_id for labels in examples.column("labels"))
+    assert examples.counts == {"source truncated": 0, "target truncated": 0}
 
 
 def test_lengths(rows, tokenizer, tmp_path):
     examples = tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path)
     expected = [[len(example["input_ids"]), len(example["labels"])] for example in examples]
-    assert lengths(examples).tolist() == expected
-    assert lengths(examples).dtype == np.int64 and lengths(examples).shape == (600, 2)
-    assert lengths(examples.select([7, 3, 5])).tolist() == [expected[7], expected[3], expected[5]]
+    assert examples.lengths.tolist() == expected
+    assert examples.lengths.dtype == np.int64 and examples.lengths.shape == (600, 2)
+    some = examples.items.select([7, 3, 5])
+    assert list_lengths(some, ["input_ids", "labels"]).tolist() == [expected[7], expected[3], expected[5]]
 
 
 def test_truncation_keeps_the_end_and_is_counted(rows, tokenizer, tmp_path, caplog):
@@ -127,8 +128,8 @@ def test_truncation_keeps_the_end_and_is_counted(rows, tokenizer, tmp_path, capl
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             cut = tokenize_pairs(rows, tokenizer, max_source_length=8, max_target_length=10, cache_dir=tmp_path)
-        counts = (lengths(whole) > [8, 10]).sum(axis=0)
-        assert cut.truncated == dict(zip(("source", "target"), counts.tolist(), strict=True)) and all(counts > 50)
+        counts = (whole.lengths > [8, 10]).sum(axis=0)
+        assert list(cut.counts.values()) == counts.tolist() and all(counts > 50)
         said = f"{counts[0]} of 600 rows ({counts[0] / 6:.1f} %) have a longer source than max_source_length = 8"
         assert said in caplog.text
     for long, short in zip(whole, cut, strict=True):
@@ -162,7 +163,7 @@ def test_cache_is_found_by_content(rows, tokenizer, texts, tmp_path):
     tokenizer(["a", "b c"], padding=True, truncation=True, max_length=9)  # leaves its traces in a tokenizer
     same = datasets.Dataset.from_dict(rows.to_dict())
     for again in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "a" / "tokenizer")):
-        assert tokenize_pairs(same, again, **PAIRS, cache_dir=tmp_path).to_list() == examples.to_list()
+        assert list(tokenize_pairs(same, again, **PAIRS, cache_dir=tmp_path)) == list(examples)
     assert files(tmp_path) == saved
     others: list[tuple[Any, Any, dict[str, Any]]] = [
         (rows.select(range(599)), tokenizer, {}),
@@ -178,7 +179,7 @@ def test_cache_is_found_by_content(rows, tokenizer, texts, tmp_path):
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no manifest", "no data"])
 def test_damaged_cache_is_made_again(rows, tokenizer, tmp_path, caplog, damage):
-    expected = tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path).to_list()
+    expected = list(tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path))
     [data] = tmp_path.glob("*/examples.arrow")
     if damage == "flip":
         content = bytearray(data.read_bytes())
@@ -189,7 +190,7 @@ def test_damaged_cache_is_made_again(rows, tokenizer, tmp_path, caplog, damage):
     else:
         (data.with_name("manifest.json") if damage == "no manifest" else data).unlink()
     with caplog.at_level(logging.WARNING):
-        assert tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path).to_list() == expected
+        assert list(tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path)) == expected
     assert "are damaged (" in caplog.text and str(data.parent) in caplog.text
     caplog.clear()
     tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path)
@@ -199,9 +200,7 @@ def test_damaged_cache_is_made_again(rows, tokenizer, tmp_path, caplog, damage):
 def test_cache_survives_a_race_and_a_failure(rows, texts, tmp_path):
     tokenizers = [train_tokenizer(texts, 400) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        made = list(
-            pool.map(lambda each: tokenize_pairs(rows, each, **PAIRS, cache_dir=tmp_path).to_list(), tokenizers)
-        )
+        made = list(pool.map(lambda each: list(tokenize_pairs(rows, each, **PAIRS, cache_dir=tmp_path)), tokenizers))
     assert all(one == made[0] for one in made)
     assert len(list(tmp_path.iterdir())) == 1  # nothing half done is left
     broken = datasets.Dataset.from_dict({"source": ["a"] * 2_000, "target": ["b"] * 1_999 + [None]})
@@ -250,11 +249,13 @@ def test_marian(rows, pieces, tmp_path):
     tokenizer = marian(pieces)
     examples = tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path)
     expected = tokenizer(rows["source"][:], text_target=rows["target"][:])
-    assert examples["input_ids"][:] == expected["input_ids"] and examples["labels"][:] == expected["labels"]
-    assert examples["labels"][:] != tokenizer(rows["target"][:])["input_ids"]  # the target has pieces of its own
-    assert decode(tokenizer, examples["labels"][:]) == rows["target"][:]
+    assert (
+        examples.column("input_ids")[:] == expected["input_ids"] and examples.column("labels")[:] == expected["labels"]
+    )
+    assert examples.column("labels")[:] != tokenizer(rows["target"][:])["input_ids"]  # the target has pieces of its own
+    assert decode(tokenizer, examples.column("labels")[:]) == rows["target"][:]
     cut = tokenize_pairs(rows, tokenizer, max_source_length=5, max_target_length=5, cache_dir=tmp_path)
-    assert lengths(cut).max() == 5 and {labels[-1] for labels in cut["labels"]} == {tokenizer.eos_token_id}
+    assert cut.lengths.max() == 5 and {labels[-1] for labels in cut.column("labels")} == {tokenizer.eos_token_id}
     assert language_id(tokenizer, "de") is None
 
 
@@ -262,9 +263,9 @@ def test_t5_with_a_prefix(rows, texts, tmp_path):
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scored([*texts, "translate:"])[4:]]
     tokenizer = transformers.T5Tokenizer(vocab=vocabulary, extra_ids=2)
     examples = tokenize_pairs(rows, tokenizer, **PAIRS, source_prefix="translate: ", cache_dir=tmp_path)
-    assert examples["input_ids"][:] == tokenizer(["translate: " + text for text in rows["source"]])["input_ids"]
-    assert examples["labels"][:] == tokenizer(text_target=rows["target"][:])["input_ids"]
-    assert {labels[-1] for labels in examples["labels"]} == {tokenizer.eos_token_id}
+    assert examples.column("input_ids")[:] == tokenizer(["translate: " + text for text in rows["source"]])["input_ids"]
+    assert examples.column("labels")[:] == tokenizer(text_target=rows["target"][:])["input_ids"]
+    assert {labels[-1] for labels in examples.column("labels")} == {tokenizer.eos_token_id}
 
 
 def nllb(texts):
@@ -281,9 +282,9 @@ def test_tokenizers_with_languages(rows, texts, tmp_path, build, source, target)
     eos = tokenizer.eos_token_id
     for name, language in (("input_ids", of_source), ("labels", of_target)):
         if build == "nllb":  # the language before, the end behind
-            assert {(ids[0], ids[-1]) for ids in examples[name]} == {(language, eos)}
+            assert {(ids[0], ids[-1]) for ids in examples.column(name)} == {(language, eos)}
         else:
-            assert {(ids[-2], ids[-1]) for ids in examples[name]} == {(eos, language)}
+            assert {(ids[-2], ids[-1]) for ids in examples.column(name)} == {(eos, language)}
     assert language_id(tokenizer, target) == of_target
     cut = tokenize_pairs(
         rows,
@@ -294,7 +295,7 @@ def test_tokenizers_with_languages(rows, texts, tmp_path, build, source, target)
         target_lang=target,
         cache_dir=tmp_path,
     )
-    assert lengths(cut).max() == 6 and all(of_target in labels and eos in labels for labels in cut["labels"])
+    assert cut.lengths.max() == 6 and all(of_target in labels and eos in labels for labels in cut.column("labels"))
     with pytest.raises(ValueError, match=rf"no language 'de'; perhaps .*{target}"):
         tokenize_pairs(rows, tokenizer, **PAIRS, source_lang=source, target_lang="de", cache_dir=tmp_path)
     with pytest.raises(ValueError, match=r"no language None; it knows .*source_lang, target_lang"):

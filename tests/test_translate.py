@@ -190,7 +190,6 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     rows = translation.load_pairs(config, seed=1)
     tokenizer = text.train_tokenizer(text.texts_of(rows["train"]), 300)
     examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
-    lengths = {name: text.lengths(split) for name, split in examples.items()}
     said = {name: describe(split, examples[name]) for name, split in rows.items()}
     assert said["train"]["unusable rows left out"] == "2 (2.7 %)" and said["test"]["unusable rows left out"] == "0"
     assert said["test"]["rows that stand in train"] == "1 (25.0 %)"
@@ -198,7 +197,11 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     assert said["validation"]["rows that stand in train"] == "0" and said["train"]["rows that stand in train"] == ""
     whole = [len(ids) for ids in tokenizer(rows["test"]["source"][:])["input_ids"]]
     cut = sum(length > 6 for length in whole)
-    assert cut and said["test"]["sources truncated"] == f"{cut} ({25 * cut}.0 %)" and lengths["test"][:, 0].max() == 6
+    assert (
+        cut
+        and said["test"]["sources truncated"] == f"{cut} ({25 * cut}.0 %)"
+        and examples["test"].lengths[:, 0].max() == 6
+    )
     messages = caplog.text
     assert f"left out: {bad}, line 4: column 'en' is null" in messages and f"{bad}, line 5: " in messages
     assert "leak: of 4 test rows 1 stand in the training rows too, and of 1 more the en does" in messages

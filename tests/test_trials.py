@@ -20,9 +20,10 @@ from transformers import (
 
 from hftrain import text
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed, pack
 from hftrain.losses import Loss, causal_language_model
-from hftrain.text.causal import causal_lengths, collate_causal
+from hftrain.text.causal import collate_causal
 from hftrain.train.trials import check_batches, check_causal, check_packing, chunk_loss
 from hftrain.train.trials.memory import as_it_was
 from hftrain.train.trials.small import parts, stand_ins
@@ -70,7 +71,7 @@ def tried(model, longest=24, *, count=6, **settings):
         return next(iter(model(**inputs).values())).flatten(1)[:, 0].square().sum()
 
     task = {"collate": collate, "loss": Loss(loss, lambda batch: len(batch["labels"]))}
-    return check_batches(model, rows, lengths[:, None], TrainConfig(**settings), **task)
+    return check_batches(model, Examples(rows, lengths), TrainConfig(**settings), **task)
 
 
 # ------------------------------------------------------------------------- models that look at padding or at the batch
@@ -131,7 +132,7 @@ def test_batch_normalisation_is_named():
             self.norm = nn.BatchNorm1d(4)
 
     notes = check_batches(
-        Normalised(), [1.0, 2.0, 3.0], np.ones((3, 1), dtype=int), TrainConfig(),
+        Normalised(), Examples.of([1.0, 2.0, 3.0]), TrainConfig(),
         collate=lambda rows: {"x": torch.tensor(rows)[:, None].expand(-1, 4)},
         loss=Loss(lambda model, batch: model.norm(batch["x"]).sum(), lambda batch: len(batch["x"])),
     )  # fmt: skip
@@ -181,7 +182,7 @@ def test_packed_rows_are_tried_at_the_lengths_of_their_documents():
     documents = [{"input_ids": np.arange(20) + 3} for _ in range(12)]
     packs = Packed(documents, pack([20] * 12, 60))
     notes = check_batches(
-        tiny(CAUSAL, "phi3", **PHI), packs, causal_lengths(packs), TrainConfig(), loss=causal_language_model(),
+        tiny(CAUSAL, "phi3", **PHI), packs, TrainConfig(), loss=causal_language_model(),
         collate=lambda rows: collate_causal(rows, pad_token_id=0),
     )  # fmt: skip
     assert notes == []

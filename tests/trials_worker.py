@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.distributed import whole_while_used
 from hftrain.losses import causal_language_model
 from hftrain.text.causal import collate_causal
@@ -53,7 +54,7 @@ def main(folder: Path) -> None:
     accelerator.wait_for_everyone()
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     rows = [{"input_ids": np.arange(n) + 3} for n in range(5, 25)]
-    lengths = np.array([[len(row["input_ids"])] for row in rows])
+    examples = Examples(rows, [len(row["input_ids"]) for row in rows])
     notes = []
 
     def work() -> None:
@@ -62,8 +63,8 @@ def main(folder: Path) -> None:
         assert chunk_loss(model)
         collate, loss = partial(collate_causal, pad_token_id=0), causal_language_model(chunked=True)
         task = {"collate": collate, "loss": loss}
-        assert not try_examples(accelerator, model, rows, lengths, 1, before_step=None, **task).unreached
-        notes.extend(check_batches(model, rows, lengths, TrainConfig(), **task))
+        assert not try_examples(accelerator, model, examples, 1, before_step=None, **task).unreached
+        notes.extend(check_batches(model, examples, TrainConfig(), **task))
 
     def gather() -> None:
         with whole_while_used(model):

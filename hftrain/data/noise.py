@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hftrain.data.plan import fetch
+from hftrain.data.examples import Examples, fetch
 
 IGNORE = -100  # a label that is not counted
 
@@ -134,30 +134,23 @@ def swap_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None 
     return swapped
 
 
-class Noised(Sequence[Any]):
+class Noised(Examples):
     """Examples with a noise that depends on (seed, index) alone: what a model is validated on does not change.
 
     Args:
+        examples: their lengths, if they have any, are to be those with the noise.
         noise: example -> example; may draw from NumPy's global generator, which is left as it was.
     """
 
     def __init__(self, examples: Sequence[Any], noise: Callable[[Any], Any], seed: int):
-        self.examples, self.noise, self.seed = examples, noise, seed
-
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return self.__getitems__(list(range(*index.indices(len(self)))))
-        return self.__getitems__([range(len(self))[index]])[0]
+        super().__init__(examples, Examples.of(examples).lengths)
+        self.noise, self.seed = noise, seed
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         state = np.random.get_state()
         try:
             return [
-                self._noised(index, example)
-                for index, example in zip(indices, fetch(self.examples, list(indices)), strict=True)
+                self._noised(index, example) for index, example in zip(indices, fetch(self.items, indices), strict=True)
             ]
         finally:
             np.random.set_state(state)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hftrain.data.plan import fetch
+from hftrain.data.examples import Examples, fetch, known_fingerprint
 
 
 class Packs(Sequence[np.ndarray]):
@@ -106,7 +106,7 @@ def pack(lengths: np.ndarray | Sequence[int], max_length: int) -> Packs:
     return Packs(members, np.concatenate([[0], np.cumsum(np.bincount(pack_of))]), lengths, max_length)
 
 
-class Packed(Sequence[dict[str, np.ndarray]]):
+class Packed(Examples):
     """Packs as examples: {"input_ids", "labels", "position_ids"}, each (T,) int64.
 
     The documents of a pack stand behind each other. Each counts its positions from 0 and its first label is -100, as
@@ -118,25 +118,15 @@ class Packed(Sequence[dict[str, np.ndarray]]):
     """
 
     def __init__(self, examples: Sequence[Any], packs: Packs):
-        self.examples, self.packs = examples, packs
-        self.lengths, self.padding = packs.lengths, packs.padding
+        self.examples, self.packs, self.padding = examples, packs, packs.padding
         self.pieces = getattr(examples, "pieces", 0)  # how many of the documents are pieces of a longer one
-        if hasattr(examples, "_fingerprint"):
-            said = examples._fingerprint.encode()
-        else:
-            said = repr([{name: list(column) for name, column in row.items()} for row in examples]).encode()
-        digest = hashlib.sha256(said)
+        known = known_fingerprint(examples)
+        said = known or repr([{name: list(column) for name, column in row.items()} for row in examples])
+        digest = hashlib.sha256(said.encode())
         for array in (packs.members, packs.edges):
             digest.update(array.astype("<i8").tobytes())
-        self._fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.packs)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return self.__getitems__(list(range(*index.indices(len(self)))))
-        return self.__getitems__([index])[0]
+        counts = examples.counts if isinstance(examples, Examples) else None
+        super().__init__(packs, packs.lengths, counts=counts, fingerprint=digest.hexdigest())
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
         """The examples at `indices`; their documents are read at once where `examples` can."""

@@ -7,7 +7,6 @@ Shapes: N examples, K sequences of each example (source and target: 2), P proces
 """
 
 import atexit
-import hashlib
 import multiprocessing
 import random
 import signal
@@ -23,6 +22,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from hftrain.config.errors import explains
+from hftrain.data.examples import fetch
 
 
 class Plan:
@@ -100,15 +100,6 @@ class Plan:
         starts = np.cumsum(self.tokens[order]) - self.tokens[order]
         edges = np.searchsorted(starts, self.share * np.arange(1, self.steps_per_epoch))
         return np.split(order, edges)
-
-
-def fingerprint(examples: Sequence[Any], lengths: np.ndarray | None = None) -> str:
-    """Tells one data set from another: `datasets`' own fingerprint, else the lengths and a sample of the examples."""
-    if hasattr(examples, "_fingerprint"):
-        return examples._fingerprint
-    places = np.linspace(0, len(examples) - 1, min(len(examples), 1000))
-    sample = [f"{len(examples)}", *(repr(examples[int(i)]) for i in places)]
-    return hashlib.sha256((b"" if lengths is None else lengths.tobytes()) + "\n".join(sample).encode()).hexdigest()
 
 
 def cut(
@@ -327,13 +318,6 @@ def augmented(augment: Callable[[Any], Any], example: Any, seed: int, step: int,
     """The example `index` with the noise that `step` gives it."""
     seed_all(seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
     return augment(example)
-
-
-def fetch(examples: Sequence[Any], indices: list[int]) -> list[Any]:
-    """`examples[i]` for each index; in one read where the examples can (`datasets.Dataset`)."""
-    if hasattr(examples, "__getitems__"):
-        return examples.__getitems__(indices)
-    return [examples[i] for i in indices]
 
 
 def seed_all(*parts: int) -> None:

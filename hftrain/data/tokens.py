@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hftrain.data.examples import Examples
 from hftrain.data.files import cache, sha256_of
 from hftrain.data.packing import Packed, pack
 from hftrain.data.readers import did_you_mean
@@ -72,7 +73,7 @@ class TokenFiles(Sequence[dict[str, np.ndarray]]):
         self.tokens = self._starts[-1]
         self.edges = np.concatenate([[0], *(o[1:] + start for o, start in zip(offsets, self._starts, strict=False))])
         content = [(shard["source"], shard["sha256"]) for shard in self.shards]
-        self._fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _map(self, shard: dict[str, Any], ending: str, dtype: str, size: int) -> np.ndarray:
         path = self.folder / f"{shard['name']}.{ending}"
@@ -165,23 +166,20 @@ def require_intact(folder: Path, shards: Sequence[Mapping[str, Any]]) -> None:
         logger.info("tokens will be checked again at the next start: the cache cannot be written (%s)", error)
 
 
-class Spans(Sequence[dict[str, np.ndarray]]):
+class Spans(Examples):
     """Stretches of token files as examples {"input_ids", "labels"}, each (T,) int64 and the same."""
 
     def __init__(self, files: TokenFiles, starts: np.ndarray, lengths: np.ndarray, max_length: int, pieces: int):
-        self.files, self.starts, self.lengths, self.pieces = files, starts, lengths[:, None], pieces
+        said = [files.fingerprint.encode(), starts.astype("<i8").tobytes(), lengths.astype("<i8").tobytes()]
+        super().__init__(starts, lengths, fingerprint=hashlib.sha256(b"".join(said)).hexdigest())  # type: ignore[arg-type]
+        self.files, self.starts, self.ends, self.pieces = files, starts, starts + lengths, pieces
         self.padding = 1 - float(lengths.sum()) / (len(lengths) * max_length)
-        said = [files._fingerprint.encode(), starts.astype("<i8").tobytes(), lengths.astype("<i8").tobytes()]
-        self._fingerprint = hashlib.sha256(b"".join(said)).hexdigest()
 
-    def __len__(self) -> int:
-        return len(self.starts)
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
+        return [self._span(int(self.starts[index]), int(self.ends[index])) for index in indices]
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        start = int(self.starts[index])
-        tokens = self.files.read(start, start + int(self.lengths[index, 0])).astype(np.int64)
+    def _span(self, start: int, end: int) -> dict[str, np.ndarray]:
+        tokens = self.files.read(start, end).astype(np.int64)
         return {"input_ids": tokens, "labels": tokens}
 
 
@@ -210,8 +208,8 @@ def blocks(
         repeats: `weights` say how often the tokens of each source occur (2.0: twice), not their share.
 
     Returns:
-        Examples with the attributes `lengths` (P, 1), `padding` (its share, were each padded to `max_length`), `pieces`
-        (how many of them, or of the documents in them, are pieces of something longer) and `_fingerprint`.
+        Examples with the attributes `padding` (its share, were each padded to `max_length`) and `pieces` (how many of
+        them, or of the documents in them, are pieces of something longer).
 
     Raises:
         ValueError: `max_length` under 2, or weights that do not fit the sources.

@@ -1,6 +1,6 @@
 """Text to tokens and back: a tokenizer from the training text, rows as examples, examples as a batch."""
 
-from hftrain.text.examples import lengths, pad, tokenized
+from hftrain.text.examples import list_lengths, pad, tokenized
 from hftrain.text.pairs import collate_pairs, tokenize_pairs
 from hftrain.text.tokenizer import (
     decode,
@@ -16,7 +16,7 @@ __all__ = [
     "decode",
     "language_id",
     "learn_tokenizer",
-    "lengths",
+    "list_lengths",
     "pad",
     "texts_of",
     "tokenize_pairs",

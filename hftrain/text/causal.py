@@ -44,7 +44,7 @@ def causal_lengths(examples: Any) -> np.ndarray:
     if hasattr(examples, "lengths"):
         return np.asarray(examples.lengths, dtype=np.int64).reshape(-1, 1)
     if hasattr(examples, "select_columns"):
-        return text.lengths(examples, ["input_ids"])
+        return text.list_lengths(examples, ["input_ids"])
     return np.array([[len(example["input_ids"])] for example in examples], dtype=np.int64)
 
 

@@ -23,6 +23,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 import hftrain
+from hftrain.data.examples import Examples
 from hftrain.data.files import cache, sha256_of, whole
 from hftrain.data.rows import fingerprint
 
@@ -43,8 +44,9 @@ def tokenized(
     *,
     schema: pa.Schema,
     arguments: Any,
+    lengths: Sequence[str] = ("input_ids",),
     cache_dir: str | Path | None = None,
-) -> Dataset:
+) -> Examples:
     """What `convert` makes of `rows`, kept on disk, memory-mapped, under a key made of the rows, the whole tokenizer,
     `arguments`, and the code: the version and every module of this package, and the file that `convert` is written in.
     A second start with the same key finds it there. On several
@@ -55,11 +57,12 @@ def tokenized(
             many as it likes) and counts of what it did, for instance {"truncated": 3}.
         schema: of the examples; `TOKENS` is the type of token ids.
         arguments: everything else that the result depends on, as JSON can hold it.
+        lengths: columns whose tokens are the examples' lengths.
         cache_dir: the default is a folder in the cache of `datasets` (HF_DATASETS_CACHE, HF_HOME).
 
     Returns:
-        The examples; the sums of the counts are in their attribute `counts`. Their `_fingerprint` is of the rows and
-        of what the examples hold: other code that makes the same of them leaves it as it is.
+        The examples with the sums of the counts. Their fingerprint is of the rows and of what the examples hold: other
+        code that makes the same of them leaves it as it is.
     """
     import datasets
 
@@ -82,11 +85,10 @@ def tokenized(
             content = hashlib.sha256(f"{read} {fingerprint(made)}".encode()).hexdigest()
             manifest = {"sha256": sha256_of(stage / "examples.arrow"), "counts": counts, "content": content}
             (stage / "manifest.json").write_text(json.dumps(manifest))
-    examples = datasets.Dataset.from_file(str(folder / "examples.arrow"))
+    made = datasets.Dataset.from_file(str(folder / "examples.arrow"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    examples._fingerprint = manifest["content"]  # where `datasets` would look at the file's date
-    examples.counts = Counter(manifest["counts"])
-    return examples
+    # not the fingerprint of `datasets`, which looks at the file's date
+    return Examples(made, list_lengths(made, lengths), counts=manifest["counts"], fingerprint=manifest["content"])
 
 
 def _key(
@@ -142,11 +144,11 @@ def of_split(rows: Dataset) -> str:
     return f"{rows.split}: " if rows.split else ""
 
 
-def lengths(examples: Dataset, columns: Sequence[str] = ("input_ids", "labels")) -> np.ndarray:
-    """(N, K) int64: tokens of each example in each of K columns, from the offsets of the lists alone."""
+def list_lengths(examples: Dataset, columns: Sequence[str]) -> np.ndarray:
+    """(N, K) int64: how long the lists of each example are in each of K columns, from their offsets alone."""
     tables: Iterator[pa.Table] = examples.select_columns(list(columns)).with_format("arrow").iter(100_000)
     counted = [np.stack([pc.list_value_length(table.column(name)) for name in columns], axis=1) for table in tables]
-    return np.concatenate(counted).astype(np.int64)
+    return np.concatenate([np.zeros((0, len(columns))), *counted]).astype(np.int64)
 
 
 def pad(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from hftrain.data.examples import Examples
 from hftrain.text.examples import TOKENS, of_split, pad, tokenized
 from hftrain.text.tokenizer import language_id, language_ids
 
@@ -33,14 +34,14 @@ def tokenize_pairs(
     target_lang: str | None = None,
     source_prefix: str = "",
     cache_dir: str | Path | None = None,
-) -> Dataset:
+) -> Examples:
     """Rows {"source", "target"} as examples {"input_ids": (S,), "labels": (T,)}: token ids with special tokens.
 
     The i-th example is the i-th row; kept on disk as `tokenized` does.
 
     Args:
         max_source_length, max_target_length: in tokens, special tokens included. Longer texts are cut, keep their
-            special tokens, and are counted: in the log, and in the attribute `truncated` ({"source": n, "target": n}).
+            special tokens, and are counted: in the log, and as "source truncated" and "target truncated".
         source_lang, target_lang: codes of a multilingual tokenizer, which is set to them; the others ignore them.
         source_prefix: put before each source ("translate English to German: ").
         cache_dir: as in `tokenized`.
@@ -66,7 +67,8 @@ def tokenize_pairs(
         sources = [source_prefix + text for text in batch["source"]]
         inputs, long_sources = _encode(tokenizer, "text", sources, max_source_length)
         labels, long_targets = _encode(tokenizer, "text_target", batch["target"], max_target_length)
-        return {"input_ids": inputs, "labels": labels}, {"source": long_sources, "target": long_targets}
+        counts = {"source truncated": long_sources, "target truncated": long_targets}
+        return {"input_ids": inputs, "labels": labels}, counts
 
     examples = tokenized(
         rows,
@@ -74,11 +76,11 @@ def tokenize_pairs(
         convert,
         schema=pa.schema([("input_ids", TOKENS), ("labels", TOKENS)]),
         arguments=[limits, source_lang, target_lang, source_prefix],
+        lengths=["input_ids", "labels"],
         cache_dir=cache_dir,
     )
-    examples.truncated = examples.counts
-    for side, count in examples.truncated.items():
-        if count:
+    for side in limits:
+        if count := examples.counts[f"{side} truncated"]:
             share = 100 * count / len(examples)
             logger.warning(
                 "%s%d of %d rows (%.1f %%) have a longer %s than max_%s_length = %d and are truncated",

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from hftrain import distributed
 from hftrain.config import TrainConfig
-from hftrain.data.plan import Plan, fingerprint
+from hftrain.data.examples import Examples, fingerprint_of
 from hftrain.train import checkpoint
 
 CUT = "memory only; a changed cut is reported, since dropout follows it"
@@ -88,8 +88,7 @@ COMPARABLE = {
 def run_contract(
     accelerator: Accelerator,
     model: Any,
-    examples: Sequence[Any],
-    plan: Plan,
+    examples: Examples,
     total: int,
     config: TrainConfig,
     held_out: Mapping[str, Sequence[Any]] | None = None,
@@ -104,10 +103,10 @@ def run_contract(
         kept = ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "target_modules")
         settings = adapter.to_dict()
         derived[f"adapter_{name}"] = {key: json_value(settings.get(key)) for key in kept}
-    derived |= {"total_steps": total, "examples": len(examples), "train_data": fingerprint(examples, plan.lengths)}
+    derived |= {"total_steps": total, "examples": len(examples), "train_data": examples.fingerprint}
     for name, split in (held_out or {}).items():
         if name != "train":
-            derived[f"{name}_data"] = fingerprint(split)
+            derived[f"{name}_data"] = fingerprint_of(split)
     base = list(base_weights(model, config))
     if base:
         derived["base_weights"] = distributed.fingerprint_parameters(accelerator, base)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
-from hftrain.data.plan import fetch
+from hftrain.data.examples import Examples, fetch
 from hftrain.distributed import is_out_of_memory, total
 from hftrain.losses import Batch, Loss
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
@@ -22,15 +22,14 @@ def mean_loss(
     accelerator: Accelerator,
     model: nn.Module,
     examples: Sequence[Any],
-    lengths: np.ndarray,
     batch_size: int,
     *,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
 ) -> float:
-    """Sum of the loss over all items / number of items. `collate` and `loss` are as in `fit`."""
+    """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`."""
     sums = [0.0, 0.0]
-    for indices, weight in _share(accelerator, lengths, batch_size):
+    for indices, weight in _share(accelerator, Examples.of(examples).lengths, batch_size):
         batch = collate(fetch(examples, indices))
         with _memory(batch), torch.no_grad():
             value = loss.summed(model, send_to_device(batch, accelerator.device))
@@ -57,7 +56,6 @@ class OneProcess:
 def predict(
     accelerator: Accelerator | OneProcess,
     examples: Sequence[Any],
-    lengths: np.ndarray,
     batch_size: int,
     *,
     collate: Callable[[list[Any]], Batch],
@@ -66,10 +64,12 @@ def predict(
     """One prediction for each example, in the examples' order, on every process.
 
     Args:
+        examples: `Examples`, whose lengths put similar ones together, or any sequence.
         generate: a batch on the device -> a list with one picklable prediction for each of its rows.
     """
     found: list[tuple[int, Any]] = []
-    for indices, _ in _shown(accelerator, _share(accelerator, lengths, batch_size), -(-len(examples) // batch_size)):
+    batches = _share(accelerator, Examples.of(examples).lengths, batch_size)
+    for indices, _ in _shown(accelerator, batches, -(-len(examples) // batch_size)):
         batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
         with _memory(batch), torch.no_grad():
             predictions = generate(batch)

@@ -19,7 +19,8 @@ import torch
 
 from hftrain.config import printing
 from hftrain.config.sources import Source, read_source
-from hftrain.data.plan import Plan, augmented, cut, fetch, padded_tokens, seed_all
+from hftrain.data.examples import Examples, fetch
+from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
@@ -28,7 +29,7 @@ _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
 class View(NamedTuple):
     """What `fit` was given."""
 
-    examples: Sequence[Any]
+    examples: Examples
     collate: Callable[[list[Any]], Batch]
     plan: Plan
     config: Any
@@ -142,9 +143,9 @@ def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
     if lengths.max() > 1:
         numbers |= {"tokens, median": float(np.median(lengths)), "tokens, longest": int(lengths.max())}
         numbers["padding share"] = _padding(view)
-    truncated = _attribute(view.examples, "truncated", "counts")
-    if truncated is not None:
-        numbers["truncated share"] = truncated / len(view.examples)
+    truncated = [count for name, count in view.examples.counts.items() if name.endswith("truncated")]
+    if truncated:
+        numbers["truncated share"] = sum(truncated) / len(view.examples)
     if seen[0].kind in ("next", "masked", "tags", "target"):
         numbers["nothing learnt"] = sum(not example.learnt for example in seen) / len(seen)
     if seen[0].kind in ("next", "masked", "tags"):
@@ -183,16 +184,6 @@ def end_ids(view: View) -> set[int]:
 
 def tokenizer_of(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
-
-
-def _attribute(examples: Any, *names: str) -> int | None:
-    """The number of examples that were cut, where whoever made them has counted."""
-    inner = getattr(examples, "examples", examples)  # of packs
-    for name in names:
-        counted = getattr(inner, name, None)
-        if isinstance(counted, dict):
-            return counted.get("truncated") if name == "counts" else sum(counted.values())
-    return None
 
 
 def _padding(view: View, steps: int = 20) -> float:

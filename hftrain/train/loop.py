@@ -20,6 +20,7 @@ from torch import nn
 
 from hftrain import distributed
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss
 from hftrain.quiet import hush_libraries
@@ -65,7 +66,6 @@ def fit(
     *,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
-    lengths: np.ndarray | None = None,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     processor: Any = None,
     flops: Callable[[np.ndarray], float] | None = None,
@@ -79,12 +79,11 @@ def fit(
     Settings that are open are chosen first (`hftrain.config.defaults`) and written into `config`.
 
     Args:
-        examples: anything with `len` and integer indexing, `datasets.Dataset` for instance.
+        examples: `Examples`, whose lengths serve token budgets and cuts of similar lengths; or anything with `len` and
+            integer indexing, `datasets.Dataset` for instance, where each counts as one token.
         collate: a list of examples -> a batch on the CPU. Randomness in it is seeded by the step.
         loss: the SUM of the loss over a batch's items, and the number of these items. Summed loss / summed count of
             the whole step, over all processes, is what is minimised.
-        lengths: (N, K) tokens of each of an example's K sequences, for token budgets and cuts of similar lengths; 1
-            if None.
         evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
         flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
@@ -105,9 +104,10 @@ def fit(
         RuntimeError: out of memory, with the batch's shape and what to lower.
         SystemExit: with code 75 after a signal: a checkpoint is saved and the command that resumes is printed.
     """
-    if lengths is None and config.equal_length_micro_batches:
-        raise ValueError("equal_length_micro_batches needs the lengths of the examples: this recipe gives fit none")
-    lengths = np.ones((len(examples), 1), dtype=np.int64) if lengths is None else lengths
+    if config.equal_length_micro_batches and not isinstance(examples, Examples):
+        raise ValueError("equal_length_micro_batches needs the lengths of the examples: give fit `Examples`")
+    examples = Examples.of(examples)
+    lengths = examples.lengths
     plan, total = choose_settings(model, lengths, config)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
@@ -122,10 +122,10 @@ def fit(
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
     view = inspect.View(examples, collate, plan, config, model, processor, augment)
     seen = inspect.look(view)  # `hftrain inspect` ends here
-    contract = run_contract(accelerator, model, examples, plan, total, config, held_out)
+    contract = run_contract(accelerator, model, examples, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
     if notes := trials.check_batches(
-        model, examples, lengths, config, collate=collate, loss=loss, augment=augment,
+        model, examples, config, collate=collate, loss=loss, augment=augment,
         whole_step=before_step is not None,
     ):  # fmt: skip
         seen["micro-batches"] = "; ".join(notes)  # for report and card
@@ -133,7 +133,7 @@ def fit(
     router = find_router_loss(model)
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     findings = try_examples(
-        accelerator, model, examples, lengths, config.seed, collate=shown, before_step=before_step,
+        accelerator, model, examples, config.seed, collate=shown, before_step=before_step,
         loss=router.checked(loss) if router else loss,
     )  # fmt: skip
     if router and not router.agrees(model):

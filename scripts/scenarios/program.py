@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer, models, trainers
 
 from hftrain import signals
 from hftrain.config import TrainConfig
 from hftrain.config.errors import explain_errors
+from hftrain.data.examples import Examples
 from hftrain.losses import Loss, causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.quiet import hush_libraries
@@ -85,7 +85,7 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
     learn(texts, now)
     rows = [[3 + (ord(letter) % 40) for letter in text[:12]] for text in texts]
     now("tokenizing")
-    lengths = np.array([[len(row)] for row in rows])
+    examples = Examples(rows, [len(row) for row in rows])
     shape = {"vocab_size": 64, "hidden_size": 8, "intermediate_size": 16, "num_attention_heads": 2}
     model = TransformerForCausalLM(TransformerConfig(num_encoder_layers=0, num_decoder_layers=1, **shape))
 
@@ -99,7 +99,7 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
             return causal_language_model().summed(model, batch)
 
         task: dict[str, Any] = {"collate": collate, "loss": Loss(loss, count_next_labels)}
-        return {"loss": mean_loss(accelerator, model, rows[:12], lengths[:12], 2, **task)}
+        return {"loss": mean_loss(accelerator, model, rows[:12], 2, **task)}
 
     steps = 0
 
@@ -116,7 +116,7 @@ def recipe(out: Path, phase: str | None, strike: Callable[[], None]) -> None:
             now("save" if ".saving-checkpoint" in str(folder) else "export")
 
     model, results = fit(
-        accelerator, model, rows, config, lengths=lengths, collate=collate, loss=causal_language_model(),
+        accelerator, model, examples, config, collate=collate, loss=causal_language_model(),
         evaluate=evaluate, after_step=after_step, processor=Processor(),
     )  # fmt: skip
     scores = score(model, "test scores")

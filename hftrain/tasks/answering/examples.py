@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.answering.config import AnsweringConfig
@@ -113,7 +114,7 @@ def trim(text: str) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.maximum.accumulate(np.where(np.insert(solid, 0, True), places, 0))
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: AnsweringConfig) -> Dataset:
+def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: AnsweringConfig) -> Examples:
     """`cut_contexts` of rows, each with its first answer, kept on disk as `text.tokenized` does."""
     settings = {"max_seq_length": config.max_seq_length, "doc_stride": config.doc_stride}
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.metrics.answers import score_v1, score_v2
 from hftrain.metrics.intervals import bootstrap, mean, wilson
 from hftrain.report.scores import MORE_TRAINING, no_better
@@ -21,7 +22,7 @@ LOOKED_AT = 1000  # training questions, by which the guess is chosen
 
 def judge(
     rows: Mapping[str, Dataset],
-    examples: Mapping[str, Dataset],
+    examples: Mapping[str, Examples],
     found: Sequence[Found],
     metrics: Sequence[str],
     threshold: float,
@@ -84,10 +85,13 @@ def guesses(training: Dataset, rows: Dataset) -> tuple[str, list[str]]:
     return best, [ways[best](context) for context in rows["context"]]
 
 
-def guessed_loss(training: Dataset, held_out: Dataset) -> float:
+def guessed_loss(training: Examples, held_out: Examples) -> float:
     """The mean loss of a label if a window has no answer as often as those of training have, and else an answer begins
     and ends at each of its tokens alike."""
-    absent, there = (np.array(each["labels"])[:, 0] == np.array(each["null"]) for each in (training, held_out))
+    first = (np.array(each.column("labels"))[:, 0] for each in (training, held_out))
+    absent, there = (
+        labels == np.array(each.column("null")) for labels, each in zip(first, (training, held_out), strict=True)
+    )
     share = np.clip(absent.mean(), 0.5 / len(absent), 1 - 0.5 / len(absent))
-    tokens = np.maximum(1, text.lengths(held_out, ["offsets"])[:, 0] // 2)
+    tokens = np.maximum(1, text.list_lengths(held_out.items, ["offsets"])[:, 0] // 2)
     return float(np.where(there, -np.log(share), np.log(tokens) - np.log1p(-share)).mean())

@@ -40,6 +40,7 @@ def answer(
         )
     from datasets import Dataset
 
+    from hftrain.data.examples import Examples
     from hftrain.tasks import answering
     from hftrain.tasks.answering import Found, collator, cut_contexts
     from hftrain.train.evaluation import OneProcess
@@ -57,7 +58,7 @@ def answer(
     search: Any = SimpleNamespace(**spans, eval_batch_size=batch_size)
     found = []
     if told:
-        examples = Dataset.from_dict(columns)
+        examples = Examples(Dataset.from_dict(columns), [len(ids) for ids in columns["input_ids"]])
         found = answering.answer(OneProcess(device), model, examples, search, collator(tokenizer, model))
     refuse_nan((each.null for each in found), folder)
     predictions = [say("", Found([], 0.0), threshold) for _ in texts]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.answers import score_v2
@@ -28,7 +28,7 @@ NONE = "(none)"
 def summarize(
     config: AnswerConfig,
     rows: Mapping[str, Dataset],
-    examples: Mapping[str, Dataset],
+    examples: Mapping[str, Examples],
     found: Sequence[Found],
     metrics: Sequence[str],
     threshold: float,
@@ -88,18 +88,18 @@ def outcomes(shown: Sequence[Mapping[str, Any]]) -> Figure:
     return bars("answers", "Answers", shares, unit="questions", note=note)
 
 
-def lengths(examples: Dataset, config: AnsweringConfig) -> Figure:
+def lengths(examples: Examples, config: AnsweringConfig) -> Figure:
     """Tokens of the training questions with their contexts, and how many of them are read in several windows."""
-    part, limit = np.array(examples["part"]), config.max_seq_length
-    windows = text.lengths(examples, ["input_ids"])[:, 0]
-    new = windows - np.where(part > 0, np.array(examples["begin"]) + 1 + config.doc_stride, 0)
+    part, limit = np.array(examples.column("part")), config.max_seq_length
+    windows = examples.lengths[:, 0]
+    new = windows - np.where(part > 0, np.array(examples.column("begin")) + 1 + config.doc_stride, 0)
     whole = np.add.reduceat(new, np.flatnonzero(part == 0))
     label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
     title = "Lengths of the training questions with their contexts"
     return histogram("lengths", title, whole, x_label="tokens", unit="questions", limit=limit, limit_label=label)
 
 
-def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
+def describe(rows: Dataset, examples: Examples) -> dict[str, Any]:
     """Questions, articles, contexts and windows of a split."""
     details = {
         "of them without an answer": share(sum(not answers for answers in rows["answers"]), len(rows)),
@@ -108,7 +108,7 @@ def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
         "windows": len(examples),
         "questions in several windows": share(examples.counts["questions in windows"], len(rows)),
         "windows without their answer": share(examples.counts["windows without the answer"], len(examples)),
-        "tokens of a window, mean": float(text.lengths(examples, ["input_ids"]).mean()),
+        "tokens of a window, mean": float(examples.lengths.mean()),
     }
     return describe_split(rows, details, unit="questions", inputs="articles")
 

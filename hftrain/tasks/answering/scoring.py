@@ -14,7 +14,7 @@ import numpy as np
 from accelerate import Accelerator
 from torch import nn
 
-from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.metrics import answers as squad
 from hftrain.metrics import checks, load_metrics
@@ -89,7 +89,7 @@ def join(
 def answer(
     accelerator: Accelerator | evaluation.OneProcess,
     model: nn.Module,
-    examples: Dataset,
+    examples: Examples,
     config: Any,
     collate: Callable[[list[Any]], Batch],
 ) -> list[Found]:
@@ -98,7 +98,6 @@ def answer(
     windows = evaluation.predict(
         accelerator,
         examples,
-        text.lengths(examples, ["input_ids"]),
         config.eval_batch_size,
         collate=collate,
         generate=partial(find_spans, model, **sizes),

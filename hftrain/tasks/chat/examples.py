@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from hftrain.data.examples import Examples
 from hftrain.data.readers import Fault
 from hftrain.data.rows import BadRow, Places, listed
 from hftrain.losses import IGNORE
@@ -27,11 +28,12 @@ logger = logging.getLogger(__name__)
 REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # what counts of examples begin with
 
 
-def tokenize(rows: Dataset, template: Template, config: Any) -> Dataset:
+def tokenize(rows: Dataset, template: Template, config: Any) -> Examples:
     """Rows as `load_chats` gives them as examples {"input_ids", "labels"}; labels are -100 at what is not learnt.
 
     `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are cut there.
-    Counted in the attribute `counts`: "truncated". What is strange in a row and yet learnt is in the log.
+    Counted are these ("truncated") and the rows left out ("refused"). The log names what is strange in a row and yet
+    learnt.
 
     Raises:
         ValueError: more than `max_bad_rows` rows cannot be learnt from (`Template.encode`) or are cut before it.
@@ -52,7 +54,7 @@ def tokenize(rows: Dataset, template: Template, config: Any) -> Dataset:
     arguments = ["chat", max_length, split_turns]
     convert = row_by_row(encode, template, schema.names)
     examples = tokenized(rows, template.tokenizer, convert, schema=schema, arguments=arguments)
-    check_refused(rows, examples, template, config.max_bad_rows)
+    examples = check_refused(rows, examples, template, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
         said = (of_split(rows), cut, len(examples), 100 * cut / len(examples))
         logger.warning("%s%d of %d conversations (%.1f %%) are longer than max_length and are cut", *said)
@@ -93,9 +95,11 @@ def row_by_row(
     return convert
 
 
-def check_refused(rows: Dataset, examples: Dataset, template: Template, max_bad_rows: int) -> None:
-    """Names what `row_by_row` has counted in `examples.counts`, each notice once; the attribute `refused` of the
-    examples is the number of rows refused.
+def check_refused(rows: Dataset, examples: Examples, template: Template, max_bad_rows: int) -> Examples:
+    """Names what `row_by_row` has counted in `examples.counts`, each notice once.
+
+    Returns:
+        the examples with the counts "truncated" and "refused", the number of rows left out here.
 
     Raises:
         ValueError: with those left out when the rows were read (`rows.bad`), they are more than `max_bad_rows`.
@@ -110,7 +114,6 @@ def check_refused(rows: Dataset, examples: Dataset, template: Template, max_bad_
             template.warned.add(notice)
             first = places.bad(examples.counts[FIRST + notice], notice)
             logger.warning("%s (%s of %s rows)", first, f"{count:,}", f"{len(rows):,}")
-    examples.refused = len(refused)
     if refused and len(refused) + len(getattr(rows, "bad", ())) > max_bad_rows:
         raise ValueError(
             f"{len(refused)} of {len(rows)} rows cannot be learnt from, max_bad_rows is {max_bad_rows}; the first "
@@ -119,6 +122,7 @@ def check_refused(rows: Dataset, examples: Dataset, template: Template, max_bad_
         )
     for row in refused:
         logger.warning("left out: %s", row, extra={"refused": 1})
+    return examples.replaced(counts=Counter(truncated=examples.counts["truncated"], refused=len(refused)))
 
 
 def answers_of(

@@ -14,7 +14,6 @@ from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
-from hftrain.text import lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,14 +44,14 @@ def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, s
 def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     """`baseline` for `publish`: the scores of guessing each token that is learnt by how often it is in the training
     rows."""
-    train, test = (examples[name].with_format("numpy", columns=["labels"]) for name in ("train", "test"))
+    train, test = examples["train"], examples["test"]
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
 def describe(rows: Dataset, examples: Any) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and cut, the tokens."""
-    tokens = lengths(examples, ["input_ids"])[:, 0]
-    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.with_format("numpy")["labels"])
+    tokens = examples.lengths[:, 0]
+    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.items.with_format("numpy")["labels"])
     details = {
         "examples": len(examples),
         "tokens, mean": float(tokens.mean()),
@@ -60,7 +59,7 @@ def describe(rows: Dataset, examples: Any) -> dict[str, Any]:
         "tokens learnt": f"{100 * learnt / tokens.sum():.1f} %",
         "cut at max_length": share(examples.counts["truncated"], len(examples)),
     }
-    return describe_split(rows, details, inputs="prompts", refused=examples.refused)
+    return describe_split(rows, details, inputs="prompts", refused=examples.counts["refused"])
 
 
 def summarize(

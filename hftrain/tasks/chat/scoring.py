@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
+from hftrain.data.examples import Examples
 from hftrain.distributed import whole_while_used
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
@@ -36,7 +36,7 @@ def answer(
     if next(module.parameters()).device != accelerator.device:
         module.to(accelerator.device)
     ids = [template.prompt_ids(chat.prompt, chat.tools) for chat in chats]
-    lengths = np.array([[len(tokens)] for tokens in ids])
+    prompts = Examples(ids, [len(tokens) for tokens in ids])
 
     def collate(examples: list[list[int]]) -> Batch:
         ids = pad([tokens[::-1] for tokens in examples], template.tokenizer.pad_token_id).flip(1)
@@ -49,6 +49,6 @@ def answer(
 
     module.eval()
     with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
-        answers = predict(accelerator, ids, lengths, batch_size, collate=collate, generate=generate)
+        answers = predict(accelerator, prompts, batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

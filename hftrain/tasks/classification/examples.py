@@ -64,11 +64,10 @@ def tokenize(
         schema=pa.schema([*columns, *([("token_type_ids", TOKENS)] if typed else [])]),
         arguments=[config.max_seq_length, dict(ids), config.problem_type],
     )
-    examples.truncated = examples.counts["truncated"]
-    if examples.truncated:
+    if truncated := examples.counts["truncated"]:
         logger.warning(
             "%s%d of %d texts (%.1f %%) are longer than max_seq_length = %d and are truncated",
-            *(of_split(rows), examples.truncated, len(examples), 100 * examples.truncated / len(examples)),
+            *(of_split(rows), truncated, len(examples), 100 * truncated / len(examples)),
             config.max_seq_length,
         )
     return examples

@@ -16,6 +16,7 @@ import pyarrow as pa
 import torch
 
 from hftrain.data import readers
+from hftrain.data.examples import Examples
 from hftrain.data.names import report_names
 from hftrain.data.rows import fingerprint
 from hftrain.data.written import unwritten, unwritten_or_text
@@ -337,13 +338,13 @@ def batch_labels(labels: Sequence[Any], problem: str, classes: int) -> torch.Ten
     return torch.tensor(labels, dtype=torch.float32 if problem == "regression" else torch.int64)
 
 
-def references(examples: "Dataset", problem: str, classes: int) -> np.ndarray:
+def references(examples: Examples, problem: str, classes: int) -> np.ndarray:
     """What is right, as metrics want it: (N,) class numbers, (N, K) 0 or 1, or (N,) numbers."""
-    labels = examples["labels"]
+    labels = examples.column("labels")
     return indicators(labels, classes) if problem == "multi_label_classification" else np.asarray(labels)
 
 
-def weights(examples: "Dataset", names: Sequence[str], config: ClassificationConfig) -> torch.Tensor | None:
+def weights(examples: Examples, names: Sequence[str], config: ClassificationConfig) -> torch.Tensor | None:
     """(K,) weights of the classes in the training loss, or None where all are 1.
 
     Of one class of several they are scaled so that the training rows' mean weight is 1: a step's loss is divided by its
@@ -358,7 +359,7 @@ def weights(examples: "Dataset", names: Sequence[str], config: ClassificationCon
     if problem := load.unknown_key(config.class_weights, names, "the set of classes"):
         raise ValueError(f"class_weights: {problem}")
     several = config.problem_type == "multi_label_classification"
-    counted = Counter(each for label in examples["labels"] for each in (label if several else [label]))
+    counted = Counter(each for label in examples.column("labels") for each in (label if several else [label]))
     counts = np.array([counted[number] for number in range(len(names))], dtype=np.float64)
     if config.class_weights:
         chosen = np.array([config.class_weights.get(name, 1.0) for name in names], dtype=np.float64)

@@ -34,6 +34,7 @@ def classify(
     """
     import numpy as np
 
+    from hftrain.data.examples import Examples
     from hftrain.tasks.classification import scoring
     from hftrain.tasks.classification.examples import encode
     from hftrain.tasks.classification.model import model_collator
@@ -62,8 +63,9 @@ def classify(
     rows = ({name: values[i] for name, values in columns.items()} for i in range(len(told)))
     unlabelled: dict[str, Any] = {"labels": [] if problem == "multi_label_classification" else 0}
     collate = model_collator(tokenizer, model, problem)
-    task = ([row | unlabelled for row in rows], np.array(lengths)[:, None].clip(max=most), batch_size)
-    outputs = scoring.score(OneProcess(device), model, *task, collate=collate, problem=problem).outputs
+    examples = Examples([row | unlabelled for row in rows], np.array(lengths).clip(max=most))
+    one = OneProcess(device)
+    outputs = scoring.score(one, model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
     for i, row, decision in zip(told, outputs.tolist(), decided, strict=True):

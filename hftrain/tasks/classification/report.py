@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hftrain.data.examples import Examples
 from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics import Metrics
@@ -17,7 +18,6 @@ from hftrain.report.evaluated import evaluation_figures, length_figure, per_clas
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.judging import judge
 from hftrain.tasks.classification.scoring import Scores, decide, measure
-from hftrain.text import lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,11 +48,11 @@ def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Seq
 def describe(rows: "Dataset", examples: Any, names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and truncated, the tokens, and the rows of each class; a label that
     is a number with the name of its class."""
-    tokens = lengths(examples, ["input_ids"])
+    tokens = examples.lengths
     details: dict[str, Any] = {
         "tokens, mean": float(tokens.mean()),
         "tokens, longest": int(tokens.max()),
-        "truncated": share(examples.truncated, len(rows)),
+        "truncated": share(examples.counts["truncated"], len(rows)),
     }
     labels = Counter(each for label in rows["label"] for each in (label if isinstance(label, list) else [label]))
     if len(labels) <= CLASSES and not any(isinstance(label, float) for label in labels):
@@ -65,7 +65,7 @@ def describe(rows: "Dataset", examples: Any, names: Sequence[str], ids: Mapping[
 def summarize(
     config: ClassificationConfig,
     rows: "Mapping[str, Dataset]",
-    examples: "Mapping[str, Dataset]",
+    examples: Mapping[str, Examples],
     scores: Scores,
     references: Mapping[str, np.ndarray],
     names: Sequence[str],
@@ -93,7 +93,7 @@ def figures(
     metrics: Metrics,
     scores: Scores,
     references: np.ndarray,
-    examples: "Mapping[str, Dataset]",
+    examples: Mapping[str, Examples],
     config: ClassificationConfig,
 ) -> list[Figure]:
     """Of the test rows: confusions, ROC, precision and recall, calibration, or the errors of numbers; and how long the
@@ -102,7 +102,7 @@ def figures(
     if config.problem_type == "regression":
         errors = scores.outputs[:, 0] - references
         found.append(histogram("errors", "Errors", errors, x_label="prediction - label", whole=False))
-    lengths, title = np.asarray(examples["train"]["length"]), "Lengths of the training texts"
+    lengths, title = np.asarray(examples["train"].column("length")), "Lengths of the training texts"
     return [*found, length_figure(lengths, config.max_seq_length, unit="texts", title=title)]
 
 

@@ -38,7 +38,6 @@ def score(
     accelerator: Accelerator | OneProcess,
     model: nn.Module,
     examples: Sequence[Any],
-    lengths: np.ndarray,
     batch_size: int,
     *,
     collate: Callable[[list[Any]], Batch],
@@ -51,7 +50,7 @@ def score(
         loss = losses(logits, batch["labels"], problem)
         return list(torch.cat([loss.unsqueeze(-1), probabilities(logits, problem)], dim=-1).cpu().numpy())
 
-    rows = np.stack(predict(accelerator, examples, lengths, batch_size, collate=collate, generate=outputs))
+    rows = np.stack(predict(accelerator, examples, batch_size, collate=collate, generate=outputs))
     return Scores(rows[:, 0], rows[:, 1:])
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.data.readers import Fault
 from hftrain.losses import IGNORE, Batch
 from hftrain.tasks import chat
@@ -26,12 +27,12 @@ logger = logging.getLogger(__name__)
 IDS, LABELS = ("first_input_ids", "second_input_ids"), ("first_labels", "second_labels")
 
 
-def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *, unpaired: bool = False) -> Dataset:
+def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *, unpaired: bool = False) -> Examples:
     """Examples of two sequences: "first_input_ids", "first_labels", "second_input_ids", "second_labels", where labels
     are -100 but in the answer. Of a pair first the chosen, then the rejected answer. `unpaired`, for KTO: first an
     answer that is judged, then another row's answer, drawn once by the seed, to the same prompt; and "desirable".
 
-    Sequences of more than max_length tokens are cut there, and counted in the attribute `counts`: "truncated".
+    Sequences of more than max_length tokens are cut there, and counted as "truncated"; rows left out as "refused".
 
     Args:
         config: a `ChatConfig`, `DataConfig` and `TrainConfig`, for max_length, max_bad_rows and seed.
@@ -50,9 +51,9 @@ def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *,
 
     convert = row_by_row(partial(_encode, template, config.max_length), template, schema.names)
     examples = text.tokenized(
-        pairs, template.tokenizer, convert, schema=schema, arguments=["preference", config.max_length]
+        pairs, template.tokenizer, convert, schema=schema, arguments=["preference", config.max_length], lengths=IDS
     )
-    check_refused(pairs, examples, template, config.max_bad_rows)
+    examples = check_refused(pairs, examples, template, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
         said = (of_split(rows), cut, 2 * len(examples), config.max_length)
         logger.warning("%s%d of %d answers are cut at max_length = %d tokens", *said)

@@ -8,27 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hftrain.data.examples import Examples
 from hftrain.metrics.intervals import wilson
 from hftrain.report.scores import no_better
 from hftrain.tasks.preference.config import PreferenceConfig
 from hftrain.tasks.preference.losses import bradley_terry, objective
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 GUESS = "answers drawn by lot"
 
 
 def judge_preferences(
-    scores: Mapping[str, float], config: PreferenceConfig, examples: Mapping[str, Dataset]
+    scores: Mapping[str, float], config: PreferenceConfig, examples: Mapping[str, Examples]
 ) -> dict[str, Any]:
     """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess gives all answers one reward;
     orpo has no loss of it."""
     test, baseline, guess = examples["test"], {"test_reward_accuracy": 0.5}, GUESS
     desirable = torch.zeros(len(test), dtype=torch.bool)
     if config.loss_type == "kto":
-        desirable = torch.from_numpy(np.array(test["desirable"], dtype=bool))
-        common = bool(np.mean(examples["train"]["desirable"]) >= 0.5)
+        desirable = torch.from_numpy(np.array(test.column("desirable"), dtype=bool))
+        common = bool(np.mean(examples["train"].column("desirable")) >= 0.5)
         baseline = {"test_reward_accuracy": float((desirable == common).double().mean())}
         guess = f"taking every answer for a {'good' if common else 'bad'} one"
     if config.loss_type != "orpo":

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hftrain.data.examples import Examples
 from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.tasks import chat
 from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
-from hftrain.tasks.preference.examples import IDS
 from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
 from hftrain.tasks.preference.reward import reward_usage
-from hftrain.text import lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,7 +21,7 @@ def describe(rows: Mapping[str, Dataset], examples: Mapping[str, Any]) -> dict[s
     """The splits: their rows, what was left out, leaked and cut, the tokens."""
 
     def details(made: Any) -> dict[str, Any]:
-        tokens = lengths(made, IDS)
+        tokens = made.lengths
         return {
             "examples": len(made),
             "answers cut": share(made.counts["truncated"], 2 * len(made)),
@@ -31,7 +30,7 @@ def describe(rows: Mapping[str, Dataset], examples: Mapping[str, Any]) -> dict[s
         }
 
     return {
-        name: describe_split(split, details(examples[name]), inputs="prompts", refused=examples[name].refused)
+        name: describe_split(split, details(examples[name]), inputs="prompts", refused=examples[name].counts["refused"])
         for name, split in rows.items()
     }
 
@@ -39,7 +38,7 @@ def describe(rows: Mapping[str, Dataset], examples: Mapping[str, Any]) -> dict[s
 def summarize_preferences(
     config: PreferenceRecipeConfig,
     rows: Mapping[str, Dataset],
-    examples: Mapping[str, Dataset],
+    examples: Mapping[str, Examples],
     data: Mapping[str, Any],
     scores: Mapping[str, float],
 ) -> Report:

@@ -1,10 +1,9 @@
 """A reward model: one number for a conversation, learnt from which of two answers people prefer."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -31,8 +30,7 @@ def reward_loss(center_rewards_coefficient: float = 0.0) -> Loss:
 def evaluate_rewards(
     accelerator: Accelerator,
     model: Any,
-    examples: Any,
-    lengths: np.ndarray,
+    examples: Sequence[Any],
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
 ) -> dict[str, float]:
@@ -42,7 +40,7 @@ def evaluate_rewards(
     def score(batch: Batch) -> list[list[float]]:
         return conversation_rewards(model, batch).tolist()
 
-    found = predict(accelerator, examples, lengths, batch_size, collate=collate, generate=score)
+    found = predict(accelerator, examples, batch_size, collate=collate, generate=score)
     chosen, rejected = torch.tensor(found, dtype=torch.float64).unbind(1)
     return {
         "loss": float(bradley_terry(chosen, rejected)) / len(found),

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
 
 from hftrain import distributed
+from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
 from hftrain.losses import Batch, Loss
@@ -29,7 +30,7 @@ from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples,
 from hftrain.train.evaluation import predict
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +109,10 @@ def preference_loss(
 def with_reference(
     accelerator: Accelerator,
     model: Any,
-    examples: Dataset,
-    lengths: np.ndarray,
+    examples: Examples,
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
-) -> Dataset:
+) -> Examples:
     """The examples with a column "reference": [log ref(first), log ref(second)], ref being `model` as it is now.
 
     Call it before `fit`, while the model has the weights that training starts from: a resumed run comes by the same.
@@ -131,7 +131,7 @@ def with_reference(
             def compute(batch: Batch) -> list[list[float]]:
                 return sequence_log_probs(model, batch)[0].tolist()
 
-            by_example = predict(accelerator, examples, lengths, batch_size, collate=collate, generate=compute)
+            by_example = predict(accelerator, examples, batch_size, collate=collate, generate=compute)
             found = np.array(by_example, dtype=np.float32)
             if accelerator.is_main_process:
                 try:
@@ -140,16 +140,15 @@ def with_reference(
                     stage.replace(file)
                 except OSError as error:
                     raise ValueError(cannot_write(file, error)) from error
-    joined = examples.add_column("reference", list(found))
-    joined._fingerprint = examples._fingerprint  # of the same data, though the last bits depend on the machine
-    return joined
+    joined = examples.items.add_column("reference", list(found))  # type: ignore[attr-defined]
+    # the fingerprint stays that of the data: the last bits of the column depend on the machine
+    return examples.replaced(items=joined)
 
 
 def evaluate_preferences(
     accelerator: Accelerator,
     model: Any,
-    examples: Any,
-    lengths: np.ndarray,
+    examples: Sequence[Any],
     batch_size: int,
     config: PreferenceConfig,
     collate: Callable[[list[Any]], Batch],
@@ -174,7 +173,7 @@ def evaluate_preferences(
         return torch.cat([log_probs, tokens, references, desirable[:, None]], dim=1).double().tolist()
 
     found = torch.tensor(
-        predict(accelerator, examples, lengths, batch_size, collate=collate, generate=score), dtype=torch.float64
+        predict(accelerator, examples, batch_size, collate=collate, generate=score), dtype=torch.float64
     )
     log_probs, tokens, references, desirable = found[:, 0:2], found[:, 2:4], found[:, 4:6], found[:, 6].bool()
     ratios = (log_probs - references).unbind(1)
@@ -216,9 +215,9 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _digest(model: Any, examples: Dataset, accelerator: Accelerator) -> str:
+def _digest(model: Any, examples: Examples, accelerator: Accelerator) -> str:
     """Of all that the log-probabilities depend on."""
-    digest = hashlib.sha256(json.dumps([examples._fingerprint, accelerator.mixed_precision]).encode())
+    digest = hashlib.sha256(json.dumps([examples.fingerprint, accelerator.mixed_precision]).encode())
     for name, value in model.state_dict().items():
         digest.update(f"{name} {value.dtype}".encode())
         digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())

@@ -8,6 +8,7 @@ import numpy as np
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
 from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.data.noise import mask_tokens, span_corruption
 from hftrain.tasks.pretraining.config import DenoisingConfig
 from hftrain.text.causal import causal_collator
@@ -81,14 +82,15 @@ def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
     return np.array([token.startswith(WORD_STARTS) for token in tokens])
 
 
-def noised_lengths(noise: Noise, objective: str, lengths: np.ndarray) -> np.ndarray:
-    """(P, 1) tokens of examples -> those of what `noise` makes of them, (P, 2) source and target for spans: how many
-    these are follows from the length alone."""
+def measured(noise: Noise, objective: str, examples: Examples) -> Examples:
+    """The examples with the lengths of what `noise` makes of them, for spans (P, 2), source and target: these follow
+    from the length of an example alone."""
     if objective == "masked_tokens":
-        return lengths
-    found, where = np.unique(lengths, return_inverse=True)
+        return examples
+    found, where = np.unique(examples.lengths, return_inverse=True)
     noised = [noise({"input_ids": np.full(length, -1)}) for length in found]
-    return np.array([[len(row["input_ids"]), len(row["labels"])] for row in noised])[where.reshape(-1)]
+    lengths = np.array([[len(row["input_ids"]), len(row["labels"])] for row in noised])
+    return examples.replaced(lengths=lengths[where.reshape(-1)])
 
 
 def denoising_collator(

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed
 from hftrain.data.tokens import TokenFiles
 from hftrain.metrics.guesses import unigram_guess
@@ -21,13 +22,13 @@ from hftrain.train.evaluation import predict
 from hftrain.train.flops import training_flops
 
 
-def step_flops(model: Any, examples: Any, lengths: np.ndarray) -> Callable[[np.ndarray], float]:
-    """`flops` for `fit`, of examples of these lengths: attention within documents, also where they are packed."""
+def step_flops(model: Any, examples: Examples) -> Callable[[np.ndarray], float]:
+    """`flops` for `fit`: attention within documents, also where they are packed."""
     flops = training_flops(model)
     if isinstance(examples, Packed):
         documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
         return lambda indices: flops(documents[np.concatenate([packs[i] for i in indices])])
-    return lambda indices: flops(lengths[indices])
+    return lambda indices: flops(examples.lengths[indices])
 
 
 def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
@@ -64,7 +65,7 @@ def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str
             "examples": len(blocks),
             "padding, were all as long as the longest may be": f"{100 * blocks.padding:.2f} %",
             "pieces of longer documents": getattr(blocks, "examples", blocks).pieces,
-            "fingerprint": documents._fingerprint[:16],
+            "fingerprint": documents.fingerprint[:16],
         }
 
     return {name: told(files[name], examples[name]) for name in files}
@@ -104,8 +105,8 @@ def continuations(
 
     if not tokens:
         return []
-    lengths = np.array([[len(prompt)] for prompt in prompts])
-    written = predict(accelerator, prompts, lengths, 1, collate=collate, generate=generate)
+    beginnings = Examples(prompts, [len(prompt) for prompt in prompts])
+    written = predict(accelerator, beginnings, 1, collate=collate, generate=generate)
     starts = text.decode(tokenizer, [prompt.tolist() for prompt in prompts])
     return [{"prompt": begun, "continuation": rest} for begun, rest in zip(starts, written, strict=True)]
 

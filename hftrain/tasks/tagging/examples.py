@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch
 from hftrain.models import load
 from hftrain.tasks.tagging.config import TaggingConfig
@@ -178,7 +179,7 @@ def cut_sentences(
     return columns, counts
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str], config: TaggingConfig) -> Dataset:
+def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str], config: TaggingConfig) -> Examples:
     """`cut_sentences` of rows {"tokens", "tags"}, kept on disk as `text.tokenized` does; long sentences are counted."""
     number = {tag: index for index, tag in enumerate(tags)}
     names = ("max_seq_length", "doc_stride", "label_all_tokens")

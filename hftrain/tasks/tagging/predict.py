@@ -31,6 +31,7 @@ def tag(
     """
     from datasets import Dataset
 
+    from hftrain.data.examples import Examples
     from hftrain.tasks import tagging
     from hftrain.tasks.tagging import collator, cut_sentences, find_scheme
     from hftrain.tasks.tagging.spans import words_of
@@ -47,7 +48,8 @@ def tag(
         print(f"{cut} words are longer than the {windows['max_seq_length']} tokens of a window: cut", file=sys.stderr)
     found = []
     if told:
-        found = tagging.tag(OneProcess(device), model, Dataset.from_dict(columns), batch_size, collator(tokenizer))
+        examples = Examples(Dataset.from_dict(columns), [len(ids) for ids in columns["input_ids"]])
+        found = tagging.tag(OneProcess(device), model, examples, batch_size, collator(tokenizer))
     refuse_nan((score for sentence in found for score in sentence.scores), folder)
     spelled = not each_word and find_scheme([list(config.id2label.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.entities import entities
@@ -40,7 +40,7 @@ def mark(words: Sequence[str], tags: Sequence[str]) -> str:
 def summarize(
     config: TagConfig,
     rows: Mapping[str, Dataset],
-    examples: Mapping[str, Dataset],
+    examples: Mapping[str, Examples],
     found: Sequence[Tagged],
     names: Sequence[str],
     metrics: Sequence[str],
@@ -98,19 +98,19 @@ def confusions(
     return confusion_matrix(matrix, names)
 
 
-def lengths(examples: Mapping[str, Dataset], config: TaggingConfig) -> Figure:
+def lengths(examples: Mapping[str, Examples], config: TaggingConfig) -> Figure:
     """Tokens of the training sentences, and how many of them are read in several windows."""
     train, limit = examples["train"], config.max_seq_length
-    whole = np.array(train["length"])[np.array(train["part"]) == 0]
+    whole = np.array(train.column("length"))[np.array(train.column("part")) == 0]
     label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
     title = "Lengths of the training sentences"
     return histogram("lengths", title, whole, x_label="tokens", unit="sentences", limit=limit, limit_label=label)
 
 
-def describe(rows: Dataset, examples: Dataset) -> dict[str, Any]:
+def describe(rows: Dataset, examples: Examples) -> dict[str, Any]:
     """Rows, words and windows of a split."""
     words = [len(tags) for tags in rows["tags"]]
-    lengths = text.lengths(examples, ["input_ids"])
+    lengths = examples.lengths
     details = {
         "words": sum(words),
         "longest sentence, words": max(words),

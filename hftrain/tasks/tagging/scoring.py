@@ -7,20 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
 
-from hftrain import text
+from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch
 from hftrain.metrics import Metrics, checks, load_metrics
 from hftrain.tasks.tagging.losses import logits_of
 from hftrain.train import evaluation
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 
 class Tagged(NamedTuple):
@@ -59,14 +56,14 @@ def join(parts: Iterable[int], windows: Iterable[Tagged]) -> list[Tagged]:
 def tag(
     accelerator: Accelerator | evaluation.OneProcess,
     model: nn.Module,
-    examples: Dataset,
+    examples: Examples,
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
 ) -> list[Tagged]:
     """What the model says of each sentence, in order, on every process."""
-    task = (examples, text.lengths(examples, ["input_ids"]), batch_size)
-    found = evaluation.predict(accelerator, *task, collate=collate, generate=partial(tag_batch, model))
-    return join(examples["part"], found)
+    generate = partial(tag_batch, model)
+    found = evaluation.predict(accelerator, examples, batch_size, collate=collate, generate=generate)
+    return join(examples.column("part"), found)
 
 
 def score(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedTokenizerBase
 
+from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.models.fit import check_fit
 from hftrain.tasks.translation.config import TranslateConfig
@@ -38,7 +39,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     )
 
 
-def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> "Dataset":
+def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
     """`text.tokenize_pairs` as `config` says."""
     return tokenize_pairs(
         rows,

@@ -25,9 +25,9 @@ def translate(
     Args:
         search: `num_beams` and `max_new_tokens`, where they are not to be as the folder's generation_config says.
     """
-    import numpy as np
     from transformers import GenerationConfig
 
+    from hftrain.data.examples import Examples
     from hftrain.tasks.translation import scoring
     from hftrain.train.evaluation import OneProcess
 
@@ -50,9 +50,9 @@ def translate(
     def collate(texts: Sequence[str]) -> dict[str, Any]:
         return dict(tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt"))
 
-    read, lengths = [texts[i] for i in told], np.array([[min(whole[i], most)] for i in told])
+    examples = Examples([texts[i] for i in told], [min(whole[i], most) for i in told])
     one = OneProcess(device)
-    written = scoring.translate(one, model, tokenizer, read, lengths, batch_size, collate=collate, **search)
+    written = scoring.translate(one, model, tokenizer, examples, batch_size, collate=collate, **search)
     for i, text in zip(told, written, strict=True):
         found[i] = text
     return found

@@ -10,7 +10,6 @@ from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.tasks.translation.judging import judge
-from hftrain.text import lengths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,13 +23,13 @@ def samples(rows: "Dataset", hypotheses: Sequence[str], count: int = 20) -> list
 
 def describe(rows: "Dataset", examples: Any) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and truncated, the tokens."""
-    tokens = lengths(examples)
+    tokens = examples.lengths
     details = {
         "source tokens, mean": float(tokens[:, 0].mean()),
         "target tokens, mean": float(tokens[:, 1].mean()),
         "longest source / target": " / ".join(map(str, tokens.max(axis=0))),
-        "sources truncated": share(examples.truncated["source"], len(rows)),
-        "targets truncated": share(examples.truncated["target"], len(rows)),
+        "sources truncated": share(examples.counts["source truncated"], len(rows)),
+        "targets truncated": share(examples.counts["target truncated"], len(rows)),
     }
     return describe_split(rows, details, inputs="sources")
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +15,7 @@ from hftrain.text import decode
 from hftrain.train.evaluation import OneProcess, predict
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 
 logger = logging.getLogger(__name__)
@@ -26,8 +25,7 @@ def translate(
     accelerator: Accelerator | OneProcess,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    examples: "Sequence[Any] | Dataset",
-    lengths: np.ndarray,
+    examples: Sequence[Any],
     batch_size: int,
     *,
     collate: Callable[[Sequence[Any]], Batch],
@@ -40,7 +38,7 @@ def translate(
         ids = module.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **search)
         return decode(tokenizer, ids)
 
-    return predict(accelerator, examples, lengths, batch_size, collate=collate, generate=generate)
+    return predict(accelerator, examples, batch_size, collate=collate, generate=generate)
 
 
 def score(

@@ -1,7 +1,7 @@
 """Trials of what a run promises: that a step's examples give the same loss however they are cut into micro-batches."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 
 from hftrain import text
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples, fetch
 from hftrain.data.packing import Packed
-from hftrain.data.plan import fetch, seed_all
+from hftrain.data.plan import seed_all
 from hftrain.losses import Batch, Loss
 from hftrain.text.causal import causal_lengths
 from hftrain.train.trials.language import farthest
@@ -103,8 +104,7 @@ def _first(output: Any) -> torch.Tensor:
 
 def check_batches(
     model: Any,
-    examples: Sequence[Any],
-    lengths: np.ndarray,
+    examples: Examples,
     config: TrainConfig,
     *,
     collate: Callable[[list[Any]], Batch],
@@ -121,12 +121,12 @@ def check_batches(
         sentences, also logged; none where any cut gives the same.
     """
     with same_randomness():
-        rows = causal_lengths(examples.examples) if isinstance(examples, Packed) else lengths
+        rows = causal_lengths(examples.examples) if isinstance(examples, Packed) else examples.lengths
         found = _of_model(model, int(rows.max()), int(rows.max(axis=1).min()))
         notes = [*_normalised(model), *_told(model, found, config)]
         if not whole_step and (found is None or not any(found)):
             try:
-                notes += _of_loss(model, examples, lengths, config.seed, collate, loss, augment)
+                notes += _of_loss(model, examples, config.seed, collate, loss, augment)
             except Exception as error:  # of the recipe's own code, which may ask for more than a trial has
                 notes += [f"whether {CUT} could not be tried ({type(error).__name__}: {error})"]
     for note in notes:
@@ -194,15 +194,14 @@ def _remedy(model: Any) -> str:
 
 def _of_loss(
     model: Any,
-    examples: Sequence[Any],
-    lengths: np.ndarray,
+    examples: Examples,
     seed: int,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
     augment: Callable[[Any], Any] | None,
 ) -> list[str]:
     """Three short examples together against each alone."""
-    order = np.argsort(lengths.sum(axis=1), kind="stable")
+    order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
     chosen = sorted({int(order[len(order) * part // 4]) for part in (0, 1, 2)})
     if len(chosen) < 2:
         return []

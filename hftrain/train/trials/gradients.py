@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ from accelerate.utils import send_to_device
 from torch import nn
 
 from hftrain import distributed
-from hftrain.data.plan import MicroBatch, fetch, seed_all
+from hftrain.data.examples import Examples, fetch
+from hftrain.data.plan import MicroBatch, seed_all
 from hftrain.distributed import leaves
 from hftrain.losses import Batch, Loss
 from hftrain.train.trials.memory import ABSENT, Changes, Memory, holders_of, left_as_it_was, put
@@ -59,8 +60,7 @@ class Findings(NamedTuple):
 def try_examples(
     accelerator: Accelerator,
     model: nn.Module,
-    examples: Sequence[Any],
-    lengths: np.ndarray,
+    examples: Examples,
     seed: int,
     *,
     collate: Callable[[list[Any]], Batch],
@@ -84,7 +84,7 @@ def try_examples(
     if any(distributed.total(accelerator, any(parameter.is_meta for parameter in model.parameters()))):
         return findings  # processes that wait for their weights cannot try
     device = next(model.parameters()).device
-    order = np.argsort(lengths.sum(axis=1), kind="stable")
+    order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
     slow = device.type != accelerator.device.type  # a CPU, from where the model will be cut up
     reached: set[int] = set()
     try:

@@ -1,0 +1,103 @@
+"""Examples: what a model reads, one by one or several at once, and what is known of all of them.
+
+Shapes: N examples, K sequences of an example (a source and a target, for instance).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+BATCH = 1_000  # examples that are read at once where all are
+
+
+class Examples(Sequence[Any]):
+    """A sequence of examples that knows how long they are.
+
+    Args:
+        items: anything with `len` and integer indexing: a list, a `datasets.Dataset`, ...
+        lengths: (N, K) tokens of each example's K sequences, or (N,), for token budgets and batches of similar lengths.
+        counts: what was counted when the examples were made: {"truncated": 3}. Other names count 0.
+        fingerprint: tells them from other examples; by default that of `items`, or made of the lengths and a sample.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Any],
+        lengths: np.ndarray | Sequence[int],
+        *,
+        counts: Mapping[str, int] | None = None,
+        fingerprint: str | None = None,
+    ):
+        self.items, self.lengths = items, np.asarray(lengths, dtype=np.int64)
+        if self.lengths.ndim == 1:
+            self.lengths = self.lengths[:, None]
+        if len(items) != len(self.lengths):
+            raise ValueError(f"{len(items)} examples, but the lengths of {len(self.lengths)}")
+        self.counts: Counter[str] = Counter(counts or {})
+        if fingerprint is not None:
+            self.fingerprint = fingerprint
+
+    @classmethod
+    def of(cls, items: Sequence[Any]) -> Examples:
+        """`items` if they are `Examples`; else with 1 as the length of each."""
+        return items if isinstance(items, Examples) else cls(items, np.ones((len(items), 1), dtype=np.int64))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.items, self.lengths)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.__getitems__(list(range(*index.indices(len(self)))))
+        return self.__getitems__([range(len(self))[index]])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """The examples at `indices`, which are read at once where `items` can."""
+        return fetch(self.items, indices)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), BATCH):
+            yield from self.__getitems__(list(range(start, min(start + BATCH, len(self)))))
+
+    def column(self, name: str) -> Any:
+        """The value of each example for `name`."""
+        return self.items[name] if hasattr(self.items, "column_names") else [example[name] for example in self]  # type: ignore[call-overload]
+
+    def replaced(self, **attributes: Any) -> Examples:
+        """The same examples with another attribute: lengths, counts, items."""
+        other = copy.copy(self)
+        other.fingerprint = self.fingerprint
+        for name, value in attributes.items():
+            setattr(other, name, value)
+        return other
+
+
+def fetch(items: Sequence[Any], indices: Sequence[int]) -> list[Any]:
+    """`items[i]` for each index; in one read where the items can (`Examples`, `datasets.Dataset`)."""
+    if hasattr(items, "__getitems__"):
+        return items.__getitems__(list(indices))
+    return [items[i] for i in indices]
+
+
+def fingerprint_of(items: Sequence[Any], lengths: np.ndarray | None = None) -> str:
+    """Tells one data set from another: its own fingerprint, else the lengths and a sample of the items."""
+    if known := known_fingerprint(items):
+        return known
+    places = np.linspace(0, len(items) - 1, min(len(items), 1000))
+    sample = [f"{len(items)}", *(repr(items[int(i)]) for i in places)]
+    return hashlib.sha256((b"" if lengths is None else lengths.tobytes()) + "\n".join(sample).encode()).hexdigest()
+
+
+def known_fingerprint(items: Any) -> str | None:
+    """The fingerprint that items have of their own: ours, or that of a `datasets.Dataset`."""
+    return getattr(items, "fingerprint", None) or getattr(items, "_fingerprint", None)
