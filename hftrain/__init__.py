@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         parse,
     )
     from hftrain.data.examples import Examples
-    from hftrain.data.rows import load_rows
+    from hftrain.data.rows import Rows, load_rows
     from hftrain.data.splits import load_splits
     from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
     from hftrain.metrics import load_metric, load_metrics
@@ -48,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "RecipeConfig",
     "Report",
+    "Rows",
     "TrainConfig",
     "TransformerConfig",
     "add_adapters",

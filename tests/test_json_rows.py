@@ -29,9 +29,9 @@ SHAPES = {
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_read_whatever_the_file_is_called(tmp_path, shape, name, monkeypatch):
     (tmp_path / name).write_text(SHAPES[shape])
-    assert load_rows(tmp_path / name, columns=COLUMNS).to_list() == WANTED
+    assert list(load_rows(tmp_path / name, columns=COLUMNS)) == WANTED
     monkeypatch.setattr(lines, "PIECE", 7)  # tokens, escapes and characters are cut anywhere
-    assert load_rows(tmp_path / name, columns=COLUMNS).to_list() == WANTED
+    assert list(load_rows(tmp_path / name, columns=COLUMNS)) == WANTED
 
 
 def test_rows_under_a_key_have_their_lines_and_the_key_is_in_the_log(tmp_path, caplog):
@@ -119,7 +119,7 @@ def test_a_line_without_end_is_named_before_it_fills_the_memory(tmp_path):
 def test_a_long_line_is_no_limit_for_an_array(tmp_path, monkeypatch):
     monkeypatch.setattr(lines, "MAX_LINE", 1000)
     (tmp_path / "rows.json").write_text(json.dumps(ROWS))
-    assert load_rows(tmp_path / "rows.json", columns=COLUMNS).to_list() == WANTED
+    assert list(load_rows(tmp_path / "rows.json", columns=COLUMNS)) == WANTED
     for name in ("rows.jsonl", "rows.txt", "rows.csv"):
         (tmp_path / name).write_text('{"text": "' + "a" * 2000 + '"}\n{}\n')
         with pytest.raises(ValueError, match=rf"{name}, line 1: more than 0 MiB without a line end"):

@@ -23,6 +23,7 @@ NAMES = [
     "ModelConfig",
     "RecipeConfig",
     "Report",
+    "Rows",
     "TrainConfig",
     "TransformerConfig",
     "add_adapters",

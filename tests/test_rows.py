@@ -66,7 +66,7 @@ def test_text_formats(tmp_path, name, dressed):
     }.get(dressed, TEXTS[name])
     path = write(tmp_path / (name + ".gz" * (dressed == "gz")), text)
     rows = load_rows(path, columns=PAIR)
-    assert rows.to_list() == ROWS
+    assert list(rows) == ROWS
     assert rows.bad == []
 
 
@@ -107,8 +107,8 @@ def test_columnar_files_and_folders(tmp_path):
     saved.save_to_disk(tmp_path / "one")
     datasets.DatasetDict(train=saved.select([0]), test=saved).save_to_disk(tmp_path / "several")
     for name in ("rows.parquet", "file.arrow", "stream.arrow", "one"):
-        assert load_rows(tmp_path / name, columns=PAIR).to_list() == ROWS
-    assert load_rows(tmp_path / "several", columns=PAIR, split="test").to_list() == ROWS
+        assert list(load_rows(tmp_path / name, columns=PAIR)) == ROWS
+    assert list(load_rows(tmp_path / "several", columns=PAIR, split="test")) == ROWS
     with pytest.raises(ValueError, match=r"several has the splits 'train', 'test': set dataset_name to it"):
         load_rows(tmp_path / "several", columns=PAIR)
     (tmp_path / "other").mkdir()
@@ -134,7 +134,7 @@ def test_columns_inside_columns(tmp_path, name):
     else:
         write(tmp_path / name, json.dumps(nested) if name == "rows.json" else jsonl_text(nested))
     rows = load_rows(tmp_path / name, columns={"source": "translation.de", "target": "translation.en"})
-    assert rows.to_list() == [{"source": "eins", "target": "one"}]
+    assert list(rows) == [{"source": "eins", "target": "one"}]
     with pytest.raises(
         ValueError, match=r"no column 'translation.ed'.*'translation.de', 'translation.en'; did you mean"
     ):
@@ -146,7 +146,7 @@ def test_aligned_files(tmp_path):
     write(tmp_path / "train.en", "one\ntwo\n")
     pattern = tmp_path / "train.{lang}"
     rows = load_rows(pattern, columns=PAIR, languages=("de", "en"))
-    assert rows.to_list() == [{"source": "eins", "target": "one"}, {"source": "zwei", "target": "two"}]
+    assert list(rows) == [{"source": "eins", "target": "one"}, {"source": "zwei", "target": "two"}]
     with pytest.raises(ValueError, match=r"\{lang\} stands for 2 languages .*set source_lang and target_lang"):
         load_rows(pattern, columns=PAIR)
     with pytest.raises(ValueError, match=r"no file .*train\.fr; did you mean 'train\.en'"):
@@ -370,7 +370,7 @@ def test_fingerprint_is_of_the_content(tmp_path):
     many = [{"source": f"{number}", "target": "ä" * (number % 7 + 1)} for number in range(12_000)]
     rows = load_rows(write(tmp_path / "a.jsonl", jsonl_text(many)), columns=PAIR)
     same = load_rows(write(tmp_path / "b.csv.gz", csv_text(many)), columns=PAIR)
-    assert rows._fingerprint == fingerprint(rows) == fingerprint(same)
+    assert rows.fingerprint == fingerprint(rows) == fingerprint(same)
     assert fingerprint(rows.select(range(12_000))) == fingerprint(datasets.Dataset.from_list(many)) == fingerprint(rows)
     changed = [dict(row) for row in many]
     changed[-1]["target"] += "b"
@@ -392,7 +392,7 @@ def test_split_is_seeded_and_disjoint():
     sources = [set(part["source"]) for part in parts.values()]
     assert not (sources[0] & sources[1] or sources[0] & sources[2] or sources[1] & sources[2])
     again, other = split_rows(rows, 0.1, 150, seed=1), split_rows(rows, 0.1, 150, seed=2)
-    assert all(parts[name].to_list() == again[name].to_list() for name in parts)
+    assert all(list(parts[name]) == list(again[name]) for name in parts)
     assert pairs_of(parts["test"]) != pairs_of(other["test"])
     # blind to the order of the rows: what is added or moved elsewhere moves nothing
     backwards = split_rows(rows.select(range(1_999, -1, -1)), 0.1, 150, seed=1)
@@ -449,7 +449,7 @@ def test_rows_may_be_other_than_text_and_the_whole_record_can_be_asked_for(tmp_p
         load_rows(file, **arguments)
     rows = load_rows(file, max_bad_rows=1, **arguments)
     assert list(rows) == [{"words": ["a", "b"], "fields": 2}]
-    rows.to_parquet(tmp_path / "a.parquet")
+    rows.data.to_parquet(tmp_path / "a.parquet")
     again = load_rows(tmp_path / "a.parquet", **arguments | {"columns": {"record": "", "words": "words"}})
     assert list(again) == list(rows)
     (tmp_path / "a.csv").write_text("w,x\n1,2\n")

@@ -109,7 +109,7 @@ def test_weights_and_limits_follow_from_the_seed_alone(tmp_path):
 
     assert {name: len(part) for name, part in texts(path).items()} == {"train": 20, "validation": 10, "test": 10}
     assert texts(path) == texts(path) == texts(mixed) != texts(path, seed=1)
-    prints = {load(f"{path}{mark}")["train"]._fingerprint for mark in ("", "#60", "#70", "@2", "@0.5")}
+    prints = {load(f"{path}{mark}")["train"].fingerprint for mark in ("", "#60", "#70", "@2", "@0.5")}
     assert len(prints) == 5  # a resumed run sees it
 
 

@@ -64,7 +64,7 @@ def test_packed_files_are_known_by_their_content(tmp_path, kind):
     packed = PACK[kind](LINES.encode())
     for name in (f"rows.jsonl.{kind}", "rows.jsonl"):  # with and without the ending
         (tmp_path / name).write_bytes(packed)
-        assert load_rows(tmp_path / name, columns=COLUMNS).to_list() == ROWS
+        assert list(load_rows(tmp_path / name, columns=COLUMNS)) == ROWS
     (tmp_path / "rows.jsonl").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match=r"rows\.jsonl, after line \d: the packed file is damaged or cut short"):
         load_rows(tmp_path / "rows.jsonl", columns=COLUMNS, max_bad_rows=99)
@@ -77,7 +77,7 @@ def test_packed_files_are_known_by_their_content(tmp_path, kind):
 def test_endings_without_case_and_other_names_of_json_lines(tmp_path, name):
     content = (CSV if "CSV" in name else LINES).encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if "GZ" in name else content)
-    assert load_rows(tmp_path / name, columns=COLUMNS).to_list() == ROWS
+    assert list(load_rows(tmp_path / name, columns=COLUMNS)) == ROWS
     assert list(open_source(str(tmp_path / name))) == [row["text"] for row in ROWS]
 
 
@@ -146,24 +146,24 @@ def test_delimiters_and_encodings(tmp_path):
     semicolons = 'text;label\n"Straße, the first";a\ntwo;b\ndrei;a\n'
     (tmp_path / "rows.csv").write_bytes(semicolons.encode("windows-1252"))
     dialect = Dialect(";", "windows-1252")
-    assert load_rows(tmp_path / "rows.csv", columns=COLUMNS, dialect=dialect).to_list() == ROWS
+    assert list(load_rows(tmp_path / "rows.csv", columns=COLUMNS, dialect=dialect)) == ROWS
     with pytest.raises(ValueError, match=r"line 2: invalid UTF-8: byte 0xdf(.|\n)*\nSet encoding to that of the file"):
         load_rows(tmp_path / "rows.csv", columns=COLUMNS, dialect=Dialect(";"))  # and no advice to drop the row
     with pytest.raises(ValueError, match=r"rows.csv, after line 0: not ascii: byte 0xdf .*set encoding"):
         load_rows(tmp_path / "rows.csv", columns=COLUMNS, dialect=Dialect(";", "ascii"))
     (tmp_path / "excel.csv").write_text("sep=;\r\n" + semicolons)
-    assert load_rows(tmp_path / "excel.csv", columns=COLUMNS).to_list() == ROWS
+    assert list(load_rows(tmp_path / "excel.csv", columns=COLUMNS)) == ROWS
     (tmp_path / "excel.csv").write_text("sep=;\ntext;label\na;b\nc\n")
     with pytest.raises(ValueError, match=r"excel.csv, line 4: 1 fields, but the first line names 2"):
         load_rows(tmp_path / "excel.csv", columns=COLUMNS)
     for encoding in ("utf-16", "utf-32"):  # with a mark
         (tmp_path / "rows.jsonl").write_bytes(LINES.encode(encoding))
-        assert load_rows(tmp_path / "rows.jsonl", columns=COLUMNS).to_list() == ROWS
+        assert list(load_rows(tmp_path / "rows.jsonl", columns=COLUMNS)) == ROWS
         (tmp_path / "rows.json").write_bytes(json.dumps(ROWS, indent=1).encode(encoding))
-        assert load_rows(tmp_path / "rows.json", columns=COLUMNS).to_list() == ROWS
+        assert list(load_rows(tmp_path / "rows.json", columns=COLUMNS)) == ROWS
     (tmp_path / "pairs.txt").write_bytes("grün|b\n".encode("latin-1"))
     pairs = load_rows(tmp_path / "pairs.txt", columns=COLUMNS, dialect=Dialect("|", "latin-1"))
-    assert pairs.to_list() == [{"text": "grün", "label": "b"}]
+    assert list(pairs) == [{"text": "grün", "label": "b"}]
 
 
 def test_the_settings_of_a_dialect():

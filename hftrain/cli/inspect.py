@@ -33,7 +33,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.cli.recipes import find_recipe
     from hftrain.config.defaults import describe
     from hftrain.report.formats import format_number
-    from hftrain.train.inspect import Limits, Seen, asked, breaches, measure, sample
+    from hftrain.train.inspect import Limits, Seen, asked, breaches, count_rows, measure, sample
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
@@ -73,10 +73,11 @@ def inspect_recipe(args: argparse.Namespace) -> int:
         print("logged while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
     for name, value in numbers.items():
         print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {format_number(value)}")
-    for name, count in (("rows leaked", said.leaked), ("rows refused", said.refused)):
-        print(f"{name:<20} {count:,}")
+    counts = count_rows(view)
+    for name, count in counts.items():
+        print(f"{f'rows {name}':<20} {count:,}")
     limits = Limits(**{name: getattr(chosen, name) for name in Limits._fields})
-    found = breaches(numbers, limits, leaked=said.leaked, refused=said.refused)
+    found = breaches(numbers, limits, **counts)
     for breach in found:
         print(f"BREACH: {breach}")
     return 1 if found else 0
@@ -86,17 +87,14 @@ SHARES = {"padding share", "truncated share", "nothing learnt", "tokens learnt",
 
 
 class _Said(logging.Handler):
-    """What the log says of the data, and the rows that it counts."""
+    """What the log says of the data."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.messages: list[str] = []
-        self.leaked = self.refused = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
-        self.leaked += getattr(record, "leaked", 0)
-        self.refused += getattr(record, "refused", 0)
 
 
 def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:

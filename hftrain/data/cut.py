@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hftrain.data.readers import missing
-from hftrain.data.rows import iterate
+from hftrain.data.rows import Rows, iterate
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 
 class Groups(NamedTuple):
@@ -32,7 +32,7 @@ def held_out_size(rows: int) -> int:
     return max(1, min(2000, max(round(0.1 * rows), min(50, round(0.2 * rows)))))
 
 
-def digests(rows: Dataset, columns: Sequence[str], seed: int, purpose: bytes = b"") -> np.ndarray:
+def digests(rows: Rows, columns: Sequence[str], seed: int, purpose: bytes = b"") -> np.ndarray:
     """(N,) 64 bits of each row: a keyed hash of its columns, the same on every platform."""
     key = seed.to_bytes(8, "big", signed=True)
     parts = (
@@ -42,7 +42,7 @@ def digests(rows: Dataset, columns: Sequence[str], seed: int, purpose: bytes = b
     return np.frombuffer(b"".join(parts), ">u8")
 
 
-def group_rows(rows: Dataset, by: str, seed: int, strata: Sequence[str] | None = None) -> Groups:
+def group_rows(rows: Rows, by: str, seed: int, strata: Sequence[str] | None = None) -> Groups:
     """The groups of rows that share the text of column `by`; of rows that disagree, the first stratum by name."""
     if by not in rows.column_names:
         raise ValueError(missing(by, rows.column_names))
@@ -57,7 +57,7 @@ def group_rows(rows: Dataset, by: str, seed: int, strata: Sequence[str] | None =
 
 
 def split_rows(
-    rows: Dataset,
+    rows: Rows,
     validation_split: float | None,
     test_split: float | None,
     seed: int,
@@ -65,7 +65,7 @@ def split_rows(
     by: str = "source",
     column: str = "",
     strata: Sequence[str] | None = None,
-) -> dict[str, Dataset]:
+) -> dict[str, Rows]:
     """Cut `rows` into train, validation and test, each in the order of `rows`.
 
     The order of drawing is a keyed hash of the text in column `by`: the same on every platform, blind to the order of
@@ -118,7 +118,7 @@ def split_rows(
         )
     names = {"train": 0, "validation": 2, "test": 1}
     return {
-        name: select_rows(rows, np.flatnonzero(split_of_row == split))
+        name: rows.select(np.flatnonzero(split_of_row == split))
         for name, split in names.items()
         if name == "train" or sizes[name]
     }
@@ -171,7 +171,7 @@ def deal(sizes: np.ndarray, strata: np.ndarray, folds: int) -> np.ndarray:
 
 
 def fold_rows(
-    rows: Dataset, folds: int, fold: int, seed: int, *, by: str, column: str = "", strata: Sequence[str] | None = None
+    rows: Rows, folds: int, fold: int, seed: int, *, by: str, column: str = "", strata: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the rows to train on and of those to test, of fold 1 to `folds`: each row is tested in one of them.
 
@@ -185,11 +185,3 @@ def fold_rows(
         )
     tested = deal(groups.sizes, groups.strata, folds)[groups.of_row] == fold - 1
     return np.flatnonzero(~tested), np.flatnonzero(tested)
-
-
-def select_rows(rows: Dataset, chosen: np.ndarray) -> Dataset:
-    """The rows of these indices, with their places."""
-    selected = rows.select(chosen)
-    if places := getattr(rows, "places", None):
-        selected.places = places.select(chosen)
-    return selected

@@ -10,9 +10,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
 
 BATCH = 1_000  # examples that are read at once where all are
 
@@ -25,6 +28,7 @@ class Examples(Sequence[Any]):
         lengths: (N, K) tokens of each example's K sequences, or (N,), for token budgets and batches of similar lengths.
         counts: what was counted when the examples were made: {"truncated": 3}. Other names count 0.
         fingerprint: tells them from other examples; by default that of `items`, or made of the lengths and a sample.
+        rows: what they were made from, if that is known: `hftrain inspect` counts what leaks and what was left out.
     """
 
     def __init__(
@@ -34,8 +38,9 @@ class Examples(Sequence[Any]):
         *,
         counts: Mapping[str, int] | None = None,
         fingerprint: str | None = None,
+        rows: Rows | None = None,
     ):
-        self.items, self.lengths = items, np.asarray(lengths, dtype=np.int64)
+        self.items, self.rows, self.lengths = items, rows, np.asarray(lengths, dtype=np.int64)
         if self.lengths.ndim == 1:
             self.lengths = self.lengths[:, None]
         if len(items) != len(self.lengths):
@@ -76,9 +81,7 @@ class Examples(Sequence[Any]):
     def replaced(self, **attributes: Any) -> Examples:
         """The same examples with another attribute: lengths, counts, items."""
         other = copy.copy(self)
-        other.fingerprint = self.fingerprint
-        for name, value in attributes.items():
-            setattr(other, name, value)
+        vars(other).update({"fingerprint": self.fingerprint, **attributes})
         return other
 
 

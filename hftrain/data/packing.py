@@ -125,8 +125,8 @@ class Packed(Examples):
         digest = hashlib.sha256(said.encode())
         for array in (packs.members, packs.edges):
             digest.update(array.astype("<i8").tobytes())
-        counts = examples.counts if isinstance(examples, Examples) else None
-        super().__init__(packs, packs.lengths, counts=counts, fingerprint=digest.hexdigest())
+        counts, rows = (examples.counts, examples.rows) if isinstance(examples, Examples) else (None, None)
+        super().__init__(packs, packs.lengths, counts=counts, fingerprint=digest.hexdigest(), rows=rows)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, np.ndarray]]:
         """The examples at `indices`; their documents are read at once where `examples` can."""

@@ -1,4 +1,4 @@
-"""Rows of text: from a file, a folder or the Hub to a `datasets.Dataset` with the columns a recipe asks for.
+"""Rows of text: from a file, a folder or the Hub to `Rows` with the columns a recipe asks for.
 
 Text formats are read line by line with readers of our own, because a fault must name its file, line and reason; nothing
 is guessed, repaired or dropped unless `max_bad_rows` allows it, and then each row left out is listed.
@@ -10,6 +10,7 @@ import array
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -75,6 +76,60 @@ class Leaks(NamedTuple):
     examples: list[dict[str, str]]  # the first five of `inputs`
 
 
+@dataclass(frozen=True, eq=False)
+class Rows(Sequence[Any]):
+    """Rows of a task, and what is known of them.
+
+    Attributes:
+        data: the `datasets.Dataset` that holds them.
+        bad: rows of their source that were left out.
+        places: where each row stands in its source; None where no file holds them.
+        leaks: of a held-out split, its rows that stand in the training rows too.
+        split: "train", "validation" or "test"; "" while that is open.
+        classes: all classes that a label may name, where the data say so.
+    """
+
+    data: Dataset
+    bad: Sequence[BadRow] = ()
+    places: Places | None = None
+    leaks: Leaks | None = None
+    split: str = ""
+    classes: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, rows: Rows | Dataset) -> Rows:
+        """`rows` if they are `Rows`; else with nothing known of them."""
+        return rows if isinstance(rows, Rows) else cls(rows, split=str(rows.split or ""))
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells these rows from others."""
+        return self.data._fingerprint
+
+    @property
+    def column_names(self) -> list[str]:
+        return self.data.column_names
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, key: Any) -> Any:
+        """The row of an index, or the column of a name."""
+        return self.data[key]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.data)
+
+    def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
+        """Batches of rows: column -> values."""
+        return self.data.iter(batch_size)
+
+    def select(self, chosen: Sequence[int] | np.ndarray) -> Rows:
+        """The rows of these indices, with their places."""
+        places = None if self.places is None else self.places.select(np.asarray(chosen))
+        return replace(self, data=self.data.select(chosen), places=places, leaks=None)
+
+
 def load_rows(
     source: str | Path,
     *,
@@ -88,7 +143,7 @@ def load_rows(
     reader: Callable[[Path], Iterator[Item] | None] | None = None,
     dialect: Dialect = USUAL,
     unread: Unread | None = None,
-) -> Dataset:
+) -> Rows:
     """Rows with the columns named by the keys of `columns`, of text unless `read` and `schema` say otherwise.
 
     `source` is one of
@@ -123,8 +178,8 @@ def load_rows(
         unread: takes in the rows' other columns, which the source names but nothing reads.
 
     Returns:
-        A `Dataset` whose `_fingerprint` is `fingerprint(rows)`; its attribute `bad` lists the rows left out, and
-        `places` knows where the others stand.
+        The rows; their fingerprint is `fingerprint(rows)`, `bad` lists those left out, `places` knows where the others
+        stand.
 
     Raises:
         ValueError: more bad rows than allowed (the first ten are listed), or a fault of the whole file.
@@ -176,19 +231,17 @@ def load_rows(
     if not batches:
         raise ValueError(f"{name} is empty: no rows in it" + (f" but {len(bad)} bad ones" if bad else ""))
     for row in bad:
-        logger.warning("left out: %s", row, extra={"refused": 1})
+        logger.warning("left out: %s", row)
 
     table = pa.Table.from_batches(batches, schema)
-    return dataset(table, bad, Places(files, np.array(of_file), np.array(numbers)))
+    return Rows(dataset(table), bad, Places(files, np.array(of_file), np.array(numbers)))
 
 
-def dataset(table: pa.Table, bad: list[BadRow], places: Places) -> Dataset:
-    """The rows of a table, with a fingerprint of what they say."""
+def dataset(table: pa.Table) -> Dataset:
+    """A table with a fingerprint of what its rows say."""
     from datasets import Dataset
 
-    rows = Dataset(table, fingerprint=_hash_tables([table]))
-    rows.bad, rows.places = bad, places
-    return rows
+    return Dataset(table, fingerprint=_hash_tables([table]))
 
 
 def advice(bad: Sequence[BadRow]) -> str:
@@ -203,12 +256,12 @@ def listed(bad: Sequence[BadRow]) -> str:
     return "\n".join(f"  {row}" for row in bad[:10])
 
 
-def fingerprint(rows: Dataset) -> str:
+def fingerprint(rows: Rows | Dataset) -> str:
     """sha256 (hex) of what the rows say: column names and values in order, wherever they came from."""
-    return _hash_tables(rows.with_format("arrow").iter(BATCH_ROWS))
+    return _hash_tables(Rows.of(rows).data.with_format("arrow").iter(BATCH_ROWS))
 
 
-def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "target")) -> Leaks:
+def leaks(train: Rows | Dataset, other: Rows | Dataset, columns: Sequence[str] = ("source", "target")) -> Leaks:
     """Count the rows of `other` that stand in `train`: in all `columns`, and in the first of them alone."""
     wanted = list(iterate(other, columns))
     inputs = {row[0] for row in wanted}
@@ -219,7 +272,7 @@ def leaks(train: Dataset, other: Dataset, columns: Sequence[str] = ("source", "t
     return Leaks(sum(row in seen for row in leaked), len(leaked), examples)
 
 
-def iterate(rows: Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def iterate(rows: Rows | Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """The rows' values, each as text, so that lists can be compared and counted too."""
     return chain.from_iterable(
         zip(*(map(_as_text, batch[column]) for column in columns), strict=True) for batch in rows.iter(BATCH_ROWS)

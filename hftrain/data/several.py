@@ -11,19 +11,21 @@ import numpy as np
 import pyarrow as pa
 
 from hftrain.config.sources import Source
-from hftrain.data.cut import digests, select_rows
-from hftrain.data.rows import Places, dataset, listed
+from hftrain.data.cut import digests
+from hftrain.data.rows import Places, Rows, dataset, listed
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    pass
 
 logger = logging.getLogger(__name__)
 
 
 def join_sources(
-    sources: Sequence[Source], load: Callable[[str], Dataset], *, compare: Sequence[str], seed: int, max_bad_rows: int
-) -> Dataset:
-    """The rows of all `sources`, one source after another, with the attributes of `load_rows`.
+    sources: Sequence[Source], load: Callable[[str], Rows], *, compare: Sequence[str], seed: int, max_bad_rows: int
+) -> Rows:
+    """The rows of all `sources`, one source after another, with what `load_rows` knows of them.
 
     Args:
         load: the name of a source -> its rows.
@@ -39,17 +41,18 @@ def join_sources(
         raise ValueError(f"{len(bad)} bad rows in all, max_bad_rows is {max_bad_rows}; the first:\n{listed(bad)}")
     if len(parts) == 1:
         return parts[0]
-    starts = np.cumsum([0, *(len(part.places.files) for part in parts)])
+    parts_places = [part.places for part in parts if part.places is not None]
+    starts = np.cumsum([0, *(len(each.files) for each in parts_places)])
     places = Places(
-        [file for part in parts for file in part.places.files],
-        np.concatenate([part.places.of_file + start for part, start in zip(parts, starts, strict=False)]),
-        np.concatenate([part.places.numbers for part in parts]),
-        [source.written for source, part in zip(sources, parts, strict=True) for _ in part.places.files],
+        [file for each in parts_places for file in each.files],
+        np.concatenate([each.of_file + start for each, start in zip(parts_places, starts, strict=False)]),
+        np.concatenate([each.numbers for each in parts_places]),
+        [source.written for source, each in zip(sources, parts_places, strict=True) for _ in each.files],
     )
-    return dataset(pa.concat_tables([part.with_format("arrow")[:] for part in parts]), bad, places)
+    return Rows(dataset(pa.concat_tables([part.data.with_format("arrow")[:] for part in parts])), bad, places)
 
 
-def limited(source: Source, rows: Dataset, compare: Sequence[str], seed: int) -> Dataset:
+def limited(source: Source, rows: Rows, compare: Sequence[str], seed: int) -> Rows:
     """The rows that a source's limit leaves, in their order."""
     if source.limit is None:
         return rows
@@ -57,12 +60,10 @@ def limited(source: Source, rows: Dataset, compare: Sequence[str], seed: int) ->
         logger.warning("%s: there are only %s rows", source.written, f"{len(rows):,}")
     whole, text = (digests(rows, columns, seed, purpose=b"limit") for columns in (compare, compare[:1]))
     order = np.lexsort((whole, text))
-    kept = select_rows(rows, np.sort(order[: source.limit]))
-    kept.bad = rows.bad
-    return kept
+    return rows.select(np.sort(order[: source.limit]))
 
 
-def weighted(rows: Dataset, sources: Sequence[Source], compare: Sequence[str], seed: int) -> Dataset:
+def weighted(rows: Rows, sources: Sequence[Source], compare: Sequence[str], seed: int) -> Rows:
     """Training rows as often as the weights of their sources say: each row of a source with the weight 2.5 twice, and
     half of them, by a hash, once more; with the weight 0.5 half of them."""
     weights = {source.written: source.weight for source in sources}
@@ -76,21 +77,21 @@ def weighted(rows: Dataset, sources: Sequence[Source], compare: Sequence[str], s
         times, rest = divmod(weights[name], 1)
         part = mine[np.argsort(drawn[mine], kind="stable")[: round(rest * len(mine))]]
         chosen += [np.repeat(mine, int(times)), part]
-    return select_rows(rows, np.sort(np.concatenate(chosen)))
+    return rows.select(np.sort(np.concatenate(chosen)))
 
 
-def sources_of(rows: Dataset) -> list[str]:
+def sources_of(rows: Rows | Dataset) -> list[str]:
     """The source of each row, as the user wrote it; [] where there is only one."""
-    places: Places | None = getattr(rows, "places", None)
+    places = Rows.of(rows).places
     return [places.sources[file] for file in places.of_file] if places and places.sources else []
 
 
-def source_counts(rows: Dataset) -> dict[str, int]:
+def source_counts(rows: Rows) -> dict[str, int]:
     """For a report: how many rows are of each source; {} where there is only one."""
     return {f"rows of {name}": count for name, count in Counter(sources_of(rows)).items()}
 
 
-def scores_by_source(rows: Dataset, **scores: Sequence[float]) -> list[dict[str, str | float]]:
+def scores_by_source(rows: Rows, **scores: Sequence[float]) -> list[dict[str, str | float]]:
     """For a report: of each source the rows and the mean of each of `scores`, which have a value for each row."""
     names = np.array(sources_of(rows))
     return [

@@ -6,17 +6,21 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
 from hftrain.config.sources import read_source
-from hftrain.data.cut import fold_rows, select_rows, split_rows
+from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
-from hftrain.data.rows import leaks, load_rows
+from hftrain.data.rows import Rows, leaks, load_rows
 from hftrain.data.several import join_sources, sources_of, weighted
 from hftrain.data.sources import split_names
 from hftrain.metrics.intervals import wilson
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,12 +40,11 @@ def load_splits(
     stratify: str | None = None,
     score: str | None = None,
     **reading: Any,
-) -> dict[str, Dataset]:
+) -> dict[str, Rows]:
     """{"train", "validation", "test"}: each from its files or the data set's own split, else cut off the training rows.
 
-    `columns` and `reading` are as in `load_rows`. Each split has two more attributes, for the report: `bad`, the rows
-    left out of its source (rows cut off the training rows are counted with those), and `leaks`, as `find_leaks` sets.
-    With `config.fold`, the test rows are that fold of the training rows.
+    `columns` and `reading` are as in `load_rows`. `bad` of a split are the rows left out of its source; what is cut off
+    the training rows has none. With `config.fold`, the test rows are that fold of the training rows.
 
     Args:
         compare: columns that make two rows the same (default: all), the input first: rows of the same input land on the
@@ -52,8 +55,6 @@ def load_splits(
     Raises:
         ValueError: rows that cannot be used, or splits that leave nothing.
     """
-    from datasets import NamedSplit
-
     if config.folds is not None and config.fold is None:
         raise ValueError(
             "folds: this recipe trains once. Its last line runs every fold if it is run(main, Config) with "
@@ -62,7 +63,7 @@ def load_splits(
     compare = compare or list(columns)
     column = columns.get(compare[0], compare[0])  # as the user calls it
 
-    def load(source: str, split: str | None = None) -> Dataset:
+    def load(source: str, split: str | None = None) -> Rows:
         return load_rows(
             source,
             columns=columns,
@@ -92,7 +93,7 @@ def load_splits(
     if config.folds and config.fold:
         strata = strata_of(rows["train"], stratify)
         kept, tested = fold_rows(rows["train"], config.folds, config.fold, seed, strata=strata, **cut)
-        rows |= {"train": select_rows(rows["train"], kept), "test": select_rows(rows["train"], tested)}
+        rows |= {"train": rows["train"].select(kept), "test": rows["train"].select(tested)}
     shares = {"validation": config.validation_split, "test": config.test_split}
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(share != 0 for share in wanted.values()):
@@ -103,17 +104,15 @@ def load_splits(
             raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
     if sources:
         rows["train"] = weighted(rows["train"], sources["train"], compare, seed)
-    for name, split in rows.items():
-        split.bad = bad.get(name, [])
-        split._split = NamedSplit(name)  # for messages; a public way to set it is missing
+    rows = {name: replace(split, bad=bad.get(name, []), split=name) for name, split in rows.items()}
     report_rows(rows, {name for name, share in wanted.items() if share is None})
     if few := few_to_choose_by(len(rows["validation"]), score):
         logger.warning("%s", few)
-    find_leaks(rows, compare, column)
+    rows = find_leaks(rows, compare, column)
     return {name: rows[name] for name in SPLITS}
 
 
-def strata_of(rows: Dataset, column: str | None) -> list[str] | None:
+def strata_of(rows: Rows | Dataset, column: str | None) -> list[str] | None:
     """What `split_rows` draws by: the source of each row and its class, or its set of labels; None: all rows are alike.
 
     Sets of labels that only one row has are one stratum together."""
@@ -128,7 +127,7 @@ def strata_of(rows: Dataset, column: str | None) -> list[str] | None:
     return names if column is not None or sources else None
 
 
-def report_rows(rows: Mapping[str, Dataset], chosen: set[str]) -> None:
+def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
     """Logs how many rows each split has, by source too; `chosen`: those whose size nobody set."""
     how = ""
     if chosen:
@@ -175,29 +174,31 @@ def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
         ) from error
 
 
-def find_leaks(rows: dict[str, Dataset], columns: Sequence[str], column: str = "") -> None:
-    """Counts the held-out rows that stand in the training rows too: in the attribute `leaks` of their split (as
-    `data.rows.leaks` gives them), and in the log if there are any, where the first of `columns` is called `column`."""
+def find_leaks(rows: Mapping[str, Rows], columns: Sequence[str], column: str = "") -> dict[str, Rows]:
+    """The rows, where each held-out split knows which of its rows stand in the training rows too; the log says so, and
+    calls the first of `columns` `column`."""
+    checked = {"train": rows["train"]}
     for name, other in rows.items():
         if name == "train":
             continue
-        other.leaks = leaks(rows["train"], other, columns)
-        if other.leaks.inputs:
-            alike = other.leaks.inputs - other.leaks.rows
+        found = leaks(rows["train"], other, columns)
+        checked[name] = replace(other, leaks=found)
+        if found.inputs:
+            alike = found.inputs - found.rows
             logger.warning(
                 "leak: of %d %s rows %d stand in the training rows too%s; for example %s",
                 *(
                     len(other),
                     name,
-                    other.leaks.rows,
+                    found.rows,
                     f", and of {alike} more the {column or columns[0]} does" if alike else "",
                 ),
-                other.leaks.examples[0],
-                extra={"leaked": other.leaks.inputs},
+                found.examples[0],
             )
+    return checked
 
 
-def sizes(rows: Mapping[str, Dataset]) -> str:
+def sizes(rows: Mapping[str, Rows]) -> str:
     """How many rows serve what, for a report's first sentence."""
     served = {"train": "to train on", "validation": "to choose by", "test": "to test on"}
     return ", ".join(f"{len(split):,} {served[name]}" for name, split in rows.items())

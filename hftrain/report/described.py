@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hftrain.data.rows import Rows
 from hftrain.data.several import source_counts
 
 
@@ -14,7 +15,7 @@ def share(count: int, of: int) -> str:
 
 
 def describe_split(
-    rows: Any, details: Mapping[str, Any], *, unit: str = "rows", inputs: str = "texts", refused: int = 0
+    rows: Rows, details: Mapping[str, Any], *, unit: str = "rows", inputs: str = "texts", refused: int = 0
 ) -> dict[str, Any]:
     """A column of the table of the data.
 
@@ -24,14 +25,13 @@ def describe_split(
         inputs: what of it is compared with the training rows, in the plural.
         refused: rows left out after they were read.
     """
-    left_out = len(getattr(rows, "bad", ())) + refused  # generated rows have none
-    leaks = getattr(rows, "leaks", None)  # the training rows have none
+    left_out = len(rows.bad) + refused
     return {
         unit: len(rows),
         **source_counts(rows),
         "unusable rows left out": share(left_out, left_out + len(rows)),
-        f"{unit} that stand in train": "" if leaks is None else share(leaks.rows, len(rows)),
-        f"{inputs} that stand in train": "" if leaks is None else share(leaks.inputs, len(rows)),
+        f"{unit} that stand in train": "" if rows.leaks is None else share(rows.leaks.rows, len(rows)),
+        f"{inputs} that stand in train": "" if rows.leaks is None else share(rows.leaks.inputs, len(rows)),
         **details,
-        "fingerprint": rows._fingerprint[:16],
+        "fingerprint": rows.fingerprint[:16],
     }

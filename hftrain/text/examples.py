@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 import hftrain
 from hftrain.data.examples import Examples
 from hftrain.data.files import cache, sha256_of, whole
-from hftrain.data.rows import fingerprint
+from hftrain.data.rows import Rows, fingerprint
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +38,7 @@ TOKENS = pa.list_(pa.int32())
 
 
 def tokenized(
-    rows: Dataset,
+    rows: Rows | Dataset,
     tokenizer: PreTrainedTokenizerBase,
     convert: Callable[[dict[str, list[Any]]], tuple[Mapping[str, list[Any]], Mapping[str, int]]],
     *,
@@ -66,6 +66,7 @@ def tokenized(
     """
     import datasets
 
+    rows = Rows.of(rows)
     read = fingerprint(rows)
     folder = Path(cache_dir or cache()) / _key(read, tokenizer, convert, schema, arguments)
     if folder.exists() and (damage := _damage(folder)):
@@ -88,7 +89,8 @@ def tokenized(
     made = datasets.Dataset.from_file(str(folder / "examples.arrow"))
     manifest = json.loads((folder / "manifest.json").read_text())
     # not the fingerprint of `datasets`, which looks at the file's date
-    return Examples(made, list_lengths(made, lengths), counts=manifest["counts"], fingerprint=manifest["content"])
+    measured = list_lengths(made, lengths)
+    return Examples(made, measured, counts=manifest["counts"], fingerprint=manifest["content"], rows=rows)
 
 
 def _key(
@@ -139,7 +141,7 @@ def _damage(folder: Path) -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
-def of_split(rows: Dataset) -> str:
+def of_split(rows: Rows | Dataset) -> str:
     """Begins a message about rows with their split, if that is known: "train: "."""
     return f"{rows.split}: " if rows.split else ""
 

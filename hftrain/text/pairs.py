@@ -21,11 +21,13 @@ from hftrain.text.tokenizer import language_id, language_ids
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from hftrain.data.rows import Rows
+
 logger = logging.getLogger(__name__)
 
 
 def tokenize_pairs(
-    rows: Dataset,
+    rows: Rows | Dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_source_length: int,

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hftrain.data.files import cache, make_once
-from hftrain.data.rows import fingerprint
+from hftrain.data.rows import Rows, fingerprint
 from hftrain.text.examples import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -79,14 +79,15 @@ def train_tokenizer(
     return trained
 
 
-def texts_of(rows: Dataset) -> Iterator[str]:
+def texts_of(rows: Rows | Dataset) -> Iterator[str]:
     """Every text of the rows, column after column."""
-    for column in rows.column_names:
-        for batch in rows.select_columns(column).iter(BATCH_ROWS):
+    data = Rows.of(rows).data
+    for column in data.column_names:
+        for batch in data.select_columns(column).iter(BATCH_ROWS):
             yield from batch[column]
 
 
-def learn_tokenizer(rows: Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
+def learn_tokenizer(rows: Rows | Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
     """`train_tokenizer` on every text of `rows`, once: kept in the cache for the other processes and the next run."""
     import tokenizers
 

@@ -9,7 +9,7 @@ Shapes: N examples, T tokens of one example.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -36,6 +36,7 @@ class View(NamedTuple):
     model: Any
     processor: Any
     augment: Callable[[Any], Any] | None = None
+    held_out: Mapping[str, Sequence[Any]] | None = None
 
 
 class Seen(Exception):
@@ -172,6 +173,19 @@ def _told_apart(seen: Sequence[Example], copies: int) -> list[tuple[Any, ...]]:
             rows.append(row)
             first = example.number
     return rows
+
+
+def count_rows(view: View) -> dict[str, int]:
+    """Of all splits whose examples know their rows: how many are "leaked" into the training rows or "refused"."""
+    held_out = [split for name, split in (view.held_out or {}).items() if name != "train"]
+    counts = {"leaked": 0, "refused": 0}
+    for split in (view.examples, *held_out):
+        if isinstance(split, Examples):
+            counts["refused"] += split.counts["refused"]
+            if split.rows is not None:
+                counts["refused"] += len(split.rows.bad)
+                counts["leaked"] += split.rows.leaks.inputs if split.rows.leaks else 0
+    return counts
 
 
 def end_ids(view: View) -> set[int]:

@@ -120,7 +120,7 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
-    view = inspect.View(examples, collate, plan, config, model, processor, augment)
+    view = inspect.View(examples, collate, plan, config, model, processor, augment, held_out)
     seen = inspect.look(view)  # `hftrain inspect` ends here
     contract = run_contract(accelerator, model, examples, total, config, held_out)
     distributed.require_agreement(accelerator, contract)

@@ -25,7 +25,7 @@ from hftrain.tasks.answering.config import AnsweringConfig
 from hftrain.text.examples import TOKENS
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 EXAMPLE = pa.schema(
     [
@@ -114,7 +114,7 @@ def trim(text: str) -> tuple[np.ndarray, np.ndarray]:
     return starts, np.maximum.accumulate(np.where(np.insert(solid, 0, True), places, 0))
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, config: AnsweringConfig) -> Examples:
+def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: AnsweringConfig) -> Examples:
     """`cut_contexts` of rows, each with its first answer, kept on disk as `text.tokenized` does."""
     settings = {"max_seq_length": config.max_seq_length, "doc_stride": config.doc_stride}
 

@@ -15,13 +15,13 @@ from hftrain.report.scores import MORE_TRAINING, no_better
 from hftrain.tasks.answering.scoring import Found, best_answers
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 LOOKED_AT = 1000  # training questions, by which the guess is chosen
 
 
 def judge(
-    rows: Mapping[str, Dataset],
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
     found: Sequence[Found],
     metrics: Sequence[str],
@@ -67,7 +67,7 @@ def judge(
     }
 
 
-def guesses(training: Dataset, rows: Dataset) -> tuple[str, list[str]]:
+def guesses(training: Rows, rows: Rows) -> tuple[str, list[str]]:
     """The better of two guesses by the F1 of training questions, in words, and its answers to `rows`: none, and the
     first words of the text, as many as the median answer has."""
     few = training.select(range(min(LOOKED_AT, len(training))))

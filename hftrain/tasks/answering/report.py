@@ -19,7 +19,7 @@ from hftrain.tasks.answering.judging import judge
 from hftrain.tasks.answering.scoring import Found, best_answers, probabilities, score
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 WORST = 50  # questions in the table of those with the highest loss
 NONE = "(none)"
@@ -27,7 +27,7 @@ NONE = "(none)"
 
 def summarize(
     config: AnswerConfig,
-    rows: Mapping[str, Dataset],
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
     found: Sequence[Found],
     metrics: Sequence[str],
@@ -99,7 +99,7 @@ def lengths(examples: Examples, config: AnsweringConfig) -> Figure:
     return histogram("lengths", title, whole, x_label="tokens", unit="questions", limit=limit, limit_label=label)
 
 
-def describe(rows: Dataset, examples: Examples) -> dict[str, Any]:
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     """Questions, articles, contexts and windows of a split."""
     details = {
         "of them without an answer": share(sum(not answers for answers in rows["answers"]), len(rows)),

@@ -16,7 +16,7 @@ from hftrain.data.written import unwritten_or_text
 from hftrain.tasks.answering.config import AnsweringConfig
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 ROW = pa.schema(
     [(name, pa.string()) for name in ("title", "context", "question", "id")]
@@ -24,7 +24,7 @@ ROW = pa.schema(
 )
 
 
-def load_questions(config: Any, seed: int) -> dict[str, Dataset]:
+def load_questions(config: Any, seed: int) -> dict[str, Rows]:
     """Rows {"title", "context", "question", "id", "answers", "starts"} of each split; rows of one title stay together.
 
     Raises:

@@ -22,7 +22,7 @@ from hftrain.tasks.answering.losses import log_probabilities, span_losses
 from hftrain.train import evaluation
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 
 class Span(NamedTuple):
@@ -126,7 +126,7 @@ def best_answers(found: Sequence[Found], contexts: Sequence[str], threshold: flo
     ]
 
 
-def choose_threshold(found: Sequence[Found], rows: Dataset) -> float:
+def choose_threshold(found: Sequence[Found], rows: Rows) -> float:
     """The probability of no answer above which leaving a question open gives the best F1 on `rows`, in the middle
     between those of the two questions that it separates; 1, never, where every question has an answer."""
     if all(rows["answers"]):
@@ -138,7 +138,7 @@ def choose_threshold(found: Sequence[Found], rows: Dataset) -> float:
 
 
 def score(
-    found: Sequence[Found], rows: Dataset, windows: int, metrics: Sequence[str], threshold: float | None = None
+    found: Sequence[Found], rows: Rows, windows: int, metrics: Sequence[str], threshold: float | None = None
 ) -> dict[str, float]:
     """{"loss", each metric: value}; a question left open by the threshold counts as that.
 

@@ -7,13 +7,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from hftrain.data.examples import Examples
 from hftrain.data.readers import Fault
-from hftrain.data.rows import BadRow, Places, listed
+from hftrain.data.rows import BadRow, Places, Rows, listed
 from hftrain.losses import IGNORE
 from hftrain.tasks.chat.messages import Message
 from hftrain.tasks.chat.rows import is_learnt
@@ -21,14 +21,11 @@ from hftrain.tasks.chat.template import Template
 from hftrain.text import tokenized
 from hftrain.text.examples import TOKENS, of_split
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 logger = logging.getLogger(__name__)
 REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # what counts of examples begin with
 
 
-def tokenize(rows: Dataset, template: Template, config: Any) -> Examples:
+def tokenize(rows: Rows, template: Template, config: Any) -> Examples:
     """Rows as `load_chats` gives them as examples {"input_ids", "labels"}; labels are -100 at what is not learnt.
 
     `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are cut there.
@@ -95,7 +92,7 @@ def row_by_row(
     return convert
 
 
-def check_refused(rows: Dataset, examples: Examples, template: Template, max_bad_rows: int) -> Examples:
+def check_refused(rows: Rows, examples: Examples, template: Template, max_bad_rows: int) -> Examples:
     """Names what `row_by_row` has counted in `examples.counts`, each notice once.
 
     Returns:
@@ -104,7 +101,8 @@ def check_refused(rows: Dataset, examples: Examples, template: Template, max_bad
     Raises:
         ValueError: with those left out when the rows were read (`rows.bad`), they are more than `max_bad_rows`.
     """
-    places = getattr(rows, "places", None) or Places.counted(len(rows))
+    rows = Rows.of(rows)
+    places = rows.places or Places.counted(len(rows))
     refused: list[BadRow] = []
     for name, count in examples.counts.items():
         if name.startswith(REFUSED):
@@ -114,14 +112,14 @@ def check_refused(rows: Dataset, examples: Examples, template: Template, max_bad
             template.warned.add(notice)
             first = places.bad(examples.counts[FIRST + notice], notice)
             logger.warning("%s (%s of %s rows)", first, f"{count:,}", f"{len(rows):,}")
-    if refused and len(refused) + len(getattr(rows, "bad", ())) > max_bad_rows:
+    if refused and len(refused) + len(rows.bad) > max_bad_rows:
         raise ValueError(
             f"{len(refused)} of {len(rows)} rows cannot be learnt from, max_bad_rows is {max_bad_rows}; the first "
             f"{min(len(refused), 10)}:\n{listed(refused)}\nMend them, or change the setting that is named; "
             "max_bad_rows leaves that many out."
         )
     for row in refused:
-        logger.warning("left out: %s", row, extra={"refused": 1})
+        logger.warning("left out: %s", row)
     return examples.replaced(counts=Counter(truncated=examples.counts["truncated"], refused=len(refused)))
 
 

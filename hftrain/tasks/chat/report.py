@@ -16,10 +16,10 @@ from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 
-def questions(rows: Dataset, count: int) -> list[Chat]:
+def questions(rows: Rows, count: int) -> list[Chat]:
     """Up to `count` of the rows that ask something, evenly spread; plain texts do not."""
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
     chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
@@ -48,7 +48,7 @@ def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
-def describe(rows: Dataset, examples: Any) -> dict[str, Any]:
+def describe(rows: Rows, examples: Any) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and cut, the tokens."""
     tokens = examples.lengths[:, 0]
     learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.items.with_format("numpy")["labels"])
@@ -64,7 +64,7 @@ def describe(rows: Dataset, examples: Any) -> dict[str, Any]:
 
 def summarize(
     config: ChatRecipeConfig,
-    rows: Mapping[str, Dataset],
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Any],
     scores: Mapping[str, float],
     answers: Sequence[Mapping[str, str]],

@@ -15,7 +15,7 @@ from hftrain.data.unread import Unread
 from hftrain.tasks.chat.messages import Message, fold_system, listed_in, message, parsed, read_messages, read_tools
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 UNREAD_ADVICE = (
@@ -48,7 +48,7 @@ class Chat(NamedTuple):
     tools: list[Any]  # JSON schemas of the functions that may be called
 
 
-def load_chats(config: Any, seed: int) -> dict[str, Dataset]:
+def load_chats(config: Any, seed: int) -> dict[str, Rows]:
     """Rows {"prompt", "completion", "tools"} of each split, JSON of what `Chat` has; those of the same prompt land on
     the same side of a cut. `config` is a `DataConfig` and a `ChatConfig`. The log names the formats met, and the
     columns that nothing reads."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
@@ -19,17 +20,17 @@ from hftrain.text import learn_tokenizer, pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(rows: "Dataset", config: ClassificationConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(rows: "Rows", config: ClassificationConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`; with a
     token to pad with."""
     tokenizer = load.load_tokenizer(config)
     if tokenizer is None:
-        tokenizer = learn_tokenizer(rows.remove_columns("label"), config.vocab_size)
+        tokenizer = learn_tokenizer(rows.data.remove_columns("label"), config.vocab_size)
         tokenizer.model_input_names = ["input_ids", "attention_mask"]  # our model knows no token types
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
@@ -39,8 +40,8 @@ def load_tokenizer(rows: "Dataset", config: ClassificationConfig) -> PreTrainedT
 
 
 def tokenize(
-    rows: "Dataset", tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
-) -> "Dataset":
+    rows: "Rows", tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
+) -> Examples:
     """Rows as examples {"input_ids": (T,), ["token_type_ids": (T,),] "length", "labels"}: `length` counts the tokens
     before truncation, `labels` is a class's number, the numbers of all labels, or the number to be said.
 

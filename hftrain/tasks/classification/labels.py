@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +19,13 @@ import torch
 from hftrain.data import readers
 from hftrain.data.examples import Examples
 from hftrain.data.names import report_names
-from hftrain.data.rows import fingerprint
+from hftrain.data.rows import dataset
 from hftrain.data.written import unwritten, unwritten_or_text
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +137,10 @@ def read_number(value: Any, name: str) -> float:
 # ---- vectors
 
 
-def read_vectors(rows: "dict[str, Dataset]", config: ClassificationConfig) -> "dict[str, Dataset]":
+def read_vectors(rows: "dict[str, Rows]", config: ClassificationConfig) -> "dict[str, Rows]":
     """The rows, with lists of classes where their labels are vectors: equally long in every row, with a place for each
     class that holds 0 or 1. The classes are named by `label_names`, else numbered from 0; they are kept in the
-    attribute `classes` of the training rows.
+    `classes` of the training rows.
 
     Raises:
         ValueError: some labels are such vectors and others are not; or it is open what the numbers mean.
@@ -176,32 +177,24 @@ def read_vectors(rows: "dict[str, Dataset]", config: ClassificationConfig) -> "d
         "the labels are read as vectors of 0 and 1 with a place for each of %s classes: %s", size, _some(names)
     )
     found = {}
-    for split, each in rows.items():
-        chosen = [[name for name, flag in zip(names, label, strict=True) if FLAGS[flag]] for label in labels[split]]
-        found[split] = replace_labels(each, chosen)
-    found["train"].classes = names
-    return found
+    for split, vectors_of_split in labels.items():
+        chosen = [[name for name, flag in zip(names, label, strict=True) if FLAGS[flag]] for label in vectors_of_split]
+        found[split] = replace_labels(rows[split], chosen)
+    return found | {"train": replace(found["train"], classes=names)}
 
 
-def replace_labels(rows: "Dataset", labels: list[list[str]]) -> "Dataset":
+def replace_labels(rows: "Rows", labels: list[list[str]]) -> "Rows":
     """The rows with other lists of labels."""
-    from datasets import Dataset
-
-    table = rows.with_format("arrow")[:]
+    table = rows.data.with_format("arrow")[:]
     place = table.column_names.index("label")
     table = table.set_column(place, table.schema.field("label"), pa.array(labels, pa.list_(pa.string())))
-    replaced = Dataset(table)
-    replaced._fingerprint = fingerprint(replaced)
-    for name in ("bad", "leaks", "places"):
-        if hasattr(rows, name):
-            setattr(replaced, name, getattr(rows, name))
-    return replaced
+    return replace(rows, data=dataset(table))
 
 
 # ---- classes
 
 
-def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> tuple[list[str], dict[str, int]]:
+def number_classes(rows: "dict[str, Rows]", config: ClassificationConfig) -> tuple[list[str], dict[str, int]]:
     """The classes' names, in the order of their numbers, and the number of each label as it stands in the rows.
 
     The names are `config.label_names`; else those of the model, if it is a classifier that has all the labels of the
@@ -217,7 +210,7 @@ def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> 
     head = classes_of_model(config)
     if not found["train"]:
         raise ValueError("no training row has a label: look at label_column")
-    declared: list[str] = getattr(rows["train"], "classes", [])  # of vectors
+    declared: list[str] = list(rows["train"].classes)  # of vectors
     if len(config.label_column) > 1:
         declared = config.label_column
     train = declared or sorted(found["train"], key=_by_size_or_name(found["train"]))
@@ -277,7 +270,7 @@ def number_classes(rows: "dict[str, Dataset]", config: ClassificationConfig) -> 
     return list(names), ids
 
 
-def label_rows(rows: "Dataset") -> dict[str, list[int]]:
+def label_rows(rows: "Rows") -> dict[str, list[int]]:
     """Each label with the rows (from 0) where it stands."""
     found: dict[str, list[int]] = {}
     for number, label in enumerate(rows["label"]):

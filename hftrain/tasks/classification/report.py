@@ -20,7 +20,7 @@ from hftrain.tasks.classification.judging import judge
 from hftrain.tasks.classification.scoring import Scores, decide, measure
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 WORST = 50  # examples in the table of those with the highest loss
 NAMED = 10  # classes at most that the first sentence lists
@@ -33,7 +33,7 @@ def title(config: ClassificationConfig) -> str:
     return f"Classification of {what}"
 
 
-def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Sequence[str]) -> str:
+def lead(config: ClassificationConfig, rows: "Mapping[str, Rows]", names: Sequence[str]) -> str:
     """What was learnt from what, in a sentence or two."""
     what = "a pair of texts" if config.text_pair_column else "a text"
     listed = ": " + ", ".join(names) if len(names) <= NAMED else ""
@@ -45,7 +45,7 @@ def lead(config: ClassificationConfig, rows: "Mapping[str, Dataset]", names: Seq
     return f"{said} Rows: {sizes(rows)}."
 
 
-def describe(rows: "Dataset", examples: Any, names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
+def describe(rows: "Rows", examples: Any, names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and truncated, the tokens, and the rows of each class; a label that
     is a number with the name of its class."""
     tokens = examples.lengths
@@ -64,7 +64,7 @@ def describe(rows: "Dataset", examples: Any, names: Sequence[str], ids: Mapping[
 
 def summarize(
     config: ClassificationConfig,
-    rows: "Mapping[str, Dataset]",
+    rows: "Mapping[str, Rows]",
     examples: Mapping[str, Examples],
     scores: Scores,
     references: Mapping[str, np.ndarray],
@@ -108,7 +108,7 @@ def figures(
 
 def tables(
     metrics: Metrics,
-    rows: "Dataset",
+    rows: "Rows",
     scores: Scores,
     references: np.ndarray,
     names: Sequence[str],

@@ -14,12 +14,12 @@ from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.labels import LABEL_TYPE, read_label, read_vectors
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
 
-def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Dataset]":
+def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Rows]":
     """Rows {"text", ["text_pair",] "label"} of each split: as a `DataConfig` and `ClassificationConfig` say.
 
     Labels are class names (whole numbers as their digits), lists of them, or numbers.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,19 +16,17 @@ import torch
 from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.data.readers import Fault
+from hftrain.data.rows import Rows
 from hftrain.losses import IGNORE, Batch
 from hftrain.tasks import chat
 from hftrain.tasks.chat.examples import check_refused, row_by_row
 from hftrain.text.examples import TOKENS, of_split
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 logger = logging.getLogger(__name__)
 IDS, LABELS = ("first_input_ids", "second_input_ids"), ("first_labels", "second_labels")
 
 
-def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *, unpaired: bool = False) -> Examples:
+def tokenize_preferences(rows: Rows, template: chat.Template, config: Any, *, unpaired: bool = False) -> Examples:
     """Examples of two sequences: "first_input_ids", "first_labels", "second_input_ids", "second_labels", where labels
     are -100 but in the answer. Of a pair first the chosen, then the rejected answer. `unpaired`, for KTO: first an
     answer that is judged, then another row's answer, drawn once by the seed, to the same prompt; and "desirable".
@@ -41,10 +40,9 @@ def tokenize_preferences(rows: Dataset, template: chat.Template, config: Any, *,
         ValueError: more than max_bad_rows rows cannot be used: the template refuses them, or of an answer nothing is
             left within max_length.
     """
-    pairs = _judged(rows, config.seed) if unpaired else rows.rename_columns({"chosen": "first", "rejected": "second"})
-    if not unpaired:
-        pairs.places = getattr(rows, "places", None)
-    pairs.bad = getattr(rows, "bad", [])
+    rows = Rows.of(rows)
+    paired = {"chosen": "first", "rejected": "second"}
+    pairs = _judged(rows, config.seed) if unpaired else replace(rows, data=rows.data.rename_columns(paired))
     schema = pa.schema([(name, TOKENS) for names in zip(IDS, LABELS, strict=True) for name in names])
     if unpaired:
         schema = schema.append(pa.field("desirable", pa.bool_()))
@@ -75,7 +73,7 @@ def _encode(template: chat.Template, max_length: int, row: Mapping[str, Any]) ->
     return [example]
 
 
-def _judged(rows: Dataset, seed: int) -> Dataset:
+def _judged(rows: Rows, seed: int) -> Rows:
     """A row for each answer: "first" with "desirable", and as "second" the answer of another row. The rows are drawn up
     in a ring by `seed`, and each has the answer of the next."""
     from datasets import Dataset
@@ -92,9 +90,7 @@ def _judged(rows: Dataset, seed: int) -> Dataset:
     ring = np.argsort(np.random.Philox(key=[seed, len(answers)]).random_raw(len(answers)), kind="stable")
     following = dict(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
     pairs = Dataset.from_list([row | {"second": answers[following[i]]["first"]} for i, row in enumerate(answers)])
-    if places := getattr(rows, "places", None):
-        pairs.places = places.select(np.array(owners))
-    return pairs
+    return replace(rows.select(owners), data=pairs, leaks=rows.leaks)
 
 
 def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batch:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from hftrain.config import defaults
 from hftrain.config.sources import read_source
 from hftrain.data.readers import Fault
-from hftrain.data.rows import load_rows
+from hftrain.data.rows import Rows, load_rows
 from hftrain.data.several import join_sources, weighted
 from hftrain.data.splits import dialect_of
 from hftrain.tasks import chat
@@ -69,7 +69,7 @@ def load_prompts(config: Any) -> Dataset:
             prompt = chat.fold_system(prompt)
         return prompt, {name: value for name, value in record.items() if name not in ("prompt", "messages")}
 
-    def load(source: str) -> Dataset:
+    def load(source: str) -> Rows:
         return load_rows(
             source,
             columns={"record": ""},

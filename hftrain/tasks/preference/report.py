@@ -14,10 +14,10 @@ from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
 from hftrain.tasks.preference.reward import reward_usage
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 
-def describe(rows: Mapping[str, Dataset], examples: Mapping[str, Any]) -> dict[str, Any]:
+def describe(rows: Mapping[str, Rows], examples: Mapping[str, Any]) -> dict[str, Any]:
     """The splits: their rows, what was left out, leaked and cut, the tokens."""
 
     def details(made: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def describe(rows: Mapping[str, Dataset], examples: Mapping[str, Any]) -> dict[s
 
 def summarize_preferences(
     config: PreferenceRecipeConfig,
-    rows: Mapping[str, Dataset],
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
     data: Mapping[str, Any],
     scores: Mapping[str, float],
@@ -55,7 +55,7 @@ def summarize_preferences(
 
 
 def summarize_rewards(
-    config: RewardConfig, rows: Mapping[str, Dataset], examples: Mapping[str, Any], scores: Mapping[str, float]
+    config: RewardConfig, rows: Mapping[str, Rows], examples: Mapping[str, Any], scores: Mapping[str, float]
 ) -> Report:
     """What the report shows of a reward model: the scores of the test rows, and the data."""
     return Report(

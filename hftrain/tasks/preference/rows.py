@@ -20,7 +20,7 @@ from hftrain.tasks import chat
 from hftrain.tasks.chat.messages import parsed
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ def _after(prompt: Messages, answer: Messages) -> Messages:
     return answer
 
 
-def load_preferences(config: Any, *, seed: int, unpaired: bool = False) -> dict[str, Dataset]:
+def load_preferences(config: Any, *, seed: int, unpaired: bool = False) -> dict[str, Rows]:
     """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: answers with a label will do. `config`
     is a `DataConfig` and a `ChatConfig`. Columns that nothing reads are in the log."""
     unread = Unread()

@@ -24,7 +24,7 @@ from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +179,7 @@ def cut_sentences(
     return columns, counts
 
 
-def tokenize(rows: Dataset, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str], config: TaggingConfig) -> Examples:
+def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str], config: TaggingConfig) -> Examples:
     """`cut_sentences` of rows {"tokens", "tags"}, kept on disk as `text.tokenized` does; long sentences are counted."""
     number = {tag: index for index, tag in enumerate(tags)}
     names = ("max_seq_length", "doc_stride", "label_all_tokens")

@@ -12,7 +12,7 @@ from hftrain.data.names import report_names
 from hftrain.tasks.tagging.config import TaggingConfig
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 PREFIXED = re.compile(r"([BIOESLU])-(.+)", re.DOTALL)
 
@@ -60,7 +60,7 @@ def scheme_fault(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
     return None
 
 
-def label_names(rows: dict[str, Dataset], config: TaggingConfig) -> list[str]:
+def label_names(rows: dict[str, Rows], config: TaggingConfig) -> list[str]:
     """The tags to learn, in the order of their numbers: `label_names`, else those of the training rows, "O" first.
 
     Raises:

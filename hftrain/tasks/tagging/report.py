@@ -21,7 +21,7 @@ from hftrain.tasks.tagging.labels import find_scheme
 from hftrain.tasks.tagging.scoring import Tagged, score
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 WORST = 50  # sentences in the table of those with the highest loss
 
@@ -39,7 +39,7 @@ def mark(words: Sequence[str], tags: Sequence[str]) -> str:
 
 def summarize(
     config: TagConfig,
-    rows: Mapping[str, Dataset],
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
     found: Sequence[Tagged],
     names: Sequence[str],
@@ -107,7 +107,7 @@ def lengths(examples: Mapping[str, Examples], config: TaggingConfig) -> Figure:
     return histogram("lengths", title, whole, x_label="tokens", unit="sentences", limit=limit, limit_label=label)
 
 
-def describe(rows: Dataset, examples: Examples) -> dict[str, Any]:
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     """Rows, words and windows of a split."""
     words = [len(tags) for tags in rows["tags"]]
     lengths = examples.lengths

@@ -22,14 +22,14 @@ from hftrain.tasks.tagging.spans import tag_words
 from hftrain.tasks.tagging.tables import read_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 ROW = pa.schema([("tokens", pa.list_(pa.string())), ("tags", pa.list_(pa.string()))])
 OF_WORDS = ("tags", "ner_tags", "labels")  # usual columns, the first that is there
 OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
 
 
-def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
+def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
     A csv or tsv file is a table with a word or a sentence a row; CoNLL columns are any other text file that is not
@@ -49,7 +49,7 @@ def load_sentences(config: Any, seed: int) -> tuple[dict[str, Dataset], str]:
         names = (config.tokens_column, config.tags_column or "tags")
         return ((n, [dict(zip(names, v, strict=True))] if isinstance(v, list) else v) for n, v in found)
 
-    def load(scheme: str) -> dict[str, Dataset]:
+    def load(scheme: str) -> dict[str, Rows]:
         unread.clear()
         read = partial(read_sentence, config=config, scheme=scheme, unread=unread)
         reading: dict[str, Any] = {"read": read, "schema": ROW, "reader": reader, "seed": seed}

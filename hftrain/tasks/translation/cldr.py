@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from babel import Locale, UnknownLocaleError, dates, localedata
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 # CLDR sets several kinds of space that no keyboard writes; both languages get the plain one.
 PLAIN_SPACES = str.maketrans(dict.fromkeys("\u00a0\u202f\u2009", " "))
@@ -42,7 +42,7 @@ def generate(
     validation: int = 500,
     test: int = 500,
     seed: int = 0,
-) -> dict[str, Dataset]:
+) -> dict[str, Rows]:
     """Rows {"source", "target"}: the same moment in two languages; the same rows for a seed and a Babel version.
 
     No source has two targets or stands in two splits: what the source locale writes alike and the target locale does
@@ -58,7 +58,9 @@ def generate(
     Raises:
         ValueError: an unknown locale (the nearest is named), two equal ones, or more rows than the pair can give.
     """
-    from datasets import Dataset, NamedSplit
+    from datasets import Dataset
+
+    from hftrain.data.rows import Rows
 
     source, target = _locale(source_locale), _locale(target_locale)
     if source == target:
@@ -90,8 +92,9 @@ def generate(
     pairs = list(targets.items())[:wanted]
     bounds = {"train": (test + validation, wanted), "validation": (test, test + validation), "test": (0, test)}
     return {
-        split: Dataset.from_dict(
-            dict(zip(("source", "target"), zip(*pairs[first:last], strict=True), strict=True)), split=NamedSplit(split)
+        split: Rows(
+            Dataset.from_dict(dict(zip(("source", "target"), zip(*pairs[first:last], strict=True), strict=True))),
+            split=split,
         )
         for split, (first, last) in bounds.items()
     }

@@ -13,7 +13,7 @@ from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import collate_pairs, tokenize_pairs
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 
 def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
@@ -39,7 +39,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     )
 
 
-def tokenize(rows: "Dataset", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
+def tokenize(rows: "Rows", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
     """`text.tokenize_pairs` as `config` says."""
     return tokenize_pairs(
         rows,

@@ -11,13 +11,13 @@ from hftrain.metrics.intervals import bootstrap, wilson
 from hftrain.report.scores import MORE_TRAINING
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 from hftrain.tasks.translation.scoring import bleu_tokenizer, score
 
 
 def judge(
     hypotheses: Sequence[str],
-    rows: "Mapping[str, Dataset]",
+    rows: "Mapping[str, Rows]",
     examples: Mapping[str, Any],
     vocabulary: int,
     target_lang: str | None = None,

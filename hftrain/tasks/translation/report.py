@@ -12,16 +12,16 @@ from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.tasks.translation.judging import judge
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 
-def samples(rows: "Dataset", hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
+def samples(rows: "Rows", hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
     """`count` rows, evenly spread: source, hypothesis, reference."""
     chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
     return [{"source": rows[i]["source"], "hypothesis": hypotheses[i], "reference": rows[i]["target"]} for i in chosen]
 
 
-def describe(rows: "Dataset", examples: Any) -> dict[str, Any]:
+def describe(rows: "Rows", examples: Any) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and truncated, the tokens."""
     tokens = examples.lengths
     details = {
@@ -36,7 +36,7 @@ def describe(rows: "Dataset", examples: Any) -> dict[str, Any]:
 
 def summarize(
     config: TranslateConfig,
-    rows: "Mapping[str, Dataset]",
+    rows: "Mapping[str, Rows]",
     examples: Mapping[str, Any],
     hypotheses: Sequence[str],
     scores: Mapping[str, Any],

@@ -8,16 +8,15 @@ from hftrain.tasks.translation import cldr
 from hftrain.tasks.translation.config import TranslateConfig
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from hftrain.data.rows import Rows
 
 
-def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Dataset]":
+def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Rows]":
     """Rows {"source", "target"} of each split: the built-in `cldr`, or what `config` names."""
     languages = (config.source_lang, config.target_lang)
     if config.dataset_name == "cldr":
         rows = cldr.generate(*languages)
-        find_leaks(rows, ["source", "target"])
-        return rows
+        return find_leaks(rows, ["source", "target"])
     columns = {"source": config.source_column, "target": config.target_column}
     unread = Unread()
     rows = load_splits(config, columns=columns, languages=languages, seed=seed, unread=unread)
