@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from hftrain.losses import Batch, Loss
 from hftrain.tasks.preference.config import PreferenceConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
+from hftrain.train.inspect import inspecting
 
 if TYPE_CHECKING:
     pass
@@ -143,6 +144,21 @@ def with_reference(
     joined = examples.items.add_column("reference", list(found))  # type: ignore[attr-defined]
     # the fingerprint stays that of the data: the last bits of the column depend on the machine
     return examples.replaced(items=joined)
+
+
+def add_references(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Mapping[str, Examples],
+    config: Any,
+    collate: Callable[[list[Any]], Batch],
+) -> dict[str, Examples]:
+    """`with_reference` of each split; as they are where the loss needs no reference, where each step computes it, and
+    where `fit` will train nothing. `config` is a `PreferenceConfig` and a `TrainConfig`."""
+    if inspecting() or not (config.needs_reference and config.precompute_ref_log_probs):
+        return dict(examples)
+    batch_size = config.eval_batch_size
+    return {name: with_reference(accelerator, model, split, batch_size, collate) for name, split in examples.items()}
 
 
 def evaluate_preferences(
