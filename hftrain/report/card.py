@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from hftrain import disk
+from hftrain.config.nested import flatten
 from hftrain.report.figures import Figure
 from hftrain.report.formats import (
     by_split,
     chosen_rows,
     escape,
-    flatten,
     format_number,
     format_setting,
     format_value,

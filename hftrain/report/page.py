@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hftrain import disk
+from hftrain.config.nested import flatten
 from hftrain.report.curves import curves_of
 from hftrain.report.figures import Figure
-from hftrain.report.formats import by_split, chosen_rows, escape, flatten, format_number, format_setting, format_value
+from hftrain.report.formats import by_split, chosen_rows, escape, format_number, format_setting, format_value
 
 
 @dataclass(frozen=True)

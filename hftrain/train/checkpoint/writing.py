@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from hftrain import disk
 from hftrain.config.errors import of_a_disk
+from hftrain.config.nested import flatten_json
 from hftrain.data.files import sha256_of
-from hftrain.train.checkpoint.contract import flatten
 from hftrain.train.checkpoint.reading import FORMAT, sha256_of_json
 from hftrain.train.checkpoint.runs import GB, REPLACED, SAVING, free_bytes, recover
 
@@ -54,7 +54,7 @@ def save(
     Returns the folder, or None on every rank when the disk failed (full, quota, read-only, I/O error): then the
     half-written folder is gone, older checkpoints stand, and a warning tells what was needed and what is free.
     """
-    flatten(contract)  # what is not JSON, or missing, is refused here on every rank alike
+    flatten_json(contract)  # what is not JSON, or missing, is refused here on every rank alike
     state_text, samples_seen = json.dumps(dict(state)), state["samples_seen"]
     folder = Path(output_dir) / f"checkpoint-{step}"
     staging = folder.with_name(SAVING + folder.name)
