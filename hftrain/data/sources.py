@@ -93,8 +93,10 @@ def open_rows(
     else:
         for file in find_files(source, split, endings):
             items = reader(file) if reader else None
-            opened = Reader(str(file), "line", list(columns), items) if items else None
-            opened = items if isinstance(items, Reader) else opened or open_file(file, columns, dialect, unread)
+            if items is None:
+                opened = open_file(file, columns, dialect, unread)
+            else:
+                opened = items if isinstance(items, Reader) else Reader(str(file), "line", list(columns), items)
             yield opened._replace(items=_resolved(file, opened.items, resolve)) if resolve else opened
 
 

@@ -86,7 +86,7 @@ def random_box(height: int, width: int, area: float, ratio: float) -> tuple[slic
 def erase(tensor: torch.Tensor) -> torch.Tensor:
     """(3, H, W) with noise in a rectangle."""
     ratio = math.exp(np.random.uniform(math.log(0.3), math.log(3.3)))
-    rows, columns = random_box(*tensor.shape[1:], np.random.uniform(0.02, 0.33), ratio)
+    rows, columns = random_box(tensor.shape[1], tensor.shape[2], np.random.uniform(0.02, 0.33), ratio)
     hole = tensor[:, rows, columns]
     tensor[:, rows, columns] = torch.from_numpy(np.random.standard_normal(hole.shape).astype(np.float32))
     return tensor
@@ -101,7 +101,7 @@ def mix(first: torch.Tensor, second: torch.Tensor, alpha: float) -> tuple[torch.
 def paste(first: torch.Tensor, second: torch.Tensor, alpha: float) -> tuple[torch.Tensor, float]:
     """CutMix (arXiv 1905.04899): the first picture with a rectangle of the second, and the share that is left of the
     first."""
-    rows, columns = random_box(*first.shape[1:], 1 - np.random.beta(alpha, alpha), 1.0)
+    rows, columns = random_box(first.shape[1], first.shape[2], 1 - np.random.beta(alpha, alpha), 1.0)
     pasted = first.clone()
     pasted[:, rows, columns] = second[:, rows, columns]
     part = (rows.stop - rows.start) * (columns.stop - columns.start)

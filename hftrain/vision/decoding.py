@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hftrain.data.lines import Fault
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program, as EPS does
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # none that runs a program, as EPS does
 MAX_PIXELS = 89_478_485  # Pillow warns from here on
 ORIENTATION = 0x0112  # of EXIF; from 5 on height and width are exchanged
 WHITE = (255, 255, 255, 255)
@@ -74,9 +74,7 @@ def opened(source: str | Path | bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise Fault(f"not an image (read are {', '.join(FORMATS)}), or its first bytes are damaged") from None
     except Image.DecompressionBombError:
-        raise Fault(
-            f"a decompression bomb, or a picture of more than {MAX_PIXELS:,} pixels: save it smaller"
-        ) from None
+        raise Fault(f"a decompression bomb, or a picture of more than {MAX_PIXELS:,} pixels: save it smaller") from None
     except Exception as error:  # Pillow's decoders raise what they like
         reason = str(error) or type(error).__name__
         raise Fault(f"truncated or corrupt: {reason}") from None

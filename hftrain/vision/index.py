@@ -27,14 +27,18 @@ def examine_files(paths: Sequence[str]) -> list[Known | Fault]:
 
     def make(stage: Path) -> None:
         if len(paths) >= MANY:
-            logger.warning("%s images are read once, to know their contents and to find damaged ones", f"{len(paths):,}")
+            logger.warning(
+                "%s images are read once, to know their contents and to find damaged ones", f"{len(paths):,}"
+            )
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-            lines = "".join(f"{json.dumps(entry)}\n" for entry in pool.map(_examined, paths))
+            found = pool.map(_examined, paths)
+            lines = "".join(f"{json.dumps(None if isinstance(each, Fault) else each)}\n" for each in found)
         (stage / "index.jsonl").write_text(lines, encoding="utf-8")
 
     make_once(folder, make)
     with (folder / "index.jsonl").open(encoding="utf-8") as file:
-        return [Fault(entry) if isinstance(entry, str) else Known(*entry) for entry in map(json.loads, file)]
+        entries = list(map(json.loads, file))
+    return [Known(*entry) if entry else _examined(path) for path, entry in zip(paths, entries, strict=True)]
 
 
 def keep(content: bytes) -> str:
@@ -57,8 +61,8 @@ def _stamp(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _examined(path: str) -> Known | str:
+def _examined(path: str) -> Known | Fault:
     try:
         return examine(Path(path))
     except Fault as fault:
-        return str(fault)
+        return fault

@@ -47,8 +47,10 @@ class Pixels:
 
     def __init__(self, settings: Mapping[str, Any], image_size: int | None = None):
         self.settings = {key: value for key, value in settings.items() if value is not None}
-        old = self.settings.pop("feature_extractor_type", "ViTImageProcessor").replace("FeatureExtractor", "ImageProcessor")
-        kind = self.settings["image_processor_type"] = self.settings.get("image_processor_type", old).removesuffix("Fast")
+        old = self.settings.pop("feature_extractor_type", NEW["image_processor_type"])
+        kind = str(self.settings.get("image_processor_type", old))
+        kind = kind.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+        self.settings["image_processor_type"] = kind
         for step, usual in STEPS.items():
             if self.settings.get(step, usual) != usual:
                 raise ValueError(f"the image processor {kind} sets {step}, which hftrain does not support")

@@ -54,8 +54,8 @@ def locate(value: Any, name: str) -> str:
         raise Fault(f"{name} is {'null' if value is None else f'no path of an image: {value!r:.60}'}")
     if REMOTE.match(value):
         raise Fault(
-            f"{name} is a URL, {value:.80}: images are read from disks alone, since what a server sends may differ each "
-            "time; download them first"
+            f"{name} is a URL, {value:.80}: only files are read, since what a server sends may differ each time; "
+            "download it first"
         )
     return value
 
@@ -97,5 +97,3 @@ def _write_digits(folder: Path) -> None:
         (folder / str(name)).mkdir(parents=True, exist_ok=True)
         grey = np.round(picture.reshape(8, 8) * 255 / 16).astype(np.uint8)
         Image.fromarray(grey).save(folder / str(name) / f"{number:04}.png")
-
-

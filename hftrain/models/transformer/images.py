@@ -52,8 +52,8 @@ class ImageTransformerConfig(TransformerConfig):
 
     @classmethod
     def shape_fields(cls) -> set[str]:
-        texts = {"num_decoder_layers", "max_position_embeddings", "length_embedding", "tie_word_embeddings", "use_cache"}
-        return super().shape_fields() - texts | {"image_size", "patch_size", "num_channels"}
+        texts = {"num_decoder_layers", "max_position_embeddings", "length_embedding", "tie_word_embeddings"}
+        return super().shape_fields() - texts - {"use_cache"} | {"image_size", "patch_size", "num_channels"}
 
 
 class TransformerForImageClassification(TransformerPreTrainedModel):
@@ -61,7 +61,7 @@ class TransformerForImageClassification(TransformerPreTrainedModel):
 
     config_class = ImageTransformerConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
 
     def __init__(self, config: ImageTransformerConfig):
         super().__init__(config)
