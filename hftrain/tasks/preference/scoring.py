@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
 
-from hftrain import distributed
+from hftrain import disk, distributed
 from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
@@ -137,8 +136,11 @@ def with_reference(
             if accelerator.is_main_process:
                 try:
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    np.save(stage := file.with_suffix(f".{os.getpid()}.npy"), found)
-                    stage.replace(file)
+                    with disk.beside(file) as staged:
+                        with staged.open("wb") as opened:
+                            np.save(opened, found)
+                        disk.sync(staged)
+                        disk.move(staged, file)
                 except OSError as error:
                     raise ValueError(cannot_write(file, error)) from error
     joined = examples.items.add_column("reference", list(found))  # type: ignore[attr-defined]
