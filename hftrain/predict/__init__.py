@@ -9,6 +9,7 @@ from hftrain.labels import predict as labels
 from hftrain.models.saved import kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
+from hftrain.tasks.image_classification import predict as imaging
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -33,6 +34,7 @@ def predict(
     - encoder-decoder: the text it writes;
     - sequence classification: the class, the labels or the number, see `classifying.classify`;
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
+    - image classification: the same of image files, see `imaging.classify`;
     - question answering: the answer to each of `texts` that stands in its context of `pairs`, see `answering.answer`.
 
     Args:
@@ -60,6 +62,8 @@ def predict(
         raise ValueError(
             f"{folder} holds a {what}, which reads single texts: leave pairs (--pair_column, --context) away"
         )
+    if "ForImageClassification" in what:
+        return imaging.classify(folder, config, texts, batch_size, device, trust_remote_code)
     if "ForTokenClassification" in what:
         return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code, each_word)
     if not all(isinstance(text, str) for text in texts):

@@ -23,6 +23,7 @@ from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
+PICTURES = 64  # examples whose pictures are kept
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
 
 
@@ -59,6 +60,7 @@ class Example(NamedTuple):
     ids: list[int]  # without padding
     labels: list[int]  # of a target, its own tokens; else those of `ids`, -100 where nothing is learnt
     rest: dict[str, Any]  # what else is in the batch: small values, or shapes
+    pixels: torch.Tensor | None = None  # (C, H, W) of a picture; of `PICTURES` examples at most
 
     @property
     def learnt(self) -> int:
@@ -91,7 +93,12 @@ def sample(view: View, count: int) -> list[Example]:
     """`count` examples, evenly spread, each as a batch of its own, with the noise of the step that sees it first."""
     chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
     steps, rows = view.plan.first_steps(chosen), fetch(view.examples, chosen)
-    return [_example(view, *each) for each in zip(chosen, steps, rows, strict=True)]
+    shown = set(chosen[:: -(-len(chosen) // PICTURES)])
+    found = []
+    for number, step, row in zip(chosen, steps, rows, strict=True):
+        example = _example(view, number, step, row)
+        found.append(example if number in shown else example._replace(pixels=None))
+    return found
 
 
 def _example(view: View, number: int, step: int, row: Any) -> Example:
@@ -113,7 +120,8 @@ def _example(view: View, number: int, step: int, row: Any) -> Example:
         rest |= {"label": _named(view.model, labels)} if labels is not None else {}
         told = torch.zeros(0)
     tokens = ids[mask] if mask.shape == ids.shape else ids.flatten()
-    return Example(number, kind, tokens.long().tolist(), told.long().tolist(), rest)
+    pixels = batch["pixel_values"][0] if "pixel_values" in batch else None
+    return Example(number, kind, tokens.long().tolist(), told.long().tolist(), rest, pixels)
 
 
 def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:

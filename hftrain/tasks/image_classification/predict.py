@@ -9,7 +9,7 @@ from typing import Any
 from hftrain.data.lines import Fault
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.saved import load_weights, recall, refuse_nan
-from hftrain.vision.sources import ENDINGS, beside, locate
+from hftrain.vision.sources import ENDINGS, locate
 
 
 def classify(
@@ -54,7 +54,9 @@ def classify(
     outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
-    return [say(row, decision, problem, config.id2label) for row, decision in zip(outputs.tolist(), decided, strict=True)]
+    return [
+        say(row, decision, problem, config.id2label) for row, decision in zip(outputs.tolist(), decided, strict=True)
+    ]
 
 
 def image_files(names: Sequence[str]) -> list[str]:
@@ -73,8 +75,3 @@ def image_files(names: Sequence[str]) -> list[str]:
             raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
         files += inside
     return files
-
-
-def in_rows(file: Path, values: Sequence[Any]) -> list[Any]:
-    """The images of a column of `file`, whose paths are relative to it."""
-    return [beside(file, [value])[0] for value in values]
