@@ -155,8 +155,8 @@ def interpolate_positions(model: Any, size: int) -> None:
     found = [module for module in model.modules() if hasattr(module, "interpolate_pos_encoding")]
     if not found:
         raise ValueError(f"image_size={size}: {type(model).__name__} has no positions that can be interpolated")
+    patches = (size // getattr(model.config, "vision_config", model.config).patch_size) ** 2
     for module in found:
-        patches = (size // module.config.patch_size) ** 2
         table = getattr(module, "position_embedding", None)  # of SigLIP
         old = module.position_embeddings if table is None else table.weight
         extra = 0 if table is not None else old.shape[1] - module.patch_embeddings.num_patches  # class tokens

@@ -1,5 +1,6 @@
 """Images with their labels."""
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ from hftrain.vision.sources import ENDINGS, Contents, beside, digits, locate, re
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
+
+logger = logging.getLogger(__name__)
 
 IMAGE = pa.schema(
     [("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
@@ -31,7 +34,7 @@ def load_images(config: ImageClassificationConfig, seed: int) -> "dict[str, Rows
     def read(values: list[Any], names: list[str]) -> list[str]:
         return [locate(values[0], names[0])]
 
-    return labelled.load_labelled(
+    rows = labelled.load_labelled(
         config,
         seed,
         columns={"image": config.image_column},
@@ -44,3 +47,9 @@ def load_images(config: ImageClassificationConfig, seed: int) -> "dict[str, Rows
         resolve=beside,
         finish=Contents().look,
     )
+    for name, split in rows.items():
+        if split.leaks and split.leaks.inputs:
+            known = dict(zip(rows["train"]["content"], rows["train"]["image"], strict=True))
+            row = next(row for row in split if row["content"] in known)
+            logger.warning("leak: %s of %s is the image %s of train", row["image"], name, known[row["content"]])
+    return rows
