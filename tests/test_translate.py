@@ -174,7 +174,7 @@ def test_columns_that_nothing_reads_are_named(folder, tmp_path, caplog):
     translation.load_pairs(configured(folder, tmp_path, train_file=file), seed=1)
     (said,) = [record.message for record in caplog.records if "nothing reads" in record.message]
     named = f"columns that nothing reads: context ({len(rows)} rows) in {file}"
-    assert said == f"{named}. source_column and target_column say what is read"
+    assert said == f"{named}. source_column and target_column choose the columns"
 
 
 def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, caplog):
