@@ -138,7 +138,7 @@ def test_tags_that_are_all_outside():
 
     outside = [["O"] * len(tags) for tags in sentences]
     found = tagging.judge(tagged(outside), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("no entity is predicted, of 20 in the test rows")
+    assert found["remarks"][0].startswith("no entity is predicted; the test rows have 20")
     assert found["remarks"][1].startswith("accuracy 50.0 %") and "always 'O'" in found["remarks"][1]
     assert found["baseline"]["test_f1"] == 0 and found["baseline"]["test_accuracy"] == 0.5
     places = [["O" if "PER" in tag else tag for tag in tags] for tags in sentences]
@@ -154,7 +154,7 @@ def test_tags_that_are_all_outside():
     assert found["remarks"][0].startswith("every word is tagged 'NOUN'")
     wrong = [["B-PER" if "LOC" in tag else "O" for tag in tags] for tags in sentences]
     found = tagging.judge(tagged(wrong), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("none of 20 predicted entities is right")
+    assert found["remarks"][0].startswith("none of the 20 predicted entities is correct")
 
 
 def test_answers_that_are_no_better_than_the_first_words():

@@ -197,7 +197,7 @@ def test_every_form_says_the_same(bert, folder, tmp_path, source):
         ({"tokens": [], "tags": []}, "no words"),
         ({"tokens": ["a", None], "tags": ["O", "O"]}, "word 2 is null"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "word 2 is empty"),
-        ({"tokens": ["a"], "tags": [3]}, "tag 1 is the number 3: say with label_names what the numbers mean"),
+        ({"tokens": ["a"], "tags": [3]}, "tag 1 is the number 3: name the tags of the numbers in label_names"),
         ({"tokens": ["a"], "tag": ["O"]}, "no column 'tags'; there are 'tokens', 'tag'; did you mean 'tag'?"),
     ],
 )
@@ -212,7 +212,7 @@ def test_numbers_beyond_their_names(bert, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "tags": [2]}\n')
     config = configured(bert, tmp_path, train_file=tmp_path / "a.jsonl", label_names=["O", "B-X"])
     with pytest.raises(
-        ValueError, match=r"tag 1 is 2, but label_names has the numbers 0 to 1 \(do they count from 1\?\)"
+        ValueError, match=r"tag 1 is 2, but label_names covers the numbers 0 to 1 \(do they count from 1\?\)"
     ):
         tagging.load_sentences(config, seed=1)
 
