@@ -124,12 +124,15 @@ def test_formats(record, expected):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"source": "a"}, "no chat in the columns 'source'; a format and its columns: messages: messages; conv"),
-        ({"messages": [USER]}, "nothing to learn: the assistant says nothing"),
+        (
+            {"source": "a"},
+            "the columns 'source' fit no chat format; formats and their columns: messages: messages; conv",
+        ),
+        ({"messages": [USER]}, "nothing to learn: there is no message of the assistant"),
         ({"messages": "a few"}, "messages is text, where a list of messages is needed"),
         ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; there are system, "),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\] is empty"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "holds something else than text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "is not text"),
         ({"prompt": "a", "completion": 3}, "completion is not a list of messages: 3"),
         ({"instruction": "a", "output": ""}, "output is empty"),
     ],
@@ -242,9 +245,11 @@ def test_split_turns_learn_each_answer_as_the_last(tmp_path):
 def test_templates_that_cannot_be(tmp_path):
     bare = make_tokenizer()
     bare.chat_template = None
-    with pytest.raises(ValueError, match="the tokenizer has no chat template, as those of base models: set chat_templ"):
+    with pytest.raises(
+        ValueError, match="the tokenizer has no chat template \(base models have none\): set chat_templ"
+    ):
         chat.Template(bare)
-    with pytest.raises(ValueError, match="chat_template 'chatml2' is no file; it is chatml, or a file of Jinja"):
+    with pytest.raises(ValueError, match="chat_template 'chatml2' is not a file; set chatml, or a Jinja file"):
         chat.Template(bare, "chatml2")
     endless = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(ValueError, match="cannot be trained on: no special token ends the assistant's turn"):
@@ -264,7 +269,7 @@ def test_rows_that_are_cut(template, caplog):
     config = recipe.ChatRecipeConfig(model_name_or_path="-", train_file="-", max_length=20)
     examples = chat.tokenize(rows_of(long, {"prompt": "a", "completion": "few"}), template, config)
     assert [len(row["input_ids"]) == 20 for row in examples] == [True, False]
-    assert "1 of 2 conversations (50.0 %) are longer than max_length and are cut" in caplog.text
+    assert "1 of 2 conversations (50.0 %) are longer than max_length and are truncated" in caplog.text
     early = rows_of({"prompt": "some more words " * 9, "completion": "no"}, long)
     with pytest.raises(ValueError, match=r"1 of 2 rows cannot .*\n  the rows, row 1: it is cut before the answer, at"):
         chat.tokenize(early, template, config)
@@ -277,7 +282,7 @@ def test_load_chats_names_formats_and_keeps_prompts_on_one_side(tmp_path, caplog
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"train_file": str(file), "model_name_or_path": "-", "validation_split": 4, "test_split": 4}
-    with pytest.raises(ValueError, match="line 21: no chat in the columns 'prompt'"):
+    with pytest.raises(ValueError, match="line 21: the columns 'prompt' fit no chat format"):
         chat.load_chats(recipe.ChatRecipeConfig(**settings), seed=1)
     splits = chat.load_chats(recipe.ChatRecipeConfig(**settings, max_bad_rows=1), seed=1)
     assert "rows with the columns prompt, completion are read as prompt_completion" in caplog.text
@@ -424,7 +429,7 @@ def test_a_model_learns_to_answer_and_to_stop(made, tmp_path):
 def test_settings_that_cannot_be(tmp_path):
     with pytest.raises(ConfigError, match="taught to a pretrained model: name one"):
         recipe.ChatRecipeConfig(train_file="x")
-    with pytest.raises(ConfigError, match="adapters leave all weights as they are: choose one"):
+    with pytest.raises(ConfigError, match="adapters freeze all other weights already"):
         recipe.ChatRecipeConfig(train_file="x", model_name_or_path="y", use_peft=True, freeze=["layers.0"])
 
 

@@ -111,7 +111,7 @@ OTHERS = [{"prompt": f"words {i}", "completion": f"numbers {i}"} for i in range(
 def test_weights_that_cannot_be():
     with pytest.raises(Fault, match=r"messages\[1\] has weight 0.5: a message is learnt \(1, true\) or it is not"):
         chat.to_chat({"messages": [USER, {**ANSWER, "weight": 0.5}]})
-    with pytest.raises(Fault, match="all that the assistant says has the weight 0"):
+    with pytest.raises(Fault, match="all messages of the assistant have weight 0"):
         chat.to_chat({"messages": [USER, SLIP]})
 
 
@@ -120,7 +120,7 @@ def test_a_greeting_is_context(make):
     found = chat.to_chat({"messages": [greeting, USER, ANSWER]})
     assert found == ([greeting, USER], [ANSWER], [])
     assert learnt(make(), *found) == ["words<|end|>"]
-    with pytest.raises(Fault, match="with nothing in front that it answers"):
+    with pytest.raises(Fault, match="comes first and answers nothing"):
         chat.to_chat({"messages": [greeting]})
 
 
@@ -204,14 +204,14 @@ def test_nulls_are_fillers_in_columnar_files_only(tmp_path):
         ({"messages": [{"role": ["user"], "content": "a"}, ANSWER]}, r"has the role \['user'\]; there are"),
         ({"messages": [{"speaker": "user", "text": "a"}, ANSWER]}, r"role None \(its keys are speaker, text\)"),
         ({"messages": [USER, {"role": "assistant", "content": {"a": 1}}]}, r"messages\[1\] is not text but dict"),
-        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": None}]}]}, "else than text"),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": None}]}]}, "is not text"),
         ({"messages": [USER, {**CALLING, "tool_calls": [{"id": "1"}]}]}, "a tool call without a function name"),
         ({"messages": [USER, {"from": "function_call", "value": "add one"}]}, "a tool call without a function name"),
         ({"messages": [USER, ANSWER], "tools": "add(x)"}, "tools is not a list of functions: 'add"),
         ({"messages": [USER, ANSWER], "tools": [{"type": "function", "function": "add"}]}, r"tools\[0\] is not a func"),
         ({"instruction": "a", "output": "b", "history": ["a", "b"]}, "history is not a list of pairs"),
-        ({"instruction": "a", "output": "b", "input": "c", "context": "d"}, "input and context both say something"),
-        ({"prompt": [USER, ANSWER, AGAIN], "completion": "b", "history": [["a", "b"]]}, "history goes with one quest"),
+        ({"instruction": "a", "output": "b", "input": "c", "context": "d"}, "input and context both have text"),
+        ({"prompt": [USER, ANSWER, AGAIN], "completion": "b", "history": [["a", "b"]]}, "history needs one quest"),
     ],
 )
 def test_rows_that_are_no_chat(record, reason):
@@ -273,7 +273,7 @@ def test_a_system_message_that_a_template_refuses(make, tmp_path, conversation):
     assert len(chat.tokenize(chat.load_chats(config, seed=1)["train"], template, config)) == 5
     with pytest.raises(Fault, match=r"drops thinking of message \d \(assistant\): 'x'; choose a chat_template[^:]*$"):
         make().encode(conversation, [{**ANSWER, "thinking": "x"}])  # with which system_to_user would not help
-    with pytest.raises(Fault, match="a system message with no user message after it"):
+    with pytest.raises(Fault, match="no user message follows a system message"):
         chat.fold_system([USER, SYSTEM])
 
 
@@ -300,7 +300,7 @@ def test_special_tokens_in_texts_are_named(make, tmp_path, caplog, turn):
     template = make()
     for split in chat.load_chats(config, seed=1).values():
         chat.tokenize(split, template, config)
-    assert f"a.jsonl, line 1: '<|end|>' in a text of the role {turn['role']} is not text but the special" in caplog.text
+    assert f"a.jsonl, line 1: '<|end|>' in a message of the role {turn['role']} becomes the special" in caplog.text
 
 
 def test_marks_of_another_model_are_named(make):
@@ -326,7 +326,7 @@ def test_a_text_has_one_begin_and_one_end(make):
         found = template.encode(text, [])[0]
         assert [found.count(index) for _, index in ids] == [1, 1] and found[0] == ids[0][1] and found[-1] == ids[1][1]
     assert "a text begins with <s> already, which is not put in front again" in template.notices
-    assert "holds the template's own marks" in noticed(template, f"{MARKS[1]}a few{MARKS[3]}", [])
+    assert "contains the template's own marks" in noticed(template, f"{MARKS[1]}a few{MARKS[3]}", [])
 
 
 # ---- preferences

@@ -27,7 +27,7 @@ def answer(
     batch_size: int,
     max_new_tokens: int,
 ) -> list[str]:
-    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
+    """The greedy answer to the prompt of each chat, in order, on every process; [] if there are no chats. The model
     may be one that `fit` has not prepared yet."""
     if not chats:
         return []
@@ -43,8 +43,8 @@ def answer(
         return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
 
     def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
-        new = found[:, batch["input_ids"].shape[1] :]
+        ids = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+        new = ids[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
