@@ -365,7 +365,7 @@ def test_labels_of_answers(label):
 
 def test_scores_that_contradict_the_pair():
     pair = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 2.5, "score_rejected": 7}
-    with pytest.raises(Fault, match=r"score_chosen 2\.5 is below score_rejected 7: the pair is the wrong way round"):
+    with pytest.raises(Fault, match=r"score_chosen 2\.5 is below score_rejected 7: chosen and rejected are swapped"):
         to_preference(pair)
     assert to_preference({**pair, "score_rejected": 1})[0]
 

@@ -503,7 +503,7 @@ def test_two_processes_are_one(tmp_path, strategy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_peft": False, "precompute_ref_log_probs": False}, "the reference model is the model before training"),
+        ({"use_peft": False, "precompute_ref_log_probs": False}, "needs adapters that can be switched off"),
         ({"label_smoothing_factor": 0.1}, "set label_smoothing"),
         ({"model_name_or_path": None, "use_peft": False}, "name one"),
     ],

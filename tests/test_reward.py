@@ -149,5 +149,5 @@ def test_grpo_is_not_inspected():
 
 def test_an_adapter_is_no_reward_for_trl(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is an adapter, whose head TRL does not load: hftrain merge"):
+    with pytest.raises(ValueError, match="is an adapter, and TRL does not load its head: run hftrain merge"):
         reward_function(str(tmp_path))

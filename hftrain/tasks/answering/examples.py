@@ -61,7 +61,7 @@ def cut_contexts(
         if room - len(ids) <= doc_stride:
             raise ValueError(
                 f"a question of {len(ids)} tokens leaves {max(0, room - len(ids))} tokens of a window for its context, "
-                f"not more than the overlap of {doc_stride} tokens:  {question[:80]!r}. "
+                f"not more than the overlap of {doc_stride} tokens: {question[:80]!r}. "
                 "Raise max_seq_length, or lower doc_stride"
             )
     encoded = tokenizer(

@@ -85,7 +85,7 @@ def read_answers(value: Any, column: str, starts: Any = None) -> tuple[list[str]
     if all(isinstance(item, str) for item in value):
         value = [item for item in value if item.strip()]
         if not value and any(read_start(start) not in (None, -1, 0) for start in starts):
-            raise readers.Fault(f"column {column!r} is empty, but answer_start is not:  {starts!r:.60}")
+            raise readers.Fault(f"column {column!r} is empty, but answer_start is not: {starts!r:.60}")
         value = [{"text": value, "answer_start": starts if starts != [None] else [None] * len(value)}] if value else []
     pairs: list[tuple[Any, Any]] = []
     for item in value:

@@ -160,7 +160,7 @@ def history(record: Mapping[str, Any]) -> list[Message]:
     if pairs and isinstance(pairs, list) and isinstance(pairs[0], dict):
         return read_messages(pairs, "user", "history")
     if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise Fault(f"history is not a list of pairs of question and answer:  {pairs!r:.60}")
+        raise Fault(f"history is not a list of pairs of question and answer: {pairs!r:.60}")
     roles = ("user", "assistant")
     return [
         message(role, content, f"history[{number}]")
