@@ -177,9 +177,9 @@ def test_it_is_found_by_content_and_refused_where_something_else_is(corpus, toke
     assert parts[0] != parts[1]
     elsewhere.write_text('{"text": "another"}\n')
     assert prepare({"a": str(elsewhere)}, tokenizer, num_workers=1) != folder
-    with pytest.raises(ValueError, match=r"made otherwise \(other sources\): delete it, or choose another output_dir"):
+    with pytest.raises(ValueError, match=r"made with other sources: delete it, or choose another output_dir"):
         prepare({"a": str(elsewhere)}, tokenizer, folder, num_workers=1)
-    with pytest.raises(ValueError, match=r"made otherwise \(other tokenizer and settings\)"):
+    with pytest.raises(ValueError, match=r"made with other tokenizer and settings"):
         prepare(task[0], train_tokenizer(sentences(50), 290), folder, seed=1, num_workers=1)
 
 

@@ -127,7 +127,7 @@ def test_bits_per_byte_counts_every_token_but_the_first_over_every_byte(tmp_path
         (["--model", "gpt2", "--model_config.n_layers", "3"], "did you mean 'n_layer'"),
         (["--model", "t5"], "AutoModelForCausalLM makes no 't5'"),
         (["--test_file", "x.txt"], "scored on the validation text"),
-        (["--vocab_size", "400", "--tokenizer_name_or_path", "gpt2"], "of a tokenizer to be learnt"),
+        (["--vocab_size", "400", "--tokenizer_name_or_path", "gpt2"], "applies only to a new tokenizer"),
         (["--packing", "best"], "best_fit"),
     ],
 )

@@ -170,5 +170,5 @@ def test_pretraining_reads_several_files(tmp_path, caplog):
     assert len(examples["train"]) == documents["wiki"] + 2 * documents["books"]
     told = pretraining.describe(tokens, examples)
     assert told["train"]["documents of wiki"] == documents["wiki"]
-    with pytest.raises(ValueError, match="a folder of hftrain prepare stands alone"):
+    with pytest.raises(ValueError, match="a folder of hftrain prepare cannot be combined"):
         pretraining.name_sources([files[0], str(tokens["train"].folder)])
