@@ -129,8 +129,8 @@ def test_formats(record, expected):
             "the columns 'source' fit no chat format; formats and their columns: messages: messages; conv",
         ),
         ({"messages": [USER]}, "nothing to learn: there is no message of the assistant"),
-        ({"messages": "a few"}, "messages is text, where a list of messages is needed"),
-        ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; there are system, "),
+        ({"messages": "a few"}, "messages is text, but must be a list of messages"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; roles are system, "),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\] is empty"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "is not text"),
         ({"prompt": "a", "completion": 3}, "completion is not a list of messages: 3"),
@@ -145,7 +145,7 @@ def test_rows_that_are_no_chat(record, reason):
 def test_a_forced_format():
     record = {"messages": [USER, ANSWER], "text": "plain"}
     assert chat.to_chat(record, "text").prompt == "plain" and chat.to_chat(record).prompt == [USER]
-    with pytest.raises(Fault, match="a format and its columns: instruction: instruction and output or response"):
+    with pytest.raises(Fault, match="formats and their columns: instruction: instruction and output or response"):
         chat.to_chat(record, "instruction")
 
 
@@ -223,7 +223,7 @@ DROPS = (
         (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + DROPS,
             ([SYSTEM, USER], [ANSWER]),
-            "the chat template refuses it: no system here",
+            "the chat template refuses the conversation: no system here",
         ),
     ],
 )

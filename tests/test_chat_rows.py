@@ -109,7 +109,7 @@ OTHERS = [{"prompt": f"words {i}", "completion": f"numbers {i}"} for i in range(
 
 
 def test_weights_that_cannot_be():
-    with pytest.raises(Fault, match=r"messages\[1\] has weight 0.5: a message is learnt \(1, true\) or it is not"):
+    with pytest.raises(Fault, match=r"messages\[1\] has weight 0.5: write 1 or true to learn a message"):
         chat.to_chat({"messages": [USER, {**ANSWER, "weight": 0.5}]})
     with pytest.raises(Fault, match="all messages of the assistant have weight 0"):
         chat.to_chat({"messages": [USER, SLIP]})
@@ -128,7 +128,7 @@ def test_a_template_that_refuses_a_greeting_names_the_line(make, tmp_path):
     rows = [*OTHERS, {"messages": [ANSWER, USER, MORE]}]
     config = settings(write(tmp_path / "a.jsonl", rows), validation_split=1, test_split=1)
     text = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('users first') }}{% endif %}" + NO_SYSTEM
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 9: the chat template refuses it: users first"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 9: the chat template refuses the conversation: users first"):
         for split in chat.load_chats(config, seed=1).values():
             chat.tokenize(split, make(text), config)
 
@@ -148,7 +148,7 @@ def test_messages_written_as_text(spell):
 def test_json_that_is_no_message_is_text():
     for said in ('{"a": 1}', "[1, 2]", '["role"]', "{role}", "[{}]"):
         assert chat.to_chat({"prompt": said, "completion": said}).completion == [{**ANSWER, "content": said}]
-    with pytest.raises(Fault, match="prompt looks like messages written as text, but is no JSON list of them"):
+    with pytest.raises(Fault, match="prompt looks like messages written as text, but is not a JSON list"):
         chat.to_chat({"prompt": '[{"role": "user", "content": "cut', "completion": "a"})
 
 
@@ -201,7 +201,7 @@ def test_nulls_are_fillers_in_columnar_files_only(tmp_path):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"messages": [{"role": ["user"], "content": "a"}, ANSWER]}, r"has the role \['user'\]; there are"),
+        ({"messages": [{"role": ["user"], "content": "a"}, ANSWER]}, r"has the role \['user'\]; roles are"),
         ({"messages": [{"speaker": "user", "text": "a"}, ANSWER]}, r"role None \(its keys are speaker, text\)"),
         ({"messages": [USER, {"role": "assistant", "content": {"a": 1}}]}, r"messages\[1\] is not text but dict"),
         ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": None}]}]}, "is not text"),
@@ -263,7 +263,7 @@ def test_reasoning_in_earlier_answers(make, tmp_path):
 @pytest.mark.parametrize("conversation", [[SYSTEM, USER], [SYSTEM, {**SYSTEM, "content": "more"}, USER]])
 def test_a_system_message_that_a_template_refuses(make, tmp_path, conversation):
     template = make(NO_SYSTEM)
-    with pytest.raises(Fault, match="refuses it: no system here: set system_to_user, which puts the system message"):
+    with pytest.raises(Fault, match="refuses the conversation: no system here: set system_to_user, which prepends"):
         template.encode(conversation, [ANSWER])
     folded = chat.fold_system(conversation)
     assert [message["role"] for message in folded] == ["user"] and folded[0]["content"].endswith("\n\na few")
@@ -325,7 +325,7 @@ def test_a_text_has_one_begin_and_one_end(make):
     for text in ("<s>a few words", "<s>a few words</s>", "a few words</s>"):
         found = template.encode(text, [])[0]
         assert [found.count(index) for _, index in ids] == [1, 1] and found[0] == ids[0][1] and found[-1] == ids[1][1]
-    assert "a text begins with <s> already, which is not put in front again" in template.notices
+    assert "a text begins with <s> already; it is not added again" in template.notices
     assert "contains the template's own marks" in noticed(template, f"{MARKS[1]}a few{MARKS[3]}", [])
 
 

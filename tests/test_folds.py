@@ -133,7 +133,7 @@ def test_settings_that_do_not_go_with_folds(settings, message):
 
 
 def test_pretraining_has_no_folds():
-    with pytest.raises(ConfigError, match="folds: is of recipes with a test set"):
+    with pytest.raises(ConfigError, match="folds: needs a test set"):
         PretrainingConfig(train_file="a", folds=3)
 
 

@@ -124,7 +124,7 @@ def test_grpo_hands_over_to_trl(tmp_path, capfd):
     [
         ({"reward_funcs": []}, "name one"),
         ({"num_generations": 3}, "must be a multiple"),
-        ({"ema_decay": 0.9}, "ema_decay: is not handed over to TRL"),
+        ({"ema_decay": 0.9}, "ema_decay: is not passed on to TRL"),
     ],
 )
 def test_grpo_settings_that_cannot_be(changes, message):

@@ -132,7 +132,7 @@ def test_sources_of_tokens_get_names_of_their_own():
     written = ["x/wiki.jsonl.gz@2", "y/wiki.jsonl", "old books*.txt#5"]
     assert list(pretraining.name_sources(written)) == ["wiki", "wiki-2", "old-books"]
     assert list(pretraining.name_sources(["x/wiki.jsonl#5"])) == ["text"]
-    with pytest.raises(ConfigError, match="source_weights and train_file: both say how often"):
+    with pytest.raises(ConfigError, match="source_weights and train_file: both weigh the sources"):
         PretrainingConfig(train_file=["a@2", "b"], source_weights={"a": 1.0, "b": 1.0})
 
 

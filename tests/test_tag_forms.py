@@ -80,7 +80,7 @@ def test_tokens_of_prodigy_are_not_needed(tmp_path):
 @pytest.mark.parametrize(
     ("span", "why"),
     [
-        ([0, 5, "PER"], r"'Zoë N', ends inside a word; with the character at its end it is 'Zoë Ng'"),
+        ([0, 5, "PER"], r"'Zoë N', ends inside a word; if its last character is included it is 'Zoë Ng'"),
         ([1, 6, "PER"], r"'oë Ng', begins inside a word"),
         ([26, 30, "ORG"], r"'cme ', begins inside a word; counted in bytes it is 'Acme'"),
         ([37, 41, "LOC"], r"'slo\.', begins inside a word; counted in UTF-16|'slo\.', begins inside a word"),
@@ -88,7 +88,7 @@ def test_tokens_of_prodigy_are_not_needed(tmp_path):
         ([0, 99, "PER"], r"does not lie in its text"),
         (["0", "6", "PER"], r"does not lie in its text"),
         ([0, 6, None], r"the type of the span .* is null"),
-        ([0, 6, "B-PER"], r"has a prefix: write PER"),
+        ([0, 6, "B-PER"], r"has a prefix: write only PER"),
         ([0, 6], r"a span is \[start, end, type\]"),
         ({"start": 0, "end": 6, "label": "PER", "text": "Ann"}, r"is at 'Zoë Ng'"),
         ([3, 4, "PER"], r"3-4 \(PER\) contains no word"),

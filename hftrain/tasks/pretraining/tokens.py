@@ -114,8 +114,8 @@ def name_sources(written: Sequence[str]) -> dict[str, Source]:
     for source in sources:
         if is_token_folder(source.name) and (len(sources) > 1 or (source.weight, source.limit) != (1, None)):
             raise ValueError(
-                f"{source.written}: a folder of hftrain prepare cannot be combined: prepare all into one folder (--source "
-                "a=a.jsonl --source b=b.txt), and weigh them with source_weights"
+                f"{source.written}: a folder of hftrain prepare cannot be combined: prepare all into one folder "
+                "(--source a=a.jsonl --source b=b.txt), and weigh them with source_weights"
             )
     if len(sources) == 1:
         return {"text": sources[0]}
