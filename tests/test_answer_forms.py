@@ -86,7 +86,7 @@ def test_columns_of_text_and_start_by_name_and_no_answer(tmp_path):
         ({"answers": ANSWER, "answer_start": START + 1}, f"is not at character {START + 1} .* it is at {START}"),
         ({"answers": "", "answer_start": 7}, "column 'answers' is empty, but answer_start is not"),
         ({"answers": ANSWER, "answer_start": "here"}, "answer_start is not a whole number: 'here'"),
-        ({"answers": [ANSWER, "Rome"], "answer_start": [START]}, "has lists of different lengths: 2 text, 1 answer_start"),
+        ({"answers": [ANSWER, "Rome"], "answer_start": [START]}, "lists of different lengths: 2 text, 1 answer_start"),
         ({"answers": {"words": ANSWER}}, "lacks text and answer_start"),
     ],
 )

@@ -169,7 +169,7 @@ def merge(
         became = "The adapter is merged into the weights" if adapter else "The weights are written anew"
         said = f"{became}, as {str(stored).removeprefix('torch.')}. Against the model that has these scores: {parity}."
         try:
-            carry_model_card(folder, stage, place=output, auto_class=auto_class, said=said)
+            carry_model_card(folder, stage, place=output, auto_class=auto_class, note=said)
         except Exception as error:  # whatever somebody has made of it, it is not worth the model
             warnings.warn(f"the card {folder / 'README.md'} is not carried over: {error}", stacklevel=2)
         seal(stage)

@@ -95,7 +95,8 @@ def read_answers(value: Any, column: str, starts: Any = None) -> tuple[list[str]
         places = item.get("answer_start", [None] * len(texts))
         places = places if isinstance(places, list) else [places]
         if len(texts) != len(places):
-            raise readers.Fault(f"column {column!r} has lists of different lengths: {len(texts)} text, {len(places)} answer_start")
+            counts = f"{len(texts)} text, {len(places)} answer_start"
+            raise readers.Fault(f"column {column!r} has lists of different lengths: {counts}")
         pairs += zip(texts, map(read_start, places), strict=True)
     for answer, _ in pairs:
         readers.text(answer, f"an answer in column {column!r}")

@@ -63,7 +63,7 @@ def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str
             "tokens": documents.tokens,
             "bytes of text": sum(shard["bytes"] for shard in documents.shards),
             "examples": len(blocks),
-            "padding if all had the maximum length": f"{100 * blocks.padding:.2f} %",
+            "padding, were all as long as the longest may be": f"{100 * blocks.padding:.2f} %",
             "pieces of longer documents": getattr(blocks, "examples", blocks).pieces,
             "fingerprint": documents.fingerprint[:16],
         }
