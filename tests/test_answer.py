@@ -178,7 +178,7 @@ def test_metrics_are_refused_before_training(bert, folder, tmp_path):
 def test_json_that_is_not_of_squads_form(bert, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"data": [{"title": "a", "paragraphs": [{"qas": [{"id": "q"}]}]}]}))
     with pytest.raises(
-        ValueError, match=r"a\.json, line 1: not SQuAD's form, so no question after it can be read: no 'context'"
+        ValueError, match=r"a\.json, line 1: not SQuAD's format, so no question after it can be read: no 'context'"
     ):
         answering.load_questions(configured(bert, tmp_path, train_file=tmp_path / "a.json"), seed=1)
 

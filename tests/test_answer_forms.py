@@ -149,4 +149,4 @@ def test_an_answer_is_found_without_the_blanks_around_it(kind, blanks):
 
 def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
     load(write(tmp_path / "a.jsonl", [{"answers": ANSWER, "plausible_answers": [n], "id": n} for n in range(4)]))
-    assert "columns that nothing reads: plausible_answers (4 rows)" in caplog.text
+    assert "columns that are not read: plausible_answers (4 rows)" in caplog.text

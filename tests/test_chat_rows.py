@@ -222,10 +222,10 @@ def test_rows_that_are_no_chat(record, reason):
 def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
     rows = [{**row, "category": "x" if i < 3 else "", "history": None} for i, row in enumerate(OTHERS)]
     chat.load_chats(settings(write(tmp_path / "a.jsonl", rows)), seed=1)
-    assert "columns that nothing reads: category (3 rows)" in caplog.text and "history" not in caplog.text
+    assert "columns that are not read: category (3 rows)" in caplog.text and "history" not in caplog.text
     pairs = [{"prompt": f"a {i}", "chosen": "b", "rejected": "c", "score_chosen": 2, "note": "x"} for i in range(8)]
     load_preferences(settings(write(tmp_path / "b.jsonl", pairs)), seed=1)
-    assert "columns that nothing reads: note (8 rows)" in caplog.text
+    assert "columns that are not read: note (8 rows)" in caplog.text
 
 
 # ---- what a template loses or changes

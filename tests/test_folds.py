@@ -112,7 +112,7 @@ def test_the_rows_of_the_folds(tmp_path):
         assert all(rows[name].leaks.inputs == 0 for name in ("validation", "test"))
         tested += rows["test"]["text"]
     assert len(tested) == len(set(tested)) == 90
-    with pytest.raises(ValueError, match=r"run\(main, Config\).*in place of main\(parse\(Config\)\)"):
+    with pytest.raises(ValueError, match=r"main\(parse\(Config\)\) by run\(main, Config\)"):
         load_splits(DataConfig(train_file=path, folds=3), columns=columns)
 
 

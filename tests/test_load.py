@@ -127,9 +127,7 @@ def test_files_are_the_splits(tmp_path, caplog):
     rows = load_splits(config, columns=COLUMNS)
     assert {name: len(split) for name, split in rows.items()} == {"train": 10, "validation": 4, "test": 5}
     assert rows["validation"].leaks[:2] == (2, 2) and rows["test"].leaks[:2] == (0, 0)
-    assert (
-        "leak: of 4 validation rows 2 stand in the training rows too" in caplog.text and "test rows" not in caplog.text
-    )
+    assert "leak: 2 of 4 validation rows are in the training rows too" in caplog.text and "test rows" not in caplog.text
 
 
 def test_splits_are_cut_off_where_files_are_missing(tmp_path):
@@ -139,7 +137,7 @@ def test_splits_are_cut_off_where_files_are_missing(tmp_path):
     assert {name: len(split) for name, split in rows.items()} == {"train": 36, "validation": 4, "test": 3}
     again = load_splits(config, columns=COLUMNS, seed=2)
     assert again["validation"]["source"][:] != rows["validation"]["source"][:]
-    with pytest.raises(ValueError, match="there are no validation rows: name a validation_file, or set validation_spl"):
+    with pytest.raises(ValueError, match="there are no validation rows: set validation_file, or validation_spl"):
         load_splits(RecipeConfig(train_file=train, validation_split=0), columns=COLUMNS)
 
 

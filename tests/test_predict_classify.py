@@ -144,10 +144,10 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
         assert cli.main(["predict", saved["single"], "--file", str(tmp_path / name), *options]) == 2
         assert message in capsys.readouterr().err
 
-    fails("a.txt", b'{"one": "a"}\n', "a.txt holds JSON, which would be read as text: call it .jsonl")
+    fails("a.txt", b'{"one": "a"}\n', "a.txt contains JSON but would be read as text: rename it to .jsonl")
     fails("a.dat", b"a\n", "the ending .dat is not known")
     fails("a.txt", b"a\nb\xfc\n", "a.txt, line 2: invalid UTF-8: byte 0xfc at byte 2 of the line. Set encoding to")
-    fails("a.csv", b"one;n\na;1\n", "whose parts semicolons separate: set delimiter to ';'", "--column", "one")
+    fails("a.csv", b"one;n\na;1\n", "which contains semicolons: set delimiter to ';'", "--column", "one")
     fails("a.csv", b"one\na\n", "rows are written as JSON lines, so call it .jsonl", "--column", "one",
           "--output", str(tmp_path / "out.csv"))  # fmt: skip
     (tmp_path / "a.csv").write_bytes("one;n\nschön;1\n".encode("latin-1"))

@@ -346,8 +346,8 @@ def test_weights_are_shares_of_an_epochs_tokens(packing, files):
     ("weights", "said"),
     [
         ({"a": 1, "c": 1}, "no source 'c'; there are a, b"),
-        ({"a": 1}, "'b' needs a share of 0 or more, has None"),
-        ({"a": 1, "b": -1}, "'b' needs a share of 0 or more, has -1"),
+        ({"a": 1}, "'b' needs a share of 0 or more, not None"),
+        ({"a": 1, "b": -1}, "'b' needs a share of 0 or more, not -1"),
         ({"a": 0, "b": 0}, "every share is 0"),
     ],
 )

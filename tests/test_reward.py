@@ -122,7 +122,7 @@ def test_grpo_hands_over_to_trl(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward_funcs": []}, "name one"),
+        ({"reward_funcs": []}, "without a reward there is nothing to learn"),
         ({"num_generations": 3}, "must be a multiple"),
         ({"ema_decay": 0.9}, "ema_decay: is not passed on to TRL"),
     ],

@@ -117,7 +117,7 @@ def test_limits_of_held_out_files_and_of_bad_rows(tmp_path, caplog):
     first, second = write(tmp_path / "a.jsonl", "a", 60), write(tmp_path / "b.jsonl", "b", 40)
     rows = load(first, validation_file=[second + "#15", write(tmp_path / "c.jsonl", "c", 5)], test_file=second + "#900")
     assert [len(rows[name]) for name in ("train", "validation", "test")] == [60, 20, 40]
-    assert "there are only 40 rows" in caplog.text
+    assert "it has only 40 rows" in caplog.text
     for path in (tmp_path / "a.jsonl", tmp_path / "b.jsonl"):
         path.write_text(path.read_text() + '{"text": null, "label": "a"}\n')
     with pytest.raises(ValueError, match="2 bad rows in all, max_bad_rows is 1"):

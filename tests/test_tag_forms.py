@@ -208,7 +208,7 @@ def test_a_sentence_a_row(tmp_path, file, words, tags):
 def test_a_line_that_names_the_columns_is_no_word(tmp_path, caplog):
     (tmp_path / "a.conll").write_text("word\tpos\ttag\n" + "".join(f"w{n}\tNN\tO\nv\tNN\tB-X\n\n" for n in range(4)))
     assert sorted(load(tmp_path / "a.conll"))[0] == (["w0", "v"], ["O", "B-X"])
-    assert "line 1 names the columns, and is no word" in caplog.text
+    assert "line 1 names the columns and is not read as a word" in caplog.text
     (tmp_path / "a.tsv").write_text("".join(f"w{n}\tO\nv\tB-X\n\n" for n in range(4)))  # CoNLL still
     assert sorted(load(tmp_path / "a.tsv"))[0] == (["w0", "v"], ["O", "B-X"])
 
@@ -265,4 +265,4 @@ def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
             tmp_path / "a.jsonl", [{"tokens": [f"w{n}"], "tags": ["O"], "pos": ["X"], "id": n} for n in range(4)]
         )
     )
-    assert "columns that nothing reads: id (4 rows), pos (4 rows)" in caplog.text
+    assert "columns that are not read: id (4 rows), pos (4 rows)" in caplog.text
