@@ -297,11 +297,11 @@ def test_load_chats_names_formats_and_keeps_prompts_on_one_side(tmp_path, caplog
 
 def test_what_does_not_fit_is_named(tmp_path, template):
     model = AutoModelForCausalLM.from_pretrained(make_folder(tmp_path))
-    with pytest.raises(ValueError, match=r"max_length=600, but the model has positions for 512 tokens only"):
+    with pytest.raises(ValueError, match=r"max_length=600, but the model has positions for only 512 tokens"):
         chat.fit_model(model, template, 600)
     other = make_tokenizer()
     other.add_tokens(["<|far|>"], special_tokens=True)
-    with pytest.raises(ValueError, match=r"the tokenizer has .* but the model embeddings for .* only"):
+    with pytest.raises(ValueError, match=r"the tokenizer has .* but the model has only .* embeddings"):
         chat.fit_model(model, chat.Template(other), 64)
     grown = chat.Template(other, new_tokens=["<|far|>"])
     chat.fit_model(model, grown, 64)

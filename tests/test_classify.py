@@ -239,7 +239,7 @@ def test_examples_of_pairs_and_what_is_cut(tmp_path, caplog):
         assert example["length"] in (7, 9, 11, 13)
         assert len(example["input_ids"]) == len(example["token_type_ids"]) == min(9, example["length"])
         assert set(example["token_type_ids"]) == {0, 1}
-    with pytest.raises(ValueError, match="max_seq_length=257, but the model has positions for 256 tokens only"):
+    with pytest.raises(ValueError, match="max_seq_length=257, but the model has positions for only 256 tokens"):
         config.max_seq_length = 257
         classification.load_classifier(config, tokenizer, ["0", "1"])
 
@@ -365,7 +365,9 @@ def test_parts_are_frozen_by_name(tmp_path):
     for name, parameter in model.named_parameters():
         held = ".embeddings." in name or any(f"layer.{n}." in name for n in range(3)) or name.endswith("bias")
         assert parameter.requires_grad is not held and (name in frozen) is held
-    with pytest.raises(ValueError, match=r"freeze: 'embedings' names no part of the model; did you mean 'embeddings'"):
+    with pytest.raises(
+        ValueError, match=r"freeze: 'embedings' matches no part of the model; did you mean 'embeddings'"
+    ):
         freeze(model, ["embedings"])
     with pytest.raises(ValueError, match="leaves nothing to train"):
         freeze(model, ["*"])

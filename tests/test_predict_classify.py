@@ -161,7 +161,9 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
 
 def test_long_texts_are_cut_and_counted(saved, capsys):
     assert predict(saved["single"], ["dog " * 400, "dog"])[0]["label"] in ("no", "yes")
-    assert "1 of 2 texts are longer than the 256 tokens the model reads: cut" in capsys.readouterr().err
+    assert (
+        "1 of 2 texts are longer than the 256 tokens that the model reads and were truncated" in capsys.readouterr().err
+    )
 
 
 def test_texts_are_read_as_in_training(tmp_path, capsys):
@@ -177,7 +179,10 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
         train(config)
         pairs = ["soup"] * 2 if name == "pairs" else None
         said[name] = predict(tmp_path / name, ["the big dog is my old cat", "dog"], pairs=pairs)
-        assert "1 of 2 texts are longer than the 6 tokens the model reads: cut" in capsys.readouterr().err
+        assert (
+            "1 of 2 texts are longer than the 6 tokens that the model reads and were truncated"
+            in capsys.readouterr().err
+        )
     cut = predict(tmp_path / "alone", ["the big dog is"])[0]["probabilities"]
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
     with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):

@@ -142,7 +142,7 @@ def test_settings_that_cannot_be(words, message):
         (["--model", "bert"], "is no causal language model"),
         (["--model", "bloom"], "turn packing off"),
         (["--model", "gpt2", "--model_config.n_positions", "20"], "positions for 20 tokens"),
-        (["--model_config.vocab_size", "50"], "embeddings for 50 only"),
+        (["--model_config.vocab_size", "50"], "only 50 embeddings"),
         (["--model", "transformer", "--model_config.num_attention_heads", "5"], "model_config: hidden_size must be"),
     ],
 )

@@ -313,9 +313,12 @@ def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
     [
         ({"model_name_or_path": "{nllb}"}, r"no language 'en'; perhaps eng_Latn"),
         ({"model_name_or_path": "{t5}", "model_config": {"dmodel": 8}}, r"t5 has no 'dmodel'; did you mean 'd_model'"),
-        ({"model_name_or_path": "{t5}", "tokenizer_name_or_path": "{own}"}, r"has 300 tokens, but .* not this model's"),
-        ({"model_name_or_path": "{marian}", "max_source_length": 2000}, r"max_source_length=2000, .* 1024 tokens only"),
-        ({"model_config": {"position_embedding_type": "learned", "max_position_embeddings": 9}}, "for 9 tokens only"),
+        (
+            {"model_name_or_path": "{t5}", "tokenizer_name_or_path": "{own}"},
+            r"has 300 tokens, but .* choose the model's own",
+        ),
+        ({"model_name_or_path": "{marian}", "max_source_length": 2000}, r"max_source_length=2000, .* only 1024 tokens"),
+        ({"model_config": {"position_embedding_type": "learned", "max_position_embeddings": 9}}, "for only 9 tokens"),
         ({"source_column": "eng"}, r"pairs.jsonl, line 1: no column 'eng'; there are 'en', 'de'; did you mean 'en'"),
         ({"train_file": "{folder}/pair.jsonl"}, r"no file .*; did you mean 'pairs.jsonl'"),
         ({"train_file": None, "dataset_name": "cldr", "target_lang": "dee"}, "no locale 'dee'"),
