@@ -50,7 +50,7 @@ def test_positions_are_those_that_are_there(name):
             model(input_ids=torch.full((1, most + 1), 5), **decoder)
     tokenizer = train_tokenizer(["a b"], 300)
     check_fit(model, tokenizer, max_seq_length=most)
-    with pytest.raises(ValueError, match=rf"max_seq_length={most + 1}, but the model has positions for only {most} tokens"):
+    with pytest.raises(ValueError, match=rf"max_seq_length={most + 1}, .* positions for only {most} tokens"):
         check_fit(model, tokenizer, max_seq_length=most + 1)
 
 

@@ -69,7 +69,7 @@ def remarks(predicted: Tags, references: Tags, plain: bool) -> list[str]:
     predicted_counts, reference_counts = state.predicted, state.references
     if reference_counts and not predicted_counts:
         return [f"no entity is predicted; the test rows have {reference_counts.total():,}; {MORE_TRAINING}"]
-    if reference_counts and not state.right.total():
+    if reference_counts and not state.correct.total():
         return [f"none of the {predicted_counts.total():,} predicted entities is correct; {MORE_TRAINING}"]
     return never_predicted("entities", _missing(predicted_counts, reference_counts), reference_counts.total())
 

@@ -186,7 +186,7 @@ def test_json_that_is_not_of_squads_form(bert, tmp_path):
 def test_settings_that_cannot_be(bert, tmp_path):
     with pytest.raises(ConfigError, match="model_name_or_path: the task is taught to a pretrained model"):
         recipe.AnswerConfig(train_file="a.json")
-    with pytest.raises(ConfigError, match="metric 'seqeval' is not for question_answering"):
+    with pytest.raises(ConfigError, match="metric 'seqeval' does not fit question_answering"):
         configured(bert, tmp_path, train_file="a.json", metrics=["seqeval"])
     tokenizer = AutoTokenizer.from_pretrained(bert)
     with pytest.raises(ValueError, match="a question of 9 tokens leaves 4 tokens of a window for its context"):

@@ -344,7 +344,7 @@ def test_weights_have_a_mean_of_one(tmp_path):
 
 def test_settings_that_contradict_each_other(tmp_path):
     for settings, message in (
-        ({"metrics": ["mse"]}, "metric 'mse' is not for single_label_classification"),
+        ({"metrics": ["mse"]}, "metric 'mse' does not fit single_label_classification"),
         ({"balance_classes": True, "class_weights": {"a": 2}}, "contradict each other"),
         ({"class_weights": {"a": -1}}, "a has the weight -1"),
         ({"focal_gamma": 2.0, "label_smoothing_factor": 0.1}, "pull in opposite directions"),
