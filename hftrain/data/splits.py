@@ -190,9 +190,9 @@ def find_leaks(rows: Mapping[str, Rows], columns: Sequence[str], column: str = "
             logger.warning(
                 "leak: %d of %d %s rows are in the training rows too%s; for example %s",
                 *(
+                    leaked.rows,
                     len(other),
                     name,
-                    leaked.rows,
                     f", {alike} more share only the {column or columns[0]}" if alike else "",
                 ),
                 leaked.examples[0],
