@@ -143,9 +143,7 @@ def test_rehearsal_names_the_split_and_what_cannot_be_the_best(tmp_path):
         rehearse(["accuracy"], SINGLE, splits, labels=labels, best="f1")
     tags = {"validation": [["B-X", "O"]], "test": [["O"]]}
     rehearse(["seqeval"], TAGS, tags, best="f1")
-    with pytest.raises(
-        ValueError, match="'f2' is not evaluated; the metrics are loss, precision, recall"
-    ):
+    with pytest.raises(ValueError, match="'f2' is not evaluated; the metrics are loss, precision, recall"):
         rehearse(["seqeval"], TAGS, tags, best="f2")
     (tmp_path / "off").mkdir()
     (tmp_path / "off" / "off.py").write_text(FOREIGN)

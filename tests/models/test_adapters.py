@@ -108,7 +108,7 @@ def test_new_tokens_train_and_come_back(base, tmp_path):
 
 
 def test_what_cannot_be(base):
-    with pytest.raises(ConfigError, match="PiSSA takes its beginning out of the weights: choose one"):
+    with pytest.raises(ConfigError, match="PiSSA changes the weights when it starts: set only one"):
         RecipeConfig(train_file="-", model_name_or_path=base, use_peft=True, init_lora_weights="pissa", use_dora=True)
     with pytest.raises(
         ValueError, match=r"lora_target_modules \['query'\] match no module; the linear layers are down"

@@ -119,10 +119,10 @@ def test_the_rows_of_the_folds(tmp_path):
     ("settings", "message"),
     [
         ({"folds": 1}, "must be int of at least 2"),
-        ({"fold": 1}, "fold and folds: fold 1 is one of how many"),
-        ({"folds": 3, "fold": 4}, "fold and folds: fold 4 is one of how many"),
+        ({"fold": 1}, "fold and folds: fold 1 needs folds"),
+        ({"folds": 3, "fold": 4}, "fold and folds: fold 4 needs folds"),
         ({"folds": 3, "test_file": "t"}, "folds and test_file: contradict each other"),
-        ({"folds": 3, "push_to_hub": True}, "of which fold"),
+        ({"folds": 3, "push_to_hub": True}, "each fold has its own model"),
         ({"folds": 3, "resume_from_checkpoint": "out/checkpoint-3"}, "set fold too"),
     ],
 )

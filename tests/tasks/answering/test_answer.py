@@ -184,7 +184,7 @@ def test_json_that_is_not_of_squads_form(bert, tmp_path):
 
 
 def test_settings_that_cannot_be(bert, tmp_path):
-    with pytest.raises(ConfigError, match="model_name_or_path: the task is taught to a pretrained model"):
+    with pytest.raises(ConfigError, match="model_name_or_path: the task needs a pretrained model"):
         recipe.AnswerConfig(train_file="a.json")
     with pytest.raises(ConfigError, match="metric 'seqeval' does not fit question_answering"):
         configured(bert, tmp_path, train_file="a.json", metrics=["seqeval"])

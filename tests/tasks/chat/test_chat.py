@@ -428,7 +428,7 @@ def test_a_model_learns_to_answer_and_to_stop(made, tmp_path):
 
 
 def test_settings_that_cannot_be(tmp_path):
-    with pytest.raises(ConfigError, match="taught to a pretrained model: name one"):
+    with pytest.raises(ConfigError, match="needs a pretrained model: set model_name_or_path"):
         recipe.ChatRecipeConfig(train_file="x")
     with pytest.raises(ConfigError, match="adapters freeze all other weights already"):
         recipe.ChatRecipeConfig(train_file="x", model_name_or_path="y", use_peft=True, freeze=["layers.0"])

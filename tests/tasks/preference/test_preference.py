@@ -505,7 +505,7 @@ def test_two_processes_are_one(tmp_path, strategy):
     [
         ({"use_peft": False, "precompute_ref_log_probs": False}, "needs adapters that can be switched off"),
         ({"label_smoothing_factor": 0.1}, "set label_smoothing"),
-        ({"model_name_or_path": None, "use_peft": False}, "name one"),
+        ({"model_name_or_path": None, "use_peft": False}, "needs a pretrained model"),
     ],
 )
 def test_recipe_settings_that_cannot_be(tmp_path, changes, message):

@@ -231,7 +231,7 @@ def test_tags_that_training_lacks_and_a_single_tag(bert, tmp_path):
 
 
 def test_settings_that_cannot_be(bert, tmp_path):
-    with pytest.raises(ConfigError, match="model_name_or_path: the task is taught to a pretrained model"):
+    with pytest.raises(ConfigError, match="model_name_or_path: the task needs a pretrained model"):
         recipe.TagConfig(train_file="a.conll")
     with pytest.raises(ConfigError, match="metric 'roc_auc' does not fit token_classification"):
         configured(bert, tmp_path, train_file="a.conll", metrics=["roc_auc"])

@@ -344,7 +344,7 @@ def test_mistakes_are_named(folder, pretrained, own, tmp_path, settings, message
             "model_config:\n  dropout: 0\n  hiden_size: 3\n",
             r"run.yaml:3: .*no 'hiden_size'; did you mean 'hidden_size'",
         ),
-        ("use_peft: true\n", r"run.yaml:1, .*adapters are trained on a pretrained model: name one"),
+        ("use_peft: true\n", r"run.yaml:1, .*adapters need a pretrained model"),
         ("metric_for_best_model: chrf", r"predict_with_generate: without .* only loss is"),
     ],
 )
