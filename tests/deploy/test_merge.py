@@ -130,7 +130,7 @@ def test_nothing_is_left_of_what_is_not_the_same(tmp_path, capsys):
     with pytest.raises(NotTheSame, match="not the model that was trained"):
         merge(folder, tmp_path / "merged", dtype="bfloat16", prompts=PROMPTS, max_kl=0.0)
     command = ["merge", str(folder), "--output", str(tmp_path / "merged"), "--dtype", "bfloat16", "--max_kl", "0"]
-    assert main(command) == 1 and "Nothing of it is kept" in capsys.readouterr().err
+    assert main(command) == 1 and "It was deleted" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir() if "merged" in path.name] == []
 
 
@@ -217,7 +217,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["merge", str(folder), "--prompts", str(tmp_path / "prompts.txt")]) == 0
     assert "out-merged: max |dlogit|" in capsys.readouterr().out
     assert main(["merge", str(folder)]) == 2  # it is there already
-    assert "out-merged is there already" in capsys.readouterr().err
+    assert "out-merged exists already" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "none")]) == 2
 
 

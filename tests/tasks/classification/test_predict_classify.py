@@ -125,7 +125,7 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
         found = row["prediction"]["probabilities"]
         assert [found["no"], found["yes"]] == pytest.approx(right.tolist(), abs=1e-6)
     assert cli.main([*arguments[:-1], "three"]) == 2
-    assert "no text under 'three'; --pair_column names one of one, two, n" in capsys.readouterr().err
+    assert "no text in 'three'; set --pair_column to one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
     assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
 
@@ -159,7 +159,7 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
     fails("a.dat", b"a\n", "the ending .dat is not known")
     fails("a.txt", b"a\nb\xfc\n", "a.txt, line 2: invalid UTF-8: byte 0xfc at byte 2 of the line. Set encoding to")
     fails("a.csv", b"one;n\na;1\n", "which contains semicolons: set delimiter to ';'", "--column", "one")
-    fails("a.csv", b"one\na\n", "rows are written as JSON lines, so call it .jsonl", "--column", "one",
+    fails("a.csv", b"one\na\n", "rows are written as JSON lines: use the ending .jsonl", "--column", "one",
           "--output", str(tmp_path / "out.csv"))  # fmt: skip
     (tmp_path / "a.csv").write_bytes("one;n\nschön;1\n".encode("latin-1"))
     options = ["--column", "one", "--delimiter", ";", "--encoding", "latin-1"]

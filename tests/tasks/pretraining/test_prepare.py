@@ -396,4 +396,4 @@ def test_the_command(corpus, tokenizer, tmp_path, capsys):
     assert "train  a: 300 documents, " in said and str(tmp_path / "tokens") in said
     assert cli.main(["verify", str(tmp_path / "tokens")]) == 0
     assert cli.main([*task, "--source", f"{corpus}/rows.jsonl"]) == 2
-    assert "give each source a name of its own" in capsys.readouterr().err
+    assert "give each source its own name" in capsys.readouterr().err
