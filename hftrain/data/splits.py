@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
+from hftrain.config.defaults import ENOUGH_TO_CHOOSE
 from hftrain.config.sources import read_source
 from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-FEW = 100  # validation rows: by fewer, an accuracy of 90 % is known to +-6 points or worse
+SET_ASIDE = {  # as `held_out_size` has it
+    "validation": "a tenth of 1,000 rows and more, a twentieth of fewer",
+    "test": "a tenth, at least 50 or a fifth",
+}
 
 
 def load_splits(
@@ -131,10 +135,8 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
     """Logs how many rows each split has, by source too; `chosen`: those whose size nobody set."""
     how = ""
     if chosen:
-        how = (
-            f" ({' and '.join(name for name in SPLITS if name in chosen)}: set aside, a tenth, at least 50 or a fifth, "
-            f"at most 2,000; {'_split and '.join(sorted(chosen))}_split set it)"
-        )
+        rules = "; ".join(f"{name} {SET_ASIDE[name]}" for name in SPLITS if name in chosen)
+        how = f" (set aside: {rules}; {'_split and '.join(name for name in SPLITS if name in chosen)}_split set it)"
     logger.warning("rows: %s%s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS), how)
     counts = {name: Counter(sources_of(rows[name])) for name in SPLITS}
     for source in dict.fromkeys(source for each in counts.values() for source in each):
@@ -144,7 +146,7 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
 
 def few_to_choose_by(rows: int, score: str | None) -> str | None:
     """What to say of a validation set of so many rows, if they are too few to choose a model by."""
-    if rows >= FEW:
+    if rows >= ENOUGH_TO_CHOOSE:
         return None
     if score:
         low, high = wilson(round(0.9 * rows), rows)
