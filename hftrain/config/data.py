@@ -23,8 +23,8 @@ class DataConfig(Config):
     """Configuration of the data set, if it has several."""
 
     train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
-    """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet), a
-    folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
+    """Training rows: json, jsonl, csv, tsv, xlsx, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet),
+    a folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
     500 rows, chosen by a hash) may follow the name."""
 
     validation_file: Annotated[list[str] | None, files] = None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
 from hftrain.data.lines import raw_lines
-from hftrain.data.sources import COLUMNAR, JSON, ending
+from hftrain.data.sources import COLUMNAR, JSON, SPREADSHEETS, ending
 from hftrain.data.splits import load_splits
 from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
@@ -32,16 +32,16 @@ OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
-    A csv or tsv file is a table with a word or a sentence a row; CoNLL columns are any other text file that is not
-    JSON, and a tsv file without such names; else rows have lists of words and of tags, which are names, or numbers of
-    `label_names`, or texts with the places of entities.
+    A csv, tsv or xlsx file is a table with a word or a sentence a row; CoNLL columns are any other text file that is
+    not JSON, and a tsv file without such names; else rows have lists of words and of tags, which are names, or numbers
+    of `label_names`, or texts with the places of entities.
 
     Raises:
         ValueError: rows that cannot be used, of which a tag that breaks the scheme is one; with file and line.
     """
 
     def reader(path: Path) -> Iterator[readers.Item] | None:
-        if (table := read_table(path, config)) or ending(path) in (*COLUMNAR, *JSON, ".csv"):
+        if (table := read_table(path, config)) or ending(path) in (*COLUMNAR, *JSON, *SPREADSHEETS):
             return table
         if ending(path) == ".tsv" and names_columns(path, config):
             return None
