@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hftrain.data.plan import Plan, cut, seed_all, steps
+from hftrain.data.plan import Plan, _greedy, cut, seed_all, seed_torch, steps
 
 
 def random_lengths(seed: int) -> np.ndarray:
@@ -148,6 +148,28 @@ def test_micro_batches_are_balanced(processes):
     assert waiting < 0.05
 
 
+def one_by_one(rows: list[list[int]], size: int, budget: int, equal: bool) -> list[int]:
+    """Sizes of micro-batches that take row after row."""
+    sizes, count, widest = [], 0, [0] * len(rows[0])
+    for row in rows:
+        wider = list(map(max, widest, row))
+        if count and (count == size or (count + 1) * sum(wider) > budget or (equal and row != widest)):
+            sizes.append(count)
+            count, wider = 0, row
+        count, widest = count + 1, wider
+    return [*sizes, count]
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_micro_batch_takes_rows_until_the_next_would_not_fit(equal):
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        lengths = draw.integers(0, draw.integers(1, 100), (draw.integers(1, 60), draw.integers(1, 4)))
+        rows = lengths[np.argsort(-lengths.sum(axis=1), kind="stable")]
+        size, budget = int(draw.integers(1, 70)), int(max(1, rows[0].sum()) * draw.uniform(1, 6))
+        assert _greedy(rows, size, budget, equal) == one_by_one(rows.tolist(), size, budget, equal)
+
+
 def test_error_of_the_cut():
     message = "micro_batch_tokens=20 is less than one example of 30 tokens: raise micro_batch_tokens or lower the max"
     with pytest.raises(ValueError, match=message):
@@ -234,3 +256,14 @@ def test_seed_all_depends_on_every_part():
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({draw(a, b, c) for a in range(3) for b in range(3) for c in range(3)}) == 27
+
+
+@pytest.mark.parametrize("seed", [0, 42, 2**64 - 1])
+def test_seed_torch_leaves_the_state_that_torch_leaves(seed):
+    torch.manual_seed(seed)
+    cpu, others = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    seed_torch(seed + 1 if seed < 2**63 else 1)
+    assert not torch.equal(torch.get_rng_state(), cpu)
+    seed_torch(seed)
+    assert torch.equal(torch.get_rng_state(), cpu)
+    assert all(map(torch.equal, torch.cuda.get_rng_state_all() if others else [], others))

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -137,12 +138,14 @@ def cut(
             "raise micro_batch_tokens or lower the maximum lengths"
         )
     order = np.lexsort((*lengths.T, lengths.sum(axis=1)))[::-1]
-    rows = lengths[order].tolist()
+    rows = lengths[order]
     wanted = -(-len(_greedy(rows, size, budget, equal_lengths)) // processes) * processes
     low, high = longest, budget  # the smallest budget that needs no more micro-batches balances them
-    while high - low > max(1, high // 32):
+    tokens = int(lengths.sum())
+    while wanted > 1 and high - low > max(1, high // 32):
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_greedy(rows, size, middle, equal_lengths)) <= wanted else (middle, high)
+        enough = middle * wanted >= tokens and len(_greedy(rows, size, middle, equal_lengths)) <= wanted
+        low, high = (low, middle) if enough else (middle, high)
     groups = np.split(order, np.cumsum(_greedy(rows, size, high, equal_lengths))[:-1])
     while len(groups) < wanted and max(map(len, groups)) > 1:
         groups.sort(key=len)
@@ -167,19 +170,24 @@ def padded_tokens(lengths: np.ndarray) -> int:
     return len(lengths) * int(lengths.max(axis=0).sum()) if len(lengths) else 0
 
 
-def _greedy(rows: list[list[int]], size: int, budget: int, equal: bool) -> list[int]:
+def _greedy(rows: np.ndarray, size: int, budget: int, equal: bool) -> list[int]:
     """Sizes of consecutive micro-batches when each takes rows until `size` or `budget` is reached, or their lengths
-    change."""
+    change. No row is longer, its K lengths together, than one before it."""
+    totals, ranks = rows.sum(axis=1).tolist(), np.arange(1, len(rows) + 1)
     sizes: list[int] = []
-    count, widest = 0, [0] * len(rows[0])
-    for row in rows:
-        wider = [max(a, b) for a, b in zip(widest, row, strict=True)]
-        full = count == size or (count + 1) * sum(wider) > budget
-        if count and (full or (equal and row != widest)):
-            sizes.append(count)
-            count, wider = 0, row
-        count, widest = count + 1, wider
-    return [*sizes, count]
+    start = 0
+    while start < len(rows):
+        count = min(size, budget // totals[start]) if totals[start] else size
+        ahead = rows[start : start + count]
+        if rows.shape[1] > 1:  # else the first is the widest
+            padded = np.maximum.accumulate(ahead).sum(axis=1) * ranks[: len(ahead)]
+            count = int(padded.searchsorted(budget, side="right"))
+        if equal:
+            changed = (ahead[:count] != rows[start]).any(axis=1)
+            count = int(changed.argmax()) if changed.any() else count
+        sizes.append(max(1, min(count, len(ahead))))
+        start += sizes[-1]
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -326,4 +334,20 @@ def seed_all(*parts: int) -> None:
     words = np.random.SeedSequence(parts).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(int(words[0]))
-    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    seed_torch(int(words[0]) << 32 | int(words[1]))
+
+
+def seed_torch(seed: int) -> None:
+    """As `torch.manual_seed`, which takes a hundred times longer: it prepares kinds of accelerators that are absent."""
+    torch.default_generator.manual_seed(seed)
+    kind = _accelerator()
+    module = torch.get_device_module(kind) if kind else None
+    if module and not module._is_in_bad_fork():  # a worker process has no accelerator
+        (module.manual_seed if kind == "mps" else module.manual_seed_all)(seed)
+
+
+@cache
+def _accelerator() -> str | None:
+    """The kind of accelerator that is here: "cuda", "mps", ..."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return device.type if device else None
