@@ -25,6 +25,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from hftrain.config.errors import explains
 from hftrain.data.examples import fetch
 
+WINDOW = 50  # steps in which examples of one length are sought; so many are sorted together, as in transformers
+
 
 class Plan:
     """The order of examples: step number -> indices of its examples.
@@ -35,6 +37,9 @@ class Plan:
         global_batch_size: examples per step; the last step of an epoch may hold fewer.
         global_batch_tokens: if given, tokens per step instead: an epoch of S tokens is cut into ceil(S /
             global_batch_tokens) steps of equal token share, each within one example's length of it.
+        grouped: each step holds examples of similar length: the random order is sorted within windows of several steps
+            and cut into steps, whose order is random again; but the costliest step comes first in its epoch, so that
+            one that does not fit into the memory fails at once.
     """
 
     def __init__(
@@ -44,9 +49,10 @@ class Plan:
         seed: int,
         global_batch_size: int | None = 32,
         global_batch_tokens: int | None = None,
+        grouped: bool = False,
     ):
         self.lengths, self.tokens = lengths, lengths.sum(axis=1)
-        self.seed, self.size = seed, global_batch_size or len(lengths)
+        self.seed, self.size, self.grouped = seed, global_batch_size or len(lengths), grouped
         if not len(lengths):
             raise ValueError("there is no training example: look at the rows refused and at max lengths")
         self.share = None  # tokens per step
@@ -94,13 +100,45 @@ class Plan:
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
         # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to
         # be
-        draws = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.tokens))
-        order = np.argsort(draws, kind="stable")
+        draws = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.tokens) + self.steps_per_epoch)
+        order = np.argsort(draws[: len(self.tokens)], kind="stable")
+        if not self.grouped:
+            return self._split(order)
+        steps = self._split(self._sorted_in_windows(order))
+        shuffled = [steps[i] for i in np.argsort(draws[len(self.tokens) :][: self._full_steps], kind="stable")]
+        costs = [padded_tokens(self.lengths[step]) for step in shuffled]
+        shuffled.insert(0, shuffled.pop(int(np.argmax(costs))))
+        return shuffled + steps[self._full_steps :]
+
+    def _split(self, order: np.ndarray) -> list[np.ndarray]:
         if self.share is None:
             return [order[i : i + self.size] for i in range(0, len(order), self.size)]
         starts = np.cumsum(self.tokens[order]) - self.tokens[order]
         edges = np.searchsorted(starts, self.share * np.arange(1, self.steps_per_epoch))
         return np.split(order, edges)
+
+    @property
+    def _full_steps(self) -> int:
+        """Steps of an epoch without the last one, if that holds fewer examples than the others."""
+        return max(1, len(self.tokens) // self.size) if self.share is None else self.steps_per_epoch
+
+    def _sorted_in_windows(self, order: np.ndarray) -> np.ndarray:
+        """`order`, sorted by length within windows of up to WINDOW steps, at least four to an epoch. Rising and falling
+        ones alternate: a step of tokens that lies in two of them has similar lengths too. The last step of an epoch
+        stays a random sample if it holds fewer examples than the others."""
+        steps = max(1, min(WINDOW, self.steps_per_epoch // 4))
+        if self.share is None:
+            end = min(len(order), self._full_steps * self.size)
+            window = steps * self.size
+        else:
+            end = len(order)
+            window = steps * len(order) // self.steps_per_epoch
+        pieces = []
+        for number, start in enumerate(range(0, end, window)):
+            piece = order[start : min(start + window, end)]
+            rising = np.lexsort((*self.lengths[piece].T, self.tokens[piece]))
+            pieces.append(piece[rising[::-1] if number % 2 else rising])
+        return np.concatenate([*pieces, order[end:]])
 
 
 def cut(

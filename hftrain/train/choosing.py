@@ -7,6 +7,7 @@ import numpy as np
 from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
 from hftrain.train import checkpoint
+from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
 
 
@@ -40,6 +41,7 @@ def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tup
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         global_batch_tokens=config.global_batch_tokens,
+        grouped=config.train_sampling_strategy == "group_by_length",
     )
     total = plan.total_steps(config.num_train_epochs, config.max_steps)
     defaults.fill_cadence(config, total)
@@ -53,4 +55,6 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
+    if contract:
+        before = {name: value for name, value in UNKNOWN.items() if name not in contract} | before
     return {name: value for name, value in before.items() if value is not None}
