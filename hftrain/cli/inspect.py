@@ -21,12 +21,8 @@ def add(commands: Any) -> None:
         "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
         "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that are in the training rows too), "
         "--max_refused 0. "
-<<<<<<< HEAD
-        "Learnt tokens are green, or stand in ⟦ ⟧ where there is no terminal. Nothing is written, but a sheet of the "
-        "pictures where there are any: --sheet FILE (inspect.png).",
-=======
-        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written.",
->>>>>>> main
+        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written, except a sheet of the pictures if "
+        "the recipe has some: --sheet FILE (inspect.png).",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
@@ -70,16 +66,11 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     marks = LEARNT if sys.stdout.isatty() else PLAIN
     step = max(1, len(examples) // max(1, chosen.samples))
     for example in examples[::step][: chosen.samples]:
-<<<<<<< HEAD
-        learnt = "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"  # or there is one label
-        length = "an image" if example.pixels is not None else f"{len(example.ids):,} tokens"
-        print(f"--- example {example.number:,}: {length}{learnt}")
-=======
         learnt = (
             "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
         )  # otherwise there is one label
-        print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
->>>>>>> main
+        length = "an image" if example.pixels is not None else f"{len(example.ids):,} tokens"
+        print(f"--- example {example.number:,}: {length}{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
     if pictures := [example for example in examples if example.pixels is not None]:
         from hftrain.vision.sheet import contact_sheet

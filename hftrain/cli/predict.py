@@ -13,13 +13,9 @@ from hftrain.cli.trust import trust_option
 def add(commands: Any) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
-<<<<<<< HEAD
     command.add_argument(
-        "texts", metavar="TEXT", nargs="*", help="what to predict from; image files or folders of them for such models"
+        "texts", metavar="TEXT", nargs="*", help="a text to predict from; for images a file, or a folder of files"
     )
-=======
-    command.add_argument("texts", metavar="TEXT", nargs="*", help="a text to predict from")
->>>>>>> main
     command.add_argument(
         "--file",
         type=Path,
@@ -82,13 +78,9 @@ def predict_texts(args: argparse.Namespace) -> int:
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
     if bool(args.texts) == bool(args.file):
-<<<<<<< HEAD
-        raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
+        raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
-=======
-        raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
->>>>>>> main
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
@@ -99,13 +91,9 @@ def predict_texts(args: argparse.Namespace) -> int:
         if args.output:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
-<<<<<<< HEAD
-        raise ValueError("--column, --pair_column and --word_column are of a file, given as --file")
+        raise ValueError("--column, --pair_column and --word_column need --file")
     elif "ForImageClassification" in what:
         inputs = name_images(args.texts, line)
-=======
-        raise ValueError("--column, --pair_column and --word_column need --file")
->>>>>>> main
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
     contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]

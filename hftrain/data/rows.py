@@ -172,19 +172,6 @@ def load_rows(
         split: the split of a `DatasetDict` or a Hub data set; needed if there are several.
         languages: the values of `{lang}`, one for each of `columns`.
         max_bad_rows: up to this many bad rows (not UTF-8, missing column, null, empty, not text, broken JSON or CSV)
-<<<<<<< HEAD
-            are left out, each with a line in the log. Faults of the whole file fail all the same.
-        read: (values, what to call each of them in a message) of `columns` -> the row's values, one for each field of
-            `schema`; raises `readers.Fault` for a row that cannot be used. The default takes text that says something.
-        schema: of what `read` gives, where that is not a string for each of `columns`.
-        reader: of a format of the caller's own: a path -> its rows as (line, values of `columns` or a Fault), or None
-            where the file is not of this format.
-        dialect: delimiter and encoding of text files, where they are not as usual.
-        unread: takes in the rows' other columns, which the source names but nothing reads.
-        endings: of files that `reader` reads, and that a folder is searched for where it has no rows in other files.
-        resolve: (file, values of a row) -> the values, where they name files that stand beside it.
-        finish: rows as `read` gave them, several at once -> each as it is kept, or why it is none.
-=======
             are left out, each with a line in the log. Faults of the whole file always raise.
         read: (values, their names for messages) of `columns` -> the row's values, one for each field of
             `schema`; raises `readers.Fault` for a row that cannot be used. The default accepts non-empty text.
@@ -193,7 +180,9 @@ def load_rows(
             the file has another format.
         dialect: delimiter and encoding of text files, if they are unusual.
         unread: counts the other columns of the rows, which are not read.
->>>>>>> main
+        endings: of files for `reader`; a folder is searched for them if no other files in it have rows.
+        resolve: (file, values of a row) -> the values, if they name files relative to it.
+        finish: values of `read` of several rows -> the values to keep of each row, or a Fault.
 
     Returns:
         The rows; their fingerprint is `fingerprint(rows)`, `bad` lists the rows left out, `places` has the places of
@@ -251,13 +240,7 @@ def load_rows(
             waiting.append((len(files) - 1, number))
         except (Fault, RecursionError) as error:
             fault = error if isinstance(error, Fault) else Fault("nested too deep to be read")
-<<<<<<< HEAD
             blame(len(files) - 1, number, fault)
-=======
-            bad.append(BadRow(file.file, f"{file.unit} {number}", str(fault), fault.advice))
-            if len(bad) > max(max_bad_rows, 9):  # enough to fail and to show a pattern
-                break
->>>>>>> main
         if len(pending) == BATCH_ROWS:
             flush()
         if len(bad) > max(max_bad_rows, 9):  # enough to fail, and to show the user a pattern

@@ -151,13 +151,8 @@ def check_ending(path: Path) -> str:
     raise ValueError(f"{path}: {problem} (known: {KNOWN}): {way_out}")
 
 
-<<<<<<< HEAD
 def find_files(source: str, split: str | None = None, endings: Sequence[str] = ()) -> list[Path]:
-    """The file, or the files that a pattern or a folder stands for, in the order of their names.
-=======
-def find_files(source: str, split: str | None = None) -> list[Path]:
     """The file, or the files of a pattern or a folder, in the order of their names.
->>>>>>> main
 
     In a folder, files are read if their names or folders contain `split` (or train, if `split` is None and there are no
     others); all files, if no name contains a split. The log names the files that are not read.
@@ -178,12 +173,8 @@ def find_files(source: str, split: str | None = None) -> list[Path]:
 def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> list[Path]:
     by_split = _split_files(folder, endings)
     if not by_split:
-<<<<<<< HEAD
         known = ", ".join([KNOWN, *(ending[1:] for ending in endings)])
-        raise ValueError(f"{folder} is a folder without data files (known endings: {known}), and not of save_to_disk")
-=======
-        raise ValueError(f"{folder} has no data files (known endings: {KNOWN}) and was not written by save_to_disk")
->>>>>>> main
+        raise ValueError(f"{folder} has no data files (known endings: {known}) and was not written by save_to_disk")
     names = sorted(by_split.keys() - {""})
     if not names and split in (None, "train"):
         chosen = by_split[""]
@@ -210,35 +201,23 @@ def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> 
     return chosen
 
 
-<<<<<<< HEAD
 def split_names(folder: Path, endings: Sequence[str] = ()) -> list[str]:
-    """Splits of a folder, as save_to_disk or the names of files say; [] where there is only one, nameless."""
+    """Splits of a folder, by save_to_disk or the names of files; [] if there is only one without a name."""
     return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder, endings).keys() - {""})
 
 
 def _split_files(folder: Path, endings: Sequence[str] = ()) -> dict[str, list[Path]]:
-    """The data files of a folder by the split that their names say; "" of others. With `endings`, files with one of
-    them where there are no rows in other files: FOLDER/SPLIT/CLASS/file, or FOLDER/CLASS/file."""
-    found: dict[str, list[Path]] = {}
+    """The data files of a folder by the split in their names; "" for other files. With `endings`, files with one of
+    them if no other files have rows: FOLDER/SPLIT/CLASS/file, or FOLDER/CLASS/file."""
+    by_split: dict[str, list[Path]] = {}
     files = _visible_files(folder)
     if endings and not any(ending(file) in (*COLUMNAR, *TEXTUAL) for file in files):
         for file in (file for file in files if ending(file) in endings):
             parts = file.relative_to(folder).parts
             split = SPLIT_WORDS.get(parts[0].lower(), "") if len(parts) > 2 else ""
-            found.setdefault(split, []).append(file)
-        return found
+            by_split.setdefault(split, []).append(file)
+        return by_split
     for file in files:
-=======
-def split_names(folder: Path) -> list[str]:
-    """Splits of a folder, by save_to_disk or the names of files; [] if there is only one without a name."""
-    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder).keys() - {""})
-
-
-def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """The data files of a folder by the split in their names; "" for other files."""
-    by_split: dict[str, list[Path]] = {}
-    for file in _visible_files(folder):
->>>>>>> main
         if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN) and not NO_DATA.match(file.name):
             words = (
                 SPLIT_WORDS.get(word)

@@ -88,15 +88,9 @@ def load_splits(
     else:
         name = config.dataset_name
         assert name is not None
-<<<<<<< HEAD
-        known = _split_names(name, config.dataset_config_name, reading.get("endings", ()))
-        if known and "train" not in known:
-            raise ValueError(f"{name} has no split named train; it has {', '.join(known)}")
-=======
-        split_names = _split_names(name, config.dataset_config_name)
+        split_names = _split_names(name, config.dataset_config_name, reading.get("endings", ()))
         if split_names and "train" not in split_names:
             raise ValueError(f"{name} has no split named train; it has {', '.join(split_names)}")
->>>>>>> main
         sources = {}
         wanted_splits = [split for split in SPLITS if split in split_names and not (config.folds and split == "test")]
         rows = {split: load(name, split) for split in wanted_splits} or {"train": load(name)}
@@ -169,13 +163,8 @@ def dialect_of(config: DataConfig) -> Dialect:
     return Dialect(config.delimiter, config.encoding, tuple(config.column_names))
 
 
-<<<<<<< HEAD
 def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[str]) -> list[str]:
-    """Splits of a folder or of a data set on the Hub; [] where there is only one, nameless."""
-=======
-def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
     """Splits of a folder or of a data set on the Hub; [] if there is only one without a name."""
->>>>>>> main
     folder = Path(dataset_name).expanduser()
     if folder.is_dir() and config_name is None:
         return split_names(folder, endings)

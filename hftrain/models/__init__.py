@@ -24,16 +24,10 @@ from .transformer.heads import (
 from .transformer.images import ImageTransformerConfig, TransformerForImageClassification
 from .transformer.transformer import TransformerModel
 
-<<<<<<< HEAD
-# Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.
+# Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
 for config_class in (TransformerConfig, ImageTransformerConfig):
     AutoConfig.register(config_class.model_type, config_class)
     config_class.register_for_auto_class()
-=======
-AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
-# Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
-TransformerConfig.register_for_auto_class()
->>>>>>> main
 for auto_class, model_class in (
     (AutoModel, TransformerModel),
     (AutoModelForSeq2SeqLM, TransformerForConditionalGeneration),

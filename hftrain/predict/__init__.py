@@ -33,12 +33,8 @@ def predict(
     - encoder-decoder: the generated text;
     - sequence classification: the class, the labels or the number, see `classifying.classify`;
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
-<<<<<<< HEAD
-    - image classification: the same of image files, see `imaging.classify`;
-    - question answering: the answer to each of `texts` that stands in its context of `pairs`, see `answering.answer`.
-=======
+    - image classification: the same for image files, see `imaging.classify`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
->>>>>>> main
 
     Args:
         folder: an output folder, a `checkpoint-N` in it, or any folder of `save_pretrained`: a model or an adapter.
