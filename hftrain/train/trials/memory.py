@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 
 ABSENT = object()
 
@@ -104,7 +104,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Inside, the parameters are whole, as for a forward pass; after it, model and random numbers are as before."""
     memory = Memory(model)
     try:
-        with same_randomness(), whole_while_used(model):
+        with same_randomness(), gathered(model):
             yield
     finally:
         memory.put_back()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hftrain.distributed import whole_models
+from hftrain.distributed import unsharded_models
 from hftrain.losses import Batch, SummingHead
 from hftrain.train.trials.memory import as_it_was, same_randomness
 
@@ -123,7 +123,7 @@ def _made(inner: PreTrainedModel, config: PreTrainedConfig) -> Any:
             made = type(inner)._from_config(copy.deepcopy(config), dtype=torch.float32, attn_implementation=kernel)
         return made
 
-    with same_randomness(), whole_models():
+    with same_randomness(), unsharded_models():
         torch.manual_seed(0)
         try:
             plan = make("meta")
