@@ -23,8 +23,8 @@ class DataConfig(Config):
     """Configuration of the data set, if it has several."""
 
     train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
-    """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet), a
-    folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
+    """Training rows: json, jsonl, csv, tsv, xlsx, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet),
+    a folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
     500 rows, chosen by a hash) may follow the name."""
 
     validation_file: Annotated[list[str] | None, files] = None
@@ -36,10 +36,11 @@ class DataConfig(Config):
 
     validation_split: Annotated[float | None, count_or_share] = None
     """Rows held out for validation if the data has no validation set: under 1 a share, else a number of rows; null: a
-    tenth, at least 50 (or a fifth, if that is less), at most 2,000. The split is stratified by class."""
+    tenth of 1,000 rows and more, at most 2,000; a twentieth of fewer rows. The split is stratified by class."""
 
     test_split: Annotated[float | None, count_or_share] = None
-    """Rows held out for the test if the data has no test set; as validation_split."""
+    """Rows held out for the test if the data has no test set: under 1 a share, else a number of rows; null: a tenth, at
+    least 50 (or a fifth, if that is less), at most 2,000. The split is stratified by class."""
 
     folds: Annotated[int | None, at_least(2)] = None
     """Cross-validation: split the rows into this many folds and test each with a model trained on the others, in

@@ -215,8 +215,9 @@ class TrainConfig(Config):
     save_total_limit: Annotated[int, at_least(1)] = 2
     """Number of checkpoints to keep; the newest intact one and the best are never deleted."""
 
-    load_best_model_at_end: bool = True
-    """Finish with the best weights by metric_for_best_model instead of the last."""
+    load_best_model_at_end: bool | None = None
+    """Finish with the best weights by metric_for_best_model instead of the last; null: chosen, by the number of
+    validation examples."""
 
     metric_for_best_model: str | None = None
     """Validation metric by which the best model is selected; ties are broken by the loss; null: chosen."""

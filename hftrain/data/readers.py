@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hftrain.data.lines import MAX_LINE, USUAL, Dialect, Fault, decode, raw_lines
+from hftrain.data.sheets import read_cells
 from hftrain.data.unread import Unread
 
 BATCH_ROWS = 10_000
@@ -189,6 +190,11 @@ def read_tsv(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: U
     return _read_separated(path, columns, dialect, unread, "\t", quoting=csv.QUOTE_NONE)
 
 
+def read_xlsx(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Iterator[Item]:
+    """The first sheet of an Excel workbook, as if it were saved as csv."""
+    return _pick_columns(path, columns, read_cells(path), dialect, unread)
+
+
 def _read_separated(
     path: Path, columns: list[str], dialect: Dialect, unread: Unread | None, delimiter: str, **quoting: Any
 ) -> Iterator[Item]:
@@ -200,42 +206,60 @@ def _read_separated(
         delimiter, before = named[4], 1
     else:
         lines = chain([first], lines)
-    records = csv.reader(lines, strict=True, delimiter=delimiter, **quoting)
+
+    def records() -> Iterator[tuple[int, list[str] | Fault]]:
+        reader = csv.reader(lines, strict=True, delimiter=delimiter, **quoting)
+        while True:
+            number = before + reader.line_num + 1
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, Fault(f"not valid CSV: {error}")
+                continue
+            if fault := fault_between(faults, number, before + reader.line_num):
+                yield number, fault
+            elif fields:  # no blank line
+                yield number, fields
+
+    yield from _pick_columns(path, columns, records(), dialect, unread, delimiter)
+
+
+def _pick_columns(
+    path: Path,
+    columns: list[str],
+    records: Iterable[tuple[int, list[str] | Fault]],
+    dialect: Dialect,
+    unread: Unread | None,
+    delimiter: str = "",
+) -> Iterator[Item]:
+    """The values of `columns` in each record; the first record names them, unless `dialect.column_names` does."""
     header: list[str] | None = None
     places: list[int | None] = []
-    while True:
-        number = before + records.line_num + 1
-        try:
-            fields = next(records)
-            if fault := fault_between(faults, number, before + records.line_num):
-                raise fault
-            if not fields:
-                continue  # a blank line
+    for number, fields in records:
+        if isinstance(fields, Fault):
             if header is None:
-                has_names = not dialect.column_names
-                header = fields if has_names else list(dialect.column_names)
-                places = [_place(path, number, column, header, delimiter, has_names) for column in columns]
-                if has_names:
-                    continue
-                if sorted(fields) == sorted(header):
-                    raise ValueError(f"{path}, line {number} names the columns: do not set column_names")
-            if len(fields) != len(header):
-                by = "column_names has" if dialect.column_names else "the first line names"
-                raise Fault(f"{len(fields)} fields, but {by} {len(header)}: {', '.join(header)}")
-            row = dict(zip(header, fields, strict=True))
-            if unread is not None:
-                unread.count(row, columns, str(path))
-            yield number, [row if i is None else fields[i] for i in places]
-        except StopIteration:
-            return
-        except csv.Error as error:
-            if header is None:
-                raise ValueError(f"{path}, line {number}: not valid CSV: {error}") from None
-            yield number, Fault(f"not valid CSV: {error}")
-        except Fault as fault:
-            if header is None:
-                raise ValueError(f"{path}, line {number}: {fault}. {fault.advice}") from None
-            yield number, fault
+                advice = "" if fields.advice == Fault.advice else f". {fields.advice}"
+                raise ValueError(f"{path}, line {number}: {fields}{advice}")
+            yield number, fields
+            continue
+        if header is None:
+            has_names = not dialect.column_names
+            header = fields if has_names else list(dialect.column_names)
+            places = [_place(path, number, column, header, delimiter, has_names) for column in columns]
+            if has_names:
+                continue
+            if sorted(fields) == sorted(header):
+                raise ValueError(f"{path}, line {number} names the columns: do not set column_names")
+        if len(fields) != len(header):
+            by = "column_names has" if dialect.column_names else "the first line names"
+            yield number, Fault(f"{len(fields)} fields, but {by} {len(header)}: {', '.join(header)}")
+            continue
+        row = dict(zip(header, fields, strict=True))
+        if unread is not None:
+            unread.count(row, columns, str(path))
+        yield number, [row if place is None else fields[place] for place in places]
 
 
 def _lenient_lines(path: Path, encoding: str | None, faults: dict[int, Fault]) -> Iterator[str]:
@@ -252,7 +276,7 @@ def _place(path: Path, number: int, column: str, header: list[str], delimiter: s
     """The place of the column; None for "", the whole row. `named`: the first line names the columns."""
     if named and len(header) == 1 and header[0] != column:
         for other, name in DELIMITERS.items():
-            if other != delimiter and other in header[0]:
+            if delimiter and other != delimiter and other in header[0]:
                 raise ValueError(
                     f"{path}, line {number}: only one column, {header[0]!r:.80}, which contains {name}: set "
                     f"delimiter to {other!r}"

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
-from hftrain.data.readers import Item, check_text, did_you_mean, read_aligned, read_csv, read_fields, read_tsv
+from hftrain.data.readers import (
+    Item,
+    check_text,
+    did_you_mean,
+    read_aligned,
+    read_csv,
+    read_fields,
+    read_tsv,
+    read_xlsx,
+)
 from hftrain.data.tables import (
     Tables,
     arrow_tables,
@@ -37,12 +46,14 @@ TEXTUAL: dict[str, Callable[[Path, list[str], Dialect, Unread | None], Iterator[
     **dict.fromkeys(JSON, read_json),
     ".csv": read_csv,
     **dict.fromkeys((".tsv", ".tab"), read_tsv),
+    ".xlsx": read_xlsx,
 }
+SPREADSHEETS = (".csv", ".xlsx")  # never CoNLL's columns, as a tsv file may have
 PLAIN = (".txt", ".text", ".md")
-KNOWN = "json, jsonl, ndjson, csv, tsv, parquet, arrow; txt, md for plain text"
+KNOWN = "json, jsonl, ndjson, csv, tsv, xlsx, parquet, arrow; txt, md for plain text"
 WAYS_OUT = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it"),
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its sheet as .csv"),
+    **dict.fromkeys((".xls", ".ods"), "save its sheet as .xlsx or .csv"),
 }
 # Words in the name of a file or folder -> its split; files that describe a data set.
 SPLIT_WORDS = {
@@ -119,9 +130,9 @@ def ending(path: Path) -> str:
 
 
 def check_ending(path: Path) -> str:
-    """The ending. Raises: ValueError, it is unknown, or a columnar file is compressed."""
+    """The ending. Raises: ValueError, it is unknown, or a file that is packed by its nature is compressed again."""
     kind = ending(path)
-    if kind in COLUMNAR and path.suffix.lower() in PACKED:
+    if kind in (*COLUMNAR, ".xlsx") and path.suffix.lower() in PACKED:
         raise ValueError(f"{path}: a compressed {kind[1:]} file cannot be read: decompress it")
     if kind in (*COLUMNAR, *TEXTUAL, *PLAIN):
         return kind

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
+from hftrain.config.defaults import ENOUGH_TO_CHOOSE
 from hftrain.config.sources import read_source
 from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-FEW = 100  # validation rows: with fewer, an accuracy of 90 % has a margin of +-6 points or more
+SET_ASIDE = {  # as `held_out_size` has it
+    "validation": "a tenth of 1,000 rows and more, a twentieth of fewer",
+    "test": "a tenth, at least 50 or a fifth",
+}
 
 
 def load_splits(
@@ -133,10 +137,8 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
     """Logs the number of rows of each split, also by source; `chosen`: the splits whose size hftrain chose."""
     how = ""
     if chosen:
-        how = (
-            f" ({' and '.join(name for name in SPLITS if name in chosen)}: a tenth of the rows, at least 50 or a "
-            f"fifth, at most 2,000; to change it set {'_split and '.join(sorted(chosen))}_split)"
-        )
+        rules = "; ".join(f"{name} {SET_ASIDE[name]}" for name in SPLITS if name in chosen)
+        how = f" (set aside: {rules}; to change it set {'_split and '.join(name for name in SPLITS if name in chosen)}_split)"
     logger.warning("rows: %s%s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS), how)
     counts = {name: Counter(sources_of(rows[name])) for name in SPLITS}
     for source in dict.fromkeys(source for by_source in counts.values() for source in by_source):
@@ -146,7 +148,7 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
 
 def few_to_choose_by(rows: int, score: str | None) -> str | None:
     """A warning if a validation set of `rows` rows is too small to choose a model by."""
-    if rows >= FEW:
+    if rows >= ENOUGH_TO_CHOOSE:
         return None
     if score:
         low, high = wilson(round(0.9 * rows), rows)

@@ -13,7 +13,7 @@ from hftrain.config import DataConfig
 from hftrain.data.conll import is_tagged, read_lines, with_tags
 from hftrain.data.lines import Dialect, Fault, decode, raw_lines
 from hftrain.data.readers import Item, check_text
-from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing, open_file
+from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, check_ending, ending, existing, open_file
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
@@ -104,7 +104,7 @@ def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
         if is_conll:
             logger.warning("%s is read as CoNLL columns: one word per line, its tag in the last column", path)
         return is_conll
-    return form not in (*COLUMNAR, *JSON, ".csv")
+    return form not in (*COLUMNAR, *JSON, *SPREADSHEETS)
 
 
 def read_sentences(path: Path, config: Reading) -> Inputs:

@@ -84,7 +84,10 @@ def test_endings_without_case_and_other_names_of_json_lines(tmp_path, name):
 NOT_DATA = {
     "rows.dat": (LINES, "the ending .dat is not known"),
     "rows": (LINES, "the name has no ending"),
-    "book.xlsx": (zipped(b"x"), "the ending .xlsx is not known .*: save its sheet as .csv"),
+    "book.xls": (zipped(b"x"), "the ending .xls is not known .*: save its sheet as .xlsx or .csv"),
+    "book.xlsx": (zipped(b"x"), "book.xlsx is no readable Excel workbook: .*Save its sheet as .csv"),
+    "torn.xlsx": (b"PK\x03\x04", "torn.xlsx is no readable Excel workbook"),
+    "book.xlsx.gz": (gzip.compress(b"PK"), "a compressed xlsx file cannot be read: decompress it"),
     "rows.zip": (zipped(LINES), "the ending .zip is not known .*: unpack it"),
     "rows.jsonl": (zipped(LINES), "rows.jsonl is a zip archive or an Office file: unpack it"),
     "rows.jsonl.gz": (gzip.compress(tar(LINES.encode())), "rows.jsonl.gz is an archive: unpack it"),
@@ -317,3 +320,39 @@ def test_what_is_kept_is_made_again_where_it_is_damaged(tmp_path, caplog):
         assert f"{folder} is damaged ({named}) and is made again" in caplog.text
         assert (folder / "inside" / "a.json").read_text() == "{}"
     assert len(made) == 4
+
+
+# ---- Excel workbooks
+
+SHEET = """<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>
+<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c><c t="inlineStr"><is><t>stars</t></is></c></row>
+<row r="2"><c r="A2" t="s"><v>2</v></c><c r="B2" t="str"><f>"a"</f><v>a</v></c><c r="C2"><v>3.0</v></c></row>
+<row r="3"><c r="A3"/></row>
+<row r="4"><c r="A4" t="inlineStr"><is><t>two</t></is></c><c r="C4"><v>0.10000000000000001</v></c></row>
+<row r="5"><c r="A5" t="inlineStr"><is><t>drei</t></is></c><c r="B5" t="b"><v>1</v></c><c r="D5"><v>1</v></c></row>
+</sheetData></worksheet>"""
+TEXTS = """<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>text</t></si><si><t>label</t></si>
+<si><r><t>Stra\u00dfe, </t></r><r><rPr><b/></rPr><t xml:space="preserve">the
+first</t></r><rPh sb="0" eb="1"><t>not this</t></rPh></si></sst>"""
+BOOK = """<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>
+<sheet name="Reviews" sheetId="7" r:id="rId2"/><sheet name="Notes" sheetId="2" r:id="rId1"/></sheets></workbook>"""
+LINKS = """<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">
+<Relationship Id="rId1" Target="worksheets/sheet1.xml"/><Relationship Id="rId2" Target="worksheets/sheet9.xml"/>
+</Relationships>"""
+
+
+def test_the_first_sheet_of_a_workbook_is_read_as_csv(tmp_path, caplog):
+    parts = {"workbook": BOOK, "_rels/workbook.xml.rels": LINKS, "sharedStrings": TEXTS, "worksheets/sheet9": SHEET}
+    with zipfile.ZipFile(tmp_path / "Book.XLSX", "w") as book:
+        for name, content in parts.items():
+            book.writestr(f"xl/{name}" if "." in name else f"xl/{name}.xml", content)
+    columns = {"text": "text", "label": "label", "stars": "stars"}
+    rows = load_rows(tmp_path / "Book.XLSX", columns=columns, max_bad_rows=1, read=lambda values, _: values)
+    assert [tuple(row.values()) for row in rows] == [("Stra\u00dfe, the\nfirst", "a", "3"), ("two", "", "0.1")]
+    assert [(bad.place, bad.reason) for bad in rows.bad] == [
+        ("line 5", "4 fields, but the first line names 3: text, label, stars")
+    ]
+    assert "of its sheets Reviews, Notes the first, Reviews, is read" in caplog.text
+    with pytest.raises(ValueError, match=r"Book.XLSX, line 1: no column 'txt'.* did you mean 'text'"):
+        load_rows(tmp_path / "Book.XLSX", columns={"text": "txt"})

@@ -106,7 +106,7 @@ def test_the_rows_of_the_folds(tmp_path):
     for fold in (1, 2, 3):
         config = DataConfig(train_file=path, folds=3, fold=fold)
         rows = load_splits(config, columns=columns, stratify="label")
-        assert [len(rows[name]) for name in ("train", "validation", "test")] == [48, 12, 30]
+        assert [len(rows[name]) for name in ("train", "validation", "test")] == [57, 3, 30]
         assert set(Counter(rows["test"]["label"]).values()) == {10}
         assert all(rows[name].leaks.inputs == 0 for name in ("validation", "test"))
         tested += rows["test"]["text"]

@@ -12,7 +12,7 @@ import pyarrow as pa
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
 from hftrain.data.lines import raw_lines
-from hftrain.data.sources import COLUMNAR, JSON, ending
+from hftrain.data.sources import COLUMNAR, JSON, SPREADSHEETS, ending
 from hftrain.data.splits import load_splits
 from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
@@ -32,7 +32,7 @@ OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
-    A csv or tsv file is a table with a word or a sentence per row. Any other text file that is not JSON is read as
+    A csv, tsv or xlsx file is a table with a word or a sentence per row. Any other text file that is not JSON is read as
     CoNLL columns, and so is a tsv file without such column names. Otherwise rows have lists of words and of tags (names
     or numbers of `label_names`), or texts with the spans of entities.
 
@@ -41,7 +41,7 @@ def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
     """
 
     def reader(path: Path) -> Iterator[readers.Item] | None:
-        if (table := read_table(path, config)) or ending(path) in (*COLUMNAR, *JSON, ".csv"):
+        if (table := read_table(path, config)) or ending(path) in (*COLUMNAR, *JSON, *SPREADSHEETS):
             return table
         if ending(path) == ".tsv" and names_columns(path, config):
             return None

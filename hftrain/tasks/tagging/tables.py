@@ -1,4 +1,4 @@
-"""Sentences of tables (csv, tsv) with one word per row."""
+"""Sentences of tables (csv, tsv, xlsx) with one word per row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from hftrain.data import readers
 from hftrain.data.conll import TAGS, WORDS, plain
-from hftrain.data.sources import ending, open_file
+from hftrain.data.sources import SPREADSHEETS, ending, open_file
 from hftrain.data.splits import dialect_of
 from hftrain.data.written import looks_written
 
@@ -31,7 +31,7 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
     Raises:
         ValueError: the table lacks `sentence_column`.
     """
-    if ending(path) not in (".csv", ".tsv"):
+    if ending(path) not in (*SPREADSHEETS, ".tsv"):
         return None
     items = iter(open_file(path, {"row": ""}, dialect_of(config)).items)
     first = next(items, None)
