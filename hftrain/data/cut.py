@@ -144,7 +144,7 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
     order = np.argsort(strata, kind="stable")
     kinds, firsts = np.unique(strata[order], return_index=True)
     members = np.split(order, firsts[1:])
-    edges = np.cumsum([0, *(int(sizes[each].sum()) for each in members)])
+    edges = np.cumsum([0, *(int(sizes[members_of].sum()) for members_of in members)])
     quotas = np.diff(np.floor(edges * wanted / max(1, edges[-1]) + start).astype(np.int64))
     left = dict(zip(kinds.tolist(), map(len, members), strict=True))
     chosen: list[int] = []
@@ -159,7 +159,7 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
                 room -= int(sizes[index])
         return room
 
-    rest = sum(take(each, int(quota)) for each, quota in zip(members, quotas, strict=True))
+    rest = sum(take(members_of, int(quota)) for members_of, quota in zip(members, quotas, strict=True))
     if rest and len(members) > 1:  # shares that no group fitted
         take(np.setdiff1d(np.arange(len(sizes)), chosen), rest)
     return chosen

@@ -138,7 +138,8 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
     how = ""
     if chosen:
         rules = "; ".join(f"{name} {SET_ASIDE[name]}" for name in SPLITS if name in chosen)
-        how = f" (set aside: {rules}; to change it set {'_split and '.join(name for name in SPLITS if name in chosen)}_split)"
+        settings = " and ".join(f"{name}_split" for name in SPLITS if name in chosen)
+        how = f" (held out: {rules}; to change it set {settings})"
     logger.warning("rows: %s%s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS), how)
     counts = {name: Counter(sources_of(rows[name])) for name in SPLITS}
     for source in dict.fromkeys(source for by_source in counts.values() for source in by_source):
