@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hftrain import disk
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def whole(folder: Path) -> Iterator[Path]:
         stage.mkdir(parents=True)
         yield stage
         share_weights(stage)
-        os.rename(stage, folder)
+        disk.sync_folder(stage)
+        disk.move(stage, folder)
     except OSError as error:
         if not folder.exists():  # else another process was faster with the same
             raise ValueError(cannot_write(folder, error)) from error
@@ -93,15 +95,6 @@ def share_weights(folder: Path) -> None:
     for file in folder.rglob("*.safetensors"):
         for beside in file.parent.glob("*config.json"):
             shutil.copymode(beside, file)
-
-
-def fsync(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def sha256_of(path: Path) -> str:

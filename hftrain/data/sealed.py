@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hftrain import __version__
-from hftrain.data.files import fsync, sha256_of
+from hftrain import __version__, disk
+from hftrain.data.files import sha256_of
 
 MANIFEST = "model_manifest.json"
 STAGING = ".saving-model"  # in the folder that the model is moved to
@@ -34,8 +34,7 @@ def moved_in(folder: Path, **about: Any) -> Iterator[Path]:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     yield staging
-    for path in [*staging.rglob("*"), staging]:
-        fsync(path)
+    disk.sync_folder(staging)
     seal(staging, **about)
     before: set[str] = set()
     with suppress(ValueError):
@@ -48,7 +47,7 @@ def moved_in(folder: Path, **about: Any) -> Iterator[Path]:
         os.replace(path, target)
     for name in before - {path.relative_to(staging).as_posix() for path in moved}:
         (folder / name).unlink(missing_ok=True)  # shards of an earlier save that nothing refers to
-    fsync(folder)
+    disk.sync(folder)
     shutil.rmtree(staging)
 
 
@@ -71,11 +70,7 @@ def seal(folder: str | Path, names: Iterable[str] | None = None, **about: Any) -
             entry = {"size": path.stat().st_size, "sha256": digest}
             manifest["files"][path.relative_to(folder).as_posix()] = entry
     manifest["sha256"] = _digest(manifest)
-    staged = folder / f".{MANIFEST}"
-    staged.write_text(json.dumps(manifest, indent=1))
-    fsync(staged)
-    os.replace(staged, folder / MANIFEST)
-    fsync(folder)
+    disk.write(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from hftrain.config.nested import flatten_json
+
 
 def require_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
     """Compares `facts` (of JSON values, or what has a `str`) between the processes; every one has to call.
@@ -18,7 +20,7 @@ def require_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> Non
     """
     if accelerator.num_processes == 1:
         return
-    flat = _flatten(facts)
+    flat = flatten_json(facts, default=str)
     digest = hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
     if len(set(gather_object([digest]))) == 1:
         return
@@ -31,13 +33,3 @@ def require_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> Non
         if len(holders) > 1:
             lines.append(f"  {key}: " + "; ".join(f"{value} on {', '.join(who)}" for value, who in holders.items()))
     raise ValueError("the processes disagree, and would train different runs:\n" + "\n".join(lines))
-
-
-def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in facts.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = json.dumps(value, sort_keys=True, default=str)
-    return flat

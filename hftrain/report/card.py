@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hftrain import disk
+from hftrain.config.nested import flatten
 from hftrain.report.figures import Figure
 from hftrain.report.formats import (
     by_split,
     chosen_rows,
     escape,
-    flatten,
     format_number,
     format_setting,
     format_value,
     presentable,
 )
-from hftrain.report.history import write_atomically
 
 
 def write_model_card(
@@ -123,7 +123,7 @@ def write_model_card(
     if environment:
         parts += ["## Environment", _facts(environment)]
     body = "\n\n".join(part for part in parts if part)
-    write_atomically(output_dir / "README.md", f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
+    disk.write(output_dir / "README.md", f"---\n{metadata.to_yaml()}\n---\n\n{body}\n")
     return output_dir / "README.md"
 
 

@@ -2,30 +2,16 @@
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from hftrain.data.files import fsync, make_again
+from hftrain import disk
+from hftrain.data.files import make_again
 from hftrain.report.formats import without_home
 from hftrain.terminal import visible_json
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write through a temporary file, so that readers and crashes see the old file or the new one, never half of it."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # Half a surrogate pair can come out of a data file; it must not cost the report.
-        with open(staged, "w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def _plain(value: Any, name: str, not_finite: dict[str, str]) -> Any:
@@ -61,7 +47,7 @@ def write_results(output_dir: str | Path, results: Mapping[str, Any]) -> Path:
     """
     path = Path(output_dir) / "all_results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, visible_json(_json_safe(results), indent=2, allow_nan=False) + "\n")
+    disk.write(path, visible_json(_json_safe(results), indent=2, allow_nan=False) + "\n")
     return path
 
 
@@ -76,7 +62,7 @@ def write_run(output_dir: str | Path, run: Mapping[str, Any]) -> None:
         return without_home(value) if isinstance(value, str) else value
 
     plain = shareable(json.loads(json.dumps(run, default=str)))
-    write_atomically(Path(output_dir) / "run.json", visible_json(_json_safe(plain), indent=2, allow_nan=False) + "\n")
+    disk.write(Path(output_dir) / "run.json", visible_json(_json_safe(plain), indent=2, allow_nan=False) + "\n")
 
 
 class History:
@@ -104,7 +90,7 @@ class History:
             kept = [row for row in self.rows() if row["step"] <= resume_step] if resume_step else []
             if not evaluated:
                 kept = [row for row in kept if row["step"] < resume_step or "loss" in row or "event" in row]
-            write_atomically(self.path, "".join(visible_json(row) + "\n" for row in kept))
+            disk.write(self.path, "".join(visible_json(row) + "\n" for row in kept))
             self.lines = len(kept)
 
     def append(self, row: Mapping[str, Any]) -> None:
@@ -139,7 +125,7 @@ class History:
     def sync(self) -> None:
         """Brings the lines to the disk: a checkpoint that says how many there are must not outlive them."""
         if self.enabled and self.path.exists():
-            fsync(self.path)
+            disk.sync(self.path)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every line, as `read_history` reads them."""
@@ -148,7 +134,7 @@ class History:
 
 def write_seen(output_dir: str | Path, seen: Mapping[str, Any]) -> None:
     """Writes `inspection.json`: numbers of the training examples as the loop sees them."""
-    write_atomically(Path(output_dir) / "inspection.json", json.dumps(_json_safe(seen), indent=2) + "\n")
+    disk.write(Path(output_dir) / "inspection.json", json.dumps(_json_safe(seen), indent=2) + "\n")
 
 
 def read_seen(output_dir: str | Path) -> dict[str, Any]:

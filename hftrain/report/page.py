@@ -9,10 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hftrain import disk
+from hftrain.config.nested import flatten
 from hftrain.report.curves import curves_of
 from hftrain.report.figures import Figure
-from hftrain.report.formats import by_split, chosen_rows, escape, flatten, format_number, format_setting, format_value
-from hftrain.report.history import write_atomically
+from hftrain.report.formats import by_split, chosen_rows, escape, format_number, format_setting, format_value
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def write_page(
 </body>
 </html>
 """
-    write_atomically(path, page)
+    disk.write(path, page)
     return path
 
 

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import numpy as np
 from accelerate import PartialState
 
+from hftrain import disk
 from hftrain.config import RecipeConfig, changed
 from hftrain.config.errors import explain_disk
 from hftrain.report import Table, bars, format_number, write_report
-from hftrain.report.history import write_atomically
 from hftrain.report.progress import say
 from hftrain.terminal import visible
 
@@ -86,7 +86,7 @@ def student_t(freedom: int) -> float:
 def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> None:
     """Writes `cross_validation.json` and `report.html`, and prints the scores."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SCORES, json.dumps(outcome, indent=2, default=str) + "\n")
+    disk.write(folder / SCORES, json.dumps(outcome, indent=2, default=str) + "\n")
     scores: dict[str, dict[str, float]] = outcome["scores"]
     folds = [
         {"fold": f"fold-{number}", **{name: result[name] for name in scores}}

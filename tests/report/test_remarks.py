@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from hftrain.labels.scoring import Scores
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
 from hftrain.tasks import answering, chat, classification, preference, tagging, translation
-from hftrain.tasks.classification.scoring import Scores
 from hftrain.train.optim import too_few_steps
 from tests import ROOT
 

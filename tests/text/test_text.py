@@ -161,7 +161,7 @@ def test_cache_is_found_by_content(rows, tokenizer, texts, tmp_path):
     tokenizer.save_pretrained(tmp_path / "a" / "tokenizer")
     saved = files(tmp_path)
     tokenizer(["a", "b c"], padding=True, truncation=True, max_length=9)  # leaves its traces in a tokenizer
-    same = datasets.Dataset.from_dict(rows.to_dict())
+    same = datasets.Dataset.from_dict(rows.data.to_dict())
     for again in (tokenizer, AutoTokenizer.from_pretrained(tmp_path / "a" / "tokenizer")):
         assert list(tokenize_pairs(same, again, **PAIRS, cache_dir=tmp_path)) == list(examples)
     assert files(tmp_path) == saved

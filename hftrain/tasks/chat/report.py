@@ -14,13 +14,17 @@ from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
+from hftrain.train.inspect import inspecting
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
 
 def questions(rows: Rows, count: int) -> list[Chat]:
-    """Up to `count` of the rows that ask something, evenly spread; plain texts do not."""
+    """Up to `count` of the rows that ask something, evenly spread; plain texts do not. None where `fit` will train
+    nothing."""
+    if inspecting():
+        return []
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
     chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
     return [chat_of(rows[asking[i]]) for i in chosen]

@@ -18,17 +18,9 @@ from hftrain.text import pad
 from hftrain.train.evaluation import predict
 
 
-def answer(
-    accelerator: Accelerator,
-    model: Any,
-    *,
-    template: Template,
-    chats: Sequence[Chat],
-    batch_size: int,
-    max_new_tokens: int,
-) -> list[str]:
+def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequence[Chat], config: Any) -> list[str]:
     """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
-    may be one that `fit` has not prepared yet."""
+    may be one that `fit` has not prepared yet. `config` is a `ChatConfig` and a `TrainConfig`."""
     if not chats:
         return []
     module = accelerator.unwrap_model(model)
@@ -43,12 +35,12 @@ def answer(
         return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
 
     def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+        found = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
         new = found[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
     with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
-        answers = predict(accelerator, prompts, batch_size, collate=collate, generate=generate)
+        answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

@@ -12,10 +12,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.examples import Examples
+from hftrain.labels.classes import ID_TYPE, batch_labels
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.tasks.classification.labels import ID_TYPE, batch_labels
 from hftrain.text import learn_tokenizer, pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
 
-from hftrain import distributed
+from hftrain import disk, distributed
 from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
@@ -28,6 +27,7 @@ from hftrain.losses import Batch, Loss
 from hftrain.tasks.preference.config import PreferenceConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
+from hftrain.train.inspect import inspecting
 
 if TYPE_CHECKING:
     pass
@@ -136,13 +136,31 @@ def with_reference(
             if accelerator.is_main_process:
                 try:
                     file.parent.mkdir(parents=True, exist_ok=True)
-                    np.save(stage := file.with_suffix(f".{os.getpid()}.npy"), found)
-                    stage.replace(file)
+                    with disk.beside(file) as staged:
+                        with staged.open("wb") as opened:
+                            np.save(opened, found)
+                        disk.sync(staged)
+                        disk.move(staged, file)
                 except OSError as error:
                     raise ValueError(cannot_write(file, error)) from error
     joined = examples.items.add_column("reference", list(found))  # type: ignore[attr-defined]
     # the fingerprint stays that of the data: the last bits of the column depend on the machine
     return examples.replaced(items=joined)
+
+
+def add_references(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Mapping[str, Examples],
+    config: Any,
+    collate: Callable[[list[Any]], Batch],
+) -> dict[str, Examples]:
+    """`with_reference` of each split; as they are where the loss needs no reference, where each step computes it, and
+    where `fit` will train nothing. `config` is a `PreferenceConfig` and a `TrainConfig`."""
+    if inspecting() or not (config.needs_reference and config.precompute_ref_log_probs):
+        return dict(examples)
+    batch_size = config.eval_batch_size
+    return {name: with_reference(accelerator, model, split, batch_size, collate) for name, split in examples.items()}
 
 
 def evaluate_preferences(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +23,9 @@ import transformers
 from transformers import PreTrainedTokenizerBase
 
 import hftrain
+from hftrain import disk
 from hftrain.data.documents import Batch, Document, Files, Stream, batches, open_source
-from hftrain.data.files import cache, cannot_write, fsync, sha256_of
+from hftrain.data.files import cache, cannot_write, sha256_of
 from hftrain.data.lines import USUAL, Dialect
 from hftrain.data.rows import BadRow, advice
 from hftrain.data.tokens import FORMAT, MANIFEST
@@ -227,16 +227,11 @@ def write(
             f"validation_split leaves no {lacking.pop()} document of {documents}: change it, make more documents "
             "(document: paragraph or line), or give the validation text apart"
         )
-    os.rename(folder / UNFINISHED, folder / MANIFEST)
-    fsync(folder)
+    disk.move(folder / UNFINISHED, folder / MANIFEST)
 
 
 def _save(folder: Path, manifest: dict[str, Any]) -> None:
-    path = folder / f"{UNFINISHED}.new"
-    path.write_text(json.dumps(manifest, indent=1))
-    fsync(path)
-    os.rename(path, folder / UNFINISHED)
-    fsync(folder)
+    disk.write(folder / UNFINISHED, json.dumps(manifest, indent=1))
 
 
 class Shard:
@@ -262,7 +257,7 @@ class Shard:
         offsets = np.cumsum(np.concatenate(self.lengths), dtype="<i8").tobytes()
         self.paths["offsets"].write_bytes(offsets)
         for path in self.paths.values():
-            fsync(path)
+            disk.sync(path)
         digests = {"tokens": self.digest.hexdigest(), "offsets": hashlib.sha256(offsets).hexdigest()}
         documents = len(offsets) // 8 - 1
         return self.entry | {"documents": documents, "tokens": self.tokens, "bytes": self.size, "sha256": digests}

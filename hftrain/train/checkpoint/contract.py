@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+
+from hftrain.config.nested import flatten_json
 
 
 def check_contract(
@@ -24,7 +25,7 @@ def check_contract(
     Raises:
         ValueError: with both values of every other difference; or a name in `allow` is no key.
     """
-    before, now, allow = flatten(saved), flatten(current), set(allow)
+    before, now, allow = flatten_json(saved), flatten_json(current), set(allow)
     known = {parent for key in {**before, **now} for parent in _parents(key)}
     for name in allow - known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)
@@ -46,7 +47,7 @@ def check_contract(
 def differences(saved: Mapping[str, Any], current: Mapping[str, Any], optional: Collection[str] = ()) -> dict[str, str]:
     """A line with both values for each key that differs; see `check_contract`."""
     both = [key for key in {**saved, **current} if key not in optional or (key in saved and key in current)]
-    before, now = (flatten({key: side[key] for key in both if key in side}) for side in (saved, current))
+    before, now = (flatten_json({key: side[key] for key in both if key in side}) for side in (saved, current))
     return {
         key: f"{key}: {before.get(key, 'absent')} when saved, {now.get(key, 'absent')} now"
         for key in {**before, **now}
@@ -57,17 +58,3 @@ def differences(saved: Mapping[str, Any], current: Mapping[str, Any], optional: 
 def _parents(key: str) -> set[str]:
     """'a.b.c' -> {'a', 'a.b', 'a.b.c'}."""
     return {key, *(key[: dot.start()] for dot in re.finditer(r"\.", key))}
-
-
-def flatten(contract: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """{"a": {"b": 1.0}} -> {"a.b": "1.0"}. Raises ValueError for a value that JSON cannot hold."""
-    flat: dict[str, str] = {}
-    for key, value in contract.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            try:
-                flat[f"{prefix}{key}"] = json.dumps(value, sort_keys=True)
-            except TypeError as error:
-                raise ValueError(f"contract key {prefix}{key}: {error}") from None
-    return flat

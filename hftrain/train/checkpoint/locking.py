@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from hftrain import disk
 from hftrain.train.checkpoint.runs import recover
 
 BEAT_SECONDS, BEATS = 5.0, 12  # a lock from elsewhere is stale after a minute without a sign of life
@@ -137,33 +138,30 @@ def _acquire(path: Path, text: str) -> None:
 
 def _create(path: Path, text: str) -> bool:
     """Makes a lock file, whole; False if there is one."""
-    staged = path.with_name(f".lock.{uuid.uuid4().hex}.tmp")
     try:
-        with open(staged, "x") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        with disk.beside(path) as staged:
+            staged.write_text(text)
+            disk.sync(staged)
+            return _link(staged, path, text)
+    except FileNotFoundError:  # the folder, or all that was staged in it, was cleared away just now
+        return False
+
+
+def _link(staged: Path, path: Path, text: str) -> bool:
+    """Gives the staged lock its name; False if there is a lock of that name."""
+    try:
         os.link(staged, path)
     except FileExistsError:
         seen = _look(path)
         return seen is not None and seen.text == text  # NFS may report this of a link that it has just made
-    except FileNotFoundError:  # the folder, or all that was staged in it, was cleared away just now
-        return False
     except OSError as error:
-        if error.errno not in NO_LINKS or not staged.exists():
+        if error.errno not in NO_LINKS:
             raise
-        return _create_in_place(path, text)
-    finally:
-        staged.unlink(missing_ok=True)
-    return True
-
-
-def _create_in_place(path: Path, text: str) -> bool:
-    try:
-        with open(path, "x") as file:
-            file.write(text)
-    except FileExistsError:
-        return False
+        try:
+            with open(path, "x") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
     return True
 
 

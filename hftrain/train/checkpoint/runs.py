@@ -14,12 +14,13 @@ from typing import Any, TypeVar
 
 import torch.distributed
 
+from hftrain import disk
 from hftrain.train.checkpoint.reading import checkpoints, read_manifest, require_intact, step_of, verify, why_unfit
 
 GB = 10**9
 SAVING, DELETING, REPLACED = ".saving-", ".deleting-", ".replaced-"  # prefixes of what is not whole, or in the way
 FINAL_FILES = ("all_results.json", "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-STRAY = re.compile(r"\..+\.[0-9a-f]+\.tmp|\.lock-claim|\.lock-after-[0-9a-f]+")  # left by a kill within a moment
+STRAY = re.compile(rf"{disk.STAGED}|\.lock-claim|\.lock-after-[0-9a-f]+")  # left by a kill within a moment
 T = TypeVar("T")
 
 

@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import load_file, save_file
 
+from hftrain import disk
 from hftrain.config.errors import of_a_disk
-from hftrain.data.files import fsync, sha256_of
-from hftrain.train.checkpoint.contract import flatten
+from hftrain.config.nested import flatten_json
+from hftrain.data.files import sha256_of
 from hftrain.train.checkpoint.reading import FORMAT, sha256_of_json
 from hftrain.train.checkpoint.runs import GB, REPLACED, SAVING, free_bytes, recover
 
@@ -53,7 +54,7 @@ def save(
     Returns the folder, or None on every rank when the disk failed (full, quota, read-only, I/O error): then the
     half-written folder is gone, older checkpoints stand, and a warning tells what was needed and what is free.
     """
-    flatten(contract)  # what is not JSON, or missing, is refused here on every rank alike
+    flatten_json(contract)  # what is not JSON, or missing, is refused here on every rank alike
     state_text, samples_seen = json.dumps(dict(state)), state["samples_seen"]
     folder = Path(output_dir) / f"checkpoint-{step}"
     staging = folder.with_name(SAVING + folder.name)
@@ -194,8 +195,7 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
             for path, digest in zip(files, digests, strict=True)
         }
     (folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": sha256_of_json(manifest)}, indent=1))
-    for path in [*folder.rglob("*"), folder]:  # folders too: they hold the names
-        fsync(path)
+    disk.sync_folder(folder)
 
 
 def _put_in_place(staging: Path, folder: Path) -> None:
@@ -203,8 +203,7 @@ def _put_in_place(staging: Path, folder: Path) -> None:
     replaced = folder.with_name(REPLACED + folder.name)
     if folder.exists():
         folder.rename(replaced)  # killed here, `recover` gives it its name back
-    staging.rename(folder)
-    fsync(folder.parent)
+    disk.move(staging, folder)
     if replaced.exists():
         shutil.rmtree(replaced)
 

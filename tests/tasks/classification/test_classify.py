@@ -17,11 +17,11 @@ from torch.testing import assert_close
 
 from hftrain import text
 from hftrain.config import ConfigError
+from hftrain.labels.losses import losses
+from hftrain.labels.scoring import best_threshold, tune_thresholds
 from hftrain.metrics import load_metric
 from hftrain.models.freezing import freeze
 from hftrain.tasks import classification
-from hftrain.tasks.classification.losses import losses
-from hftrain.tasks.classification.scoring import best_threshold, tune_thresholds
 from tests import ROOT
 from tests.old_folders import without_the_key
 

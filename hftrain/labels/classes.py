@@ -1,4 +1,4 @@
-"""Labels as they stand in the data, the classes there are, and labels as numbers; of any modality.
+"""Labels as they stand in the data, the classes there are, and labels as numbers.
 
 Shapes: N examples, B examples of a batch, K classes or labels (1 for regression).
 """
@@ -21,8 +21,8 @@ from hftrain.data.examples import Examples
 from hftrain.data.names import report_names
 from hftrain.data.rows import dataset
 from hftrain.data.written import unwritten, unwritten_or_text
+from hftrain.labels.config import LabelConfig
 from hftrain.models import load
-from hftrain.tasks.classification.config import ClassificationConfig
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -45,7 +45,7 @@ ID_TYPE = {
 }
 
 
-def read_label(values: list[Any], names: list[str], config: ClassificationConfig, cuts: set[str]) -> Any:
+def read_label(values: list[Any], names: list[str], config: LabelConfig, cuts: set[str]) -> Any:
     """The label of a row: of one column, or of several with 0 or 1 each.
 
     Args:
@@ -63,7 +63,7 @@ def read_label(values: list[Any], names: list[str], config: ClassificationConfig
     return read_classes(values[0], names[0], config.label_names, cuts)
 
 
-def read_flags(values: list[Any], names: list[str], config: ClassificationConfig) -> str | list[str]:
+def read_flags(values: list[Any], names: list[str], config: LabelConfig) -> str | list[str]:
     """The columns that hold 1; of a single class, the one that does. Raises: Fault."""
     chosen = []
     for column, value, name in zip(config.label_column, values, names, strict=True):
@@ -137,7 +137,7 @@ def read_number(value: Any, name: str) -> float:
 # ---- vectors
 
 
-def read_vectors(rows: "dict[str, Rows]", config: ClassificationConfig) -> "dict[str, Rows]":
+def read_vectors(rows: "dict[str, Rows]", config: LabelConfig) -> "dict[str, Rows]":
     """The rows, with lists of classes where their labels are vectors: equally long in every row, with a place for each
     class that holds 0 or 1. The classes are named by `label_names`, else numbered from 0; they are kept in the
     `classes` of the training rows.
@@ -194,7 +194,7 @@ def replace_labels(rows: "Rows", labels: list[list[str]]) -> "Rows":
 # ---- classes
 
 
-def number_classes(rows: "dict[str, Rows]", config: ClassificationConfig) -> tuple[list[str], dict[str, int]]:
+def number_classes(rows: "dict[str, Rows]", config: LabelConfig) -> tuple[list[str], dict[str, int]]:
     """The classes' names, in the order of their numbers, and the number of each label as it stands in the rows.
 
     The names are `config.label_names`; else those of the model, if it is a classifier that has all the labels of the
@@ -279,12 +279,12 @@ def label_rows(rows: "Rows") -> dict[str, list[int]]:
     return found
 
 
-def classes_of_model(config: ClassificationConfig) -> list[str]:
+def classes_of_model(config: LabelConfig) -> list[str]:
     """The classes of a pretrained model that is a classifier already; [] of any other."""
     if config.model_name_or_path is None:
         return []
     model_config: Any = load.load_model_config(config)
-    classifies = any("ForSequenceClassification" in name for name in model_config.architectures or ())
+    classifies = any(config.HEAD in name for name in model_config.architectures or ())
     if not classifies or model_config.num_labels < 2:
         return []
     return [
@@ -337,7 +337,7 @@ def references(examples: Examples, problem: str, classes: int) -> np.ndarray:
     return indicators(labels, classes) if problem == "multi_label_classification" else np.asarray(labels)
 
 
-def weights(examples: Examples, names: Sequence[str], config: ClassificationConfig) -> torch.Tensor | None:
+def weights(examples: Examples, names: Sequence[str], config: LabelConfig) -> torch.Tensor | None:
     """(K,) weights of the classes in the training loss, or None where all are 1.
 
     Of one class of several they are scaled so that the training rows' mean weight is 1: a step's loss is divided by its

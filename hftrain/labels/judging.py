@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
+from hftrain.labels.config import LabelConfig
+from hftrain.labels.scoring import Scores, constant_guess, decide
 from hftrain.metrics import FITTING, load_metrics
 from hftrain.metrics.intervals import bootstrap, mean, wilson
 from hftrain.report.scores import MORE_TRAINING, never_predicted, no_better
-from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.tasks.classification.scoring import Scores, constant_guess, decide
 
 
 def judge(
     scores: Scores,
     references: np.ndarray,
     training: np.ndarray,
-    config: ClassificationConfig,
+    config: LabelConfig,
     names: Sequence[str],
     thresholds: Sequence[float] = (),
 ) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def judge(
     guess = constant_guess(training, references, problem, len(names))
     guessed = decide(guess.outputs, problem, [0.5] * len(names))
     baseline = {"loss": guess.loss} | measured(guessed, references, guess.outputs)
-    if problem == "multi_label_classification":  # the best F1 that looks at no text is that of every label
+    if problem == "multi_label_classification":  # the best F1 that looks at no input is that of every label
         every = measured(np.ones_like(references), references, guess.outputs)
         baseline |= {name: max(baseline[name], value) for name, value in every.items() if name.startswith("f1")}
     intervals = bootstrap(lambda rows: measured(said[rows], references[rows], scores.outputs[rows]), size)

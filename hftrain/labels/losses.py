@@ -19,12 +19,13 @@ def losses(
     """(B,) the loss of each example, in fp32 whatever the logits are in.
 
     - single_label_classification: -log p of the class; times (1 - p)^gamma for the focal loss (Lin et al. 2017, eq. 4).
+      Of soft labels the mean over the classes by their shares.
     - multi_label_classification: the mean over labels of the binary cross-entropy, likewise.
     - regression: the squared error.
 
     Args:
         logits: (B, K).
-        labels: (B,) classes, (B, K) 0.0 or 1.0, (B,) numbers.
+        labels: (B,) classes or (B, K) shares of the classes, (B, K) 0.0 or 1.0, (B,) numbers.
         weights: (K,) of each class; of several labels that of a row that has the label, against 1.
         label_smoothing: the share of the target spread over all classes; of several labels over yes and no.
     """
@@ -32,8 +33,12 @@ def losses(
     if problem == "regression":
         return (logits.squeeze(-1) - labels) ** 2
     if problem == "single_label_classification":
+        assert not (focal_gamma and labels.ndim == 2), "the focal loss needs the probability of one class"
         found = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
-        weight = 1.0 if weights is None else weights.to(logits.device)[labels]
+        weight: torch.Tensor | float = 1.0
+        if weights is not None:
+            weight = weights.to(logits.device)
+            weight = labels @ weight if labels.ndim == 2 else weight[labels]
     else:
         targets = labels * (1 - label_smoothing) + label_smoothing / 2
         found = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

@@ -12,11 +12,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from hftrain.labels.config import LabelConfig
+from hftrain.labels.losses import logits_of, losses
 from hftrain.losses import Batch
 from hftrain.metrics import Metrics, load_metrics
 from hftrain.models.saved import save_remembered
-from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.tasks.classification.losses import logits_of, losses
 from hftrain.train.evaluation import OneProcess, predict
 
 
@@ -73,7 +73,7 @@ def decide(outputs: np.ndarray, problem: str, thresholds: Sequence[float]) -> np
 def measure(
     scores: Scores,
     references: np.ndarray,
-    config: ClassificationConfig,
+    config: LabelConfig,
     names: Sequence[str],
     thresholds: Sequence[float] = (),
     *,
@@ -90,7 +90,7 @@ def measure(
 
 
 def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, classes: int) -> Scores:
-    """The scores of a guess that looks at no text: how often the training rows have a class or a label, or the mean of
+    """The scores of a guess that looks at no input: how often the training rows have a class or a label, or the mean of
     their numbers.
 
     Args:
@@ -143,7 +143,7 @@ def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
 def choose_thresholds(
     accelerator: Accelerator,
     model: Any,
-    config: ClassificationConfig,
+    config: LabelConfig,
     score: Callable[[Any, str], Scores],
     references: np.ndarray,
 ) -> list[float]:
