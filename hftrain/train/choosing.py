@@ -12,12 +12,15 @@ from hftrain.train import checkpoint
 from hftrain.train.flops import count_parameters
 
 
-def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tuple[Plan, int]:
+def choose_settings(
+    model: Any, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[Plan, int]:
     """Fills in the open settings of `config`; returns the plan and the number of steps. A run that goes on takes what
     its checkpoint holds. Every process has to call.
 
     Args:
         lengths: (N, K) tokens of each of an example's K sequences.
+        held_out: the examples of other splits by name.
 
     Raises:
         ConfigError: what the user sets contradicts what is chosen.
@@ -34,7 +37,8 @@ def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tup
         new=getattr(config, "model_name_or_path", None) is None,
         adapters=adapted,
         longest=int(tokens.max(initial=1)),
-        metric=config.scored_by,
+        metric=config.metric_for_best_model or config.scored_by,
+        validation=len(held_out["validation"]) if held_out and "validation" in held_out else None,
     )
     defaults.fill(config, known, pinned(config))
     plan = Plan(
@@ -65,4 +69,6 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
+    kept = "load_best_model_at_end"  # it was true where it was not set, before it was chosen
+    before = {kept: contract.get(kept)} | before
     return {name: value for name, value in before.items() if value is not None}

@@ -19,7 +19,7 @@ from hftrain.train.evaluation import predict
 
 
 def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequence[Chat], config: Any) -> list[str]:
-    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
+    """The greedy answer to the prompt of each chat, in order, on every process; [] if there are no chats. The model
     may be one that `fit` has not prepared yet. `config` is a `ChatConfig` and a `TrainConfig`."""
     if not chats:
         return []
@@ -35,8 +35,8 @@ def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequ
         return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
 
     def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
-        new = found[:, batch["input_ids"].shape[1] :]
+        ids = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
+        new = ids[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()

@@ -1,0 +1,80 @@
+"""Recipes are read by strangers: `main` is short, on lines of its own, and so is that of the README, which trains."""
+
+import ast
+import json
+import re
+import runpy
+
+import pytest
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from hftrain import RecipeConfig
+from hftrain.text import train_tokenizer
+from tests import ROOT
+
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+STATEMENTS = 30
+
+
+def statements(source: str) -> list[ast.stmt]:
+    """Every statement of `main`, imports and those of the functions in it included."""
+    (main,) = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "main"]
+    return [node for node in ast.walk(main) if isinstance(node, ast.stmt) and node is not main]
+
+
+def packed_lines(source: str) -> list[int]:
+    """Lines that hold more than one step: two statements, two values assigned at once, or one kept from formatting."""
+    nodes = statements(source)
+    lines = [node.lineno for node in nodes]
+    several = {line for line in lines if lines.count(line) > 1}
+    several |= {node.lineno for node in nodes if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)}
+    several |= {number for number, line in enumerate(source.splitlines(), 1) if re.search(r"#\s*fmt:", line)}
+    return sorted(several)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_main_is_short_and_a_step_has_a_line(path):
+    source = path.read_text(encoding="utf-8")
+    assert len(statements(source)) <= STATEMENTS
+    assert packed_lines(source) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "count", "lines"),
+    [
+        ("    a = 1\n    b = 2", 2, []),
+        ("    def f():\n        return 1\n    return f", 3, []),
+        ("    a = 1; b = 2", 2, [2]),
+        ("    a, b = 1, 2", 1, [2]),
+        ("    if a: b = 1", 2, [2]),
+        ("    a = [\n        1, 2,\n    ]  # fmt: skip", 1, [4]),
+    ],
+)
+def test_what_counts_as_a_statement_and_as_packed(body, count, lines):
+    source = f"def main(config):\n{body}\n"
+    assert len(statements(source)) == count
+    assert packed_lines(source) == lines
+
+
+def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    recipe = tmp_path / "my_recipe.py"
+    recipe.write_text(blocks[0])
+    rows = [f"a line of {number} words is no text" for number in range(60)]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    tokenizer = train_tokenizer(rows, 300)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = RecipeConfig(
+        train_file=str(tmp_path / "notes.jsonl"),
+        model_name_or_path=str(tmp_path / "model"),
+        output_dir=str(tmp_path / "out"),
+        learning_rate=0.01,
+        max_steps=20,
+    )
+    results = runpy.run_path(str(recipe))["main"](config)
+    assert results["test_loss"] < 5  # a new model of 300 tokens begins at ln 300, which is 5.7
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert len(statements(blocks[0])) <= STATEMENTS and len(blocks[0].splitlines()) <= 36
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
