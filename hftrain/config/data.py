@@ -68,7 +68,7 @@ class DataConfig(Config):
             yield ("dataset_name", "train_file"), "nothing to train on: set one of them"
         for name in ("validation_file", "test_file"):
             if getattr(self, name) is not None and self.train_file is None:
-                yield (name, "dataset_name"), f"contradict each other: {name} goes with train_file"
+                yield (name, "dataset_name"), f"contradict each other: {name} needs train_file"
         for name in ("train_file", "validation_file", "test_file"):
             try:
                 sources = [read_source(written) for written in getattr(self, name) or ()]
@@ -81,26 +81,26 @@ class DataConfig(Config):
             if twice := [name for name in names if names.count(name) > 1]:
                 yield (name,), f"names {twice[0]} twice" + ("; a weight says so: @2" if name == "train_file" else "")
         if self.fold is not None and (self.folds is None or self.fold > self.folds):
-            yield ("fold", "folds"), f"fold {self.fold} is one of how many? set folds, to that number or more"
+            yield ("fold", "folds"), f"fold {self.fold} needs folds: set folds to {self.fold} or more"
         if self.folds is not None and self.test_file is not None:
-            yield ("folds", "test_file"), "contradict each other: with folds each row is tested once; leave one out"
+            yield ("folds", "test_file"), "contradict each other: with folds each row is a test row once; set only one"
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            yield ("delimiter",), f"is one character, as ; or | or TAB, got {self.delimiter!r}"
+            yield ("delimiter",), f"must be one character, such as ; or | or TAB, not {self.delimiter!r}"
         if twice := sorted({name for name in self.column_names if self.column_names.count(name) > 1}):
-            yield ("column_names",), f"has {twice[0]!r} twice: each column has a name of its own"
+            yield ("column_names",), f"has {twice[0]!r} twice: each column needs its own name"
         try:
             "".encode(self.encoding or "utf-8")
         except LookupError:
-            yield ("encoding",), f"unknown to Python: {self.encoding!r}; try windows-1252, latin-1 or utf-16"
+            yield ("encoding",), f"is unknown to Python: {self.encoding!r}; try windows-1252, latin-1 or utf-16"
 
     @property
     def trained_on(self) -> str:
-        """The training data for people."""
+        """The training data, in words."""
         return ", ".join(self.train_file) if self.train_file else str(self.dataset_name)
 
     @property
     def tested_on(self) -> str:
-        """What the test rows are of, for people."""
+        """The origin of the test rows, in words."""
         return ", ".join(self.test_file) if self.test_file else self.trained_on
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
 from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
+from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
 
 
@@ -46,6 +47,7 @@ def choose_settings(
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         global_batch_tokens=config.global_batch_tokens,
+        grouped=config.train_sampling_strategy == "group_by_length",
     )
     total = plan.total_steps(config.num_train_epochs, config.max_steps)
     defaults.fill_cadence(config, total)
@@ -69,6 +71,8 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
-    kept = "load_best_model_at_end"  # it was true where it was not set, before it was chosen
-    before = {kept: contract.get(kept)} | before
+    if contract:
+        before = {name: value for name, value in UNKNOWN.items() if name not in contract} | before
+        # true where it was not set, before it was chosen
+        before = {"load_best_model_at_end": contract.get("load_best_model_at_end")} | before
     return {name: value for name, value in before.items() if value is not None}

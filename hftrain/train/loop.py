@@ -311,5 +311,7 @@ def take_step(
     if not np.isfinite(outcome.loss):
         distributed.clear_gradients(accelerator, model, run.optimizer)
         return outcome
-    outcome.grad_norm = distributed.clip_and_step(accelerator, model, run.optimizer, config.max_grad_norm)
+    outcome.grad_norm = distributed.clip_and_step(
+        accelerator, model, run.parameters, run.optimizer, config.max_grad_norm
+    )
     return outcome
