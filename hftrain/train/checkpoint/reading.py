@@ -70,9 +70,10 @@ def verify(folder: str | Path) -> list[str]:
         return [f"{name}: {problem}" for name, problem in zip(manifest["files"], problems, strict=True) if problem]
 
 
-def why_unfit(folder: Path) -> str | None:
-    """Why a run should not go on from this checkpoint of its own accord; None if it may."""
-    problems = verify(folder)
+def why_unfit(folder: Path, *, verified: bool = False) -> str | None:
+    """Why a run should not go on from this checkpoint of its own accord; None if it may. `verified` reads the manifest
+    only."""
+    problems = [] if verified else verify(folder)
     if problems:
         return problems[0]
     return None if read_manifest(folder)["finite"] else "holds NaN or infinity"
