@@ -60,7 +60,7 @@ def make_environment(which: str) -> Path:
 def main(names: list[str]) -> int:
     for which in names or ["lowest", "newest"]:
         python = str(make_environment(which))
-        shown = "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in %r), sep=', ')" % (NEWEST,)
+        shown = f"import importlib.metadata as m; print(*(n + ' ' + m.version(n) for n in {NEWEST}), sep=', ')"
         print(f"{which}: ", end="", flush=True)
         subprocess.run([python, "-c", shown], check=True)
         status = subprocess.run([python, "-m", "pytest", "-m", "unit"], cwd=ROOT).returncode

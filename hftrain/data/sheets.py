@@ -36,7 +36,7 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
                         yield int(row.get("r", "0")), [cells.get(place, "") for place in range(max(width, filled))]
                     row.clear()
     except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, IndexError, ValueError, OSError) as error:
-        raise ValueError(f"{path} is no readable Excel workbook: {error}. Save its sheet as .csv") from None
+        raise ValueError(f"{path} is not a readable Excel workbook: {error}. Save its sheet as .csv") from None
 
 
 def _first_sheet(path: Path, book: zipfile.ZipFile) -> str:

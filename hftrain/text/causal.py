@@ -31,12 +31,14 @@ def collate_causal(
     """
     columns = {name: [example[name] for example in examples] for name in examples[0]}
     columns.setdefault("labels", columns["input_ids"])
-    if "position_ids" not in columns:
-        columns["attention_mask"] = [np.ones(len(ids), dtype=np.int64) for ids in columns["input_ids"]]
-    elif flat:
+    packed = "position_ids" in columns
+    if packed and flat:
         columns = {name: [np.concatenate(rows)] for name, rows in columns.items()}
-    fill = {"input_ids": pad_token_id, "labels": IGNORE, "attention_mask": 0, "position_ids": 0}
-    return {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
+    fill = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0}
+    batch = {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
+    return (
+        batch if packed else batch | {"attention_mask": text.attention_mask(columns["input_ids"], pad_to_multiple_of)}
+    )
 
 
 def causal_lengths(examples: Any) -> np.ndarray:

@@ -12,7 +12,7 @@ import logging
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 import hftrain
 from hftrain.data.examples import Examples
-from hftrain.data.files import cache, sha256_of, whole
+from hftrain.data.files import cache, sha256_of, staged
 from hftrain.data.rows import Rows, fingerprint
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def tokenized(
         shutil.rmtree(folder)
     if not folder.exists():
         counts: Counter[str] = Counter()
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             with pa.OSFile(str(stage / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                 for batch in rows.iter(BATCH_ROWS):
                     columns, counted = convert(batch)
@@ -154,11 +154,22 @@ def list_lengths(examples: Dataset, columns: Sequence[str]) -> np.ndarray:
 
 
 def pad(
-    sequences: Sequence[torch.Tensor | Sequence[int]], value: int, multiple: int = 1, side: str = "right"
+    sequences: Sequence[torch.Tensor | np.ndarray | Sequence[int]], value: int, multiple: int = 1, side: str = "right"
 ) -> torch.Tensor:
     """(B, T) int64: sequences padded on a side with `value` to the longest, T rounded up to a multiple."""
-    width = -(-max(map(len, sequences)) // multiple) * multiple
-    padded = torch.full((len(sequences), width), value, dtype=torch.int64)
-    for row, tokens in zip(padded, sequences, strict=True):
-        row[slice(len(tokens)) if side == "right" else slice(width - len(tokens), None)] = torch.as_tensor(tokens)
-    return padded
+    filled = _filled(sequences, multiple, side)
+    padded = np.full(filled.shape, value, dtype=np.int64)
+    padded[filled] = np.concatenate(sequences, dtype=np.int64, casting="unsafe")  # an empty list counts as floats
+    return torch.from_numpy(padded)
+
+
+def attention_mask(sequences: Sequence[Sized], multiple: int = 1, side: str = "right") -> torch.Tensor:
+    """(B, T) int64: 1 where `pad` puts a token of the sequences, 0 where it puts padding."""
+    return torch.from_numpy(_filled(sequences, multiple, side).astype(np.int64))
+
+
+def _filled(sequences: Sequence[Sized], multiple: int, side: str) -> np.ndarray:
+    """(B, T) bool: where the tokens of padded sequences stand."""
+    sizes = np.array([len(sequence) for sequence in sequences])
+    places = np.arange(-(-sizes.max() // multiple) * multiple)
+    return (places if side == "right" else places[::-1]) < sizes[:, None]

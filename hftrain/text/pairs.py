@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.examples import Examples
-from hftrain.text.examples import TOKENS, of_split, pad, tokenized
+from hftrain.text.examples import TOKENS, attention_mask, of_split, pad, tokenized
 from hftrain.text.tokenizer import language_id, language_ids
 
 if TYPE_CHECKING:
@@ -122,13 +123,13 @@ def collate_pairs(
     Returns:
         int64: input_ids, attention_mask (B, S); decoder_input_ids, labels (B, T), the latter padded with -100.
     """
-    sources = [torch.as_tensor(example["input_ids"]) for example in examples]
-    labels = [torch.as_tensor(example["labels"]) for example in examples]
-    first = None if decoder_start_token_id is None else torch.tensor([decoder_start_token_id])
-    shifted = [torch.cat([tokens[-1:] if first is None else first, tokens[:-1]]) for tokens in labels]
+    sources = [example["input_ids"] for example in examples]
+    labels = [np.asarray(example["labels"]) for example in examples]
+    first = decoder_start_token_id
+    shifted = [np.concatenate([tokens[-1:] if first is None else [first], tokens[:-1]]) for tokens in labels]
     return {
         "input_ids": pad(sources, pad_token_id, pad_to_multiple_of),
-        "attention_mask": pad([torch.ones_like(tokens) for tokens in sources], 0, pad_to_multiple_of),
+        "attention_mask": attention_mask(sources, pad_to_multiple_of),
         "decoder_input_ids": pad(shifted, pad_token_id, pad_to_multiple_of),
         "labels": pad(labels, -100, pad_to_multiple_of),
     }

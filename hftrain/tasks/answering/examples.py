@@ -134,7 +134,7 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, token_t
     ids = [example["input_ids"] for example in examples]
     batch = {
         "input_ids": text.pad(ids, pad_token_id),
-        "attention_mask": text.pad([[1] * len(tokens) for tokens in ids], 0),
+        "attention_mask": text.attention_mask(ids),
         "labels": torch.tensor([list(example["labels"]) for example in examples]),
         "null": torch.tensor([example["null"] for example in examples]),
     }

@@ -10,11 +10,11 @@ import torch
 from accelerate import Accelerator
 
 from hftrain.data.examples import Examples
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
-from hftrain.text import pad
+from hftrain.text import attention_mask, pad
 from hftrain.train.evaluation import predict
 
 
@@ -31,8 +31,8 @@ def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequ
     prompts = Examples(ids, [len(tokens) for tokens in ids])
 
     def collate(examples: list[list[int]]) -> Batch:
-        ids = pad([tokens[::-1] for tokens in examples], template.tokenizer.pad_token_id).flip(1)
-        return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
+        ids = pad(examples, template.tokenizer.pad_token_id, side="left")
+        return {"input_ids": ids, "attention_mask": attention_mask(examples, side="left")}
 
     def generate(batch: Batch) -> list[str]:
         ids = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
@@ -40,7 +40,7 @@ def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequ
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
-    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+    with gathered(module) if module is model else nullcontext(), torch.no_grad():
         answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

@@ -112,7 +112,7 @@ def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: 
     labels = [example[name] for example in examples for name in LABELS]
     batch = {
         "input_ids": text.pad(ids, pad_token_id),
-        "attention_mask": text.pad([[1] * len(tokens) for tokens in ids], 0),
+        "attention_mask": text.attention_mask(ids),
         "labels": text.pad(labels, IGNORE),
     }
     batch = {name: values.view(len(examples), 2, -1) for name, values in batch.items()}

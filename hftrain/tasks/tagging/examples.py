@@ -202,7 +202,7 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batc
     ids = [example["input_ids"] for example in examples]
     batch = {
         "input_ids": text.pad(ids, pad_token_id),
-        "attention_mask": text.pad([[1] * len(tokens) for tokens in ids], 0),
+        "attention_mask": text.attention_mask(ids),
         "labels": text.pad([example["labels"] for example in examples], IGNORE),
     }
     words = torch.zeros_like(batch["input_ids"])

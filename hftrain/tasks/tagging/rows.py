@@ -32,9 +32,9 @@ OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
 def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
-    A csv, tsv or xlsx file is a table with a word or a sentence per row. Any other text file that is not JSON is read as
-    CoNLL columns, and so is a tsv file without such column names. Otherwise rows have lists of words and of tags (names
-    or numbers of `label_names`), or texts with the spans of entities.
+    A csv, tsv or xlsx file is a table with a word or a sentence per row. Any other text file that is not JSON is read
+    as CoNLL columns, and so is a tsv file without such column names. Otherwise rows have lists of words and of tags
+    (names or numbers of `label_names`), or texts with the spans of entities.
 
     Raises:
         ValueError: a row cannot be used, for example since a tag breaks the scheme; names the file and line.
