@@ -139,7 +139,7 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
     if chosen:
         names = [name for name in SPLITS if name in chosen]
         rules = "; ".join(f"{name} {SET_ASIDE[name]}" for name in names)
-        how = f" (set aside: {rules}; to change it set {'_split and '.join(names)}_split)"
+        how = f" (held out: {rules}; to change it set {'_split and '.join(names)}_split)"
     logger.warning("rows: %s%s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS), how)
     counts = {name: Counter(sources_of(rows[name])) for name in SPLITS}
     for source in dict.fromkeys(source for by_source in counts.values() for source in by_source):

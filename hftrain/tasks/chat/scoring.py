@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from hftrain.data.examples import Examples
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
@@ -40,7 +40,7 @@ def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequ
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
-    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+    with gathered(module) if module is model else nullcontext(), torch.no_grad():
         answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers
