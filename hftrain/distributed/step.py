@@ -1,4 +1,4 @@
-"""What the strategies do differently in a step: gradients, their exchange, their norm, the optimizer."""
+"""The differences of the strategies in a step: gradients, their exchange, their norm, the optimizer."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -13,12 +13,12 @@ from hftrain.distributed.watch import moved
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
+    """Whether memory ran out, on a GPU or in the allocator of the CPU, which has no own exception."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def zero_stage(accelerator: Accelerator) -> int:
-    """0 without DeepSpeed."""
+    """The ZeRO stage; 0 without DeepSpeed."""
     return (
         accelerator.state.deepspeed_plugin.zero_stage
         if accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -27,12 +27,12 @@ def zero_stage(accelerator: Accelerator) -> int:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether a process holds only pieces of the parameters or of the optimizer's state."""
+    """Whether a process holds only shards of the parameters or of the optimizer's state."""
     return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
 def describe(accelerator: Accelerator) -> str:
-    """On what a run computes, and how it is shared out."""
+    """The device, the number of processes and the strategy, in words."""
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     alone = f"{accelerator.device.type}, {precision}"
     if accelerator.num_processes == 1:
@@ -70,7 +70,7 @@ def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last:
 
 
 class ZeroGradients(torch.autograd.Function):
-    """A value as it is; the parameters beside it get gradients of zeros."""
+    """Returns a value unchanged; the given parameters get gradients of zeros."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
@@ -83,8 +83,8 @@ class ZeroGradients(torch.autograd.Function):
 
 
 def leaves(value: torch.Tensor) -> set[int]:
-    """Identities of the parameters that a value was computed from."""
-    found: set[int] = set()
+    """Ids of the parameters that a value was computed from."""
+    ids: set[int] = set()
     seen: set[Any] = {None}
     ahead: list[Any] = [value.grad_fn]
     while ahead:
@@ -92,9 +92,9 @@ def leaves(value: torch.Tensor) -> set[int]:
         if node not in seen:
             seen.add(node)
             if hasattr(node, "variable"):
-                found.add(id(node.variable))
+                ids.add(id(node.variable))
             ahead += [following for following, _ in node.next_functions]
-    return found
+    return ids
 
 
 def accumulating(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager:
@@ -115,33 +115,50 @@ def average_gradients(accelerator: Accelerator, model: Any) -> None:
 
 
 def exchange_nothing_in_forward(model: Any) -> None:
-    """DDP sends buffers round in the first forward pass, where a process out of memory would not appear; they are equal
-    already. It does so again only after a backward pass that exchanges gradients."""
+    """Stops DDP from broadcasting buffers in the first forward pass, in which a process out of memory would be missing;
+    they are equal already. It broadcasts again only after a backward pass that exchanges gradients."""
     model.require_forward_param_sync = False
 
 
-def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad_norm: float) -> float:
-    """Clips to `max_grad_norm` (0: not), takes the optimizer step unless the norm is not finite, and clears the
+def clip_and_step(
+    accelerator: Accelerator, model: Any, parameters: list[torch.nn.Parameter], optimizer: Any, max_grad_norm: float
+) -> float:
+    """Clips to `max_grad_norm` (0: no clipping), takes the optimizer step unless the norm is not finite, and clears the
     gradients.
 
+    Args:
+        parameters: all parameters of the model; collecting them here would take longer than clipping a small model.
+
     Returns:
-        the norm of the whole gradient before clipping, equal on every process.
+        the norm of the complete gradient before clipping, equal on every process.
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.step()  # clips; leaves the weights alone when the norm is not finite
         return float(model.get_global_grad_norm())
-    for parameter in model.parameters():
-        if parameter.requires_grad and parameter.grad is None:  # as ZeRO has it: weights and moments decay everywhere
+    for parameter in parameters:
+        if parameter.requires_grad and parameter.grad is None:  # like ZeRO: weights and moments decay everywhere
             parameter.grad = torch.zeros_like(parameter)
-    norm = float(accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or float("inf")))
+    norm = clip(accelerator, parameters, max_grad_norm or math.inf)
     if accelerator.scaler is not None or math.isfinite(norm):
         optimizer.step()  # with fp16 the scaler skips the step and lowers its scale
     optimizer.zero_grad()
     return norm
 
 
+def clip(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: float) -> float:
+    """Clips the gradients to the norm `limit` and returns their norm; one within the limit is read once, not
+    multiplied by 1."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return float(accelerator.clip_grad_norm_(parameters, limit))
+    accelerator.unscale_gradients()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if not float(norm) < limit - 2e-6:  # torch adds 1e-6 to the norm
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return float(norm)
+
+
 def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> None:
-    """Throws away what a step that will not be taken has accumulated."""
+    """Discards the accumulated gradients of a skipped step."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.zero_grad()
         if hasattr(model.optimizer, "zero_grad"):

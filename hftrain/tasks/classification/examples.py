@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.examples import Examples
-from hftrain.labels.classes import ID_TYPE, batch_labels
+from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.text import learn_tokenizer, pad, tokenized
+from hftrain.text import attention_mask, learn_tokenizer, pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
@@ -49,12 +48,9 @@ def tokenize(
     """
     typed = "token_type_ids" in tokenizer.model_input_names
 
-    def number(label: Any) -> Any:
-        return [ids[each] for each in label] if isinstance(label, list) else ids.get(label, label)
-
     def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, int]]:
         columns, whole = encode(tokenizer, batch["text"], batch.get("text_pair"), config.max_seq_length)
-        columns |= {"length": whole, "labels": [number(label) for label in batch["label"]]}
+        columns |= {"length": whole, "labels": [number_label(label, ids) for label in batch["label"]]}
         return columns, {"truncated": sum(length > config.max_seq_length for length in whole)}
 
     columns = [("input_ids", TOKENS), ("length", pa.int32()), ("labels", ID_TYPE[config.problem_type])]
@@ -112,10 +108,10 @@ def collate(
 ) -> Batch:
     """Padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
     (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
-    ids = [torch.as_tensor(example["input_ids"]) for example in examples]
+    ids = [example["input_ids"] for example in examples]
     batch = {
         "input_ids": pad(ids, pad_token_id, side=side),
-        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0, side=side),
+        "attention_mask": attention_mask(ids, side=side),
     }
     if typed:
         batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0, side=side)

@@ -22,11 +22,11 @@ def load_translator(config: TranslateConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
-    """Makes beams, length and target language the model's own defaults, which are saved with it, as is the prefix of
+    """Makes beams, length and target language the model's own defaults. They are saved with it, as is the prefix of
     the sources.
 
     Raises:
-        ValueError: max_source_length or max_target_length is more than the model has positions for.
+        ValueError: the model has fewer positions than max_source_length or max_target_length.
     """
     check_fit(model, max_source_length=config.max_source_length, max_target_length=config.max_target_length)
     if config.source_prefix:
