@@ -350,7 +350,7 @@ def test_texts_that_are_too_long_are_counted(translator, capsys):
     ("content", "column", "message"),
     [
         (b'{"en": "a"}\n{"en": 3}\n', "en", "rows.jsonl, line 2: no text in 'en'"),
-        (b'{"en": "a"}\n', None, "line 1: --column names one of en"),
+        (b'{"en": "a"}\n', None, "line 1: set --column to one of en"),
         (b'{"en": "a"}\nno\n', "en", "rows.jsonl, line 2: not valid JSON"),
         (b"[1]\n", "en", "rows.jsonl, line 1: not an object with columns but int: 1"),
         (b'{"en": "a", "prediction": "b"}\n', "en", 'already has a "prediction"'),

@@ -8,6 +8,8 @@ import pytest
 
 from tests import ROOT
 
+pytestmark = pytest.mark.unit
+
 PACKAGE = ROOT / "hftrain"
 RULED_OUT = re.compile(
     r"\bhad from\b|\bis no folder\b|\b(is|are) none\b|\bwhoever\b|\bliked best\b|\bmay say of\b|\bknows nothing\b|"
