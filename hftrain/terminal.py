@@ -18,7 +18,7 @@ def visible(text: str) -> str:
     return CONTROLS.sub(lambda found: repr(found.group())[1:-1], text.replace("\r\n", "\n"))
 
 
-def visible_json(value: Any, **how: Any) -> str:
+def visible_json(value: object, **how: Any) -> str:
     """`value` as JSON in which control characters are spelt out; it is read back as it was."""
     text = json.dumps(value, ensure_ascii=False, **how)
     return re.sub(f"(?!\n){CONTROLS.pattern}", lambda found: f"\\u{ord(found.group()):04x}", text)

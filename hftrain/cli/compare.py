@@ -1,13 +1,18 @@
 """`hftrain compare`: in what runs differ, and what came of it."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.terminal import visible
 
+if TYPE_CHECKING:
+    from hftrain.cli.commands import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "compare", help="compare runs: settings that differ, curves in one chart, scores with their intervals"
     )

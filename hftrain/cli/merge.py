@@ -1,16 +1,21 @@
 """`hftrain merge` and `hftrain export`: a trained model written anew, and compared with what was trained."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
+if TYPE_CHECKING:
+    from hftrain.cli.commands import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "merge",
         help="write a model with its adapter merged into the weights; exit code 1 if it is not the same model",

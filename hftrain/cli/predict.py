@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.cli.trust import trust_option
 
+if TYPE_CHECKING:
+    from hftrain.cli.commands import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument("texts", metavar="TEXT", nargs="*", help="what to predict from")

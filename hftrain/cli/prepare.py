@@ -1,14 +1,19 @@
 """`hftrain prepare`: text into token files, once, before training."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import Visible, visible
 
+if TYPE_CHECKING:
+    from hftrain.cli.commands import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "prepare",
         help="tokenize text for pretraining, on all cores",

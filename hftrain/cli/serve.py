@@ -1,15 +1,20 @@
 """`hftrain check-serve`: does a server give the tokens and answers of the exported model?"""
 
+from __future__ import annotations
+
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
+if TYPE_CHECKING:
+    from hftrain.cli.commands import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "check-serve",
         help="compare a running OpenAI-compatible server with an export; exit code 1 if they differ",

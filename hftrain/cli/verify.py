@@ -1,14 +1,19 @@
 """`hftrain verify`: whether the checkpoints and the final model of a run, or prepared tokens, are as they were
 written."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.terminal import visible
 
+if TYPE_CHECKING:
+    from hftrain.cli.commands import Commands
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "verify", help="check checkpoints, models or prepared tokens; exit code 1 if one is damaged"
     )

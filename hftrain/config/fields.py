@@ -263,7 +263,7 @@ class TrainConfig(Config):
         """What the scores are of, for people."""
         return "rows of the recipe's own"
 
-    def choose(self, name: str, value: Any, reason: str) -> None:
+    def choose(self, name: str, value: object, reason: str) -> None:
         """Sets what the user left open."""
         if getattr(self, name) is None:
             setattr(self, name, value)

@@ -35,7 +35,7 @@ def missing(column: str, present: Iterable[str]) -> str:
 # ---- values
 
 
-def text(value: Any, name: str) -> str:
+def text(value: object, name: str) -> str:
     """The value when it is text that says something; `name` is what to call it. Raises: Fault."""
     if value is None:
         raise Fault(f"{name} is null")
@@ -61,7 +61,7 @@ def _check_surrogates(value: str, name: str) -> None:
         raise Fault(f"{name} holds {value[error.start]!r}, half a surrogate pair, which is not text") from None
 
 
-def pick(record: Any, column: str) -> Any:
+def pick(record: object, column: str) -> Any:
     """The value of a column in a JSON object: a dot reaches into nested objects, "" is the whole."""
     if not isinstance(record, dict):
         raise Fault(f"not an object with columns but {type(record).__name__}: {record!r:.60}")

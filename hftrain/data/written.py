@@ -14,13 +14,13 @@ NAMES = {"None": None, "null": None, "True": True, "true": True, "False": False,
 BLANK = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
 
 
-def looks_written(value: Any) -> bool:
+def looks_written(value: object) -> bool:
     """Whether `value` is text that begins and ends as a list or an object does."""
     text = value.strip() if isinstance(value, str) else ""
     return len(text) > 1 and BRACKETS.get(text[0]) == text[-1]
 
 
-def unwritten(value: Any) -> Any:
+def unwritten(value: object) -> Any:
     """The list or the object that the text `value` shows; any other value as it is.
 
     Read are JSON, Python's own form (tuples and sets become lists) and NumPy's, which has no commas and may stand in
@@ -29,7 +29,7 @@ def unwritten(value: Any) -> Any:
     Raises:
         ValueError: the text has the brackets of a list or an object, but is in none of these forms.
     """
-    if not looks_written(value):
+    if not isinstance(value, str) or not looks_written(value):
         return value
     text = value.strip()
     try:
@@ -50,7 +50,7 @@ def unwritten(value: Any) -> Any:
     raise ValueError(f"has the brackets of a list, but is no list in JSON or Python: {text!r:.60}")
 
 
-def unwritten_or_text(value: Any) -> Any:
+def unwritten_or_text(value: object) -> Any:
     """`unwritten`, or the text itself where it is in none of the forms: text in brackets."""
     try:
         return unwritten(value)

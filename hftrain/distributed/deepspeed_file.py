@@ -103,7 +103,7 @@ def find_deepspeed_file(name: str) -> Path:
     return path
 
 
-def check_deepspeed(config: Any) -> Iterator[str]:
+def check_deepspeed(config: object) -> Iterator[str]:
     """What is wrong with a DeepSpeed configuration, a line each; DeepSpeed itself ignores most unknown keys."""
     if not isinstance(config, dict):
         yield "is no mapping of keys to values"
@@ -116,7 +116,7 @@ def check_deepspeed(config: Any) -> Iterator[str]:
             yield f'{key} is {json.dumps(values[last])}: set "auto"; the recipe\'s {meaning} decides it'
 
 
-def _unknown(config: Any, known: Any, prefix: str) -> Iterator[str]:
+def _unknown(config: object, known: Any, prefix: str) -> Iterator[str]:
     known = _keys_of(known) if isinstance(known, str) and known != ANYTHING else known
     if known is None or known == ANYTHING or not isinstance(config, dict):  # null: the block is left out
         return

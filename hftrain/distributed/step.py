@@ -1,8 +1,10 @@
 """What the strategies do differently in a step: gradients, their exchange, their norm, the optimizer."""
 
+from __future__ import annotations
+
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +12,9 @@ from accelerate.utils import DistributedType
 from torch.nn.parallel import DistributedDataParallel
 
 from hftrain.distributed.watch import moved
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -120,7 +125,7 @@ def exchange_nothing_in_forward(model: Any) -> None:
     model.require_forward_param_sync = False
 
 
-def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad_norm: float) -> float:
+def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Optimizer, max_grad_norm: float) -> float:
     """Clips to `max_grad_norm` (0: not), takes the optimizer step unless the norm is not finite, and clears the
     gradients.
 
@@ -140,7 +145,7 @@ def clip_and_step(accelerator: Accelerator, model: Any, optimizer: Any, max_grad
     return norm
 
 
-def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> None:
+def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
     """Throws away what a step that will not be taken has accumulated."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.zero_grad()
@@ -149,6 +154,6 @@ def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> Non
     optimizer.zero_grad()
 
 
-def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -1,7 +1,9 @@
 """What a strategy has to be told of a model before and after it wraps it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -10,8 +12,11 @@ from torch import nn
 
 from hftrain.distributed.step import zero_stage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def place(accelerator: Accelerator, model: Any) -> None:
+
+def place(accelerator: Accelerator, model: nn.Module) -> None:
     """Moves a model to its device before it is wrapped, unless it will be cut up or was placed when it was loaded."""
     whole = accelerator.distributed_type != DistributedType.FSDP and zero_stage(accelerator) < 3
     if whole and not getattr(model, "is_quantized", False) and not hasattr(model, "hf_device_map"):
@@ -36,7 +41,7 @@ def set_bucket_sizes(accelerator: Accelerator, model: nn.Module) -> None:
     settings |= {key: size for key, size in sizes.items() if settings.get(key) == "auto"}
 
 
-def check_gradients(accelerator: Accelerator, model: Any) -> None:
+def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Refuses what DeepSpeed, and FSDP2 where layers are dropped, cannot do: processes exchange gradients in the order
     in which they come, and crash or hang where one has a gradient that another has not.
 
@@ -62,7 +67,7 @@ def check_gradients(accelerator: Accelerator, model: Any) -> None:
             )
 
 
-def check_sharing(accelerator: Accelerator, model: Any) -> None:
+def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuses what Accelerate 1.15 and torch 2.13 cannot cut up with FSDP2, which they say in the middle of a run.
 
     Raises:
@@ -85,7 +90,7 @@ def check_sharing(accelerator: Accelerator, model: Any) -> None:
         )
 
 
-def shared_between_groups(model: Any, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
+def shared_between_groups(model: nn.Module, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
     """Names of the first parameter that two of Accelerate's FSDP groups would have (`fsdp2_prepare_model`); [] if none.
 
     A group is each layer, the input embedding, the output embedding (one group if they share a weight), and what is

@@ -3,12 +3,15 @@
 Only these need `evaluate`. A folder's module is its documentation and a class that names a row of the table.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import datasets
 import evaluate
 
 from hftrain.metrics import answers, calibration, counts, entities, ranking, regression
+from hftrain.metrics.checks import Values
 from hftrain.metrics.table import MULTI, TABLE, Metric
 
 TEXT, CLASS, NUMBER = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
@@ -68,7 +71,9 @@ def _features(metric: Metric, config_name: str) -> Any:
             return datasets.Features(predictions=answer, references={"id": TEXT, "answers": right})
 
 
-def _score(metric: Metric, several: bool, predictions: Any, references: Any, scores: Any, **options: Any) -> Any:
+def _score(
+    metric: Metric, several: bool, predictions: Any, references: Any, scores: Values | None, **options: Any
+) -> Any:
     """The value of all examples; the options are those of the metric's function."""
     function = metric.load()
     state: Any

@@ -10,7 +10,7 @@ IGNORED = -100  # a label that is not learnt
 MOST = 5_000  # examples that are counted
 
 
-def unigram_guess(training: Any, held_out: Any, vocabulary: int) -> dict[str, float]:
+def unigram_guess(training: Sequence[Any], held_out: Sequence[Any], vocabulary: int) -> dict[str, float]:
     """The loss and the perplexity of guessing each token of `held_out` by how often it is in `training`, whatever comes
     before it. One more is counted of each token of the vocabulary, for those that training lacks.
 

@@ -24,7 +24,7 @@ from .transformer.transformer import TransformerModel
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
 # Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.
-TransformerConfig.register_for_auto_class()
+TransformerConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
 for auto_class, model_class in (
     (AutoModel, TransformerModel),
     (AutoModelForSeq2SeqLM, TransformerForConditionalGeneration),
@@ -35,7 +35,7 @@ for auto_class, model_class in (
     (AutoModelForQuestionAnswering, TransformerForQuestionAnswering),
 ):
     auto_class.register(TransformerConfig, model_class)
-    model_class.register_for_auto_class(auto_class.__name__)
+    model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
 
 __all__ = [
     "TransformerConfig",

@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from hftrain.config.schema import default_of
 from hftrain.data.files import ADAPTER
 from hftrain.models.trust import CodeRefused, refusing_code
 from hftrain.models.weights import naming_damage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,9 @@ KINDS = {
 HEADS = ("classifier", "score", "qa_outputs")  # PEFT saves these with an adapter of a task that has such a head
 
 
-def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
+def add_adapters(
+    model: PreTrainedModel, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()
+) -> Any:
     """The model with low-rank adapters, which alone train, in fp32; as it is if `use_peft` is off. An adapter that the
     model was loaded with (`load_model`) trains on.
 
@@ -141,7 +146,7 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
         )
 
 
-def embeddings(model: Any) -> list[str]:
+def embeddings(model: PreTrainedModel) -> list[str]:
     """Names of the modules that hold a vector for each token: one where input and output are tied."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     if layers[1] is None or layers[0].weight is layers[1].weight:
@@ -178,7 +183,7 @@ def save_for_original(model: Any) -> None:
 
 def load_adapted(
     folder: str | Path,
-    auto_class: Any,
+    auto_class: type[Any],
     base: Any = None,
     *,
     base_name: str | None = None,
@@ -220,7 +225,7 @@ def reads_all(adapted: Any) -> Any:
 
 def load_base(
     folder: str | Path,
-    auto_class: Any,
+    auto_class: type[Any],
     base_name: str | None = None,
     *,
     trust_remote_code: bool = False,
@@ -289,7 +294,7 @@ def base_config(
     return config, revision
 
 
-def check_kind(folder: Path, auto_class: Any) -> None:
+def check_kind(folder: Path, auto_class: type[Any]) -> None:
     """Raises `ValueError` where the adapter in `folder` is of another kind of model than `auto_class` makes."""
     import peft
 
@@ -301,9 +306,10 @@ def check_kind(folder: Path, auto_class: Any) -> None:
         )
 
 
-def keep_layout(model: Any) -> None:
+def keep_layout(model: nn.Module) -> None:
     """Of 4-bit layers: bitsandbytes 0.50 repacks their weights at the first forward pass in evaluation, on CPUs that
     multiply in bf16, for a kernel that has no gradient: training after that would be wrong without a word."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

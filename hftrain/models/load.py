@@ -6,13 +6,14 @@ import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from hftrain.config import ModelConfig
+from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
@@ -37,6 +38,10 @@ def unknown_key(given: Iterable[str], known: Iterable[str], what: str) -> str | 
     return None
 
 
+@overload
+def load_tokenizer(config: FineTuneConfig, **kwargs: Any) -> PreTrainedTokenizerBase: ...
+@overload
+def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None: ...
 def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer that `config` names or the model brings along; None for a new model without one.
 
@@ -102,6 +107,7 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     """
     name = where(config.model_name_or_path)
     assert name is not None
+    model_config: PreTrainedConfig
     if folder := adapter_in(config):
         model_config = base_config(folder, trust_remote_code=config.trust_remote_code)[0]
         write_over(model_config, config.model_config)
@@ -119,7 +125,7 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
 
 def load_model(
     config: ModelConfig,
-    auto_class: Any,
+    auto_class: type[Any],
     *,
     new: Callable[[], PreTrainedConfig] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -197,7 +203,7 @@ def load_model(
     return model
 
 
-def with_adapter(model: Any, folder: Path, auto_class: Any, trust_remote_code: bool) -> Any:
+def with_adapter(model: nn.Module, folder: Path, auto_class: type[Any], trust_remote_code: bool) -> Any:
     """The base model with the adapter of `folder` in place, as `add_adapters` wants it."""
     if getattr(model, "is_loaded_in_4bit", False):
         import peft

@@ -13,6 +13,7 @@ from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
     from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
@@ -88,19 +89,19 @@ def load(
     return model.eval().to(device), tokenizer, device
 
 
-def remember(config: Any, **settings: Any) -> None:
+def remember(config: PreTrainedConfig, **settings: Any) -> None:
     """Writes what `hftrain predict` has to know under the key "hftrain" of a model's configuration."""
     config.hftrain = (getattr(config, "hftrain", None) or {}) | settings
 
 
-def recall(config: Any, name: str) -> Any:
+def recall(config: PreTrainedConfig, name: str) -> Any:
     """What `remember` wrote under `name`; None if it wrote nothing. Version 0.1.0 wrote each name as a key of its own,
     which is read where there is no key "hftrain"."""
     remembered = getattr(config, "hftrain", None)
     return getattr(config, name, None) if remembered is None else remembered.get(name)
 
 
-def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **settings: Any) -> None:
+def save_remembered(accelerator: Accelerator, model: nn.Module, folder: str | Path, **settings: Any) -> None:
     """`remember` in a trained model and in the configuration saved in `folder`. Every process calls."""
     config = accelerator.unwrap_model(model).config
     remember(config, **settings)

@@ -1,16 +1,21 @@
 """What a run ran on: versions and hardware, without anything that names a person or a host."""
 
+from __future__ import annotations
+
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PACKAGES = ("hftrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "evaluate", "peft", "deepspeed")
 
 
-def environment(accelerator: Any = None) -> dict[str, Any]:
+def environment(accelerator: Accelerator | None = None) -> dict[str, Any]:
     """Versions, hardware and cut of this run, JSON-ready; no host name, user name or folder.
 
     With an `accelerate.Accelerator` the world size and the precision are its own; else WORLD_SIZE is taken.

@@ -37,7 +37,7 @@ class Table:
         longest = max((len(value) for row in self.rows for value in row.values() if isinstance(value, str)), default=0)
         kind = "prose" if longest > (60 if numeric else 30) else "facts"
 
-        def cell(name: str, value: Any) -> str:
+        def cell(name: str, value: object) -> str:
             # dir=auto: an Arabic or Hebrew sample is set from right to left.
             layout = "class=number" if name in numeric else "dir=auto"
             return f'<td {layout} data-label="{escape(name)}">{escape(format_number(value))}</td>'
@@ -177,7 +177,7 @@ def write_page(
     return path
 
 
-def _tile(value: Any) -> str:
+def _tile(value: object) -> str:
     """A number; the interval behind it, in brackets, is smaller."""
     number, bracket, interval = format_number(value).partition(" (")
     return escape(number) + (f" <small>{escape(bracket.strip() + interval)}</small>" if bracket else "")

@@ -1,6 +1,8 @@
 """Settings that the user leaves open are chosen here, for the examples and the model of the run at hand."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,8 +11,11 @@ from hftrain.data.plan import Plan
 from hftrain.train import checkpoint
 from hftrain.train.flops import count_parameters
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tuple[Plan, int]:
+
+def choose_settings(model: nn.Module, lengths: np.ndarray, config: TrainConfig) -> tuple[Plan, int]:
     """Fills in the open settings of `config`; returns the plan and the number of steps. A run that goes on takes what
     its checkpoint holds. Every process has to call.
 

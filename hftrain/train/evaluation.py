@@ -49,7 +49,7 @@ class OneProcess:
     num_processes: int = 1
     process_index: int = 0
 
-    def unwrap_model(self, model: Any) -> Any:
+    def unwrap_model(self, model: nn.Module) -> Any:
         return model
 
 

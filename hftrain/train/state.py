@@ -1,10 +1,17 @@
 """What a run has done so far, and what came of its last step."""
 
 import math
+import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from hftrain.data.plan import MicroBatch
+
+
+class Processor(Protocol):
+    """A tokenizer, an image processor or a feature extractor: what is saved beside the model."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], /) -> Any: ...
 
 
 @dataclass

@@ -21,7 +21,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.models import load
-from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 from hftrain.text.examples import TOKENS
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, token_t
     return batch
 
 
-def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: AnswerConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a `ModelConfig`.
 
     Raises:

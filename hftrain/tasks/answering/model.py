@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain.models.saved import recall, save_remembered
 from hftrain.tasks.answering.config import AnsweringConfig
@@ -19,7 +20,7 @@ def model_settings(config: AnsweringConfig) -> dict[str, Any]:
     return {"use_cache": False, "hftrain": {"answering": windows | {"no_answer_threshold": 1.0}}}
 
 
-def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
+def save_threshold(accelerator: Accelerator, model: nn.Module, output_dir: str, threshold: float) -> None:
     """Writes into the saved configuration from which probability of no answer on none is given."""
     settings = recall(accelerator.unwrap_model(model).config, "answering")
     save_remembered(accelerator, model, output_dir, answering=settings | {"no_answer_threshold": threshold})

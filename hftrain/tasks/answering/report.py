@@ -113,7 +113,7 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     return describe_split(rows, details, unit="questions", inputs="articles")
 
 
-def usage(config: Any, row: Mapping[str, Any]) -> str:
+def usage(config: AnswerConfig, row: Mapping[str, Any]) -> str:
     """Python that asks what was trained the question of `row`."""
     folder = config.hub_model_id or config.output_dir
     return f"""from hftrain.predict import predict

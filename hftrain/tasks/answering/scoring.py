@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from accelerate import Accelerator
@@ -86,21 +86,28 @@ def join(
     return joined
 
 
+class Search(Protocol):
+    """The settings that `answer` reads."""
+
+    eval_batch_size: int
+    n_best_size: int
+    max_answer_length: int
+
+
 def answer(
     accelerator: Accelerator | evaluation.OneProcess,
     model: nn.Module,
     examples: Examples,
-    config: Any,
+    config: Search,
     collate: Callable[[list[Any]], Batch],
 ) -> list[Found]:
-    """What the model finds for each question, in order, on every process. `config` is an `AnsweringConfig` and more."""
-    sizes = {"n_best_size": config.n_best_size, "max_answer_length": config.max_answer_length}
+    """What the model finds for each question, in order, on every process."""
     windows = evaluation.predict(
         accelerator,
         examples,
         config.eval_batch_size,
         collate=collate,
-        generate=partial(find_spans, model, **sizes),
+        generate=partial(find_spans, model, n_best_size=config.n_best_size, max_answer_length=config.max_answer_length),
     )
     return join(examples, windows, config.n_best_size)
 

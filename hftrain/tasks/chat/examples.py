@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,11 +21,14 @@ from hftrain.tasks.chat.template import Template
 from hftrain.text import tokenized
 from hftrain.text.examples import TOKENS, of_split
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatRecipeConfig
+
 logger = logging.getLogger(__name__)
 REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # what counts of examples begin with
 
 
-def tokenize(rows: Rows, template: Template, config: Any) -> Examples:
+def tokenize(rows: Rows, template: Template, config: ChatRecipeConfig) -> Examples:
     """Rows as `load_chats` gives them as examples {"input_ids", "labels"}; labels are -100 at what is not learnt.
 
     `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are cut there.

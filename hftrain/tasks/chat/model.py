@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.models.fit import check_fit, embedding_rows
 from hftrain.tasks.chat.template import Template
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def fit_model(model: Any, template: Template, max_length: int) -> None:
+
+def fit_model(model: PreTrainedModel, template: Template, max_length: int) -> None:
     """Gives the model what the template needs: embeddings of new tokens, ends and padding of what it generates.
 
     Raises:

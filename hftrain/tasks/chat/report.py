@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
 
 
@@ -48,10 +51,11 @@ def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
-def describe(rows: Rows, examples: Any) -> dict[str, Any]:
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     """A split: its rows, what was left out, leaked and cut, the tokens."""
+    items: Any = examples.items
     tokens = examples.lengths[:, 0]
-    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.items.with_format("numpy")["labels"])
+    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in items.with_format("numpy")["labels"])
     details = {
         "examples": len(examples),
         "tokens, mean": float(tokens.mean()),
@@ -68,7 +72,7 @@ def summarize(
     examples: Mapping[str, Any],
     scores: Mapping[str, float],
     answers: Sequence[Mapping[str, str]],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
     """What the report shows: the scores of the test rows, the answers before and after training, and the data."""
     return Report(
@@ -83,7 +87,16 @@ def summarize(
     )
 
 
-def usage(config: Any, row: Mapping[str, str]) -> str:
+class Answering(Protocol):
+    """The settings that `usage` reads."""
+
+    output_dir: str
+    hub_model_id: str | None
+    use_peft: bool
+    max_new_tokens: int
+
+
+def usage(config: Answering, row: Mapping[str, str]) -> str:
     """Python that loads what was trained and saved and lets it answer the prompt of a row."""
     folder, prompt = config.hub_model_id or config.output_dir, json.loads(row["prompt"])
     if isinstance(prompt, str):

@@ -16,6 +16,7 @@ from hftrain.tasks.chat.messages import Message, fold_system, listed_in, message
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
+    from hftrain.tasks.chat.config import ChatRecipeConfig
 
 logger = logging.getLogger(__name__)
 UNREAD_ADVICE = (
@@ -48,7 +49,7 @@ class Chat(NamedTuple):
     tools: list[Any]  # JSON schemas of the functions that may be called
 
 
-def load_chats(config: Any, seed: int) -> dict[str, Rows]:
+def load_chats(config: ChatRecipeConfig, seed: int) -> dict[str, Rows]:
     """Rows {"prompt", "completion", "tools"} of each split, JSON of what `Chat` has; those of the same prompt land on
     the same side of a cut. `config` is a `DataConfig` and a `ChatConfig`. The log names the formats met, and the
     columns that nothing reads."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain.data.examples import Examples
 from hftrain.distributed import whole_while_used
@@ -20,7 +20,7 @@ from hftrain.train.evaluation import predict
 
 def answer(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     *,
     template: Template,
     chats: Sequence[Chat],

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jinja2.exceptions import TemplateError
@@ -21,6 +21,9 @@ from hftrain.losses import IGNORE
 from hftrain.tasks.chat.messages import SYSTEM, Message, fold_system
 from hftrain.tasks.chat.rows import is_learnt
 from hftrain.tasks.chat.whole import Whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -44,17 +47,19 @@ class Template:
         warned: notices that are in the log already.
     """
 
-    def __init__(self, tokenizer: Any, chat_template: str | None = None, new_tokens: Sequence[str] = ()):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None, new_tokens: Sequence[str] = ()
+    ):
         """
         Args:
-            tokenizer: a `PreTrainedTokenizerBase`.
             chat_template: "chatml", or a file of Jinja; None: the tokenizer's own.
             new_tokens: to be added to the vocabulary where they are not in it yet.
 
         Raises:
             ValueError: there is no template, or it cannot be used: it has no end of an answer, for instance.
         """
-        self.tokenizer, new_tokens = tokenizer, list(new_tokens)
+        new_tokens = list(new_tokens)
+        self.tokenizer: Any = tokenizer
         known = tokenizer.get_vocab()
         if chat_template == "chatml":
             tokenizer.chat_template = CHATML
@@ -70,7 +75,7 @@ class Template:
             )
         tokenizer.split_special_tokens = False  # what the template writes around turns stands for tokens
         tokenizer.add_tokens([token for token in new_tokens if token not in known], special_tokens=True)
-        self.new_ids = sorted(set(tokenizer.convert_tokens_to_ids(new_tokens)))
+        self.new_ids = sorted(set(cast("list[int]", tokenizer.convert_tokens_to_ids(new_tokens))))
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise ValueError("the tokenizer has neither a pad token nor an end token: it is made for no model here")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def describe(rows: Mapping[str, Rows], examples: Mapping[str, Any]) -> dict[str, Any]:
     """The splits: their rows, what was left out, leaked and cut, the tokens."""
 
-    def details(made: Any) -> dict[str, Any]:
+    def details(made: Examples) -> dict[str, Any]:
         tokens = made.lengths
         return {
             "examples": len(made),

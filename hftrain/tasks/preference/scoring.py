@@ -12,12 +12,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
+from torch import nn
 
 from hftrain import disk, distributed
 from hftrain.data.examples import Examples
@@ -28,15 +29,12 @@ from hftrain.tasks.preference.config import PreferenceConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
 
-if TYPE_CHECKING:
-    pass
-
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def reference_log_probs(
-    accelerator: Accelerator, model: Any, batch: Batch, config: PreferenceConfig, sides: slice = BOTH
+    accelerator: Accelerator, model: nn.Module, batch: Batch, config: PreferenceConfig, sides: slice = BOTH
 ) -> torch.Tensor | float:
     """log ref(y|x), (B, 2) or of one side: the batch's "reference", or computed now with the adapters off; 0 without a
     reference model.
@@ -77,7 +75,7 @@ class ReferencePoint:
     value: float = 0.0
 
     @torch.no_grad()
-    def measure(self, model: Any, micro_batches: Sequence[MicroBatch]) -> None:
+    def measure(self, model: nn.Module, micro_batches: Sequence[MicroBatch]) -> None:
         summed, count = 0.0, 0
         for micro in micro_batches:
             batch = send_to_device(micro.batch, self.accelerator.device)
@@ -96,7 +94,7 @@ def preference_loss(
     """The loss that `config` names. `reference_point` is KTO's."""
     sides = FIRST if config.loss_type == "kto" else BOTH
 
-    def summed(model: Any, batch: Batch) -> torch.Tensor:
+    def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
         reference = reference_log_probs(accelerator, model, batch, config, sides)  # before the pass that is trained
         log_probs, tokens = sequence_log_probs(model, batch, sides)
         point = reference_point.value if reference_point else 0.0
@@ -107,7 +105,7 @@ def preference_loss(
 
 def with_reference(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     examples: Examples,
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
@@ -149,7 +147,7 @@ def with_reference(
 
 def evaluate_preferences(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     examples: Sequence[Any],
     batch_size: int,
     config: PreferenceConfig,
@@ -207,7 +205,7 @@ def evaluate_preferences(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout."""
     training = model.training
     model.eval()
@@ -217,7 +215,7 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _digest(model: Any, examples: Examples, accelerator: Accelerator) -> str:
+def _digest(model: nn.Module, examples: Examples, accelerator: Accelerator) -> str:
     """Of all that the log-probabilities depend on."""
     digest = hashlib.sha256(json.dumps([examples.fingerprint, accelerator.mixed_precision]).encode())
     for name, value in model.state_dict().items():

@@ -20,7 +20,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch
 from hftrain.models import load
-from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def windows(sizes: Sequence[int], room: int, stride: int) -> list[Window]:
     return [window for window in cut if window.own_begin < window.own_end]
 
 
-def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(config: TagConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of a `ModelConfig`, made to read words that are apart already.
 
     Raises:

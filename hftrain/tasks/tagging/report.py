@@ -122,7 +122,7 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     return describe_split(rows, details, unit="sentences", inputs="texts")
 
 
-def usage(config: Any, words: Sequence[str]) -> str:
+def usage(config: TagConfig, words: Sequence[str]) -> str:
     """What finds the entities of `words` with what was trained."""
     folder = config.hub_model_id or config.output_dir
     return f"""from hftrain.predict import predict

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.data import readers
 from hftrain.data.conll import TAGS, WORDS, plain
+from hftrain.data.lines import Dialect
 from hftrain.data.sources import ending, open_file
-from hftrain.data.splits import dialect_of
 from hftrain.data.written import looks_written
+
+if TYPE_CHECKING:
+    from hftrain.tasks.tagging.config import TaggingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ SENTENCES = re.compile(r"(sentence|sent)(_(id|idx|index|no|number|num))?|sid")
 ONE_WORD = {"word", "token", "form"}
 
 
-def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
+def read_table(path: Path, config: TaggingConfig, dialect: Dialect) -> Iterator[readers.Item] | None:
     """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or why one is none; None
     where the file is no table, or has a whole sentence in each row.
 
@@ -33,7 +36,7 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
     """
     if ending(path) not in (".csv", ".tsv"):
         return None
-    items = iter(open_file(path, {"row": ""}, dialect_of(config)).items)
+    items = iter(open_file(path, {"row": ""}, dialect).items)
     first = next(items, None)
     if first is None or isinstance(first[1], readers.Fault):
         return None
@@ -53,14 +56,14 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
     return read_sentences(chain([first], items), word, tag, sentence, config)
 
 
-def column(header: Iterable[str], asked: Iterable[str | None], known: Any) -> str | None:
+def column(header: Iterable[str], asked: Iterable[str | None], known: Callable[[str], bool]) -> str | None:
     """The name in `header` that is asked for, else the first that is known."""
     header = list(header)
     return next((name for name in asked if name in header), next((n for n in header if known(plain(n))), None))
 
 
 def read_sentences(
-    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: Any
+    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: TaggingConfig
 ) -> Iterator[readers.Item]:
     """The sentences of `read_table`, by the names of its columns."""
     names = (config.tokens_column, config.tags_column or "tags")

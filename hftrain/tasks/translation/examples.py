@@ -1,5 +1,7 @@
 """Pairs as tokens, and their batches."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,10 +15,12 @@ from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import collate_pairs, tokenize_pairs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hftrain.data.rows import Rows
 
 
-def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
+def pair_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Callable[[Sequence[Any]], Batch]:
     """`collate_pairs` with the ids this model and its tokenizer mean.
 
     Raises:
@@ -39,7 +43,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     )
 
 
-def tokenize(rows: "Rows", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
+def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
     """`text.tokenize_pairs` as `config` says."""
     return tokenize_pairs(
         rows,

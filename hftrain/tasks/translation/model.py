@@ -1,6 +1,8 @@
 """What a translation model remembers: beams, lengths, the target language, the prefix of its sources."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedTokenizerBase
 
@@ -9,8 +11,11 @@ from hftrain.models.saved import remember
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import language_id
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
+
+def set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
     """Makes beams, length and target language the model's own defaults, which are saved with it, as is the prefix of
     the sources.
 

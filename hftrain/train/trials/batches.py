@@ -42,7 +42,7 @@ class Dependence(NamedTuple):
 
 
 @tried_small
-def dependence(model: Any, longest: int, shortest: int) -> Dependence:
+def dependence(model: PreTrainedModel, longest: int, shortest: int) -> Dependence:
     """How far the results for a row depend on the other rows of its batch, for a model that reads tokens.
 
     Dropout is off, and otherwise the model is in training mode, unless that makes it random.
@@ -78,7 +78,7 @@ def dependence(model: Any, longest: int, shortest: int) -> Dependence:
     return Dependence(*(value if not value <= rounding else 0.0 for value in far))
 
 
-def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
+def _row(model: PreTrainedModel, length: int, draw: torch.Generator) -> torch.Tensor:
     """Random tokens and, for models that look for it, an end token."""
     special = {value for part in parts(model.config) for name, value in vars(part).items() if name.endswith("_token_id")
                and isinstance(value, int)}  # fmt: skip
@@ -91,7 +91,7 @@ def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
     return row
 
 
-def _token(model: Any, name: str) -> int | None:
+def _token(model: PreTrainedModel, name: str) -> int | None:
     token = getattr(model.config, name, None)
     return token[0] if isinstance(token, list) else token
 
@@ -103,7 +103,7 @@ def _first(output: Any) -> torch.Tensor:
 
 
 def check_batches(
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     config: TrainConfig,
     *,
@@ -137,7 +137,7 @@ def check_batches(
 CUT = "results depend on micro_batch_size, micro_batch_tokens and the number of processes"
 
 
-def _normalised(model: nn.Module) -> list[str]:
+def _normalised(model: PreTrainedModel) -> list[str]:
     """What batch normalisation does: its averages follow the micro-batches, whatever a trial shows."""
     kinds = {type(m).__name__ for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if not kinds:
@@ -151,7 +151,7 @@ def _normalised(model: nn.Module) -> list[str]:
 AS_THEY_ARE = "leave these settings as they are between runs that are compared"
 
 
-def _of_model(model: Any, longest: int, shortest: int) -> Dependence | None:
+def _of_model(model: PreTrainedModel, longest: int, shortest: int) -> Dependence | None:
     """`dependence`; None for a model that it cannot try."""
     inner = base(model)
     if not isinstance(inner, PreTrainedModel) or inner.main_input_name != "input_ids":
@@ -163,7 +163,7 @@ def _of_model(model: Any, longest: int, shortest: int) -> Dependence | None:
         return None
 
 
-def _told(model: Any, found: Dependence | None, config: TrainConfig) -> list[str]:
+def _told(model: PreTrainedModel, found: Dependence | None, config: TrainConfig) -> list[str]:
     """What a user has to know of `found`."""
     if found is None or not any(found):
         return []
@@ -183,7 +183,7 @@ def _told(model: Any, found: Dependence | None, config: TrainConfig) -> list[str
     return [f"{much}: {told}"] if told else []
 
 
-def _remedy(model: Any) -> str:
+def _remedy(model: PreTrainedModel) -> str:
     """What keeps a model exact that remembers the lengths it has seen."""
     if kind := changes_with_length(base(model).config):
         return f"Its {kind} positions are the reason: only rows no longer than it was first trained on keep them exact"
@@ -193,7 +193,7 @@ def _remedy(model: Any) -> str:
 
 
 def _of_loss(
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     seed: int,
     collate: Callable[[list[Any]], Batch],
@@ -236,7 +236,7 @@ def _of_loss(
     ]
 
 
-def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
+def _augmented(row: object, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
     if augment is None:
         return row
     seed_all(seed, 0, number, 1)
@@ -244,7 +244,7 @@ def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number
 
 
 def _losses(
-    model: Any, loss: Callable[[nn.Module, Batch], torch.Tensor], batches: list[Batch]
+    model: PreTrainedModel, loss: Callable[[PreTrainedModel, Batch], torch.Tensor], batches: list[Batch]
 ) -> tuple[list[float], float]:
     """The loss of each batch, by a small model of the same kind, or by the model itself where that fails; and how much
     of it may be rounding."""

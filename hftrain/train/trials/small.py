@@ -12,7 +12,6 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftrain.distributed import whole_models
@@ -62,7 +61,7 @@ def tried_small(measure: Callable[..., Any]) -> Callable[..., Any]:
     known: dict[Any, Any] = {}
 
     @wraps(measure)
-    def tried(model: Any, *lengths: int) -> Any:
+    def tried(model: PreTrainedModel, *lengths: int) -> Any:
         inner = base(model)
         settings = inner.config.to_dict() | {"attention": inner.config._attn_implementation}
         key = type(inner), type(inner.get_output_embeddings()), json.dumps(settings, default=str), lengths
@@ -73,7 +72,7 @@ def tried_small(measure: Callable[..., Any]) -> Callable[..., Any]:
     return tried
 
 
-def _measured(measure: Callable[..., Any], model: Any, lengths: tuple[int, ...]) -> Any:
+def _measured(measure: Callable[..., Any], model: PreTrainedModel, lengths: tuple[int, ...]) -> Any:
     longest = max(lengths, default=1)
     scaled = [round(length * min(1.0, LONGEST / longest)) for length in lengths]
     problem: Exception | None = None
@@ -95,7 +94,7 @@ def base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
-def stand_ins(model: Any, longest: int = 1) -> Iterator[Small]:
+def stand_ins(model: PreTrainedModel, longest: int = 1) -> Iterator[Small]:
     """Small models of the kind of `model`, the smallest first, in fp32, without dropout, with an attention kernel that
     runs on CPUs; none for a class that transformers does not know.
 
@@ -140,14 +139,14 @@ def _made(inner: PreTrainedModel, config: PreTrainedConfig) -> Any:
 
 
 @torch.no_grad()
-def _mix(model: nn.Module) -> None:
+def _mix(model: PreTrainedModel) -> None:
     """Adds noise to all weights: many models begin with zeros in places that would hide what a trial looks for."""
     for parameter in model.parameters():
         scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
         parameter.add_(torch.randn_like(parameter), alpha=scale)
 
 
-def _kinds(model: nn.Module) -> set[str]:
+def _kinds(model: PreTrainedModel) -> set[str]:
     """Names of the classes of its modules, but for those that adapters, quantization or ourselves have put there."""
     foreign = ("torch.", "peft.", "bitsandbytes.", "hftrain.losses")
     return {type(m).__name__ for m in model.modules() if not type(m).__module__.startswith(foreign)}
@@ -262,10 +261,11 @@ def _few_tokens(config: PreTrainedConfig) -> torch.Tensor | None:
     return ids
 
 
-def tokens_of(model: Any) -> int:
+def tokens_of(model: PreTrainedModel) -> int:
     """Tokens that the model knows."""
     try:
-        return len(model.get_input_embeddings().weight)
+        embeddings: Any = model.get_input_embeddings()
+        return len(embeddings.weight)
     except (NotImplementedError, AttributeError):  # its embeddings are of another kind
         return getattr(model.config, "vocab_size", VOCABULARY)
 
