@@ -1,5 +1,5 @@
 # make demo   train a small translator, print its score, samples and where its report is
-# make test   all tests but the slow ones; PYTEST_ARGS="--slow -x tests/test_cli.py" chooses otherwise
+# make test   all tests but the slow ones; PYTEST_ARGS="--slow -x tests/cli/test_cli.py" chooses otherwise
 # make lint   ruff, codespell and mypy
 # Each makes .venv with the pinned versions of constraints.txt first, once. PYTHON=python3.12 chooses the Python.
 

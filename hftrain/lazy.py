@@ -11,7 +11,7 @@ def lazily(package: str) -> Callable[[str], Any]:
     """The `__getattr__` (PEP 562) of a package whose `__init__` says::
 
         if TYPE_CHECKING:
-            from package.part import name
+            from package.part import name  # or from another package of ours
         else:
             __getattr__ = lazily(__name__)
 
@@ -24,7 +24,7 @@ def lazily(package: str) -> Callable[[str], Any]:
     places = {
         alias.asname or alias.name: (str(node.module), alias.name)
         for node in imports
-        if str(node.module).startswith(f"{package}.")
+        if str(node.module).startswith(f"{package.partition('.')[0]}.")
         for alias in node.names
     }
 

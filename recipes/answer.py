@@ -13,50 +13,45 @@ validation and test are of whole articles (title). Long contexts are read in win
 from typing import Any
 
 from hftrain import run
-from hftrain.config.defaults import BY_METRIC
+from hftrain.tasks import answering
 from hftrain.tasks.answering import AnswerConfig
 
 
 def main(config: AnswerConfig) -> dict[str, Any]:
-    from transformers import AutoModelForQuestionAnswering
-
-    from hftrain.metrics import rehearse
-    from hftrain.models import load
-    from hftrain.models.fit import check_fit
-    from hftrain.report import publish
-    from hftrain.tasks import answering
-    from hftrain.train.loop import fit, start
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import fit, publish, start
 
     accelerator = start(config)
     tokenizer = answering.load_tokenizer(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = answering.load_questions(config, seed=config.seed)
-        examples = {name: answering.tokenize(split, tokenizer, config) for name, split in rows.items()}
-    metrics = config.metrics or ["squad" if all(all(split["answers"]) for split in rows.values()) else "squad_v2"]
-    right = {name: rows[name]["answers"] for name in ("validation", "test")}
-    best = rehearse(metrics, "question_answering", right, best=config.metric_for_best_model)
-    config.choose("metric_for_best_model", best, BY_METRIC)
-    model = load.load_model(config, AutoModelForQuestionAnswering, settings=answering.model_settings(config))
-    check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+        examples = {split: answering.tokenize(rows[split], tokenizer, config) for split in rows}
+    metrics = answering.choose_metrics(config, rows)
+    model = answering.load_answerer(config, tokenizer)
     collate = answering.collator(tokenizer, model)
-    model = load.add_adapters(model, config, "QUESTION_ANS")
 
     def answer(model: Any, split: str) -> list[answering.Found]:
         return answering.answer(accelerator, model, examples[split], config, collate)
 
     def evaluate(model: Any) -> dict[str, float]:
-        found = answer(model, "validation")
-        return answering.score(found, rows["validation"], len(examples["validation"]), metrics)
+        answers = answer(model, "validation")
+        return answering.score(answers, rows["validation"], len(examples["validation"]), metrics)
 
     model, results = fit(
-        accelerator, model, examples["train"], config, collate=collate,
-        processor=tokenizer, loss=answering.loss(config.label_smoothing_factor),
-        evaluate=evaluate, held_out=examples,
-    )  # fmt: skip
-    threshold = results.get("eval_no_answer_threshold", 1.0)  # of the kept model, by validation rows
+        accelerator,
+        model,
+        examples["train"],
+        config,
+        collate=collate,
+        loss=answering.loss(config.label_smoothing_factor),
+        evaluate=evaluate,
+        processor=tokenizer,
+        held_out=examples,
+    )
+    # No answer is given where "there is none" is more probable than this, which the validation rows decide.
+    threshold = results.get("eval_no_answer_threshold", 1.0)
     answering.save_threshold(accelerator, model, config.output_dir, threshold)
-    found = answer(model, "test")
-    report = answering.summarize(config, rows, examples, found, metrics, threshold)
+    report = answering.summarize(config, rows, examples, answer(model, "test"), metrics, threshold)
     return publish(accelerator, config, results, report)
 
 

@@ -12,65 +12,58 @@ messages with "weight": 0, as `hftrain inspect chat ...` shows before anything i
 """
 
 import math
-from functools import partial
 from typing import Any
 
 from hftrain import run
+from hftrain.tasks import chat
 from hftrain.tasks.chat import ChatRecipeConfig
 
 
 def main(config: ChatRecipeConfig) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM
-
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import add_adapters, causal_language_model, fit, mean_loss, publish, start
     from hftrain.data.packing import Packed, pack
-    from hftrain.losses import causal_language_model
-    from hftrain.models import load
-    from hftrain.models.freezing import freeze
     from hftrain.models.neftune import add_noise
-    from hftrain.report import publish
-    from hftrain.tasks import chat
-    from hftrain.text.causal import collate_causal, wants_flat
-    from hftrain.train import trials
-    from hftrain.train.evaluation import mean_loss
-    from hftrain.train.inspect import inspecting
-    from hftrain.train.loop import fit, start
+    from hftrain.text.causal import causal_collator
+    from hftrain.train.trials import check_packing, chunk_loss
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
-        template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
+        template = chat.load_template(config)
         rows = chat.load_chats(config, seed=config.seed)
-        examples = {name: chat.tokenize(split, template, config) for name, split in rows.items()}
+        examples = {split: chat.tokenize(rows[split], template, config) for split in rows}
+    model = chat.load_chat_model(config, template)
+    questions = chat.questions(rows["test"], config.num_samples)
+    before = chat.answer(accelerator, model, template, questions, config)  # to compare with the answers after training
 
-    model = load.load_model(config, AutoModelForCausalLM)
-    chat.fit_model(model, template, config.max_length)
-    freeze(model, config.freeze)
-    chats = [] if inspecting() else chat.questions(rows["test"], config.num_samples)
-    answer = partial(chat.answer, accelerator, template=template, chats=chats, batch_size=config.eval_batch_size,
-                     max_new_tokens=config.max_new_tokens)  # fmt: skip
-    before = answer(model)
-    if config.packing:
-        trials.check_packing(model, int(examples["train"].lengths.max()))
-    model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
-    chunked = config.chunked_loss and trials.chunk_loss(model)
-    if config.neftune_noise_alpha:
-        add_noise(model, config.neftune_noise_alpha)
     train = examples["train"]
     if config.packing:
+        check_packing(model, int(train.lengths.max()))
         train = Packed(train, pack(train.lengths, config.max_length))
-    collate = partial(collate_causal, pad_token_id=template.tokenizer.pad_token_id, flat=wants_flat(model))
+    model = add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
+    chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
+    add_noise(model, config.neftune_noise_alpha)
+    collate = causal_collator(template.tokenizer, model)
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
-        plain = causal_language_model(chunked=chunked)
+        plain = causal_language_model(chunked=chunked)  # without label smoothing
         loss = mean_loss(accelerator, model, examples[split], config.eval_batch_size, collate=collate, loss=plain)
         return {"loss": loss, "perplexity": math.exp(loss)}
 
     model, results = fit(
-        accelerator, model, train, config, collate=collate, processor=template.tokenizer,
-        loss=causal_language_model(config.label_smoothing_factor, chunked), evaluate=evaluate,
+        accelerator,
+        model,
+        train,
+        config,
+        collate=collate,
+        loss=causal_language_model(config.label_smoothing_factor, chunked),
+        evaluate=evaluate,
+        processor=template.tokenizer,
         held_out=examples,
-    )  # fmt: skip
-    answers = chat.samples(chats, before=before, after=answer(model))
-    report = chat.summarize(config, rows, examples, evaluate(model, "test"), answers, template.tokenizer)
+    )
+    after = chat.answer(accelerator, model, template, questions, config)
+    samples = chat.samples(questions, before=before, after=after)
+    report = chat.summarize(config, rows, examples, evaluate(model, "test"), samples, template.tokenizer)
     return publish(accelerator, config, results, report)
 
 

@@ -14,15 +14,14 @@ the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts w
 from typing import Any
 
 from hftrain import run
-from hftrain.config.defaults import BY_METRIC
+from hftrain.tasks import classification
 from hftrain.tasks.classification import ClassificationConfig
 
 
 def main(config: ClassificationConfig) -> dict[str, Any]:
-    from hftrain.metrics import rehearse
-    from hftrain.report import publish
-    from hftrain.tasks import classification
-    from hftrain.train.loop import fit, start
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import fit, publish, start
+    from hftrain.train.choosing import choose_best_metric
 
     accelerator = start(config)
     problem = config.problem_type
@@ -30,12 +29,9 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         rows = classification.load_labelled(config, seed=config.seed)
         names, ids = classification.number_classes(rows, config)
         tokenizer = classification.load_tokenizer(rows["train"], config)
-        examples = {name: classification.tokenize(split, tokenizer, ids, config) for name, split in rows.items()}
-    right = {name: classification.references(split, problem, len(names)) for name, split in examples.items()}
-    held = {name: right[name] for name in ("validation", "test")}
-    best = rehearse(config.metrics, problem, held, labels=names, best=config.metric_for_best_model)
-    config.choose("metric_for_best_model", best, BY_METRIC)
-
+        examples = {split: classification.tokenize(rows[split], tokenizer, ids, config) for split in rows}
+    references = {split: classification.references(examples[split], problem, len(names)) for split in rows}
+    choose_best_metric(config, problem, config.metrics, references, labels=names)
     model = classification.load_classifier(config, tokenizer, names)
     collate = classification.collator(tokenizer, model, config)
 
@@ -44,7 +40,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         return classification.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
 
     def evaluate(model: Any) -> dict[str, float]:
-        return classification.measure(score(model, "validation"), right["validation"], config, names)[0]
+        scores, _ = classification.measure(score(model, "validation"), references["validation"], config, names)
+        return scores
 
     loss = classification.classification(
         problem,
@@ -53,12 +50,19 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         focal_gamma=config.focal_gamma,
     )
     model, results = fit(
-        accelerator, model, examples["train"], config, processor=tokenizer, loss=loss,
-        collate=collate, evaluate=evaluate,
-        augment=classification.augmentation(config, tokenizer), held_out=examples,
-    )  # fmt: skip
-    thresholds = classification.choose_thresholds(accelerator, model, config, score, right["validation"])
-    report = classification.summarize(config, rows, examples, score(model, "test"), right, names, ids, thresholds)
+        accelerator,
+        model,
+        examples["train"],
+        config,
+        collate=collate,
+        loss=loss,
+        evaluate=evaluate,
+        augment=classification.augmentation(config, tokenizer),
+        processor=tokenizer,
+        held_out=examples,
+    )
+    thresholds = classification.choose_thresholds(accelerator, model, config, score, references["validation"])
+    report = classification.summarize(config, rows, examples, score(model, "test"), references, names, ids, thresholds)
     return publish(accelerator, config, results, report)
 
 

@@ -16,31 +16,28 @@ refused.
 from typing import Any
 
 from hftrain import run
+from hftrain.tasks import chat, preference
 from hftrain.tasks.preference import GrpoConfig
 
 
 def main(config: GrpoConfig) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM
-
+    # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain.config.defaults import describe
-    from hftrain.models import load
-    from hftrain.tasks import chat
     from hftrain.tasks.preference.online import load_prompts, reward_function, trl_arguments
     from hftrain.train.inspect import inspecting
 
     if inspecting():
         raise ValueError("what TRL will see, hftrain inspect cannot show: its own loop makes the examples")
-    config.reopen()
+    config.reopen()  # what an earlier run chose for this config is chosen again
     prompts = load_prompts(config)
     handed_over = trl_arguments(config, len(prompts))
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer  # trl_arguments has checked that TRL is installed
 
-    template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
-    model = load.load_model(config, AutoModelForCausalLM)
-    chat.fit_model(model, template, config.max_length)
+    template = chat.load_template(config)
+    model = preference.load_policy(config, template)
     rewards: list[Any] = [reward_function(name) for name in config.reward_funcs]
     trainer = GRPOTrainer(
-        load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids),
+        model,
         rewards,
         GRPOConfig(**handed_over),
         train_dataset=prompts,

@@ -9,38 +9,29 @@ too); OpenAI's input, preferred_output, non_preferred_output; and for KTO prompt
 margin and the answers' log-probabilities on held-out pairs are in the log and the report.
 """
 
-from functools import partial
 from typing import Any
 
 from hftrain import run
+from hftrain.tasks import chat, preference
 from hftrain.tasks.preference import PreferenceRecipeConfig
 
 
 def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import fit, publish, start
 
-    from hftrain.models import load
-    from hftrain.report import publish
-    from hftrain.tasks import chat, preference
-    from hftrain.train.inspect import inspecting
-    from hftrain.train.loop import fit, start
-
-    accelerator, unpaired = start(config), config.loss_type == "kto"
-    template = chat.Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
+    accelerator = start(config)
+    unpaired = config.loss_type == "kto"  # single answers, good or bad, in place of pairs
+    template = chat.load_template(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = preference.load_preferences(config, seed=config.seed, unpaired=unpaired)
-        tokenize = partial(preference.tokenize_preferences, template=template, config=config, unpaired=unpaired)
-        examples = {name: tokenize(split) for name, split in rows.items()}
-    data = preference.describe(rows, examples)
-
-    model = load.load_model(config, AutoModelForCausalLM)
-    chat.fit_model(model, template, config.max_length)
-    model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
-    collate = partial(preference.collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
-    if config.needs_reference and config.precompute_ref_log_probs and not inspecting():
-        for name, split in examples.items():
-            examples[name] = preference.with_reference(accelerator, model, split, config.eval_batch_size, collate)
-    point = preference.ReferencePoint(accelerator, config) if unpaired else None
+        examples = {
+            split: preference.tokenize_preferences(rows[split], template, config, unpaired=unpaired) for split in rows
+        }
+    model = preference.load_policy(config, template)
+    collate = preference.collator(template)
+    examples = preference.add_references(accelerator, model, examples, config, collate)  # by the untrained model
+    reference_point = preference.ReferencePoint(accelerator, config) if unpaired else None
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
         return preference.evaluate_preferences(
@@ -48,11 +39,18 @@ def main(config: PreferenceRecipeConfig) -> dict[str, Any]:
         )
 
     model, results = fit(
-        accelerator, model, examples["train"], config, collate=collate, evaluate=evaluate,
-        loss=preference.preference_loss(accelerator, config, point),
-        before_step=point.measure if point else None, processor=template.tokenizer, held_out=examples,
-    )  # fmt: skip
-    report = preference.summarize_preferences(config, rows, examples, data, evaluate(model, "test"))
+        accelerator,
+        model,
+        examples["train"],
+        config,
+        collate=collate,
+        loss=preference.preference_loss(accelerator, config, reference_point),
+        evaluate=evaluate,
+        before_step=reference_point.measure if reference_point else None,  # KTO needs a mean over the whole step
+        processor=template.tokenizer,
+        held_out=examples,
+    )
+    report = preference.summarize_preferences(config, rows, examples, evaluate(model, "test"))
     return publish(accelerator, config, results, report)
 
 

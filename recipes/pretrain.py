@@ -11,52 +11,46 @@ txt (also .zst, also data/*.jsonl), a folder, or a data set on the Hub. Document
 from typing import Any
 
 from hftrain import run
+from hftrain.tasks import pretraining
 from hftrain.tasks.pretraining import PretrainConfig
 
 
 def main(config: PretrainConfig) -> dict[str, Any]:
-    from transformers import AutoModelForCausalLM
-
-    from hftrain import text
-    from hftrain.losses import causal_language_model
-    from hftrain.models import load, new
-    from hftrain.models.fit import check_fit
-    from hftrain.report import publish
-    from hftrain.tasks import pretraining
-    from hftrain.text import causal
-    from hftrain.train import trials
-    from hftrain.train.evaluation import mean_loss
-    from hftrain.train.loop import fit, start
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import add_adapters, causal_language_model, fit, mean_loss, publish, start
+    from hftrain.text.causal import causal_collator
+    from hftrain.train.trials import check_causal, check_packing, chunk_loss
 
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
         tokenizer, files = pretraining.load_tokens(config)
     examples = pretraining.make_blocks(config, files, config.packing)
-
-    def shape() -> Any:
-        vocabulary, form = text.vocabulary(tokenizer), {"num_encoder_layers": 0}
-        return new.new_shape(config.model, config.model_config, vocabulary, config.max_length, form)
-
-    model = load.load_model(config, AutoModelForCausalLM, new=shape)
-    check_fit(model, max_length=config.max_length)
-    trials.check_causal(model)
-    if config.packing == "best_fit":
-        trials.check_packing(model, int(examples["train"].examples.lengths.max()))
-    model = load.add_adapters(model, config, "CAUSAL_LM")
-    chunked = config.chunked_loss and trials.chunk_loss(model)
-    collate = causal.causal_collator(tokenizer, model)
+    model = pretraining.load_causal_model(config, tokenizer)
+    check_causal(model)
+    if config.packing == "best_fit":  # several documents in a row, which must not see one another
+        check_packing(model, int(examples["train"].examples.lengths.max()))
+    model = add_adapters(model, config, "CAUSAL_LM")
+    chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
+    collate = causal_collator(tokenizer, model)
 
     def evaluate(model: Any) -> dict[str, float]:
-        validation, loss = examples["validation"], causal_language_model(chunked=chunked)
-        mean = mean_loss(accelerator, model, validation, config.eval_batch_size, collate=collate, loss=loss)
-        return pretraining.readings(mean, validation, files["validation"])
+        plain = causal_language_model(chunked=chunked)  # without label smoothing
+        held_out = examples["validation"]
+        loss = mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
+        return pretraining.readings(loss, held_out, files["validation"])
 
     model, results = fit(
-        accelerator, model, examples["train"], config, collate=collate,
-        loss=causal_language_model(config.label_smoothing_factor, chunked=chunked),
-        evaluate=evaluate, processor=tokenizer, held_out=examples,
+        accelerator,
+        model,
+        examples["train"],
+        config,
+        collate=collate,
+        loss=causal_language_model(config.label_smoothing_factor, chunked),
+        evaluate=evaluate,
         flops=pretraining.step_flops(model, examples["train"]),
-    )  # fmt: skip
+        processor=tokenizer,
+        held_out=examples,
+    )
     samples = pretraining.continuations(
         accelerator, model, tokenizer, files["validation"], config.sample_tokens, config.max_length
     )

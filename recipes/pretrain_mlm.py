@@ -12,53 +12,46 @@ from math import exp
 from typing import Any
 
 from hftrain import run
+from hftrain.tasks import pretraining
 from hftrain.tasks.pretraining import PretrainMlmConfig
 
 
 def main(config: PretrainMlmConfig) -> dict[str, Any]:
-    from hftrain import text
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import fit, mean_loss, publish, sequence_to_sequence, start
     from hftrain.data.noise import Noised
-    from hftrain.losses import sequence_to_sequence
-    from hftrain.models import load, new
-    from hftrain.models.fit import check_fit
-    from hftrain.report import publish
-    from hftrain.tasks import pretraining
-    from hftrain.tasks.pretraining import denoising
-    from hftrain.train import trials
-    from hftrain.train.evaluation import mean_loss
-    from hftrain.train.loop import fit, start
+    from hftrain.train.trials import chunk_loss
 
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
-        tokenizer, files = pretraining.load_tokens(config, denoising.MARKS[config.objective])
-    noise = denoising.make_noise(config, tokenizer)
+        tokenizer, files = pretraining.load_tokens(config, pretraining.MARKS[config.objective])
+    noise = pretraining.make_noise(config, tokenizer)  # what hides tokens or spans of an example
     blocks = pretraining.make_blocks(config, files, config.packing)
-    examples = {name: denoising.measured(noise, config.objective, split) for name, split in blocks.items()}
-
-    def shape() -> Any:
-        form = {"num_decoder_layers": 0} if config.objective == "masked_tokens" else {}
-        return new.new_shape(config.model, config.model_config, text.vocabulary(tokenizer), config.max_length, form)
-
-    auto_class = denoising.AUTO[config.objective]
-    model = load.load_model(config, auto_class, new=shape)
-    check_fit(model, max_length=config.max_length)
-    collate = denoising.denoising_collator(config.objective, tokenizer, model)
-    model = load.add_adapters(model, config, None if config.objective == "masked_tokens" else "SEQ_2_SEQ_LM")
-    chunked = config.chunked_loss and trials.chunk_loss(model)
-
-    noised = {name: Noised(split, noise, config.seed) for name, split in examples.items()}
+    examples = {split: pretraining.measured(noise, config.objective, blocks[split]) for split in blocks}
+    noised = {split: Noised(examples[split], noise, config.seed) for split in examples}  # the same at each evaluation
+    model = pretraining.load_denoiser(config, tokenizer)
+    collate = pretraining.denoising_collator(config.objective, tokenizer, model)
+    chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
 
     def evaluate(model: Any) -> dict[str, float]:
-        validation, plain = noised["validation"], sequence_to_sequence(chunked=chunked)
-        loss = mean_loss(accelerator, model, validation, config.eval_batch_size, collate=collate, loss=plain)
+        plain = sequence_to_sequence(chunked=chunked)  # without label smoothing
+        held_out = noised["validation"]
+        loss = mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
         return {"loss": loss, "perplexity": exp(min(loss, 700))}
 
     model, results = fit(
-        accelerator, model, examples["train"], config, processor=tokenizer,
-        augment=noise, collate=collate, evaluate=evaluate, held_out=examples,
+        accelerator,
+        model,
+        examples["train"],
+        config,
+        collate=collate,
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
+        evaluate=evaluate,
+        augment=noise,  # drawn anew for each step
         flops=pretraining.step_flops(model, examples["train"]),
-    )  # fmt: skip
+        processor=tokenizer,
+        held_out=examples,
+    )
     report = pretraining.summarize_denoising(config, files, examples, noised, tokenizer)
     return publish(accelerator, config, results, report)
 

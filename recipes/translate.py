@@ -12,53 +12,54 @@ folder, or a data set on the Hub; a column may be nested (translation.de).
 from typing import Any
 
 from hftrain import run
+from hftrain.tasks import translation
 from hftrain.tasks.translation import TranslateConfig
-
-NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
 
 def main(config: TranslateConfig) -> dict[str, Any]:
-    from transformers import AutoModelForSeq2SeqLM
-
-    from hftrain import text
-    from hftrain.losses import sequence_to_sequence
-    from hftrain.models import TransformerConfig, load
-    from hftrain.report import publish
-    from hftrain.tasks import translation
-    from hftrain.train.evaluation import mean_loss
-    from hftrain.train.loop import fit, start
+    # imported here, so that a mistake in the settings is reported before torch is loaded
+    from hftrain import fit, mean_loss, publish, sequence_to_sequence, start
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = translation.load_pairs(config, seed=config.seed)
-        tokenizer = load.load_tokenizer(config) or text.learn_tokenizer(rows["train"], config.vocab_size)
-        examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
-    shape = text.vocabulary(tokenizer) | NEW_MODEL | config.model_config
-    model = load.load_model(config, AutoModelForSeq2SeqLM, new=lambda: TransformerConfig(**shape))
-    translation.set_generation(model, tokenizer, config)
+        tokenizer = translation.load_tokenizer(rows["train"], config)
+        examples = {split: translation.tokenize(rows[split], tokenizer, config) for split in rows}
+    model = translation.load_translator(config, tokenizer)
     collate = translation.pair_collator(tokenizer, model)
-    model = load.add_adapters(model, config, "SEQ_2_SEQ_LM")
+    loss = sequence_to_sequence(config.label_smoothing_factor)
 
     def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
+        batch_size = config.eval_batch_size
         hypotheses = translation.translate(
-            accelerator, model, tokenizer, examples[split], config.eval_batch_size, collate=collate, num_beams=num_beams
+            accelerator, model, tokenizer, examples[split], batch_size, collate=collate, num_beams=num_beams
         )
-        search = {"num_beams": num_beams, "batch_size": config.eval_batch_size}
-        return hypotheses, translation.score(hypotheses, rows[split]["target"], config.target_lang, **search)
+        references = rows[split]["target"]
+        scores = translation.score(
+            hypotheses, references, config.target_lang, num_beams=num_beams, batch_size=batch_size
+        )
+        return hypotheses, scores
 
     def evaluate(model: Any) -> dict[str, float]:
-        validation, loss = examples["validation"], sequence_to_sequence()
-        loss_value = mean_loss(accelerator, model, validation, config.eval_batch_size, collate=collate, loss=loss)
-        metrics = {"loss": loss_value}
+        plain = sequence_to_sequence()  # without label smoothing
+        held_out = examples["validation"]
+        metrics = {"loss": mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)}
         if config.predict_with_generate:
-            metrics |= {name: translate(model, "validation", 1)[1][name] for name in ("sacrebleu", "chrf")}
+            _, scores = translate(model, "validation", num_beams=1)
+            metrics |= {name: scores[name] for name in ("sacrebleu", "chrf")}
         return metrics
 
     model, results = fit(
-        accelerator, model, examples["train"], config, collate=collate, processor=tokenizer,
-        loss=sequence_to_sequence(config.label_smoothing_factor), evaluate=evaluate,
+        accelerator,
+        model,
+        examples["train"],
+        config,
+        collate=collate,
+        loss=loss,
+        evaluate=evaluate,
+        processor=tokenizer,
         held_out=examples,
-    )  # fmt: skip
+    )
     hypotheses, scores = translate(model, "test", config.num_beams)
     report = translation.summarize(config, rows, examples, hypotheses, scores, tokenizer)
     return publish(accelerator, config, results, report)

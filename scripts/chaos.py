@@ -23,7 +23,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT), str(ROOT / "tests")]  # scenarios, hftrain, and the tests' small run
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT)]  # scenarios, hftrain, and the small run of the tests
 
 from scenarios import MODULES, Row, Try  # noqa: E402
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from hftrain.signals import STOPPING
+from tests import ROOT
 
 # A shell starts background jobs with SIGINT ignored, and `hftrain run` respects that: but the tests press Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ROOT = Path(__file__).resolve().parents[1]
 
 # Before anything imports torch or a Hugging Face library: they read these once. Child processes inherit them.
 _cache = Path(tempfile.mkdtemp(prefix="hftrain-tests-"))

@@ -8,12 +8,15 @@ import torch
 from torch import nn
 
 
-def add_noise(model: Any, alpha: float) -> None:
+def add_noise(model: Any, alpha: float | None) -> None:
     """Adds to each embedding, in training mode only, noise that is uniform in -1 .. 1 times alpha / sqrt(L D).
 
     D is the embeddings' size and L the tokens of the sequence that the embedding is of: its own, without padding, and
-    of packed documents each its own. `fit` seeds the noise by the step.
+    of packed documents each its own. `fit` seeds the noise by the step. With None
+    nothing is added.
     """
+    if alpha is None:
+        return
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     told: dict[str, Any] = {}
 

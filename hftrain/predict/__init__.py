@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hftrain.labels import predict as labels
 from hftrain.models.saved import kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
@@ -89,7 +90,7 @@ def line(prediction: object) -> str:
     elif isinstance(prediction, dict) and "answer" in prediction:
         words = answering.line(prediction)
     else:
-        words = classifying.line(prediction)
+        words = labels.line(prediction)
     return visible(words)
 
 

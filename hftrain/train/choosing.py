@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
+from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
 from hftrain.train.flops import count_parameters
 
@@ -52,6 +54,16 @@ def choose_settings(model: nn.Module, lengths: np.ndarray, config: TrainConfig) 
     if printing.asked():
         printing.show(config)
     return plan, total
+
+
+def choose_best_metric(
+    config: TrainConfig, task: str, metrics: Sequence[str], references: Mapping[str, Any], *, labels: Sequence[str] = ()
+) -> None:
+    """Tries the metrics on the references of the held-out splits, before any training, and fills in
+    `metric_for_best_model` where it is open. The arguments are those of `hftrain.metrics.rehearse`, which raises."""
+    held_out = {name: references[name] for name in ("validation", "test")}
+    best = rehearse(metrics, task, held_out, labels=labels, best=config.metric_for_best_model)
+    config.choose("metric_for_best_model", best, defaults.BY_METRIC)
 
 
 def pinned(config: TrainConfig) -> dict[str, Any]:

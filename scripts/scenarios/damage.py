@@ -6,11 +6,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from resume_worker import WorkerConfig, train
-
 from hftrain.data import sealed
 from hftrain.train import checkpoint
 from scenarios import Row, Try, check
+from tests.train.resume_worker import WorkerConfig, train
 
 
 def harms(draw: random.Random) -> dict[str, Callable[[Path], None]]:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from resume_worker import WorkerConfig, trace, train
 
 from hftrain.train import checkpoint
 from scenarios import Row, Try, check
+from tests.train.resume_worker import WorkerConfig, trace, train
 
 REFUSED: list[tuple[dict[str, Any], dict[str, str], str]] = [  # settings, environment, key that the error names
     ({"learning_rate": 0.02}, {}, "learning_rate"),

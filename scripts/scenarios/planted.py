@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from chat_models import make_adapter, make_folder
-from resume_worker import WorkerConfig, trace, train
 from transformers import AutoConfig, AutoTokenizer
 
 from hftrain import cli
 from hftrain.config import DataConfig
 from hftrain.data.splits import load_splits
 from scenarios import Row, Try, check, fork, wait
+from tests.chat_models import make_adapter, make_folder
+from tests.train.resume_worker import WorkerConfig, trace, train
 
 ROOT = Path(cli.__file__).parents[2]
 MARK = "planted code has run"

@@ -95,7 +95,7 @@ def in_the_final_model(folder: Path, draw: random.Random, sample: bool) -> Itera
 
 def in_a_run(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
     """Training processes killed while they save; the run that goes on is the unbroken one, bit for bit."""
-    from resume_worker import WorkerConfig, exit_codes, fork, trace, train
+    from tests.train.resume_worker import WorkerConfig, exit_codes, fork, trace, train
 
     settings = {"save_steps": 1, "width": 128, "ema_decay": 0.9}
     train(WorkerConfig(output_dir=folder / "unbroken", **settings))

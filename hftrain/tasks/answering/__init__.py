@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.answering.examples import collate, collator, cut_contexts, load_tokenizer, tokenize
     from hftrain.tasks.answering.judging import judge
     from hftrain.tasks.answering.losses import loss
-    from hftrain.tasks.answering.model import model_settings, save_threshold
+    from hftrain.tasks.answering.model import load_answerer, model_settings, save_threshold
     from hftrain.tasks.answering.report import summarize
     from hftrain.tasks.answering.rows import load_questions
     from hftrain.tasks.answering.scoring import (
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Span,
         answer,
         best_answers,
+        choose_metrics,
         choose_threshold,
         find_spans,
         is_answered,
@@ -34,6 +35,7 @@ __all__ = [
     "Span",
     "answer",
     "best_answers",
+    "choose_metrics",
     "choose_threshold",
     "collate",
     "collator",
@@ -42,6 +44,7 @@ __all__ = [
     "is_answered",
     "join",
     "judge",
+    "load_answerer",
     "load_questions",
     "load_tokenizer",
     "loss",

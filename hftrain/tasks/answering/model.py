@@ -1,4 +1,4 @@
-"""What a question answering model remembers: its windows, its search, and when it gives no answer."""
+"""The model that answers, and what it remembers: its windows, its search, and when it gives no answer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,25 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import nn
+from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
+from hftrain.models import load
+from hftrain.models.fit import check_fit
 from hftrain.models.saved import recall, save_remembered
-from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 
 SETTINGS = ("max_seq_length", "doc_stride", "max_answer_length", "n_best_size")
+
+
+def load_answerer(config: AnswerConfig, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The model that `config` names with a head for answers, and, if asked for, adapters.
+
+    Raises:
+        ValueError: tokenizer or `max_seq_length` do not fit the model.
+    """
+    model = load.load_model(config, AutoModelForQuestionAnswering, settings=model_settings(config))
+    check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    return load.add_adapters(model, config, "QUESTION_ANS")
 
 
 def model_settings(config: AnsweringConfig) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.metrics import answers as squad
 from hftrain.metrics import checks, load_metrics
+from hftrain.tasks.answering.config import AnswerConfig
 from hftrain.tasks.answering.losses import log_probabilities, span_losses
 from hftrain.train import evaluation
+from hftrain.train.choosing import choose_best_metric
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -39,6 +41,14 @@ class Found(NamedTuple):
     spans: list[Span]  # the best first
     null: float  # the score of there being no answer, of the same scale
     loss: float = 0.0
+
+
+def choose_metrics(config: AnswerConfig, rows: Mapping[str, Rows]) -> list[str]:
+    """The metrics that `config` names, else squad, or squad_v2 where a question has no answer; tried on the held-out
+    answers before any training (`choose_best_metric`)."""
+    metrics = config.metrics or ["squad" if all(all(split["answers"]) for split in rows.values()) else "squad_v2"]
+    choose_best_metric(config, "question_answering", metrics, {name: rows[name]["answers"] for name in rows})
+    return metrics
 
 
 def find_spans(

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from transformers import AutoModelForCausalLM
+
+from hftrain.models import load
 from hftrain.models.fit import check_fit, embedding_rows
+from hftrain.models.freezing import freeze
+from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.template import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def load_chat_model(config: ChatRecipeConfig, template: Template) -> Any:
+    """The model that `config` names, fitted to the template, with the parameters frozen that `freeze` names; without
+    new adapters yet."""
+    model = load.load_model(config, AutoModelForCausalLM)
+    fit_model(model, template, config.max_length)
+    freeze(model, config.freeze)
+    return model
 
 
 def fit_model(model: PreTrainedModel, template: Template, max_length: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,16 +14,21 @@ from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
+from hftrain.train.inspect import inspecting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
+    from hftrain.tasks.chat.config import ChatModelConfig
 
 
 def questions(rows: Rows, count: int) -> list[Chat]:
-    """Up to `count` of the rows that ask something, evenly spread; plain texts do not."""
+    """Up to `count` of the rows that ask something, evenly spread; plain texts do not. None where `fit` will train
+    nothing."""
+    if inspecting():
+        return []
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
     chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
     return [chat_of(rows[asking[i]]) for i in chosen]
@@ -87,16 +92,7 @@ def summarize(
     )
 
 
-class Answering(Protocol):
-    """The settings that `usage` reads."""
-
-    output_dir: str
-    hub_model_id: str | None
-    use_peft: bool
-    max_new_tokens: int
-
-
-def usage(config: Answering, row: Mapping[str, str]) -> str:
+def usage(config: ChatModelConfig, row: Mapping[str, str]) -> str:
     """Python that loads what was trained and saved and lets it answer the prompt of a row."""
     folder, prompt = config.hub_model_id or config.output_dir, json.loads(row["prompt"])
     if isinstance(prompt, str):

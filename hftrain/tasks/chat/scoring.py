@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -17,15 +18,12 @@ from hftrain.tasks.chat.template import Template
 from hftrain.text import pad
 from hftrain.train.evaluation import predict
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatModelConfig
+
 
 def answer(
-    accelerator: Accelerator,
-    model: nn.Module,
-    *,
-    template: Template,
-    chats: Sequence[Chat],
-    batch_size: int,
-    max_new_tokens: int,
+    accelerator: Accelerator, model: nn.Module, template: Template, chats: Sequence[Chat], config: ChatModelConfig
 ) -> list[str]:
     """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
     may be one that `fit` has not prepared yet."""
@@ -43,12 +41,12 @@ def answer(
         return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
 
     def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=max_new_tokens)
+        found = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
         new = found[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
     with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
-        answers = predict(accelerator, prompts, batch_size, collate=collate, generate=generate)
+        answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

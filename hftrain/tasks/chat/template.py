@@ -18,12 +18,15 @@ from jinja2.exceptions import TemplateError
 
 from hftrain.data.readers import Fault
 from hftrain.losses import IGNORE
+from hftrain.models import load
 from hftrain.tasks.chat.messages import SYSTEM, Message, fold_system
 from hftrain.tasks.chat.rows import is_learnt
 from hftrain.tasks.chat.whole import Whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hftrain.tasks.chat.config import ChatModelConfig
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -34,6 +37,11 @@ CHATML = (
 # What people's templates write around turns.
 MARKS = r"<\|[\w ]{2,40}\|>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|<｜[^｜>]{1,40}｜>"
 BEGINS, ENDS = ("<s>", "<bos>"), ("</s>", "<eos>")  # and around texts; inside one they may be anything else
+
+
+def load_template(config: ChatModelConfig) -> Template:
+    """The tokenizer of a model, with its chat template and new tokens."""
+    return Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
 
 
 class Template:

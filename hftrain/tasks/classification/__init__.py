@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
+    from hftrain.labels.classes import number_classes, references, weights
+    from hftrain.labels.judging import judge
+    from hftrain.labels.losses import classification, count_examples
+    from hftrain.labels.scoring import Scores, choose_thresholds, measure, score
     from hftrain.tasks.classification.augment import augmentation
     from hftrain.tasks.classification.config import ClassificationConfig
     from hftrain.tasks.classification.examples import load_tokenizer, tokenize
-    from hftrain.tasks.classification.judging import judge
-    from hftrain.tasks.classification.labels import number_classes, references, weights
-    from hftrain.tasks.classification.losses import classification, count_examples
     from hftrain.tasks.classification.model import collator, load_classifier
     from hftrain.tasks.classification.report import summarize
     from hftrain.tasks.classification.rows import load_labelled
-    from hftrain.tasks.classification.scoring import Scores, choose_thresholds, measure, score
 else:
     __getattr__ = lazily(__name__)
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hftrain.labels.predict import problem_of, say
 from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan, warn_of_cuts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def classify(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     batch_size: int,
@@ -35,7 +39,7 @@ def classify(
     import numpy as np
 
     from hftrain.data.examples import Examples
-    from hftrain.tasks.classification import scoring
+    from hftrain.labels import scoring
     from hftrain.tasks.classification.examples import encode
     from hftrain.tasks.classification.model import model_collator
     from hftrain.train.evaluation import OneProcess
@@ -68,36 +72,7 @@ def classify(
     outputs = scoring.score(one, model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
+    names: Any = config.id2label
     for i, row, decision in zip(told, outputs.tolist(), decided, strict=True):
-        found[i] = say(row, decision, problem, config.id2label)
+        found[i] = say(row, decision, problem, names)
     return found
-
-
-def problem_of(config: Any) -> str:
-    """The kind of problem; another's model may not say it."""
-    if config.num_labels == 1:
-        return "regression"
-    several = config.problem_type == "multi_label_classification"
-    return "multi_label_classification" if several else "single_label_classification"
-
-
-def say(outputs: list[float], decision: Any, problem: str, names: dict[int, str]) -> Any:
-    """(K,) outputs of one text, and what `scoring.decide` makes of them, as its prediction."""
-    if problem == "regression":
-        return outputs[0]
-    probabilities = {names[number]: score for number, score in enumerate(outputs)}
-    if problem == "multi_label_classification":
-        labels = [names[number] for number in decision.nonzero()[0].tolist()]
-        return {"labels": labels, "probabilities": probabilities}
-    label = names[int(decision)]
-    return {"label": label, "probability": probabilities[label], "probabilities": probabilities}
-
-
-def line(prediction: Any) -> str:
-    """label TAB probability; of several labels those, one after the other; a number; nothing of an empty text."""
-    if prediction is None:
-        return ""
-    if isinstance(prediction, float):
-        return f"{prediction:.6g}"
-    said = prediction["labels"] if "labels" in prediction else [prediction["label"]]
-    return "\t".join(f"{name}\t{prediction['probabilities'][name]:.4f}" for name in said)

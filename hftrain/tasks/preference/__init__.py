@@ -13,7 +13,7 @@ if TYPE_CHECKING:
         PreferenceRecipeConfig,
         RewardConfig,
     )
-    from hftrain.tasks.preference.examples import IDS, collate_preferences, tokenize_preferences
+    from hftrain.tasks.preference.examples import IDS, collate_preferences, collator, tokenize_preferences
     from hftrain.tasks.preference.judging import judge_preferences, judge_rewards
     from hftrain.tasks.preference.losses import (
         bradley_terry,
@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         rewards,
         simpo,
     )
+    from hftrain.tasks.preference.model import load_policy, load_reward_model
     from hftrain.tasks.preference.report import describe, summarize_preferences, summarize_rewards
     from hftrain.tasks.preference.reward import evaluate_rewards, reward_loss, reward_usage
     from hftrain.tasks.preference.rows import load_preferences, prompt_of, to_preference
     from hftrain.tasks.preference.scoring import (
         ReferencePoint,
+        add_references,
         evaluate_preferences,
         preference_loss,
         with_reference,
@@ -46,8 +48,10 @@ __all__ = [
     "PreferenceRecipeConfig",
     "ReferencePoint",
     "RewardConfig",
+    "add_references",
     "bradley_terry",
     "collate_preferences",
+    "collator",
     "count_examples",
     "describe",
     "dpo",
@@ -57,7 +61,9 @@ __all__ = [
     "judge_preferences",
     "judge_rewards",
     "kto",
+    "load_policy",
     "load_preferences",
+    "load_reward_model",
     "objective",
     "orpo",
     "preference_loss",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -96,6 +96,11 @@ def _judged(rows: Rows, seed: int) -> Rows:
     following = dict(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
     pairs = Dataset.from_list([row | {"second": answers[following[i]]["first"]} for i, row in enumerate(answers)])
     return replace(rows.select(owners), data=pairs, leaks=rows.leaks)
+
+
+def collator(template: chat.Template) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+    """`collate_preferences` with the tokenizer's padding."""
+    return partial(collate_preferences, pad_token_id=template.tokenizer.pad_token_id)
 
 
 def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batch:

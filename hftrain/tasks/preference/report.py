@@ -39,17 +39,16 @@ def summarize_preferences(
     config: PreferenceRecipeConfig,
     rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
-    data: Mapping[str, Any],
     scores: Mapping[str, float],
 ) -> Report:
-    """What the report shows of preferences: the scores of the test rows, and the data as `describe` gives them."""
+    """What the report shows of preferences: the scores of the test rows, and the data."""
     return Report(
         title=f"Preferences ({config.loss_type})",
         task="text-generation",
         metric="reward_accuracy",
         scores=scores,
         usage=chat.usage(config, rows["test"][0]),
-        data=data,
+        data=describe(rows, examples),
         **judge_preferences(scores, config, examples),
     )
 

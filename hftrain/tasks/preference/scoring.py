@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +25,10 @@ from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
 from hftrain.losses import Batch, Loss
-from hftrain.tasks.preference.config import PreferenceConfig
+from hftrain.tasks.preference.config import PreferenceConfig, PreferenceRecipeConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
+from hftrain.train.inspect import inspecting
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +144,21 @@ def with_reference(
     joined = examples.items.add_column("reference", list(found))  # type: ignore[attr-defined]
     # the fingerprint stays that of the data: the last bits of the column depend on the machine
     return examples.replaced(items=joined)
+
+
+def add_references(
+    accelerator: Accelerator,
+    model: Any,
+    examples: Mapping[str, Examples],
+    config: PreferenceRecipeConfig,
+    collate: Callable[[list[Any]], Batch],
+) -> dict[str, Examples]:
+    """`with_reference` of each split; as they are where the loss needs no reference, where each step computes it, and
+    where `fit` will train nothing."""
+    if inspecting() or not (config.needs_reference and config.precompute_ref_log_probs):
+        return dict(examples)
+    batch_size = config.eval_batch_size
+    return {name: with_reference(accelerator, model, split, batch_size, collate) for name, split in examples.items()}
 
 
 def evaluate_preferences(

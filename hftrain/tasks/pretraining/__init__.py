@@ -6,6 +6,8 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.tasks.pretraining.config import PretrainConfig, PretrainMlmConfig
+    from hftrain.tasks.pretraining.denoising import MARKS, denoising_collator, make_noise, measured
+    from hftrain.tasks.pretraining.model import load_causal_model, load_denoiser
     from hftrain.tasks.pretraining.report import (
         continuations,
         describe,
@@ -21,15 +23,21 @@ else:
     __getattr__ = lazily(__name__)
 
 __all__ = [
+    "MARKS",
     "PretrainConfig",
     "PretrainMlmConfig",
     "continuations",
+    "denoising_collator",
     "describe",
     "judge",
     "learn_tokenizer",
+    "load_causal_model",
+    "load_denoiser",
     "load_tokens",
     "make_blocks",
+    "make_noise",
     "max_tokens",
+    "measured",
     "name_sources",
     "readings",
     "step_flops",

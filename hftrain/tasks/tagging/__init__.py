@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from hftrain.tasks.tagging.judging import judge
     from hftrain.tasks.tagging.labels import find_scheme, label_names, scheme_fault
     from hftrain.tasks.tagging.losses import loss
-    from hftrain.tasks.tagging.model import model_settings
+    from hftrain.tasks.tagging.model import load_tagger, model_settings
     from hftrain.tasks.tagging.report import summarize
     from hftrain.tasks.tagging.rows import load_sentences
-    from hftrain.tasks.tagging.scoring import Tagged, join, score, tag, tag_batch
+    from hftrain.tasks.tagging.scoring import Tagged, choose_metrics, join, score, tag, tag_batch
 else:
     __getattr__ = lazily(__name__)
 
@@ -21,6 +21,7 @@ __all__ = [
     "TagConfig",
     "Tagged",
     "TaggingConfig",
+    "choose_metrics",
     "collate",
     "collator",
     "cut_sentences",
@@ -29,6 +30,7 @@ __all__ = [
     "judge",
     "label_names",
     "load_sentences",
+    "load_tagger",
     "load_tokenizer",
     "loss",
     "model_settings",

@@ -1,11 +1,26 @@
-"""What a tagging model remembers: its tags, and the windows that it reads."""
+"""The model that tags, and what it remembers: its tags, and the windows that it reads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from hftrain.tasks.tagging.config import TaggingConfig
+from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+
+from hftrain.models import load
+from hftrain.models.fit import check_fit
+from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
+
+
+def load_tagger(config: TagConfig, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Any:
+    """The model that `config` names with a head for the tags `names`, and, if asked for, adapters.
+
+    Raises:
+        ValueError: tokenizer or `max_seq_length` do not fit the model.
+    """
+    model = load.load_model(config, AutoModelForTokenClassification, settings=model_settings(names, config))
+    check_fit(model, tokenizer, max_seq_length=config.max_seq_length)
+    return load.add_adapters(model, config, "TOKEN_CLS")
 
 
 def model_settings(names: Sequence[str], config: TaggingConfig) -> dict[str, Any]:

@@ -5,9 +5,9 @@ Shapes: B windows of a batch, T tokens of a window, W words of a sentence, K tag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -16,8 +16,13 @@ from torch import nn
 from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch
 from hftrain.metrics import Metrics, checks, load_metrics
+from hftrain.tasks.tagging.config import TagConfig
 from hftrain.tasks.tagging.losses import logits_of
 from hftrain.train import evaluation
+from hftrain.train.choosing import choose_best_metric
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
 
 
 class Tagged(NamedTuple):
@@ -27,6 +32,14 @@ class Tagged(NamedTuple):
     scores: list[float]  # (W,) their probabilities
     loss: float = 0.0  # summed over its labels
     labels: int = 0
+
+
+def choose_metrics(config: TagConfig, rows: Mapping[str, Rows], scheme: str) -> list[str]:
+    """The metrics that `config` names, else seqeval, or accuracy where the tags are not entities; tried on the held-out
+    tags before any training (`choose_best_metric`)."""
+    metrics = config.metrics or ["accuracy" if scheme == "none" else "seqeval"]
+    choose_best_metric(config, "token_classification", metrics, {name: rows[name]["tags"] for name in rows})
+    return metrics
 
 
 def tag_batch(model: nn.Module, batch: Batch) -> list[Tagged]:

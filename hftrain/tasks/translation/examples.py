@@ -10,14 +10,20 @@ from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.examples import Examples
 from hftrain.losses import Batch
+from hftrain.models import load
 from hftrain.models.fit import check_fit
 from hftrain.tasks.translation.config import TranslateConfig
-from hftrain.text import collate_pairs, tokenize_pairs
+from hftrain.text import collate_pairs, learn_tokenizer, tokenize_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hftrain.data.rows import Rows
+
+
+def load_tokenizer(rows: Rows, config: TranslateConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`."""
+    return load.load_tokenizer(config) or learn_tokenizer(rows, config.vocab_size)
 
 
 def pair_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Callable[[Sequence[Any]], Batch]:

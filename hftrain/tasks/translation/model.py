@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
+from hftrain.models import TransformerConfig, load
 from hftrain.models.fit import check_fit
 from hftrain.models.saved import remember
 from hftrain.tasks.translation.config import TranslateConfig
-from hftrain.text import language_id
+from hftrain.text import language_id, vocabulary
+
+NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
+
+
+def load_translator(config: TranslateConfig, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The model that `config` names, or a new small one, with `set_generation` and, if asked for, adapters."""
+    shape = vocabulary(tokenizer) | NEW_MODEL | config.model_config
+    model = load.load_model(config, AutoModelForSeq2SeqLM, new=lambda: TransformerConfig(**shape))
+    set_generation(model, tokenizer, config)
+    return load.add_adapters(model, config, "SEQ_2_SEQ_LM")
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,0 +1,87 @@
+"""How good the scores of a classification are: their intervals, a constant guess's scores, classes that are never
+predicted. Shapes: N examples, K classes or labels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hftrain.labels.config import LabelConfig
+from hftrain.labels.scoring import Scores, constant_guess, decide
+from hftrain.metrics import FITTING, load_metrics
+from hftrain.metrics.intervals import bootstrap, mean, wilson
+from hftrain.report.scores import MORE_TRAINING, never_predicted, no_better
+
+
+def judge(
+    scores: Scores,
+    references: np.ndarray,
+    training: np.ndarray,
+    config: LabelConfig,
+    names: Sequence[str],
+    thresholds: Sequence[float] = (),
+) -> dict[str, Any]:
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`.
+
+    Args:
+        references, training: what is right in the test rows and in the training rows.
+    """
+    problem, size = config.problem_type, len(references)
+    said = decide(scores.outputs, problem, thresholds)
+
+    ours = [name for name in config.metrics if name in FITTING[problem]]  # another's may take its time
+
+    def measured(said: np.ndarray, right: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        metrics = load_metrics(ours, problem, labels=names)
+        metrics.add(said, right, outputs)
+        return metrics.compute_defined()
+
+    guess = constant_guess(training, references, problem, len(names))
+    guessed = decide(guess.outputs, problem, [0.5] * len(names))
+    baseline = {"loss": guess.loss} | measured(guessed, references, guess.outputs)
+    if problem == "multi_label_classification":  # the best F1 that looks at no input is that of every label
+        every = measured(np.ones_like(references), references, guess.outputs)
+        baseline |= {name: max(baseline[name], value) for name, value in every.items() if name.startswith("f1")}
+    intervals = bootstrap(lambda rows: measured(said[rows], references[rows], scores.outputs[rows]), size)
+    if "accuracy" in config.metrics:
+        right = said == references
+        intervals["accuracy"] = wilson(int((right.all(axis=1) if right.ndim == 2 else right).sum()), size)
+    if interval := mean(scores.losses):
+        intervals["loss"] = interval
+    evidence: dict[str, Any] = {
+        "baseline": {f"test_{name}": value for name, value in baseline.items()},
+        "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
+    }
+    advice = MORE_TRAINING
+    if problem != "regression" and not (config.balance_classes or config.class_weights):
+        advice = f"set balance_classes, {MORE_TRAINING}"
+    results = {f"test_{name}": value for name, value in measured(said, references, scores.outputs).items()}
+    headline = "test_accuracy" if "accuracy" in config.metrics else f"test_{config.metrics[0]}"
+    always = "a constant guess"
+    if problem == "single_label_classification":
+        always = f"always {names[int(np.bincount(training, minlength=len(names)).argmax())]!r}"
+    return evidence | {
+        "remarks": [
+            *remarks(said, references, names, problem, advice),
+            *no_better(headline, results, **evidence, guess=always, help=advice),
+        ]
+    }
+
+
+def remarks(said: np.ndarray, references: np.ndarray, names: Sequence[str], problem: str, advice: str) -> list[str]:
+    """What the scores hide: everything is one class or about one number, some classes are never predicted."""
+    if problem == "regression":
+        spread, wanted = float(np.std(said)), float(np.std(references))
+        if spread >= 0.01 * wanted:
+            return []
+        return [f"every prediction is about {np.mean(said):.4g}, while the labels spread by {wanted:.4g}; {advice}"]
+    several = problem == "multi_label_classification"
+    predicted, wanted_of = (
+        each.sum(axis=0) if several else np.bincount(each, minlength=len(names)) for each in (said, references)
+    )
+    missing = {
+        name: int(count) for name, count, times in zip(names, wanted_of, predicted, strict=True) if count and not times
+    }
+    if not several and (predicted > 0).sum() == 1 and len(said) > 1:
+        return [f"every prediction is {names[int(predicted.argmax())]!r}; {advice}"]
+    return never_predicted("labels" if several else "rows", missing, int(wanted_of.sum()), help=advice)

@@ -1,0 +1,149 @@
+"""What the report and the model card show of labels and their scores. Shapes: N examples, K classes or labels."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain.data.several import scores_by_source
+from hftrain.data.splits import sizes
+from hftrain.labels.config import LabelConfig
+from hftrain.labels.judging import judge
+from hftrain.labels.scoring import Scores, decide, measure
+from hftrain.metrics import Metrics
+from hftrain.report import Figure, Report, Table
+from hftrain.report.charts import histogram
+from hftrain.report.described import share
+from hftrain.report.evaluated import evaluation_figures, per_class_table
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
+
+WORST = 50  # examples in the table of those with the highest loss
+NAMED = 10  # classes at most that the first sentence lists
+CLASSES = 30  # at most whose rows are counted in the table of the data
+
+
+def title(config: LabelConfig) -> str:
+    names = [Path(name).name.split(".")[0] for name in config.train_file or ()]
+    what = ", ".join(names) or str(config.dataset_name)
+    return f"Classification of {what}"
+
+
+def lead(config: LabelConfig, rows: "Mapping[str, Rows]", names: Sequence[str], what: str) -> str:
+    """What was learnt from what, in a sentence or two; `what` is one input: "a text"."""
+    listed = ": " + ", ".join(names) if len(names) <= NAMED else ""
+    said = {
+        "single_label_classification": f"Says which of {len(names)} classes {what} belongs to{listed}.",
+        "multi_label_classification": f"Says which of {len(names)} labels {what} has{listed}.",
+        "regression": f"Says {config.label_column[0]} of {what}, a number.",
+    }[config.problem_type]
+    return f"{said} Rows: {sizes(rows)}."
+
+
+def count_labels(rows: "Rows", names: Sequence[str], ids: Mapping[str, int]) -> dict[str, str]:
+    """The rows of each class, for the table of the data; a label that is a number with the name of its class. {} of
+    many classes, and of numbers."""
+    labels = Counter(each for label in rows["label"] for each in (label if isinstance(label, list) else [label]))
+    if len(labels) > CLASSES or any(isinstance(label, float) for label in labels):
+        return {}
+    counts = {}
+    for label in sorted(labels):
+        meaning = "" if names[ids[label]] == label else f" = {names[ids[label]]}"
+        counts[f"label {label}{meaning}"] = share(labels[label], len(rows))
+    return counts
+
+
+def report_labels(
+    config: LabelConfig,
+    rows: "Mapping[str, Rows]",
+    scores: Scores,
+    references: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    *,
+    task: str,
+    what: str,
+    usage: str,
+    data: Mapping[str, Any],
+    show: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    more: Sequence[Figure] = (),
+) -> Report:
+    """What the report shows: the scores of the test rows, and the data.
+
+    Args:
+        references: what is right, of each split.
+        task: pipeline tag of the Hub. `what`: one input, "a text".
+        show: a row -> what the table of the worst examples shows of its input.
+        more: figures of the task's own.
+    """
+    right = references["test"]
+    numbers, metrics = measure(scores, right, config, names, thresholds, report=True)
+    return Report(
+        title=title(config),
+        task=task,
+        metric=next(name for name in numbers if name != "loss"),
+        scores=numbers,
+        usage=usage,
+        lead=lead(config, rows, names, what),
+        data=data,
+        figures=[*figures(metrics, scores, right, config.problem_type), *more],
+        tables=tables(metrics, rows["test"], scores, right, names, thresholds, config.problem_type, show),
+        **judge(scores, right, references["train"], config, names, thresholds),
+    )
+
+
+def figures(metrics: Metrics, scores: Scores, references: np.ndarray, problem: str) -> list[Figure]:
+    """Of the test rows: confusions, ROC, precision and recall, calibration, or the errors of numbers."""
+    found = evaluation_figures(metrics)
+    if problem == "regression":
+        errors = scores.outputs[:, 0] - references
+        found.append(histogram("errors", "Errors", errors, x_label="prediction - label", whole=False))
+    return found
+
+
+def tables(
+    metrics: Metrics,
+    rows: "Rows",
+    scores: Scores,
+    references: np.ndarray,
+    names: Sequence[str],
+    thresholds: Sequence[float],
+    problem: str,
+    show: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+) -> list[Table]:
+    """Of the test rows: scores by class, thresholds, and the examples that the model is most wrong about."""
+    found = per_class_table(metrics)
+    if problem == "multi_label_classification":
+        chosen = [{"label": name, "threshold": limit} for name, limit in zip(names, thresholds, strict=True)]
+        found.append(Table("Thresholds", chosen, note="A label is said from this probability on, by validation rows."))
+    said = decide(scores.outputs, problem, thresholds)
+    shares: dict[str, Any] = {"loss": scores.losses}
+    if problem != "regression":
+        right = np.asarray(said) == references
+        shares |= {"accuracy": right if right.ndim == 1 else right.all(axis=1)}
+    if sources := scores_by_source(rows, **shares):
+        note = "" if problem != "multi_label_classification" else "accuracy: of the rows with every label right"
+        found.append(Table("By source", sources, note=note))
+    worst = [
+        {
+            **show(rows[place]),
+            "label": in_words(references[place], names, problem),
+            "predicted": in_words(said[place], names, problem),
+            "loss": float(scores.losses[place]),
+        }
+        for place in np.argsort(-scores.losses, kind="stable")[:WORST].tolist()
+    ]
+    note = "The test rows with the highest loss: hard ones, and some whose label is wrong."
+    return [*found, Table("Worst examples", worst, note=note, visible=10)]
+
+
+def in_words(label: Any, names: Sequence[str], problem: str) -> Any:
+    """A class's number, 0 and 1 of several labels, or a number, as a reader wants it."""
+    if problem == "regression":
+        return float(label)
+    if problem == "single_label_classification":
+        return names[label]
+    return ", ".join(names[number] for number in np.flatnonzero(label).tolist()) or "none"

@@ -1,0 +1,157 @@
+"""Every example scored once; metrics, thresholds and what went worst follow from the scores.
+
+Shapes: N examples, K classes or labels (1 for regression).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hftrain.labels.config import LabelConfig
+from hftrain.labels.losses import logits_of, losses
+from hftrain.losses import Batch
+from hftrain.metrics import Metrics, load_metrics
+from hftrain.models.saved import save_remembered
+from hftrain.train.evaluation import OneProcess, predict
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Losses (N,) and predictions (N, K): probabilities of the classes or labels, or the
+    number. In the examples' order, on every process."""
+
+    losses: np.ndarray
+    outputs: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """The mean, in fp64: the same in whatever batches the losses came."""
+        return float(self.losses.mean(dtype=np.float64))
+
+
+def score(
+    accelerator: Accelerator | OneProcess,
+    model: nn.Module,
+    examples: Sequence[Any],
+    batch_size: int,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    problem: str,
+) -> Scores:
+    """Loss (neither weighted nor smoothed) and scores of each example."""
+
+    def outputs(batch: Batch) -> list[np.ndarray]:
+        logits = logits_of(model, batch).float()
+        loss = losses(logits, batch["labels"], problem)
+        return list(torch.cat([loss.unsqueeze(-1), probabilities(logits, problem)], dim=-1).cpu().numpy())
+
+    rows = np.stack(predict(accelerator, examples, batch_size, collate=collate, generate=outputs))
+    return Scores(rows[:, 0], rows[:, 1:])
+
+
+def probabilities(logits: torch.Tensor, problem: str) -> torch.Tensor:
+    """(N, K) logits as probabilities; of regression as they are."""
+    if problem == "regression":
+        return logits
+    return logits.softmax(dim=-1) if problem == "single_label_classification" else logits.sigmoid()
+
+
+def decide(outputs: np.ndarray, problem: str, thresholds: Sequence[float]) -> np.ndarray:
+    """What (N, K) outputs say, as metrics want it: (N,) classes, (N, K) 0 or 1, (N,) numbers."""
+    if problem == "regression":
+        return outputs[:, 0]
+    if problem == "single_label_classification":
+        return outputs.argmax(axis=1)
+    return (outputs >= (thresholds or 0.5)).astype(np.int64)
+
+
+def measure(
+    scores: Scores,
+    references: np.ndarray,
+    config: LabelConfig,
+    names: Sequence[str],
+    thresholds: Sequence[float] = (),
+    *,
+    report: bool = False,
+) -> tuple[dict[str, float], Metrics]:
+    """{"loss": ..., metric: ...}, and the metrics' states, for the report's figures too if `report` is set.
+
+    Args:
+        thresholds: (K,) of several labels; () is 0.5 for each.
+    """
+    metrics = load_metrics(config.metrics, config.problem_type, labels=names, report=report)
+    metrics.add(decide(scores.outputs, config.problem_type, thresholds), references, scores.outputs)
+    return {"loss": scores.loss, **metrics.compute()}, metrics
+
+
+def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, classes: int) -> Scores:
+    """The scores of a guess that looks at no input: how often the training rows have a class or a label, or the mean of
+    their numbers.
+
+    Args:
+        training: references of the training rows, (N,) or (N, K). `references`: of the rows that are scored.
+    """
+    if problem == "regression":
+        guess = np.array([training.mean()])
+    else:
+        several = problem == "multi_label_classification"
+        counts = training.sum(axis=0) if several else np.bincount(training, minlength=classes)
+        shares = np.clip(counts, 0.5, len(training) - 0.5) / len(training)  # of none a half: its loss is finite
+        guess = np.log(shares) - (np.log1p(-shares) if several else 0.0)
+    labels = torch.from_numpy(references)
+    if problem != "single_label_classification":
+        labels = labels.float()
+    logits = torch.from_numpy(guess).float().expand(len(references), -1)
+    return Scores(losses(logits, labels, problem).numpy(), probabilities(logits, problem).numpy())
+
+
+def tune_thresholds(outputs: np.ndarray, references: np.ndarray, how: str) -> list[float]:
+    """(K,) probabilities from which on a label is said: `how` is "half" (0.5), "global" (what gives the best micro F1,
+    one for all) or "per_label" (each what gives its label the best F1). Choose on validation rows alone.
+
+    Between the two scores that it separates a threshold is in the middle. A label that no row has keeps 0.5.
+    """
+    labels = outputs.shape[1]
+    if how == "half":
+        return [0.5] * labels
+    if how == "global":
+        return [best_threshold(outputs.ravel(), references.ravel())] * labels
+    return [best_threshold(outputs[:, label], references[:, label]) for label in range(labels)]
+
+
+def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
+    """Where (N,) scores, said positive from there on, have the best F1 against (N,) 0 or 1; of several the nearest to
+    0.5."""
+    if not references.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    scores = scores[order].astype(np.float64)
+    last = np.append(scores[1:] < scores[:-1], True)  # ties are said together
+    said = np.flatnonzero(last) + 1
+    f1 = 2 * np.cumsum(references[order])[last] / (said + references.sum())
+    below = np.append(scores, 0.0)[said]
+    middle = (scores[last] + below) / 2
+    best = f1 >= f1.max() - 1e-12
+    return float(middle[best][np.abs(middle[best] - 0.5).argmin()])
+
+
+def choose_thresholds(
+    accelerator: Accelerator,
+    model: nn.Module,
+    config: LabelConfig,
+    score: Callable[[Any, str], Scores],
+    references: np.ndarray,
+) -> list[float]:
+    """(K,) thresholds by the validation rows, of several labels; they are saved in the model's configuration, in
+    `output_dir` too. [] of other problems."""
+    if config.problem_type != "multi_label_classification":
+        return []
+    outputs = score(model, "validation").outputs if config.thresholds != "half" else np.zeros((0, len(references[0])))
+    thresholds = tune_thresholds(outputs, references, config.thresholds)
+    save_remembered(accelerator, model, config.output_dir, thresholds=thresholds)
+    return thresholds

@@ -1,0 +1,530 @@
+"""Classification as it is used: rows with labels of every kind, losses, noise, thresholds, a recipe and its folder."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch.testing import assert_close
+
+from hftrain import text
+from hftrain.config import ConfigError
+from hftrain.labels.losses import losses
+from hftrain.labels.scoring import best_threshold, tune_thresholds
+from hftrain.metrics import load_metric
+from hftrain.models.freezing import freeze
+from hftrain.tasks import classification
+from tests import ROOT
+from tests.old_folders import without_the_key
+
+spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
+assert spec and spec.loader
+recipe = importlib.util.module_from_spec(spec)
+sys.modules["classify"] = recipe
+spec.loader.exec_module(recipe)
+
+SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
+WORDS = {"animal": ["dog", "cat", "bird"], "colour": ["red", "blue", "green"], "food": ["bread", "rice", "soup"]}
+FILLING = ["the", "a", "is", "my", "your", "and", "of", "on", "under", "big", "small", "old", "new", "very"]
+SIZE = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+
+
+def make_rows(count: int, seed: int, several: bool = False) -> list[dict[str, Any]]:
+    """Sentences of which a word tells the class, or each of up to three words a label."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        kinds = sorted(draw.choice(list(WORDS), size=draw.integers(0, 4) if several else 1, replace=False).tolist())
+        words = draw.choice(FILLING, size=draw.integers(2, 12)).tolist()
+        for kind in kinds:
+            words.insert(draw.integers(len(words) + 1), str(draw.choice(WORDS[kind])))
+        rows.append({"text": " ".join(words), "label": kinds if several else kinds[0]})
+    return rows
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def build(kind: str, folder: Path, **settings: Any) -> str:
+    """A small random model with its tokenizer, saved as the pretrained ones are."""
+    words = FILLING + [word for each in WORDS.values() for word in each]
+    if kind == "bert":
+        (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
+        tokenizer: Any = transformers.BertTokenizer(str(folder / "vocab.txt"))
+        size = SIZE | {"num_hidden_layers": 2, "max_position_embeddings": 256, "initializer_range": 0.5}
+        config: Any = transformers.BertConfig(vocab_size=len(tokenizer), **size | settings)
+        model: Any = transformers.BertForMaskedLM(config)
+    else:
+        tokenizer = text.train_tokenizer([" ".join(words)] * 3, 300)
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+        tokenizer.pad_token = None  # as Llama's
+        config = transformers.LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **SIZE | settings)
+        model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def configured(tmp_path: Path, rows: list[Any] | None = None, **settings: Any) -> Any:
+    """A run of a few steps on `rows`, else on made ones."""
+    rows = rows or make_rows(90, 0, settings.get("problem_type") == SEVERAL)
+    defaults: dict[str, Any] = {"train_file": write(tmp_path / "rows.jsonl", rows), "output_dir": str(tmp_path / "out")}
+    defaults |= {"max_steps": 3, "eval_steps": 0, "save_steps": 0, "logging_steps": 1, "vocab_size": 300}
+    defaults |= {"validation_split": 0.2, "test_split": 0.2}
+    if "model_name_or_path" not in settings:
+        defaults["model_config"] = SIZE
+    return classification.ClassificationConfig(**defaults | settings)
+
+
+def prepare(config: Any) -> tuple[Any, Any, list[str]]:
+    """Examples of each split, tokenizer, names of the classes."""
+    rows = classification.load_labelled(config, seed=config.seed)
+    names, ids = classification.number_classes(rows, config)
+    tokenizer = classification.load_tokenizer(rows["train"], config)
+    return (
+        {name: classification.tokenize(each, tokenizer, ids, config) for name, each in rows.items()},
+        tokenizer,
+        names,
+    )
+
+
+# ---- rows and classes
+
+
+@pytest.mark.parametrize(
+    ("problem", "label", "message"),
+    [
+        (SINGLE, None, r"rows.jsonl, line 3: column 'label' is null"),
+        (SINGLE, "", r"line 3: column 'label' is empty"),
+        (SINGLE, ["a"], r"line 3: column 'label' is a list: set problem_type multi_label_classification"),
+        (SINGLE, 0.5, r"line 3: column 'label' is 0.5, no class: .* problem_type regression"),
+        (SEVERAL, 7, r"line 3: column 'label' is 7, no list of labels"),
+        (SEVERAL, ["a", None], r"line 3: a label of column 'label' is null"),
+        (NUMBER, "many", r"line 3: column 'label' is not a number: 'many'"),
+        (NUMBER, "nan", r"line 3: column 'label' is not a number: 'nan'"),
+        (NUMBER, True, r"line 3: column 'label' is not a number: True"),
+    ],
+)
+def test_a_label_that_is_none_is_named(tmp_path, problem, label, message):
+    good = {SINGLE: "a", SEVERAL: ["a"], NUMBER: 1.5}[problem]
+    rows = [{"text": "one", "label": good}, {"text": "two", "label": good}, {"text": "three", "label": label}]
+    with pytest.raises(ValueError, match=message):
+        classification.load_labelled(configured(tmp_path, rows, problem_type=problem), seed=0)
+
+
+@pytest.mark.parametrize(("value", "message"), [(None, "'text' is null"), ("", "'text' is empty"), (" ", "is empty")])
+def test_a_text_that_says_nothing_is_named(tmp_path, value, message):
+    rows = [*make_rows(9, 0), {"text": value, "label": "food"}]
+    with pytest.raises(ValueError, match=f"line 10: column {message}" if "'" in message else message):
+        classification.load_labelled(configured(tmp_path, rows), seed=0)
+    left = classification.load_labelled(configured(tmp_path, rows, max_bad_rows=1), seed=0)
+    assert sum(map(len, left.values())) == 9
+
+
+def test_columns_that_nothing_reads_are_named_once(tmp_path, caplog):
+    rows = [{**row, "title": f"t {n}"} for n, row in enumerate(make_rows(60, 0))]
+    settings = {"test_file": write(tmp_path / "test.jsonl", rows[:9])}
+    classification.load_labelled(configured(tmp_path, rows, **settings), seed=0)
+    (said,) = [record.message for record in caplog.records if "nothing reads" in record.message]
+    assert said == (
+        f"columns that nothing reads: title (69 rows) in {tmp_path / 'rows.jsonl'} and 1 other file. text_column, "
+        "text_pair_column and label_column say what is read"
+    )
+    caplog.clear()
+    classification.load_labelled(configured(tmp_path, rows, text_pair_column="title", **settings), seed=0)
+    assert "nothing reads" not in caplog.text
+
+
+def test_labels_are_names_or_numbers_in_a_fixed_order(tmp_path):
+    def classes(labels, **settings):
+        rows = [{"text": f"text {n}", "label": labels[n % len(labels)]} for n in range(60)]
+        return classification.number_classes(
+            classification.load_labelled(configured(tmp_path, rows, **settings), 0),
+            configured(tmp_path, rows, **settings),
+        )
+
+    assert classes(["b", "a", "c"]) == (["a", "b", "c"], {"a": 0, "b": 1, "c": 2})
+    assert classes([10, 9, 2])[0] == ["2", "9", "10"]
+    assert classes([1, 0], label_names=["no", "yes"]) == (["no", "yes"], {"0": 0, "1": 1, "no": 0, "yes": 1})
+    assert classes(["yes", "no"], label_names=["yes", "no"])[1]["yes"] == 0
+    assert classes([True, False])[0] == ["false", "true"]
+    assert classes([["b", "a"], [], ["c"]], problem_type=SEVERAL)[0] == ["a", "b", "c"]
+    assert classes(["b,a", "", "c"], problem_type=SEVERAL)[0] == ["a", "b", "c"]
+    assert classes([0.5, 1], problem_type=NUMBER) == ([], {})
+
+
+def test_labels_that_are_no_class_are_named(tmp_path):
+    train, test = make_rows(60, 0), [{"text": "some text", "label": "food"}, {"text": "thing", "label": "plant"}]
+    files = {"test_file": write(tmp_path / "test.jsonl", test)}
+    config = configured(tmp_path, train, **files)
+    rows = classification.load_labelled(config, 0)
+    with pytest.raises(
+        ValueError,
+        match=r"the test rows have labels that are not among the training rows .*'plant' in row 2\. .*label_names",
+    ):
+        classification.number_classes(rows, config)
+    config = configured(tmp_path, train, **files, label_names=["animal", "colour", "food", "plant"])
+    assert classification.number_classes(rows, config)[0][-1] == "plant"
+    alone = configured(tmp_path, [{"text": f"text {n}", "label": "same"} for n in range(20)])
+    with pytest.raises(ValueError, match=r"all 12 training rows have the label 'same': there is nothing to tell apart"):
+        classification.number_classes(classification.load_labelled(alone, 0), alone)
+
+
+def test_labels_off_by_one_are_named(tmp_path):
+    rows = [{"text": f"text {n}", "label": 1 + n % 3} for n in range(30)]
+    config = configured(tmp_path, rows, label_names=["bad", "fair", "good"])
+    message = r"the labels are off by one: the rows have 1 to 3, and label_names \(bad, fair, good\) count from 0 to 2"
+    with pytest.raises(ValueError, match=message):
+        classification.number_classes(classification.load_labelled(config, 0), config)
+    (tmp_path / "head").mkdir()
+    settings = {"num_labels": 3, "architectures": ["BertForSequenceClassification"]}
+    transformers.BertConfig(**SIZE, **settings).save_pretrained(tmp_path / "head")
+    config = configured(tmp_path, rows, model_name_or_path=str(tmp_path / "head"))
+    with pytest.raises(ValueError, match=r"off by one: the rows have 1 to 3, and the classes of .*head \(0, 1, 2\)"):
+        classification.number_classes(classification.load_labelled(config, 0), config)
+
+
+def test_a_classifier_keeps_its_classes_or_gets_a_new_head(tmp_path, caplog):
+    folder = tmp_path / "head"
+    folder.mkdir()
+    names = {0: "food", 1: "colour", 2: "animal"}
+    config = transformers.BertConfig(**SIZE, id2label=names, architectures=["BertForSequenceClassification"])
+    config.save_pretrained(folder)
+    settings = configured(tmp_path, model_name_or_path=str(folder))
+    rows = classification.load_labelled(settings, 0)
+    assert classification.number_classes(rows, settings)[0] == ["food", "colour", "animal"]
+    config.id2label = {0: "x", 1: "y"}
+    config.save_pretrained(folder)
+    with caplog.at_level("WARNING"):
+        assert classification.number_classes(rows, settings)[0] == ["animal", "colour", "food"]
+    assert "classifies into x, y, and the training rows into animal, colour, food: its head is replaced" in caplog.text
+
+
+def test_rows_in_two_splits_are_named(tmp_path, caplog):
+    rows = make_rows(40, 0)
+    files = {"test_file": write(tmp_path / "test.jsonl", [rows[0], {**rows[1], "label": "food"}])}
+    with caplog.at_level("WARNING"):
+        loaded = classification.load_labelled(configured(tmp_path, rows, validation_split=0.1, **files), 0)
+    assert loaded["test"].leaks.inputs == 2 and "leak: of 2 test rows" in caplog.text and rows[0]["text"] in caplog.text
+
+
+# ---- examples
+
+
+def test_examples_of_pairs_and_what_is_cut(tmp_path, caplog):
+    (tmp_path / "bert").mkdir()
+    folder = build("bert", tmp_path / "bert")
+    firsts = [f"{a} {b} dog" for a in FILLING for b in FILLING][:40]
+    rows = [{"a": a, "b": "my old " * (n % 4) + "cat", "label": n % 2} for n, a in enumerate(firsts)]
+    config = configured(
+        tmp_path, rows, text_column="a", text_pair_column="b", model_name_or_path=folder, max_seq_length=9
+    )
+    with caplog.at_level("WARNING"):
+        examples, tokenizer, _ = prepare(config)
+    assert sum(each.counts["truncated"] for each in examples.values()) == 20  # 3 + 3 special + 5 or 7
+    for name, split in examples.items():
+        assert f"{name}: {split.counts['truncated']} of {len(split)} texts" in caplog.text
+    assert "are longer than max_seq_length = 9 and are truncated" in caplog.text
+    for example in examples["train"]:
+        assert example["length"] in (7, 9, 11, 13)
+        assert len(example["input_ids"]) == len(example["token_type_ids"]) == min(9, example["length"])
+        assert set(example["token_type_ids"]) == {0, 1}
+    with pytest.raises(ValueError, match="max_seq_length=257, but the model has positions for 256 tokens only"):
+        config.max_seq_length = 257
+        classification.load_classifier(config, tokenizer, ["0", "1"])
+
+
+def test_noise_is_of_the_seed_and_leaves_special_tokens(tmp_path):
+    (tmp_path / "bert").mkdir()
+    config = configured(tmp_path, model_name_or_path=build("bert", tmp_path / "bert"))
+    tokenizer = classification.load_tokenizer([], config)
+    encoded = tokenizer("the big dog is my old cat", "red soup and blue rice")
+    example = {name: np.array(encoded[name]) for name in ("input_ids", "token_type_ids")}
+    assert classification.augmentation(config, tokenizer) is None
+    seen = set()
+    for name in ("token_drop", "token_swap", "span_noise"):
+        noise = configured(tmp_path, model_name_or_path=config.model_name_or_path, **{name: 0.4})
+        augment = classification.augmentation(noise, tokenizer)
+        for seed in range(5):
+            told = []
+            for _ in range(2):
+                np.random.seed(seed)
+                told.append(augment(example))
+            ids, types = told[0]["input_ids"].tolist(), told[0]["token_type_ids"].tolist()
+            assert ids == told[1]["input_ids"].tolist() and len(ids) == len(types)
+            words = tokenizer.convert_ids_to_tokens(ids)
+            assert words[0] == "[CLS]" and words[-1] == "[SEP]" and words.count("[SEP]") == 2
+            assert types == sorted(types) and types.index(1) == words.index("[SEP]") + 1
+            first, second = set(words[: types.index(1)]), set(words[types.index(1) :])
+            assert first <= {"[CLS]", "[SEP]", "[MASK]", *["the", "big", "dog", "is", "my", "old", "cat"]}
+            assert second <= {"[SEP]", "[MASK]", *["red", "soup", "and", "blue", "rice"]}
+            assert ("[MASK]" in words) == (name == "span_noise")
+            assert name == "token_drop" or name == "span_noise" or sorted(ids) == sorted(example["input_ids"].tolist())
+            seen.add((name, tuple(ids)))
+    assert len(seen) > 10  # it does change from seed to seed
+
+
+def test_noise_is_of_step_and_example_whatever_the_cut_and_after_a_resume(tmp_path):
+    (tmp_path / "bert").mkdir()
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    settings = {"model_name_or_path": build("bert", tmp_path / "bert", **still), "learning_rate": 1e-3}
+    settings |= {"token_drop": 0.2, "token_swap": 0.2, "span_noise": 0.2, "max_steps": 4, "warmup_steps": 0}
+    found = {}
+    for name, more in {"whole": {}, "cut": {"micro_batch_size": 5}, "plain": {"token_drop": 0.0}}.items():
+        found[name] = train(configured(tmp_path, output_dir=str(tmp_path / name), **settings | more))[0]
+    assert found["whole"] == pytest.approx(found["cut"], rel=1e-5) and found["whole"][0] != found["plain"][0]
+    half = {"save_steps": 2, "output_dir": str(tmp_path / "half"), "save_total_limit": 9}
+    whole = train(configured(tmp_path, **settings | half))[0]
+    assert whole == found["whole"]
+    shutil.rmtree(tmp_path / "half" / "checkpoint-4")
+    resumed = train(configured(tmp_path, **settings | half, resume_from_checkpoint="auto"))[0]
+    assert resumed == whole
+
+
+# ---- losses
+
+
+def test_losses_are_those_of_torch():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(7, 4), torch.tensor([0, 1, 2, 3, 0, 1, 0])
+    several = torch.randint(0, 2, (7, 4)).float()
+    weights = torch.tensor([0.5, 2.0, 1.0, 3.0])
+    found = losses(logits, labels, SINGLE, label_smoothing=0.1)
+    assert_close(found.mean(), F.cross_entropy(logits, labels, label_smoothing=0.1))
+    assert_close(
+        losses(logits, labels, SINGLE, weights=weights), F.cross_entropy(logits, labels, weights, reduction="none")
+    )
+    found = losses(logits, several, SEVERAL, weights=weights)
+    assert_close(found.mean(), F.binary_cross_entropy_with_logits(logits, several, pos_weight=weights))
+    assert_close(losses(logits[:, :1], logits[:, 1], NUMBER).mean(), F.mse_loss(logits[:, 0], logits[:, 1]))
+    p = logits.softmax(-1).gather(1, labels[:, None]).squeeze(1)
+    assert_close(losses(logits, labels, SINGLE, focal_gamma=2), -((1 - p) ** 2) * p.log())
+    p = torch.where(several == 1, logits.sigmoid(), 1 - logits.sigmoid())
+    assert_close(losses(logits, several, SEVERAL, focal_gamma=2), (-((1 - p) ** 2) * p.log()).mean(-1))
+
+
+def test_losses_are_in_fp32_and_have_slopes_everywhere():
+    logits, labels = (
+        torch.tensor([[100.0, 0.0], [-100.0, 0.0], [0.3, 0.2]], dtype=torch.bfloat16),
+        torch.tensor([0, 0, 1]),
+    )
+    assert_close(losses(logits, labels, SINGLE), losses(logits.float(), labels, SINGLE), rtol=0, atol=0)
+    for gamma in (0.5, 2.0):
+        each = logits.float().requires_grad_()
+        losses(each, labels, SINGLE, focal_gamma=gamma).sum().backward()
+        assert each.grad.isfinite().all()
+
+
+def test_weights_have_a_mean_of_one(tmp_path):
+    rows = [{"text": f"text {n}", "label": "rare" if n % 5 == 0 else "usual"} for n in range(100)]
+    config = configured(tmp_path, rows, balance_classes=True)
+    examples, _, names = prepare(config)
+    weights = classification.weights(examples["train"], names, config)
+    labels = np.array(examples["train"].column("labels"))
+    mean = weights[torch.from_numpy(labels)].mean().item()
+    assert mean == pytest.approx(1) and weights[0] / weights[1] == pytest.approx(
+        (labels == 1).sum() / (labels == 0).sum()
+    )
+    given = configured(tmp_path, rows, class_weights={"rare": 3})
+    found = classification.weights(examples["train"], names, given)
+    assert (found[0] / found[1]).item() == pytest.approx(3)
+    with pytest.raises(ValueError, match="class_weights: the set of classes has no 'rar'; did you mean 'rare'"):
+        classification.weights(examples["train"], names, configured(tmp_path, rows, class_weights={"rar": 3}))
+
+
+def test_settings_that_contradict_each_other(tmp_path):
+    for settings, message in (
+        ({"metrics": ["mse"]}, "metric 'mse' is not for single_label_classification"),
+        ({"balance_classes": True, "class_weights": {"a": 2}}, "contradict each other"),
+        ({"class_weights": {"a": -1}}, "a has the weight -1"),
+        ({"focal_gamma": 2.0, "label_smoothing_factor": 0.1}, "pull in opposite directions"),
+        ({"problem_type": NUMBER, "focal_gamma": 2.0}, "focal_gamma is for classes"),
+        ({"metric_for_best_model": "f1"}, "only loss, accuracy, f1_macro are evaluated"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            configured(tmp_path, **settings)
+
+
+# ---- freezing
+
+
+def test_parts_are_frozen_by_name(tmp_path):
+    (tmp_path / "bert").mkdir()
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**SIZE, num_hidden_layers=4))
+    frozen = freeze(model, ["embeddings", "layer.0-2", "*.bias"])
+    for name, parameter in model.named_parameters():
+        held = ".embeddings." in name or any(f"layer.{n}." in name for n in range(3)) or name.endswith("bias")
+        assert parameter.requires_grad is not held and (name in frozen) is held
+    with pytest.raises(ValueError, match=r"freeze: 'embedings' names no part of the model; did you mean 'embeddings'"):
+        freeze(model, ["embedings"])
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        freeze(model, ["*"])
+
+
+# ---- evaluation
+
+
+@pytest.mark.parametrize(("kind", "problem"), [("bert", SINGLE), ("llama", SINGLE), ("new", SEVERAL), ("bert", NUMBER)])
+def test_scores_do_not_depend_on_the_batch(tmp_path, kind, problem):
+    rows = make_rows(70, 1, problem == SEVERAL)
+    if problem == NUMBER:
+        rows = [{**row, "label": len(row["text"]) / 10} for row in rows]
+    settings: dict[str, Any] = {"problem_type": problem, "dtype": "float32"}
+    if kind != "new":
+        (tmp_path / kind).mkdir()
+        settings["model_name_or_path"] = build(kind, tmp_path / kind)
+    if problem == SINGLE:
+        settings["metrics"] = ["accuracy", "f1_macro", "roc_auc", "matthews_correlation", "expected_calibration_error"]
+    config = configured(tmp_path, rows, **settings)
+    examples, tokenizer, names = prepare(config)
+    model = classification.load_classifier(config, tokenizer, names).eval()
+    collate = classification.collator(tokenizer, model, config)
+    right = classification.references(examples["train"], problem, len(names))
+    assert len(set(examples["train"].lengths.ravel().tolist())) > 5
+    found = []
+    for size in (1, 2, 7, 64):
+        scores = classification.score(
+            accelerate.Accelerator(), model, examples["train"], size, collate=collate, problem=problem
+        )
+        found.append(classification.measure(scores, right, config, names)[0])
+    # Padding is masked, but a matrix product of another shape may add in another order: 1e-6 of numbers near 1.
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-6)
+
+
+def test_thresholds_have_the_best_f1():
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        scores, right = draw.choice([0.1, 0.2, 0.4, 0.7, 0.9, 0.95], 30), draw.integers(0, 2, 30)
+
+        def f1(limit, scores=scores, right=right):
+            said = scores >= limit
+            return 2 * (said & (right == 1)).sum() / (said.sum() + right.sum())
+
+        best = best_threshold(scores, right)
+        assert f1(best) == pytest.approx(max(map(f1, np.linspace(0, 1, 101)))) and best not in scores
+    outputs, references = draw.random((40, 3)), draw.integers(0, 2, (40, 3))
+    references[:, 2] = 0
+    assert tune_thresholds(outputs, references, "half") == [0.5] * 3
+    each = tune_thresholds(outputs, references, "per_label")
+    assert each[2] == 0.5 and each[0] == best_threshold(outputs[:, 0], references[:, 0])
+    assert len(set(tune_thresholds(outputs, references, "global"))) == 1
+
+
+def test_thresholds_are_chosen_by_validation_rows_alone(tmp_path):
+    asked = []
+
+    def score(model, split):
+        asked.append(split)
+        return classification.Scores(np.zeros(4), np.array([[0.9, 0.2], [0.8, 0.3], [0.4, 0.6], [0.1, 0.7]]))
+
+    model = torch.nn.Linear(1, 1)
+    model.config = transformers.BertConfig(**SIZE)
+    config, right = configured(tmp_path, problem_type=SEVERAL), np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
+    found = classification.choose_thresholds(accelerate.Accelerator(), model, config, score, right)
+    assert asked == ["validation"] and found == pytest.approx([0.6, 0.65])
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hftrain"]["thresholds"] == found
+
+
+# ---- the recipe
+
+
+def test_the_recipe_learns_by_the_weights_the_focus_and_the_parts_that_are_set(tmp_path):
+    """Its first loss is that of all training rows, computed apart; what is frozen stays as it was."""
+    (tmp_path / "bert").mkdir()
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    folder = build("bert", tmp_path / "bert", **still)
+    names = dict(enumerate(WORDS))
+    before = transformers.AutoModelForSequenceClassification.from_pretrained(folder, id2label=names).eval()
+    before.save_pretrained(folder)
+    settings: dict[str, Any] = {"class_weights": {"food": 3}, "focal_gamma": 2.0, "freeze": ["embeddings", "layer.0"]}
+    settings |= {"model_name_or_path": folder, "global_batch_size": 1000, "max_steps": 1, "learning_rate": 1e-2}
+    config = configured(tmp_path, **settings)
+    recipe.main(config)
+    examples, tokenizer, _ = prepare(config)
+    batch = classification.collator(tokenizer, before, config)(list(examples["train"]))
+    labels = batch.pop("labels")
+    weights = classification.weights(examples["train"], list(WORDS), config)
+    with torch.no_grad():
+        wanted = losses(before(**batch).logits, labels, SINGLE, weights=weights, focal_gamma=2.0).mean()
+    history = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    assert history[0]["loss"] == pytest.approx(float(wanted), rel=1e-5)
+    after = transformers.AutoModelForSequenceClassification.from_pretrained(config.output_dir).state_dict()
+    for name, tensor in before.state_dict().items():
+        frozen = "embeddings" in name or "layer.0." in name
+        assert torch.equal(after[name], tensor) == frozen or "key.bias" in name, name  # softmax has no use for a key's
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_new_model_learns_several_labels_and_thresholds(tmp_path):
+    config = configured(
+        tmp_path, make_rows(400, 3, several=True), problem_type=SEVERAL, max_steps=100, learning_rate=1e-2
+    )  # fmt: skip
+    results = recipe.main(config)
+    assert results["test_f1_micro"] > 0.9
+    out = Path(config.output_dir)
+    saved = transformers.AutoConfig.from_pretrained(out)
+    assert saved.id2label == {0: "animal", 1: "colour", 2: "food"} and saved.problem_type == SEVERAL
+    rows = classification.load_labelled(config, config.seed)
+    from hftrain.predict import predict
+
+    told = predict(out, rows["test"]["text"], batch_size=5)
+    names = list(saved.label2id)
+    said = [[int(name in each["labels"]) for name in names] for each in told]
+    right = [[int(name in label) for name in names] for label in rows["test"]["label"]]
+    again = load_metric("f1", "multilabel").compute(predictions=said, references=right, average="micro")["f1"]
+    assert again == pytest.approx(results["test_f1_micro"], abs=1e-9)  # with the thresholds of the folder
+    tuned = {round(limit, 6) for limit in saved.hftrain["thresholds"]}
+    assert len(saved.hftrain["thresholds"]) == 3 and tuned != {0.5}
+    for each in told:
+        pairs = zip(each["probabilities"].items(), saved.hftrain["thresholds"], strict=True)
+        assert each["labels"] == [name for (name, p), limit in pairs if p >= limit]
+    assert predict(without_the_key(out, tmp_path / "old"), rows["test"]["text"], batch_size=5) == told
+    page = (out / "report.html").read_text()
+    for words in ("Thresholds", "Worst examples", "By class", "Lengths", "Calibration"):
+        assert words in page, words
+    assert {"roc.png", "precision_recall.png", "calibration.png", "lengths.png"} <= {
+        path.name for path in (out / "figures").iterdir()
+    }
+
+
+def test_the_loss_does_not_depend_on_the_cut(tmp_path):
+    (tmp_path / "bert").mkdir()
+    folder = build("bert", tmp_path / "bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    found = []
+    for size in (None, 5):
+        settings = {"balance_classes": True, "label_smoothing_factor": 0.1, "micro_batch_size": size}
+        config = configured(tmp_path, model_name_or_path=folder, output_dir=str(tmp_path / f"out{size}"), **settings)
+        found.append(train(config)[0])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def train(config: Any) -> tuple[list[float], Any]:
+    """Losses and gradient norms of each step, and the model, without test and report."""
+    from hftrain.train.loop import fit, start
+
+    accelerator = start(config)
+    examples, tokenizer, names = prepare(config)
+    model = classification.load_classifier(config, tokenizer, names)
+    loss = classification.classification(
+        config.problem_type,
+        weights=classification.weights(examples["train"], names, config),
+        label_smoothing=config.label_smoothing_factor,
+    )
+    model, _ = fit(
+        accelerator, model, examples["train"], config,
+        collate=classification.collator(tokenizer, model, config), loss=loss,
+        processor=tokenizer, augment=classification.augmentation(config, tokenizer),
+    )  # fmt: skip
+    rows = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    return [row[key] for row in rows for key in ("loss", "grad_norm") if key in row], model

@@ -1,0 +1,101 @@
+"""Evaluation: every example once, in order, whatever the batch size; on two processes it is tested in test_exact.py."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hftrain.data.examples import Examples
+from hftrain.losses import sequence_to_sequence
+from hftrain.train.evaluation import _share, mean_loss, predict
+from tests.train.exact_worker import MODELS, collate, lengths_of, make_examples
+
+EXAMPLES = make_examples(46)
+MEASURED = Examples(EXAMPLES, lengths_of(EXAMPLES))
+TASK = {"collate": collate, "loss": sequence_to_sequence()}
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    return Accelerator(cpu=True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return MODELS["marian"](0.0).eval()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """The mean over all target tokens, one example after the other."""
+    losses = []
+    for example in EXAMPLES:
+        batch = collate([example])
+        with torch.no_grad():
+            logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits
+        chosen = logits.double().log_softmax(-1).gather(-1, batch["labels"][..., None])
+        losses += (-chosen).flatten().tolist()
+    return math.fsum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_mean_loss_does_not_depend_on_the_batch_size(accelerator, model, expected, batch_size):
+    assert mean_loss(accelerator, model, MEASURED, batch_size, **TASK) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
+def test_predictions_are_in_the_order_of_the_examples(accelerator, batch_size):
+    seen = []
+
+    def generate(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+        seen.append(len(batch["input_ids"]))
+        return [row[row > 0].tolist() for row in batch["input_ids"]]
+
+    found = predict(accelerator, MEASURED, batch_size, collate=collate, generate=generate)
+    assert found == [example["input_ids"] for example in EXAMPLES]
+    assert sum(seen) == len(EXAMPLES)  # each once
+    assert max(seen) == min(batch_size, len(EXAMPLES))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_processes_get_equally_many_batches_and_each_example_counts_once(processes, batch_size):
+    class Process:
+        num_processes = processes
+
+    shares = []
+    for index in range(processes):
+        process = Process()
+        process.process_index = index
+        shares.append(list(_share(process, MEASURED.lengths, batch_size)))
+    assert len({len(share) for share in shares}) == 1  # else ZeRO-3 and FSDP would wait for ever
+    counted = [i for share in shares for indices, weight in share for i in indices * weight]
+    assert sorted(counted) == list(range(len(EXAMPLES)))
+    assert sum(weight == 0 for share in shares for _, weight in share) < processes
+
+
+def test_errors(accelerator, model):
+    with pytest.raises(ValueError, match="there is no example to evaluate on"):
+        mean_loss(accelerator, model, [], 4, **TASK)
+    masked = [{"input_ids": [3, 4], "labels": [-100, -100]}]
+    task = {**TASK, "collate": collate_masked}
+    with pytest.raises(ValueError, match="the evaluation examples have nothing to predict: every label is masked"):
+        mean_loss(accelerator, model, masked, 4, **task)
+    with pytest.raises(ValueError, match="generate gave 1 predictions for a batch of 7 examples"):
+        predict(accelerator, MEASURED, 7, collate=collate, generate=lambda batch: [0])
+
+
+def collate_masked(examples: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """The decoder reads labels, and -100 is no token."""
+    batch = collate([{**example, "labels": [0] * len(example["labels"])} for example in examples])
+    return {**batch, "labels": torch.full_like(batch["labels"], -100)}
+
+
+def test_out_of_memory_says_what_to_lower(accelerator, model):
+    def generate(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(RuntimeError, match=r"in evaluation with .*input_ids \(4, .*Lower eval_batch_size"):
+        predict(accelerator, MEASURED, 4, collate=collate, generate=generate)
