@@ -1,4 +1,4 @@
-"""`hftrain compare`: in what runs differ, and what came of it."""
+"""`hftrain compare`: the differences of runs in settings, curves and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hftrain inspect`: what a recipe's loop will see, before it trains."""
+"""`hftrain inspect`: shows the examples that a recipe will train on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def add(commands: Commands) -> None:
         "inspect",
         help="show what a recipe will train on; exit code 1 if something is wrong with it",
         usage="hftrain inspect RECIPE [options of inspect] [options of the recipe]",
-        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and what is too much, as a "
+        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and limits: as a "
         "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
-        "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that stand in the training rows), "
+        "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that are in the training rows too), "
         "--max_refused 0. "
-        "Learnt tokens are green, or stand in ⟦ ⟧ where there is no terminal. Nothing is written.",
+        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written.",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
@@ -48,52 +48,54 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     for name, default in Limits()._asdict().items():
         options.add_argument(f"--{name}", type=type(default), default=default)
     if split < 0:
-        chosen, rest = options.parse_known_args(args.arguments)
+        chosen, recipe_arguments = options.parse_known_args(args.arguments)
     else:
-        chosen, rest = options.parse_args(args.arguments[:split]), args.arguments[split + 1 :]
+        chosen, recipe_arguments = options.parse_args(args.arguments[:split]), args.arguments[split + 1 :]
     recipe = str(find_recipe(args.recipe))
-    said = _Said()
-    logging.getLogger("hftrain").addHandler(said)
+    log = _Messages()
+    logging.getLogger("hftrain").addHandler(log)
     arguments = sys.argv
     try:
         with asked():
-            run_file(recipe, rest)
+            run_file(recipe, recipe_arguments)
     except Seen as seen:
         view = seen.view
     else:
-        raise ValueError(f"{recipe} has not called fit, so there is nothing to see")
+        raise ValueError(f"{recipe} does not call fit, so there is nothing to show")
     finally:
         sys.argv = arguments
-        logging.getLogger("hftrain").removeHandler(said)
+        logging.getLogger("hftrain").removeHandler(log)
     examples = sample(view, chosen.look)
     numbers = measure(view, examples)
     marks = LEARNT if sys.stdout.isatty() else PLAIN
     step = max(1, len(examples) // max(1, chosen.samples))
     for example in examples[::step][: chosen.samples]:
-        learnt = "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"  # or there is one label
+        learnt = (
+            "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
+        )  # otherwise there is one label
         print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
     if chosen_lines := describe(view.config):
         print(*chosen_lines, sep="\n", end="\n\n")
-    if said.messages:
-        print("logged while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
+    if log.messages:
+        print("logged while the data was read:", *map(visible, log.messages), sep="\n ", end="\n\n")
     for name, value in numbers.items():
         print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {format_number(value)}")
     counts = count_rows(view)
     for name, count in counts.items():
         print(f"{f'rows {name}':<20} {count:,}")
     limits = Limits(**{name: getattr(chosen, name) for name in Limits._fields})
-    found = breaches(numbers, limits, **counts)
-    for breach in found:
+    too_much = breaches(numbers, limits, **counts)
+    for breach in too_much:
         print(f"BREACH: {breach}")
-    return 1 if found else 0
+    return 1 if too_much else 0
 
 
 SHARES = {"padding share", "truncated share", "nothing learnt", "tokens learnt", "end learnt", "duplicates"}
 
 
-class _Said(logging.Handler):
-    """What the log says of the data."""
+class _Messages(logging.Handler):
+    """Collects the log messages on the data."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -104,7 +106,7 @@ class _Said(logging.Handler):
 
 
 def shown(example: Example, view: View, marks: tuple[str, str]) -> Iterator[str]:
-    """Lines that show an example, what is learnt between `marks`."""
+    """Lines that show an example, with learnt tokens between `marks`."""
     from hftrain.train.inspect import tokenizer_of
 
     tokenizer = tokenizer_of(view.processor)
@@ -114,8 +116,8 @@ def shown(example: Example, view: View, marks: tuple[str, str]) -> Iterator[str]
     def text(ids: Any) -> str:
         return visible(tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids)))
 
-    def learnt(said: Any) -> str:
-        return f"{marks[0]}{visible(str(said))}{marks[1]}"
+    def learnt(text: Any) -> str:
+        return f"{marks[0]}{visible(str(text))}{marks[1]}"
 
     pairs = list(zip(example.ids, example.labels, strict=False))
     if example.kind == "next":

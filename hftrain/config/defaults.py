@@ -18,6 +18,8 @@ Task = Literal["understanding", "translation", "chat", "preference", "reward", "
 BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
+ENOUGH_TO_CHOOSE = 100  # validation rows: by fewer, an accuracy of 90 % is known to +-6 points or worse
+GROUPED: tuple[Task, ...] = ("understanding", "translation")  # tasks that score as well with steps of similar lengths
 LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
     "new": (1e-4, 4e-3),
     "new translator": (1e-4, 2e-3),
@@ -28,11 +30,13 @@ LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
 RULES = {
     "global_batch_size": "more for more examples",
     "global_batch_tokens": "a share of the training tokens",
+    "train_sampling_strategy": "by length, for the tasks whose score does not depend on it",
     "num_train_epochs": "more on fewer data, so that there are enough updates",
     "learning_rate": "lower for larger models; times the root of a batch of one's own / the usual one",
     "lr_scheduler_type": "by the task",
     "warmup_steps": "by the task",
     "metric_for_best_model": "the task's metric",
+    "load_best_model_at_end": "true where the validation set can tell checkpoints apart",
     "eval_steps": "a few times in a short run, ten times in a long one",
     "save_steps": "as often as evaluations",
     "logging_steps": "about a hundred lines",
@@ -48,7 +52,8 @@ class Known:
         parameters: of the base model, adapters aside.
         new: the model is trained from scratch.
         longest: tokens of the longest example.
-        metric: what the task is scored by.
+        metric: what the best model is chosen by.
+        validation: examples that it is computed from; None: not known.
     """
 
     task: Task
@@ -59,6 +64,7 @@ class Known:
     adapters: bool = False
     longest: int = 1
     metric: str = "loss"
+    validation: int | None = None
 
     def __str__(self) -> str:
         size = f"{self.tokens:,} tokens" if self.task in BY_TOKENS else f"{self.examples:,} examples"
@@ -92,10 +98,12 @@ def choose(known: Known, given: Mapping[str, Any]) -> dict[str, Choice]:
     warmup = 0.1 if known.task in ("understanding", "reward") else 0.05
     room = 1 - _share(given.get("decay_steps", 0.0)) if given.get("lr_scheduler_type") == "warmup_stable_decay" else 1
     others = {
+        "train_sampling_strategy": sampling(known),
         "learning_rate": Choice(_rounded(rate * factor), reason),
         "lr_scheduler_type": Choice(schedule, f"usual for {known.task}, {named} models"),
         "warmup_steps": Choice(round(min(warmup, max(0.0, room)), 6), "share of the steps"),
         "metric_for_best_model": Choice(known.metric, BY_METRIC),
+        "load_best_model_at_end": keeps_best(known, given),
     }
     return choices | {name: choice for name, choice in others.items() if name not in given}
 
@@ -165,6 +173,15 @@ def epochs(known: Known, batch: float) -> Choice:
     return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
 
 
+def sampling(known: Known) -> Choice:
+    """The order of examples: by length where padding is worth saving and the score is as good."""
+    if known.task not in GROUPED:
+        return Choice("random", f"usual for {known.task}")
+    if known.tokens >= 0.9 * known.examples * known.longest:
+        return Choice("random", "the examples are about equally long")
+    return Choice("group_by_length", "less is padded")
+
+
 def usual_rate(known: Known) -> Choice:
     """The peak learning rate at the usual batch: lower for larger models."""
     if known.task == "preference":
@@ -184,6 +201,19 @@ def usual_rate(known: Known) -> Choice:
     value = min(high, max(low, rate * (size / max(1, known.parameters)) ** power))
     what = "adapters on a model" if known.adapters else "a new model" if known.new else "a pretrained model"
     return Choice(_rounded(value), f"{what} of {known.parameters:,} parameters")
+
+
+def keeps_best(known: Known, given: Mapping[str, Any]) -> Choice:
+    """Whether the best checkpoint is kept, or the last. A share of few rows takes few values and picks by luck; a loss
+    does not, since each checkpoint is asked about the same rows."""
+    if given.keys() & {"metric_for_best_model", "early_stopping_patience"}:
+        return Choice(True, "what it is chosen by is set")
+    if known.metric.removeprefix("eval_") in ("loss", "perplexity"):
+        return Choice(True, f"a {known.metric} tells checkpoints apart on few examples too")
+    if known.validation is None or known.validation >= ENOUGH_TO_CHOOSE:
+        return Choice(True, f"by {known.metric}")
+    few = f"{known.validation:,} validation examples, under {ENOUGH_TO_CHOOSE}, cannot tell checkpoints apart by"
+    return Choice(False, f"{few} {known.metric}: the last is kept")
 
 
 def open_settings(config: TrainConfig) -> list[str]:
@@ -206,7 +236,10 @@ def fill(config: TrainConfig, known: Known, pinned: Mapping[str, Any]) -> None:
         if name in still_open:
             setattr(config, name, None)  # a recipe may have chosen it already
             config.choose(name, value, "as the checkpoint has it")
-    _fill(config, choose(known, _given(config)))
+    given = _given(config)
+    if "metric_for_best_model" in config.chosen:  # by the recipe, which knows the metrics; not by the user
+        del given["metric_for_best_model"]
+    _fill(config, choose(known, given))
 
 
 def fill_cadence(config: TrainConfig, steps: int) -> None:

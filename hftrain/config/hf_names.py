@@ -88,7 +88,7 @@ HF_NAMES: dict[str, str] = {
     # Randomness and the order of data
     "full_determinism": "is not a setting: set CUBLAS_WORKSPACE_CONFIG=:4096:8 and torch's deterministic algorithms",
     **dict.fromkeys(("data_seed", "length_column_name", "dataloader_in_order", "sortish_sampler"), _ORDER),
-    **dict.fromkeys(("group_by_length", "train_sampling_strategy"), "similar lengths always go together; leave it out"),
+    "group_by_length": "set train_sampling_strategy group_by_length",
     "dataloader_drop_last": "no example is ever dropped; leave it out",
     **dict.fromkeys(("dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"), _LOADER),
     "dataloader_multiprocessing_context": _LOADER,

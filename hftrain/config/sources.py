@@ -1,4 +1,4 @@
-"""How a configuration names one data set among several: a file with, at its end, a weight or a limit."""
+"""The name of one data set among several: a file, followed by a weight or a limit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MARKED = re.compile(r"(?P<name>.+?)(?P<marks>(?:[@#][-+0-9.eE]+){1,2})")
 
 
 class Source(NamedTuple):
-    """One of the data sets of a setting: `written` is what the user wrote.
+    """One of the data sets of a setting; `written` is its text in the setting.
 
-    weight: how often each training row is drawn; limit: how many rows are read, the first by a hash; None: all.
+    weight: how often each training row is used; limit: the number of rows to read, chosen by a hash; None: all.
     """
 
     written: str

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from hftrain.config.errors import explains
 from hftrain.data.examples import fetch
+
+WINDOW = 50  # steps in which examples of one length are sought; so many are sorted together, as in transformers
 
 
 class Plan:
@@ -34,6 +37,9 @@ class Plan:
         global_batch_size: examples per step; the last step of an epoch may hold fewer.
         global_batch_tokens: if given, tokens per step instead: an epoch of S tokens is cut into ceil(S /
             global_batch_tokens) steps of equal token share, each within one example's length of it.
+        grouped: each step holds examples of similar length: the random order is sorted within windows of several steps
+            and cut into steps, whose order is random again; but the costliest step comes first in its epoch, so that
+            one that does not fit into the memory fails at once.
     """
 
     def __init__(
@@ -43,9 +49,10 @@ class Plan:
         seed: int,
         global_batch_size: int | None = 32,
         global_batch_tokens: int | None = None,
+        grouped: bool = False,
     ):
         self.lengths, self.tokens = lengths, lengths.sum(axis=1)
-        self.seed, self.size = seed, global_batch_size or len(lengths)
+        self.seed, self.size, self.grouped = seed, global_batch_size or len(lengths), grouped
         if not len(lengths):
             raise ValueError("there is no training example: look at the rows refused and at max lengths")
         self.share = None  # tokens per step
@@ -93,13 +100,45 @@ class Plan:
     def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
         # Philox is specified bit for bit and NumPy keeps raw streams stable; Generator.permutation is not promised to
         # be
-        draws = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.tokens))
-        order = np.argsort(draws, kind="stable")
+        draws = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.tokens) + self.steps_per_epoch)
+        order = np.argsort(draws[: len(self.tokens)], kind="stable")
+        if not self.grouped:
+            return self._split(order)
+        steps = self._split(self._sorted_in_windows(order))
+        shuffled = [steps[i] for i in np.argsort(draws[len(self.tokens) :][: self._full_steps], kind="stable")]
+        costs = [padded_tokens(self.lengths[step]) for step in shuffled]
+        shuffled.insert(0, shuffled.pop(int(np.argmax(costs))))
+        return shuffled + steps[self._full_steps :]
+
+    def _split(self, order: np.ndarray) -> list[np.ndarray]:
         if self.share is None:
             return [order[i : i + self.size] for i in range(0, len(order), self.size)]
         starts = np.cumsum(self.tokens[order]) - self.tokens[order]
         edges = np.searchsorted(starts, self.share * np.arange(1, self.steps_per_epoch))
         return np.split(order, edges)
+
+    @property
+    def _full_steps(self) -> int:
+        """Steps of an epoch without the last one, if that holds fewer examples than the others."""
+        return max(1, len(self.tokens) // self.size) if self.share is None else self.steps_per_epoch
+
+    def _sorted_in_windows(self, order: np.ndarray) -> np.ndarray:
+        """`order`, sorted by length within windows of up to WINDOW steps, at least four to an epoch. Rising and falling
+        ones alternate: a step of tokens that lies in two of them has similar lengths too. The last step of an epoch
+        stays a random sample if it holds fewer examples than the others."""
+        steps = max(1, min(WINDOW, self.steps_per_epoch // 4))
+        if self.share is None:
+            end = min(len(order), self._full_steps * self.size)
+            window = steps * self.size
+        else:
+            end = len(order)
+            window = steps * len(order) // self.steps_per_epoch
+        pieces = []
+        for number, start in enumerate(range(0, end, window)):
+            piece = order[start : min(start + window, end)]
+            rising = np.lexsort((*self.lengths[piece].T, self.tokens[piece]))
+            pieces.append(piece[rising[::-1] if number % 2 else rising])
+        return np.concatenate([*pieces, order[end:]])
 
 
 def cut(
@@ -137,12 +176,14 @@ def cut(
             "raise micro_batch_tokens or lower the maximum lengths"
         )
     order = np.lexsort((*lengths.T, lengths.sum(axis=1)))[::-1]
-    rows = lengths[order].tolist()
+    rows = lengths[order]
     wanted = -(-len(_greedy(rows, size, budget, equal_lengths)) // processes) * processes
     low, high = longest, budget  # the smallest budget that needs no more micro-batches balances them
-    while high - low > max(1, high // 32):
+    tokens = int(lengths.sum())
+    while wanted > 1 and high - low > max(1, high // 32):
         middle = (low + high) // 2
-        low, high = (low, middle) if len(_greedy(rows, size, middle, equal_lengths)) <= wanted else (middle, high)
+        enough = middle * wanted >= tokens and len(_greedy(rows, size, middle, equal_lengths)) <= wanted
+        low, high = (low, middle) if enough else (middle, high)
     groups = np.split(order, np.cumsum(_greedy(rows, size, high, equal_lengths))[:-1])
     while len(groups) < wanted and max(map(len, groups)) > 1:
         groups.sort(key=len)
@@ -167,19 +208,24 @@ def padded_tokens(lengths: np.ndarray) -> int:
     return len(lengths) * int(lengths.max(axis=0).sum()) if len(lengths) else 0
 
 
-def _greedy(rows: list[list[int]], size: int, budget: int, equal: bool) -> list[int]:
+def _greedy(rows: np.ndarray, size: int, budget: int, equal: bool) -> list[int]:
     """Sizes of consecutive micro-batches when each takes rows until `size` or `budget` is reached, or their lengths
-    change."""
+    change. No row is longer, its K lengths together, than one before it."""
+    totals, ranks = rows.sum(axis=1).tolist(), np.arange(1, len(rows) + 1)
     sizes: list[int] = []
-    count, widest = 0, [0] * len(rows[0])
-    for row in rows:
-        wider = [max(a, b) for a, b in zip(widest, row, strict=True)]
-        full = count == size or (count + 1) * sum(wider) > budget
-        if count and (full or (equal and row != widest)):
-            sizes.append(count)
-            count, wider = 0, row
-        count, widest = count + 1, wider
-    return [*sizes, count]
+    start = 0
+    while start < len(rows):
+        count = min(size, budget // totals[start]) if totals[start] else size
+        ahead = rows[start : start + count]
+        if rows.shape[1] > 1:  # else the first is the widest
+            padded = np.maximum.accumulate(ahead).sum(axis=1) * ranks[: len(ahead)]
+            count = int(padded.searchsorted(budget, side="right"))
+        if equal:
+            changed = (ahead[:count] != rows[start]).any(axis=1)
+            count = int(changed.argmax()) if changed.any() else count
+        sizes.append(max(1, min(count, len(ahead))))
+        start += sizes[-1]
+    return sizes
 
 
 @dataclass(frozen=True)
@@ -326,4 +372,20 @@ def seed_all(*parts: int) -> None:
     words = np.random.SeedSequence(parts).generate_state(2)
     random.seed(int(words[0]))
     np.random.seed(int(words[0]))
-    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    seed_torch(int(words[0]) << 32 | int(words[1]))
+
+
+def seed_torch(seed: int) -> None:
+    """As `torch.manual_seed`, which takes a hundred times longer: it prepares kinds of accelerators that are absent."""
+    torch.default_generator.manual_seed(seed)
+    kind = _accelerator()
+    module = torch.get_device_module(kind) if kind else None
+    if module and not module._is_in_bad_fork():  # a worker process has no accelerator
+        (module.manual_seed if kind == "mps" else module.manual_seed_all)(seed)
+
+
+@cache
+def _accelerator() -> str | None:
+    """The kind of accelerator that is here: "cuda", "mps", ..."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return device.type if device else None

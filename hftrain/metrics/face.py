@@ -1,4 +1,4 @@
-"""Our metrics as `evaluate.Metric`s: what `evaluate.load` finds in the folders beside this file.
+"""Our metrics as `evaluate.Metric`s, which `evaluate.load` finds in the folders beside this file.
 
 Only these need `evaluate`. A folder's module is its documentation and a class that names a row of the table.
 """
@@ -29,7 +29,7 @@ class Face(evaluate.Metric):
         return evaluate.MetricInfo(description=self.about, citation=self.cite, features=features)
 
     def _infer_feature_from_batch(self, batch: dict[str, list]) -> datasets.Features:
-        if not all(len(column) for column in batch.values()):  # evaluate would look at the first of none
+        if not all(len(column) for column in batch.values()):  # evaluate would read the first item of an empty list
             raise ValueError("nothing to score: " + ", ".join(f"{len(texts)} {name}" for name, texts in batch.items()))
         return super()._infer_feature_from_batch(batch)
 
@@ -45,7 +45,7 @@ def _several_labels(metric: Metric, config_name: str) -> bool:
 
 
 def _features(metric: Metric, config_name: str) -> Any:
-    """The columns that a metric takes, or lists of those that it may take."""
+    """The columns of a metric, or a list of alternatives."""
     labels = datasets.Sequence(CLASS) if _several_labels(metric, config_name) else CLASS
     match metric.state:
         case "texts":
@@ -64,11 +64,11 @@ def _features(metric: Metric, config_name: str) -> Any:
         case "entities":
             return datasets.Features(predictions=datasets.Sequence(TEXT), references=datasets.Sequence(TEXT))
         case _:
-            right = {"text": datasets.Sequence(TEXT), "answer_start": datasets.Sequence(datasets.Value("int32"))}
+            answers = {"text": datasets.Sequence(TEXT), "answer_start": datasets.Sequence(datasets.Value("int32"))}
             answer = {"id": TEXT, "prediction_text": TEXT}
             if metric.state == "answers_v2":
                 answer["no_answer_probability"] = NUMBER
-            return datasets.Features(predictions=answer, references={"id": TEXT, "answers": right})
+            return datasets.Features(predictions=answer, references={"id": TEXT, "answers": answers})
 
 
 def _score(

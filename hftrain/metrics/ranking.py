@@ -1,7 +1,7 @@
 """How well scores rank: ROC and precision-recall curves and the areas under them.
 
-Their exact values need every example's score, so these states keep them: one number an example for two classes, one for
-each class or label otherwise, in the type they come in. Shapes: N examples, K classes or labels.
+Their exact values need every example's score, so the states keep all scores: one number per example for two classes,
+otherwise one for each class or label, in their original type. Shapes: N examples, K classes or labels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Average = Literal["macro", "micro", "weighted"]
 
 
 class Column(NamedTuple):
-    """One class against the rest: is an example one (N,) bool, its score (N,)."""
+    """One class against the rest: whether an example belongs to it (N,) bool, and its score (N,)."""
 
     name: str
     positive: np.ndarray
@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 @dataclass
 class Scores:
-    """Scores with what is true.
+    """Scores with their references.
 
     Args:
         labels: names of the K columns, for messages.
@@ -42,10 +42,10 @@ class Scores:
         """Scores (N,) of the second of two classes, or (N, K); references: classes (N,), or labels (N, K) of 0 and 1.
 
         Raises:
-            ValueError: scores that are missing or not finite, or whose shape does not fit the references.
+            ValueError: scores are missing or not finite, or their shape does not fit the references.
         """
         if scores is None:
-            raise ValueError("a metric that ranks needs scores: a probability for each example and class")
+            raise ValueError("a ranking metric needs scores: a probability for each example and class")
         same_length(scores=scores, references=references)
         if not len(references):
             return
@@ -59,9 +59,9 @@ class Scores:
             raise ValueError(f"scores {scores.shape} do not fit references {references.shape}")
         if references.ndim == 1 and ((references < 0) | (references >= classes)).any():
             wrong = references[(references < 0) | (references >= classes)][0]
-            raise ValueError(f"a reference is class {wrong}, but the scores are of the classes 0 to {classes - 1}")
+            raise ValueError(f"a reference is class {wrong}, but the scores have the classes 0 to {classes - 1}")
         if references.ndim == 1 and scores.ndim == 2 and classes == 2:
-            scores = scores[:, 1]  # the other is what is left
+            scores = scores[:, 1]  # the other column is its complement
         self.scores.append(scores)
         self.references.append(references)
 
@@ -70,24 +70,24 @@ class Scores:
         self.references += other.references
 
     def columns(self) -> list[Column]:
-        """Each class against the rest; of two classes only the second."""
+        """Each class against the rest; for two classes only the second."""
         some(len(self.scores))
         scores, references = np.concatenate(self.scores), np.concatenate(self.references)
         if scores.ndim == 1:
             return [Column(self.labels[1] if self.labels else "1", references == 1, scores)]
         names = self.labels or [str(column) for column in range(scores.shape[1])]
-        truth = references.T if references.ndim == 2 else [references == each for each in range(scores.shape[1])]
-        return [Column(*each) for each in zip(names, truth, scores.T, strict=True)]
+        truth = references.T if references.ndim == 2 else [references == number for number in range(scores.shape[1])]
+        return [Column(*fields) for fields in zip(names, truth, scores.T, strict=True)]
 
 
 def roc_auc(scores: Scores, average: Average | None = "macro") -> Any:
     """Probability that a positive is ranked above a negative, ties half (Fawcett, 2006); one class against the rest.
 
     Args:
-        average: over the classes; weighted by how often they are true; micro: of all decisions together; None: (K,).
+        average: over the classes; weighted by their references; micro: over all decisions together; None: (K,).
 
     Raises:
-        ValueError: a class is the reference never, or always.
+        ValueError: a class is never or always the reference.
     """
     return _averaged(scores, average, area_under_roc)
 
@@ -112,7 +112,7 @@ def area_under_pr(column: Column) -> float:
 
 
 def together(columns: Sequence[Column]) -> Column:
-    """All decisions as those of one class (micro)."""
+    """All decisions as one class (micro)."""
     _, positive, scores = zip(*columns, strict=True)
     return Column("all together", np.concatenate(positive), np.concatenate(scores))
 
@@ -138,7 +138,7 @@ def _cumulative(column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         how_many = "every one" if positive.all() else "none"
         raise ValueError(
             f"a ranking is not defined: {how_many} of {len(positive)} references is {name!r}. Evaluate on rows of all "
-            "classes, or leave ROC-AUC and average precision away"
+            "classes, or remove ROC-AUC and average precision from the metrics"
         )
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], positive[order]

@@ -1,4 +1,4 @@
-"""Regression and correlation. All but Spearman follow from moments, which merge without loss of digits."""
+"""Regression and correlation. All except Spearman are computed from moments, which merge without loss of precision."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def r_squared(moments: Moments) -> float:
 
 
 def pearson(moments: Moments, what: str = "Pearson's correlation") -> float:
-    """-1 to 1; NaN where the predictions are all equal.
+    """-1 to 1; NaN if all predictions are equal.
 
     Raises:
         ValueError: the references are all equal, or there is only one.
@@ -88,7 +88,7 @@ def pearson(moments: Moments, what: str = "Pearson's correlation") -> float:
 
 def spearman(pairs: Pairs) -> float:
     """Pearson's correlation of the ranks; equal values share the mean of their ranks. NaN and Raises: `pearson`."""
-    some(sum(each.shape[1] for each in pairs.pairs))
+    some(sum(pair.shape[1] for pair in pairs.pairs))
     predictions, references = np.concatenate(pairs.pairs, axis=1)
     moments = Moments()
     moments.add(_ranks(predictions), _ranks(references))
@@ -100,7 +100,7 @@ def _pair(predictions: Values, references: Values) -> np.ndarray:
     pair = [numbers(name, values) for name, values in (("predictions", predictions), ("references", references))]
     for name, values in zip(("predictions", "references"), pair, strict=True):
         if values.ndim != 1:
-            raise ValueError(f"{name} have to be one number for each example, but they have the shape {values.shape}")
+            raise ValueError(f"{name} must be one number for each example, but their shape is {values.shape}")
     return np.stack(pair).astype(np.float64)
 
 
@@ -110,7 +110,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _constant(spread: float, n: int, mean: float) -> bool:
-    """No spread but what rounding leaves."""
+    """Whether the spread is only rounding error."""
     return bool(spread <= n * (4 * np.finfo(np.float64).eps * mean) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""The custom Transformer, known to transformers' Auto classes; loading of any model is in `hftrain.models.load`."""
+"""Registers the custom Transformer with transformers' Auto classes; `hftrain.models.load` loads any model."""
 
 from transformers import (
     AutoConfig,
@@ -23,7 +23,7 @@ from .transformer.heads import (
 from .transformer.transformer import TransformerModel
 
 AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
-# Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.
+# Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
 TransformerConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
 for auto_class, model_class in (
     (AutoModel, TransformerModel),

@@ -1,6 +1,6 @@
-"""Text to tokens and back: a tokenizer from the training text, rows as examples, examples as a batch."""
+"""Text to tokens and back: a tokenizer learnt from the training text, rows as examples, examples as a batch."""
 
-from hftrain.text.examples import list_lengths, pad, tokenized
+from hftrain.text.examples import attention_mask, list_lengths, pad, tokenized
 from hftrain.text.pairs import collate_pairs, tokenize_pairs
 from hftrain.text.tokenizer import (
     decode,
@@ -12,6 +12,7 @@ from hftrain.text.tokenizer import (
 )
 
 __all__ = [
+    "attention_mask",
     "collate_pairs",
     "decode",
     "language_id",

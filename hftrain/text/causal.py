@@ -1,4 +1,4 @@
-"""What a causal language model adds to text: its batches, and documents packed into rows.
+"""Batches for causal language models, also of documents packed into rows.
 
 Shapes: B rows, T tokens of a row.
 """
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def collate_causal(
     examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, pad_to_multiple_of: int = 1, flat: bool = False
 ) -> Batch:
-    """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, where no token looks.
+    """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, which no token attends to.
 
-    Packs, which carry "position_ids", get these and no attention mask: that is what makes transformers, and our own
-    model, keep the documents of a row apart. Padding has position 0: each of its tokens is a document alone.
+    Packs, which have "position_ids", get these and no attention mask: this makes transformers, and our own
+    model, separate the documents of a row. Padding has position 0: each of its tokens is a separate document.
 
     Args:
-        flat: all packs in one row, as the flash attention kernels want it (`wants_flat`).
+        flat: all packs in one row, as the flash attention kernels need it (`wants_flat`).
 
     Returns:
         int64 (B, T): input_ids, labels (-100 at padding), and attention_mask or position_ids. The labels are not
@@ -36,12 +36,14 @@ def collate_causal(
     """
     columns = {name: [example[name] for example in examples] for name in examples[0]}
     columns.setdefault("labels", columns["input_ids"])
-    if "position_ids" not in columns:
-        columns["attention_mask"] = [np.ones(len(ids), dtype=np.int64) for ids in columns["input_ids"]]
-    elif flat:
+    packed = "position_ids" in columns
+    if packed and flat:
         columns = {name: [np.concatenate(rows)] for name, rows in columns.items()}
-    fill = {"input_ids": pad_token_id, "labels": IGNORE, "attention_mask": 0, "position_ids": 0}
-    return {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
+    fill = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0}
+    batch = {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
+    return (
+        batch if packed else batch | {"attention_mask": text.attention_mask(columns["input_ids"], pad_to_multiple_of)}
+    )
 
 
 def causal_lengths(examples: Sequence[Any]) -> np.ndarray:
@@ -54,14 +56,14 @@ def causal_lengths(examples: Sequence[Any]) -> np.ndarray:
 
 
 def wants_flat(model: PreTrainedModel) -> bool:
-    """Whether the model's attention keeps packs apart in a batch of one row only, as the flash kernels do."""
+    """Whether the model's attention separates packs only in a batch of one row, like the flash kernels."""
     return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
 
 
 def causal_collator(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
-    """`collate_causal` as this tokenizer and this model's attention want it.
+    """`collate_causal` for this tokenizer and this model's attention.
 
     Raises:
         ValueError: the tokenizer has no pad token, or more tokens than the model has embeddings.

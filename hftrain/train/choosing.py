@@ -11,18 +11,22 @@ from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
 from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
+from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def choose_settings(model: nn.Module, lengths: np.ndarray, config: TrainConfig) -> tuple[Plan, int]:
+def choose_settings(
+    model: nn.Module, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[Plan, int]:
     """Fills in the open settings of `config`; returns the plan and the number of steps. A run that goes on takes what
     its checkpoint holds. Every process has to call.
 
     Args:
         lengths: (N, K) tokens of each of an example's K sequences.
+        held_out: the examples of other splits by name.
 
     Raises:
         ConfigError: what the user sets contradicts what is chosen.
@@ -39,7 +43,8 @@ def choose_settings(model: nn.Module, lengths: np.ndarray, config: TrainConfig) 
         new=getattr(config, "model_name_or_path", None) is None,
         adapters=adapted,
         longest=int(tokens.max(initial=1)),
-        metric=config.scored_by,
+        metric=config.metric_for_best_model or config.scored_by,
+        validation=len(held_out["validation"]) if held_out and "validation" in held_out else None,
     )
     defaults.fill(config, known, pinned(config))
     plan = Plan(
@@ -47,6 +52,7 @@ def choose_settings(model: nn.Module, lengths: np.ndarray, config: TrainConfig) 
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         global_batch_tokens=config.global_batch_tokens,
+        grouped=config.train_sampling_strategy == "group_by_length",
     )
     total = plan.total_steps(config.num_train_epochs, config.max_steps)
     defaults.fill_cadence(config, total)
@@ -70,4 +76,8 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
+    if contract:
+        before = {name: value for name, value in UNKNOWN.items() if name not in contract} | before
+        # true where it was not set, before it was chosen
+        before = {"load_best_model_at_end": contract.get("load_best_model_at_end")} | before
     return {name: value for name, value in before.items() if value is not None}

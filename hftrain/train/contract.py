@@ -81,6 +81,9 @@ RECORDED_FIRST = (
     "max_grad_norm", "label_smoothing_factor", "ema_decay", "bf16", "fp16",
 )  # fmt: skip
 
+# Settings that older versions did not record, and what these did. In place of the missing key this is compared.
+UNKNOWN = {"train_sampling_strategy": "random"}
+
 # Differences after which evaluations can still be compared with those before. After any other one that --resume_allow
 # lets through, the best model is chosen anew.
 COMPARABLE = {
@@ -173,7 +176,7 @@ def compare(saved: checkpoint.Saved, current: Mapping[str, Any], allow: Sequence
     """
     known = optional(current)
     notes = []
-    before, now = dict(saved.contract), dict(current)
+    before, now = UNKNOWN | saved.contract, dict(current)
     for contract in (before, now):
         contract.pop("chosen", None)  # it says how the settings came about, which are compared
     commits = before.get("base_commit"), now.get("base_commit")

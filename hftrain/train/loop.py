@@ -115,7 +115,7 @@ def fit(
         raise ValueError("equal_length_micro_batches needs the lengths of the examples: give fit `Examples`")
     examples = Examples.of(examples)
     lengths = examples.lengths
-    plan, total = choose_settings(model, lengths, config)
+    plan, total = choose_settings(model, lengths, config, held_out)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -318,5 +318,7 @@ def take_step(
     if not np.isfinite(outcome.loss):
         distributed.clear_gradients(accelerator, model, run.optimizer)
         return outcome
-    outcome.grad_norm = distributed.clip_and_step(accelerator, model, run.optimizer, config.max_grad_norm)
+    outcome.grad_norm = distributed.clip_and_step(
+        accelerator, model, run.parameters, run.optimizer, config.max_grad_norm
+    )
     return outcome

@@ -49,7 +49,7 @@ class Run:
         processor: Processor | None,
     ):
         self.accelerator, self.model, self.optimizer, self.config = accelerator, model, optimizer, config
-        self.contract, self.processor = contract, processor
+        self.contract, self.processor, self.parameters = contract, processor, list(model.parameters())
         self.state = State()
         self.average: ExponentialMovingAverage | None = None
         self.signals = StopSignals()

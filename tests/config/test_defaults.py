@@ -44,11 +44,15 @@ def test_what_the_documentation_promises_is_chosen(row):
     kind, size = model.split()
     counted = UNITS.get(task, "global_batch_size")
     amount = {"tokens": int(number(data)), "examples": int(number(data)) // 20} if task in UNITS else {}
-    known = Known(task, **({"examples": int(number(data))} | amount), parameters=int(number(size)), **KINDS[kind])
+    known = Known(
+        task, **({"examples": int(number(data))} | amount), parameters=int(number(size)), longest=100, **KINDS[kind]
+    )
     chosen = {name: choice.value for name, choice in choose(known, {}).items()}
     assert chosen == {
         counted: int(number(batch)), "num_train_epochs": float(epochs), "learning_rate": float(rate),
         "lr_scheduler_type": schedule, "warmup_steps": float(warmup), "metric_for_best_model": "loss",
+        "load_best_model_at_end": True,
+        "train_sampling_strategy": "group_by_length" if task in defaults.GROUPED else "random",
     }  # fmt: skip
 
 
@@ -87,6 +91,18 @@ def test_what_the_user_sets_is_not_chosen_and_the_rate_follows_the_batch():
     assert choose(known, stable)["warmup_steps"].value == 0.05, "there is no room for more"
 
 
+def test_few_validation_examples_choose_no_checkpoint():
+    few, known = Known("understanding", 200, 4000, 10**6, metric="accuracy", validation=10), "load_best_model_at_end"
+    reason = "10 validation examples, under 100, cannot tell checkpoints apart by accuracy: the last is kept"
+    assert choose(few, {})[known] == (False, reason)
+    assert not choose(replace(few, validation=99), {})[known].value
+    for enough in ({"validation": 100}, {"validation": None}, {"metric": "loss"}, {"metric": "eval_perplexity"}):
+        assert choose(replace(few, **enough), {})[known].value, enough
+    for given in ({"metric_for_best_model": "accuracy"}, {"early_stopping_patience": 3}):
+        assert choose(few, given)[known].value, "who names how to choose wants a choice"
+    assert known not in choose(few, {known: True})
+
+
 def test_evaluations_are_few_in_a_short_run_and_take_a_tenth_of_a_long_one():
     for steps, times in ((1, 1), (75, 3), (400, 5), (50_000, 10)):
         every = cadence(steps, {})["eval_steps"].value
@@ -106,6 +122,7 @@ class OpenConfig(WorkerConfig):
     """All that can be left open is."""
 
     global_batch_size: int | None = None
+    train_sampling_strategy: Any = None
     max_steps: int | None = None
     learning_rate: float | None = None  # type: ignore[assignment]
     lr_scheduler_type: Any = None
@@ -166,6 +183,27 @@ def test_a_checkpoint_without_choices_keeps_its_settings(tmp_path, monkeypatch):
     defaults.fill(config, Known("understanding", 200, 4000, 10**6), choosing.pinned(config))
     assert (config.learning_rate, config.global_batch_size, config.max_steps) == (5e-5, 32, 12)
     assert config.num_train_epochs is None and config.warmup_steps == 0.1
+    assert config.train_sampling_strategy == "random"
+    old["chosen"] = {"learning_rate": 5e-5}  # of one that chose, but not the order
+    config = OpenConfig(output_dir=str(tmp_path), resume_from_checkpoint="auto")
+    defaults.fill(config, Known("understanding", 200, 4000, 10**6, longest=100), choosing.pinned(config))
+    assert config.train_sampling_strategy == "random"
+    config = OpenConfig(output_dir=str(tmp_path))
+    defaults.fill(config, Known("understanding", 200, 4000, 10**6, longest=100), {})
+    assert config.train_sampling_strategy == "group_by_length"
+
+
+def test_a_checkpoint_of_before_the_choice_keeps_its_best_model(tmp_path, monkeypatch):
+    """Then load_best_model_at_end was true where it was not set, and not among what was chosen."""
+    old = {"learning_rate": 5e-5, "load_best_model_at_end": True, "chosen": {"learning_rate": 5e-5}}
+    monkeypatch.setattr(checkpoint, "contract_of", lambda *_: old)
+    config = OpenConfig(output_dir=str(tmp_path), resume_from_checkpoint="auto")
+    few = Known("understanding", 200, 4000, 10**6, metric="accuracy", validation=10)
+    defaults.fill(config, few, choosing.pinned(config))
+    assert config.load_best_model_at_end is True
+    fresh = OpenConfig(output_dir=str(tmp_path))
+    defaults.fill(fresh, few, {})
+    assert fresh.load_best_model_at_end is False
 
 
 def test_a_configuration_is_chosen_anew_for_each_run(tmp_path):

@@ -34,7 +34,7 @@ def test_which_columns(tmp_path):
     text = "1 Anna NNP B-NP B-PER\n2 sleeps VBZ B-VP O\n"
     assert read(tmp_path, text, word_column=2, tag_column=3) == [(1, [["Anna", "sleeps"], ["NNP", "VBZ"]])]
     assert read(tmp_path, text, word_column=2) == [(1, [["Anna", "sleeps"], ["B-PER", "O"]])]
-    with pytest.raises(ValueError, match=r"a\.conll has 5 columns, so no column 7 for the tag \(tag_column\)"):
+    with pytest.raises(ValueError, match=r"a\.conll has only 5 columns: column 7 for the tag does not exist"):
         read(tmp_path, text, tag_column=7)
 
 

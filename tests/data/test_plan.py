@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hftrain.data.plan import Plan, cut, seed_all, steps
+from hftrain.data.plan import Plan, _greedy, cut, seed_all, seed_torch, steps
 
 
 def random_lengths(seed: int) -> np.ndarray:
@@ -32,7 +32,7 @@ def test_an_epoch_has_every_example_once(seed):
         {"global_batch_size": 7},
         {"global_batch_size": None, "global_batch_tokens": int(2.5 * tokens.max())},
     ):
-        plan = Plan(lengths, seed=seed, **settings)
+        plan = Plan(lengths, seed=seed, grouped=seed % 2 == 1, **settings)
         for epoch in range(3):
             numbers = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
             seen = np.concatenate([plan.examples(step) for step in numbers])
@@ -44,7 +44,7 @@ def test_token_steps_are_within_one_example_of_their_share_and_never_empty(seed)
     lengths = random_lengths(seed)
     tokens = lengths.sum(axis=1)
     limit = int(2 * tokens.max())
-    plan = Plan(lengths, seed=seed, global_batch_size=None, global_batch_tokens=limit)
+    plan = Plan(lengths, seed=seed, global_batch_size=None, global_batch_tokens=limit, grouped=seed % 2 == 1)
     assert plan.steps_per_epoch == -(-tokens.sum() // limit)
     sums = [tokens[plan.examples(step)].sum() for step in range(plan.steps_per_epoch)]
     assert min(sums) > 0
@@ -63,18 +63,67 @@ def test_golden_order_of_a_token_plan():
     assert [plan.examples(step).tolist() for step in range(plan.steps_per_epoch)] == [[4, 1], [6, 3], [2, 5, 0]]
 
 
-def test_order_follows_from_seed_epoch_and_lengths_alone():
+@pytest.mark.parametrize("grouped", [False, True])
+def test_order_follows_from_seed_epoch_and_lengths_alone(grouped):
     lengths = random_lengths(1)
-    plan = Plan(lengths, seed=3, global_batch_size=5)
+    plan = Plan(lengths, seed=3, global_batch_size=5, grouped=grouped)
     forwards = [plan.examples(step).tolist() for step in range(2 * plan.steps_per_epoch)]
     np.random.seed(0)
     torch.manual_seed(0)
-    again = Plan(lengths.copy(), seed=3, global_batch_size=5)
+    again = Plan(lengths.copy(), seed=3, global_batch_size=5, grouped=grouped)
     backwards = [again.examples(step).tolist() for step in reversed(range(2 * again.steps_per_epoch))][::-1]
     assert backwards == forwards
     assert [step.tolist() for step in again._plan_epoch(0)] != [step.tolist() for step in again._plan_epoch(1)]
-    other = Plan(lengths, seed=4, global_batch_size=5)
+    other = Plan(lengths, seed=4, global_batch_size=5, grouped=grouped)
     assert [other.examples(step).tolist() for step in range(2 * other.steps_per_epoch)] != forwards
+
+
+def test_golden_order_of_a_grouped_plan():
+    lengths = np.array([3, 9, 1, 5, 2, 8, 4, 6, 7, 3, 9, 1, 5, 2, 8, 4, 6])[:, None]
+    plan = Plan(lengths, seed=7, global_batch_size=2, grouped=True)
+    epochs = [[plan.examples(9 * epoch + step).tolist() for step in range(9)] for epoch in range(2)]
+    assert epochs == [
+        [[10, 15], [14, 5], [11, 7], [12, 3], [6, 2], [4, 16], [9, 13], [8, 1], [0]],
+        [[1, 3], [2, 4], [11, 15], [14, 8], [9, 13], [7, 0], [12, 16], [6, 5], [10]],
+    ]
+
+
+SIZED = {"global_batch_size": 32}
+BY_TOKENS = {"global_batch_size": None, "global_batch_tokens": 2000}
+
+
+@pytest.mark.parametrize("settings", [SIZED, BY_TOKENS], ids=["examples", "tokens"])
+def test_steps_of_a_grouped_plan_hold_similar_lengths_and_come_in_random_order(settings):
+    draw = np.random.default_rng(0)
+    source = np.exp(draw.normal(3, 0.6, 5000)).astype(int) + 1
+    lengths = np.stack([source, np.maximum(1, source + draw.integers(-4, 5, 5000))], axis=1)
+    plans = {grouped: Plan(lengths, seed=1, grouped=grouped, **settings) for grouped in (False, True)}
+    steps = {name: [plan.examples(i) for i in range(2 * plan.steps_per_epoch)] for name, plan in plans.items()}
+    padding = {k: 1 - lengths[np.concatenate(v)].sum() / sum(cost(lengths[s]) for s in v) for k, v in steps.items()}
+    assert padding[True] < 0.13 and padding[False] > 0.6  # the lengths of source and target differ by up to 4
+    means = np.array([lengths[step].sum(axis=1).mean() for step in steps[True]])
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+    per_epoch = plans[True].steps_per_epoch
+    for epoch in (steps[True][:per_epoch], steps[True][per_epoch:]):
+        assert np.argmax([cost(lengths[step]) for step in epoch]) == 0
+    # the examples of a step were in many steps of the epoch before
+    home = plans[True].first_steps(range(5000))
+    assert np.median([len({home[i] for i in step}) for step in steps[True][per_epoch:]]) >= 5
+
+
+def test_the_last_step_of_a_grouped_epoch_is_the_one_that_holds_fewer():
+    plan = Plan(np.arange(1, 103)[:, None], seed=1, global_batch_size=5, grouped=True)
+    for epoch in range(3):
+        assert [len(plan.examples(21 * epoch + step)) for step in range(21)] == [5] * 20 + [2]
+
+
+def test_grouped_order_of_equal_lengths_and_of_few_steps():
+    """Nothing to group: each example once, and steps are random samples."""
+    plan = Plan(np.full((64, 1), 7), seed=1, global_batch_size=4, grouped=True)
+    assert sorted(np.concatenate([plan.examples(step) for step in range(16)])) == list(range(64))
+    lengths = np.arange(1, 25)[:, None]  # 6 steps: windows of one
+    grouped, random = (Plan(lengths, seed=1, global_batch_size=4, grouped=g) for g in (True, False))
+    assert {frozenset(grouped.examples(i)) for i in range(6)} == {frozenset(random.examples(i)) for i in range(6)}
 
 
 def test_total_steps():
@@ -146,6 +195,28 @@ def test_micro_batches_are_balanced(processes):
     rounds = [costs[i : i + processes] for i in range(0, len(costs), processes)]
     waiting = sum(processes * max(one) - sum(one) for one in rounds) / sum(costs)  # by processes for the slowest
     assert waiting < 0.05
+
+
+def one_by_one(rows: list[list[int]], size: int, budget: int, equal: bool) -> list[int]:
+    """Sizes of micro-batches that take row after row."""
+    sizes, count, widest = [], 0, [0] * len(rows[0])
+    for row in rows:
+        wider = list(map(max, widest, row))
+        if count and (count == size or (count + 1) * sum(wider) > budget or (equal and row != widest)):
+            sizes.append(count)
+            count, wider = 0, row
+        count, widest = count + 1, wider
+    return [*sizes, count]
+
+
+@pytest.mark.parametrize("equal", [False, True])
+def test_a_micro_batch_takes_rows_until_the_next_would_not_fit(equal):
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        lengths = draw.integers(0, draw.integers(1, 100), (draw.integers(1, 60), draw.integers(1, 4)))
+        rows = lengths[np.argsort(-lengths.sum(axis=1), kind="stable")]
+        size, budget = int(draw.integers(1, 70)), int(max(1, rows[0].sum()) * draw.uniform(1, 6))
+        assert _greedy(rows, size, budget, equal) == one_by_one(rows.tolist(), size, budget, equal)
 
 
 def test_error_of_the_cut():
@@ -234,3 +305,14 @@ def test_seed_all_depends_on_every_part():
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({draw(a, b, c) for a in range(3) for b in range(3) for c in range(3)}) == 27
+
+
+@pytest.mark.parametrize("seed", [0, 42, 2**64 - 1])
+def test_seed_torch_leaves_the_state_that_torch_leaves(seed):
+    torch.manual_seed(seed)
+    cpu, others = torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    seed_torch(seed + 1 if seed < 2**63 else 1)
+    assert not torch.equal(torch.get_rng_state(), cpu)
+    seed_torch(seed)
+    assert torch.equal(torch.get_rng_state(), cpu)
+    assert all(map(torch.equal, torch.cuda.get_rng_state_all() if others else [], others))

@@ -68,7 +68,7 @@ def test_what_users_add_or_edit_is_no_damage_without_a_word(model, capsys):
     config = json.loads((model / "config.json").read_text()) | {"use_cache": False}
     (model / "config.json").write_text(json.dumps(config))
     code, out = verify(model, capsys)
-    assert code == 1 and "config.json: " in out and "if this is no edit of yours, it is damage" in out
+    assert code == 1 and "config.json: " in out and "unless you edited it, it is damaged" in out
     sealed.seal(model, ["config.json"])  # as a recipe does that writes its threshold
     assert verify(model, capsys)[0] == 0
 
@@ -119,7 +119,7 @@ def test_a_kill_leaves_a_model_that_is_known_to_be_unfinished(model, capsys, mov
     command = [sys.executable, "-c", DIES, str(model), str(moves)]
     assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == -9
     code, out = verify(model, capsys)
-    assert code == 1 and "its save did not end (.saving-model): resume the run" in out
+    assert code == 1 and "its save was not finished (.saving-model): resume the run" in out
     with sealed.moved_in(model, step=9) as staging:
         (staging / "a.safetensors").write_text("a")
     assert verify(model, capsys)[0] == 0

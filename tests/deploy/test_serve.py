@@ -70,12 +70,16 @@ def server(exported):
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({}, 0, "2 of 2 answers are the export's; prompts compared: 2 by tokens"),
+        ({}, 0, "2 of 2 answers equal the export's; prompts compared: 2 by tokens"),
         ({"tokenize": False}, 0, "prompts compared: 2 by number"),
         ({"tokens": [1, 2, 3]}, 1, "the prompt's tokens differ from token 0 on: [1, 2, 3] instead of"),
-        ({"tokenize": False, "more": 1}, 1, "tokens there"),
-        ({"output": "something else"}, 1, "NOT THE SAME: the answers part at token 0: 'something else' instead of"),
-        ({"models": ["a", "b"]}, 2, "serves a, b: say which with --model"),
+        ({"tokenize": False, "more": 1}, 1, "tokens on the server"),
+        (
+            {"output": "something else"},
+            1,
+            "NOT THE SAME: the answers differ from token 0 on: 'something else' instead of",
+        ),
+        ({"models": ["a", "b"]}, 2, "serves a, b: choose it with --model"),
     ],
 )
 def test_what_a_server_gives_is_compared(exported, server, capsys, changes, code, said):
@@ -90,7 +94,7 @@ def test_no_server(exported, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     assert main(["check-serve", f"http://127.0.0.1:{port}", str(exported)]) == 2
-    assert "cannot be asked" in capsys.readouterr().err
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_rounding_decides_near_ties(exported):
@@ -102,7 +106,7 @@ def test_rounding_decides_near_ties(exported):
     near[3] = 0.01
     assert judge(replace(vector, margins=clear), other, tokenizer, 0.05).problems
     verdict = judge(replace(vector, margins=near), other, tokenizer, 0.05)
-    assert not verdict.problems and "a near tie" in verdict.notes[0] and "part at token 3" in verdict.notes[0]
+    assert not verdict.problems and "a near tie" in verdict.notes[0] and "differ from token 3" in verdict.notes[0]
 
 
 @pytest.mark.slow
@@ -124,7 +128,7 @@ def test_transformers_serve_gives_the_same(exported, capsys):
                 assert serving.poll() is None, "transformers serve did not start"
                 time.sleep(0.2)
         assert main(["check-serve", url, str(exported), "--model", str(exported)]) == 0
-        assert "2 of 2 answers are the export's; prompts compared: 2 by number" in capsys.readouterr().out
+        assert "2 of 2 answers equal the export's; prompts compared: 2 by number" in capsys.readouterr().out
         vectors = json.loads((exported / VECTORS).read_text())
         for vector in vectors["vectors"]:
             vector["output"] = "other words"
@@ -170,7 +174,7 @@ def test_chat_forgets_the_oldest_turns(tmp_path, monkeypatch, capsys):
     base = make_folder(tmp_path / "base", max_position_embeddings=48)
     monkeypatch.setattr(sys, "stdin", io.StringIO("some words\n" * 4))
     assert main(["chat", str(base), "--max_new_tokens", "8"]) == 0
-    assert "the oldest turn is forgotten: the model reads 48 tokens" in capsys.readouterr().err
+    assert "the oldest turn is dropped: the model reads only 48 tokens" in capsys.readouterr().err
 
 
 def test_chat_without_a_template(tmp_path, monkeypatch, capsys):

@@ -50,7 +50,7 @@ def test_positions_are_those_that_are_there(name):
             model(input_ids=torch.full((1, most + 1), 5), **decoder)
     tokenizer = train_tokenizer(["a b"], 300)
     check_fit(model, tokenizer, max_seq_length=most)
-    with pytest.raises(ValueError, match=rf"max_seq_length={most + 1}, but the model has positions for {most} tokens"):
+    with pytest.raises(ValueError, match=rf"max_seq_length={most + 1}, .* positions for only {most} tokens"):
         check_fit(model, tokenizer, max_seq_length=most + 1)
 
 
@@ -156,7 +156,7 @@ def test_a_model_of_nan_predicts_nothing(tmp_path: Path, task):
     model.save_pretrained(tmp_path)
     train_tokenizer(["one two three"] * 3, 320).save_pretrained(tmp_path)
     pairs = ["two"] if task == "QuestionAnswering" else None
-    with pytest.raises(ValueError, match="gives NaN for scores: its training has diverged"):
+    with pytest.raises(ValueError, match="gives NaN scores: its training has diverged"):
         predict(tmp_path, ["one"], pairs=pairs)
 
 

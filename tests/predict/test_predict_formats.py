@@ -154,7 +154,7 @@ def test_tables_with_a_word_a_row_and_lists_in_columns(models, tagged, tmp_path,
     ("name", "content", "message"),
     [
         ("a.conll", "Anna O\nlikes\n", "a.conll, line 2: 1 columns, expected 2"),
-        ("a.conll", '{"tokens": []}\n', "holds JSON"),
+        ("a.conll", '{"tokens": []}\n', "contains JSON"),
         ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: --column names one of word"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_is_wrong_is_named(models, tmp_path, capsys, name, content, message
 def test_output_is_called_what_it_is(models, tmp_path, capsys):
     (tmp_path / "a.conll").write_text("Anna O\n")
     assert run(models["TokenClassification"], "--file", tmp_path / "a.conll", "--output", tmp_path / "o.jsonl") == 2
-    assert "call it .conll" in capsys.readouterr().err and not (tmp_path / "o.jsonl").exists()
+    assert "use the ending .conll" in capsys.readouterr().err and not (tmp_path / "o.jsonl").exists()
 
 
 # ---- questions
@@ -216,7 +216,7 @@ def test_the_columns_of_questions_are_known_and_contexts_that_do_not_fit_are_ref
     assert run(models["QuestionAnswering"], "--file", tmp_path / "a.jsonl") == 0
     assert json.loads(capsys.readouterr().out)["prediction"]["n_best"]
     assert run(models["QuestionAnswering"], "--file", tmp_path / "a.jsonl", "--context", "b") == 2
-    assert "the rows of the file have a second text already" in capsys.readouterr().err
+    assert "the rows of the file already have a second text" in capsys.readouterr().err
     assert run(models["QuestionAnswering"], "who ?") == 2
     assert 'give it with --context "..."' in capsys.readouterr().err
     assert run(models["QuestionAnswering"], "a ?", "b ?", "--context", *("c", "--context", "d", "--context", "e")) == 2

@@ -36,6 +36,7 @@ TEMPLATE = (
 COMMON: dict[str, Any] = {
     "max_steps": 10, "global_batch_size": 12, "micro_batch_size": 5, "learning_rate": 3e-3, "warmup_steps": 2,
     "adam_epsilon": 1e-3, "logging_steps": 1, "eval_steps": 0, "save_steps": 0, "seed": 7,
+    "train_sampling_strategy": "random",
 }  # fmt: skip
 NEW = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "dropout": 0.1}
 

@@ -159,8 +159,11 @@ def test_histogram_of_any_lengths(kind, limit):
 
 def test_a_limit_that_nothing_comes_near_is_told():
     near, far = (length_figure(np.arange(20, 80), limit) for limit in (60, 96))
-    assert far.note == "Median 49.5, 95 % up to 76.05, largest 79. Limit 96: 0.0 % are cut."
-    assert "limit 60: 31.7 % are cut" in [mark.text for mark in near.drawing.marks] and "are cut" not in near.note
+    assert far.note == "Median 49.5, 95 % up to 76.05, largest 79. Limit 96: 0.0 % are truncated."
+    assert (
+        "limit 60: 31.7 % are truncated" in [mark.text for mark in near.drawing.marks]
+        and "are truncated" not in near.note
+    )
 
 
 def test_histogram_refuses_nothing():

@@ -42,11 +42,13 @@ def test_steps_that_teach():
 
 
 def test_a_loss_that_is_no_better_than_a_guess():
-    assert not_learnt(0.683, 0.693).startswith("has not learnt: loss 0.683, a constant guess has 0.693; ")
-    assert not_learnt(0.9, 0.693).startswith("has not learnt")
+    assert not_learnt(0.683, 0.693).startswith("the model has not learnt: loss 0.683, a constant guess has 0.693; ")
+    assert not_learnt(0.9, 0.693).startswith("the model has not learnt")
     assert not_learnt(0.6, 0.693) == "" == not_learnt(0.6, 0.693, (0.5, 0.69))
     wide = not_learnt(0.6, 0.693, (0.45, 0.75))
-    assert wide.startswith("is not shown to have learnt: loss 0.6 (0.45-0.75), a constant guess has 0.693")
+    assert wide.startswith(
+        "it is not certain that the model has learnt: loss 0.6 (0.45-0.75), a constant guess has 0.693"
+    )
 
 
 def test_the_verdict_is_of_the_loss_unless_scores_beat_the_guess():
@@ -62,7 +64,7 @@ def test_the_verdict_is_of_the_loss_unless_scores_beat_the_guess():
 def test_the_verdict_knows_the_model_before_training():
     start, baseline = {"step": 0, "eval_loss": 2.31, "eval_accuracy": 0.5}, {"test_loss": 7.0}
     (sentence,) = verdict({"test_loss": 2.3, "eval_loss": 2.30, "eval_accuracy": 0.5}, baseline, {}, start)
-    assert sentence.startswith("has not learnt: loss 2.3, before training it was 2.31")
+    assert sentence.startswith("the model has not learnt: loss 2.3, before training it was 2.31")
     assert verdict({"eval_loss": 2.0}, baseline, {}, start) == []
     assert verdict({"eval_loss": 2.4, "eval_accuracy": 0.8}, baseline, {}, start) == []  # right, and too sure
 
@@ -108,7 +110,7 @@ def test_a_class_that_is_never_predicted_though_the_others_are_told_apart():
     outputs = np.eye(3)[np.minimum(references, 1)]
     found = judged(outputs, references, references, names=("a", "b", "rare"))
     assert [each.partition(";")[0] for each in found["remarks"]] == [
-        "never predicted, of 100 rows in the test rows: 'rare' (5)"
+        "never predicted: 'rare' (5) (of 100 rows in the test rows)"
     ]
 
 
@@ -116,7 +118,7 @@ def test_labels_and_numbers():
     references = np.array([[1, 0], [1, 1], [0, 0], [1, 1]] * 20)
     outputs = np.where(references[:, :1] == 1, [[0.9, 0.1]], [[0.1, 0.1]])
     found = judged(outputs, references, references, "multi_label_classification")
-    assert "never predicted, of 200 labels in the test rows" not in found["remarks"][0]
+    assert "(of 200 labels in the test rows)" not in found["remarks"][0]
     assert "'yes' (40)" in found["remarks"][0]
     every = (2 * 60 / (80 + 60) + 2 * 40 / (80 + 40)) / 2  # F1 of always both labels
     assert found["baseline"]["test_f1_macro"] == pytest.approx(every)
@@ -136,12 +138,12 @@ def test_tags_that_are_all_outside():
 
     outside = [["O"] * len(tags) for tags in sentences]
     found = tagging.judge(tagged(outside), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("no entity is predicted, of 20 in the test rows")
+    assert found["remarks"][0].startswith("no entity is predicted; the test rows have 20")
     assert found["remarks"][1].startswith("accuracy 50.0 %") and "always 'O'" in found["remarks"][1]
     assert found["baseline"]["test_f1"] == 0 and found["baseline"]["test_accuracy"] == 0.5
     places = [["O" if "PER" in tag else tag for tag in tags] for tags in sentences]
     found = tagging.judge(tagged(places), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("never predicted, of 20 entities in the test rows: 'PER' (10)")
+    assert found["remarks"][0].startswith("never predicted: 'PER' (10) (of 20 entities in the test rows)")
     low, high = found["intervals"]["test_f1"]
     assert low < 2 * 10 / 30 < high
     plain = tagging.judge(tagged(sentences), sentences, sentences, names, ["accuracy"])
@@ -152,7 +154,7 @@ def test_tags_that_are_all_outside():
     assert found["remarks"][0].startswith("every word is tagged 'NOUN'")
     wrong = [["B-PER" if "LOC" in tag else "O" for tag in tags] for tags in sentences]
     found = tagging.judge(tagged(wrong), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("none of 20 predicted entities is right")
+    assert found["remarks"][0].startswith("none of the 20 predicted entities is correct")
 
 
 def test_answers_that_are_no_better_than_the_first_words():
@@ -186,16 +188,16 @@ def test_preferences_that_are_drawn_by_lot():
     config = preference.PreferenceConfig()
     found = preference.judge_preferences({"reward_accuracy": 0.5, "loss": 0.69}, config, {"test": [0] * 100})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.5, "test_loss": np.log(2)})
-    assert "reward_accuracy 50.0 % (40.4-59.6) is no better than answers drawn by lot" in found["remarks"][0]
+    assert "reward_accuracy 50.0 % (40.4-59.6) is no better than a random choice between" in found["remarks"][0]
     few = preference.judge_rewards({"accuracy": 0.8}, 10)["remarks"][0]
-    assert "80.0 % (49.0-94.3) is not shown to be better" in few and few.endswith("more test rows would tell")
+    assert "80.0 % (49.0-94.3) is not certainly better" in few and few.endswith("use more test rows")
     found = preference.judge_rewards({"accuracy": 0.9}, 100)
     assert found["remarks"] == [] and found["baseline"]["test_loss"] == pytest.approx(np.log(2))
     good = Dataset.from_dict({"desirable": [True] * 80 + [False] * 20})
     kto = preference.PreferenceConfig(loss_type="kto")
     found = preference.judge_preferences({"reward_accuracy": 0.8}, kto, {"train": good, "test": good})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.8, "test_loss": 0.5})
-    assert "taking every answer for a good one, which has 80.0 %" in found["remarks"][0]
+    assert "calling every answer good, which has 80.0 %" in found["remarks"][0]
 
 
 def test_chats_have_the_loss_of_token_frequencies():

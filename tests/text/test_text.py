@@ -20,10 +20,12 @@ from transformers import AutoTokenizer
 from hftrain.tasks.translation import pair_collator
 from hftrain.tasks.translation.cldr import generate
 from hftrain.text import (
+    attention_mask,
     collate_pairs,
     decode,
     language_id,
     list_lengths,
+    pad,
     texts_of,
     tokenize_pairs,
     train_tokenizer,
@@ -143,7 +145,7 @@ def test_pairs_refuse(rows, tokenizer, texts, tmp_path):
         tokenize_pairs(rows, tokenizer, max_source_length=1, max_target_length=32, cache_dir=tmp_path)
     endless = train_tokenizer(texts, 300)
     endless.backend_tokenizer.post_processor = None
-    with pytest.raises(ValueError, match="adds no end token to a text, so the model could not learn to stop"):
+    with pytest.raises(ValueError, match="adds no end token to a text, so the model cannot learn to stop"):
         tokenize_pairs(rows, endless, **PAIRS, cache_dir=tmp_path)
 
 
@@ -325,6 +327,19 @@ def test_collate():
         "labels": [[8, 9, 2, -100, -100], [8, 9, 10, 11, 2], [2, -100, -100, -100, -100]],
     }
     assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_pad_takes_lists_arrays_and_tensors(kind, side):
+    sequences = [kind([5, 6, 7]), kind([8]), kind([])]
+    expected = {
+        "right": [[5, 6, 7, -1], [8, -1, -1, -1], [-1, -1, -1, -1]],
+        "left": [[-1, 5, 6, 7], [-1, -1, -1, 8], [-1, -1, -1, -1]],
+    }
+    padded, mask = pad(sequences, -1, 4, side), attention_mask(sequences, 4, side)
+    assert padded.tolist() == expected[side] and padded.dtype == torch.int64
+    assert torch.equal(mask, (padded != -1).long()) and mask.dtype == torch.int64
 
 
 def test_collate_when_pad_is_the_end_and_to_a_multiple():

@@ -277,6 +277,16 @@ def test_lines_missing_from_the_log_are_reported(stopped, tmp_path, capsys):
     assert message in capsys.readouterr().out
 
 
+def test_an_older_version_drew_the_examples_at_random(stopped):
+    """It recorded no train_sampling_strategy, which is no reason to go on with another order."""
+    saved = checkpoint.read(stopped / "checkpoint-4")
+    current = dict(saved.contract)
+    saved = replace(saved, contract={k: v for k, v in current.items() if k != "train_sampling_strategy"})
+    assert compare(saved, current | {"train_sampling_strategy": "random"}, [])[0] == set()
+    with pytest.raises(ValueError, match='train_sampling_strategy: "random" when saved, "group_by_length" now'):
+        compare(saved, current | {"train_sampling_strategy": "group_by_length"}, [])
+
+
 @pytest.mark.parametrize("sizes", [{"micro_batch_size": 3}, {"micro_batch_tokens": 40}])
 def test_the_same_cut_is_the_same_micro_batches(sizes):
     plan = Plan(np.array([[n % 11 + 3] for n in range(64)]), seed=1, global_batch_size=8)

@@ -58,7 +58,7 @@ def test_a_folder_that_was_renamed_keeps_its_checkpoints_and_a_new_one_is_made(t
 def test_a_full_disk_under_the_log_ends_no_run():
     with open("/dev/full", "w") as full:
         progress = Progress(3, file=full)
-        with pytest.warns(UserWarning, match=r"cannot be written any more \(.*No space left.*the run goes on"):
+        with pytest.warns(UserWarning, match=r"can no longer be written \(.*No space left.*the run continues"):
             progress.print("a line")
         progress.print("another")
         with pytest.raises(OSError):

@@ -150,6 +150,14 @@ def test_a_batch_of_tokens_gives_the_same_losses_in_any_cut(alone):
         assert_same(alone("custom", (*recipe, ("micro_batch_tokens", tokens)))["steps"], whole)
 
 
+@pytest.mark.parametrize("batch", [("global_batch_size", 4), ("global_batch_tokens", 120)])
+def test_grouped_steps_give_the_same_losses_in_any_cut(alone, batch):
+    recipe = (batch, ("train_sampling_strategy", "group_by_length"))
+    whole = alone("custom", recipe)["steps"]
+    assert whole != alone("custom", (batch,))["steps"]
+    assert_same(alone("custom", (*recipe, ("micro_batch_size", 1)))["steps"], whole)
+
+
 def test_halving_after_out_of_memory_changes_no_result(alone):
     result = alone("custom", (("halve_on_oom", True),), room=4)
     assert result["out_of_memory"] == 2  # 15 examples, then 7

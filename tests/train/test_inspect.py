@@ -182,7 +182,7 @@ def test_the_command(chats, capsys):
     recipe += ["--test_file", str(chats / "test.jsonl"), "--validation_split", "0.05"]
     assert command_line(["inspect", "chat", "--samples", "0", "--", *recipe]) == 1
     said = capsys.readouterr().out
-    assert "BREACH: 3 rows leaked, max_leaked = 0" in said and "leak: of 3 test rows 3 stand in the training" in said
+    assert "BREACH: 3 rows leaked, max_leaked = 0" in said and "leak: 3 of 3 test rows are in the training" in said
 
 
 @pytest.mark.parametrize(("times", "mark", "share"), [(1, "@2", 0), (1, "@2.5", 0), (2, "", 0.5), (2, "@2", 0.5)])

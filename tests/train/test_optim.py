@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from torch import nn
 
+from hftrain.distributed.step import clip
 from hftrain.losses import sequence_to_sequence
 from hftrain.train.optim import (
     ExponentialMovingAverage,
@@ -302,3 +304,18 @@ def test_applied_average_restores_the_weights_bit_for_bit():
     assert torch.equal(model.weight, kept)
     assert torch.equal(average.average["weight"], averaged)
     assert averaged.dtype == torch.float32  # or a slow average would not move
+
+
+@pytest.mark.parametrize("norm", [0, 0.5, 1 - 3e-6, 1 - 1e-6, 1 - 1e-7, 1, 1 + 1e-7, 3, math.inf, math.nan])
+@pytest.mark.parametrize("limit", [1.0, 1e6, math.inf])
+def test_clip_gives_what_torch_gives(norm, limit):
+    gradients = [torch.randn(5, 3), torch.randn(7)]
+    whole = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    ours, theirs = ([torch.nn.Parameter(torch.zeros_like(gradient)) for gradient in gradients] for _ in range(2))
+    for parameters in (ours, theirs):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient * (norm * min(limit, 1e6) / whole)
+    measured, expected = clip(Accelerator(cpu=True), ours, limit), float(torch.nn.utils.clip_grad_norm_(theirs, limit))
+    assert measured == expected or (math.isnan(measured) and math.isnan(expected))
+    for left, right in zip(ours, theirs, strict=True):
+        assert torch.equal(left.grad.nan_to_num(9), right.grad.nan_to_num(9))

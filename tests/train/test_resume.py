@@ -103,6 +103,17 @@ def test_other_optimizers_resume_bit_for_bit_too(tmp_path, unbroken, optim):
     assert any("row_var" in key or "momentum_buffer" in key for key in left)
 
 
+def test_grouped_steps_resume_bit_for_bit_too(tmp_path, unbroken):
+    """From the middle of the first epoch of 10 steps into the second."""
+    grouped = {"train_sampling_strategy": "group_by_length", "global_batch_size": 2}
+    config = WorkerConfig(output_dir=tmp_path, resume_from_checkpoint="auto", **grouped)
+    with pytest.raises(BrokenOff):
+        train(config, break_off(6))
+    train(config)
+    left, _ = unbroken(**grouped)
+    assert trace(tmp_path) == left != unbroken(global_batch_size=2)[0]
+
+
 def test_kill_9_in_the_middle_of_an_epoch(tmp_path, unbroken):
     config = WorkerConfig(output_dir=tmp_path / "out", resume_from_checkpoint="auto", **FULL)
     process = fork(replace(config, signal_step=8, signal_name="SIGKILL"))
@@ -266,6 +277,10 @@ def stopped(tmp_path_factory):
         ({"learning_rate": 0.02}, "learning_rate: 0.01 when saved, 0.02 now"),
         ({"seed": 4}, "seed: 3 when saved, 4 now"),
         ({"global_batch_size": 4}, "global_batch_size: 8 when saved, 4 now"),
+        (
+            {"train_sampling_strategy": "group_by_length"},
+            'train_sampling_strategy: "random" when saved, "group_by_length" now',
+        ),
         ({"max_steps": 13}, "total_steps: 12 when saved, 13 now"),
         ({"examples": 21}, "examples: 20 when saved, 21 now"),
         ({"optim": "muon"}, 'optim: "adamw_torch" when saved, "muon" now'),

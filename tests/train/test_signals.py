@@ -127,7 +127,7 @@ def refuse(rows):
 
 @pytest.mark.parametrize(
     ("collate", "message"),
-    [(refuse, "^not one for one: 2 predictions, 0 labels$"), (lambda rows: 1 / 0, "Original Traceback")],
+    [(refuse, "^the lengths differ: 2 predictions, 0 labels$"), (lambda rows: 1 / 0, "Original Traceback")],
 )
 def test_an_error_of_ours_in_a_data_worker_is_one_sentence(collate, message):
     plan = Plan(np.ones((2, 1), dtype=np.int64), seed=1, global_batch_size=2)

@@ -1,4 +1,4 @@
-"""The share (0 to 1) of predictions that are right.
+"""The share (0 to 1) of correct predictions.
 
     compute(predictions, references) -> {"accuracy"}
 

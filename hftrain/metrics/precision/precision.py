@@ -1,4 +1,4 @@
-"""The share (0 to 1) of what was predicted that is right.
+"""The share (0 to 1) of predictions of a class that are correct.
 
     compute(predictions, references, labels=None, pos_label=1, average="binary") -> {"precision"}
 

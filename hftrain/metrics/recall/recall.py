@@ -1,4 +1,4 @@
-"""The share (0 to 1) of what there is that was predicted.
+"""The share (0 to 1) of references of a class that are predicted.
 
     compute(predictions, references, labels=None, pos_label=1, average="binary") -> {"recall"}
 

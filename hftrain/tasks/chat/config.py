@@ -71,7 +71,7 @@ class SupervisedConfig(ChatConfig):
         if self.freeze and getattr(self, "use_peft", False):
             yield (
                 ("freeze", "use_peft"),
-                "adapters leave all weights as they are: choose one",
+                "adapters freeze all other weights already: set one of the two",
             )
 
 

@@ -1,4 +1,4 @@
-"""What a report says of chats."""
+"""What the report of a chat model shows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 
 def questions(rows: Rows, count: int) -> list[Chat]:
-    """Up to `count` of the rows that ask something, evenly spread; plain texts do not. None where `fit` will train
-    nothing."""
+    """Up to `count` rows with a prompt, evenly spread (plain texts have none); [] while `hftrain inspect` runs."""
     if inspecting():
         return []
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
@@ -35,29 +34,28 @@ def questions(rows: Rows, count: int) -> list[Chat]:
 
 
 def chat_of(row: Mapping[str, str]) -> Chat:
-    """What a row of `load_chats` says."""
+    """The chat in a row of `load_chats`."""
     return Chat(**{name: json.loads(row[name]) for name in Chat._fields})
 
 
 def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, str]]:
-    """Side by side: the last thing asked, the answers of each kind, and the answer in the data."""
-    said = []
+    """Rows of a table: the last message of the prompt, the answers of each kind, and the answer in the data."""
+    table = []
     for number, chat in enumerate(chats):
         reference = next(turn for turn in chat.completion if turn["role"] == "assistant")
-        row = {"prompt": chat.prompt[-1]["content"]} | {kind: given[number] for kind, given in answers.items()}
-        said.append(row | {"reference": reference["content"] or json.dumps(reference.get("tool_calls"))})
-    return said
+        row = {"prompt": chat.prompt[-1]["content"]} | {kind: texts[number] for kind, texts in answers.items()}
+        table.append(row | {"reference": reference["content"] or json.dumps(reference.get("tool_calls"))})
+    return table
 
 
 def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
-    """`baseline` for `publish`: the scores of guessing each token that is learnt by how often it is in the training
-    rows."""
+    """`baseline` for `publish`: the scores of guessing each learnt token by its frequency in the training rows."""
     train, test = examples["train"], examples["test"]
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
 def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
-    """A split: its rows, what was left out, leaked and cut, the tokens."""
+    """The table of a split: its rows, how many were left out, leaked or truncated, its tokens."""
     items: Any = examples.items
     tokens = examples.lengths[:, 0]
     learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in items.with_format("numpy")["labels"])
@@ -93,7 +91,7 @@ def summarize(
 
 
 def usage(config: ChatModelConfig, row: Mapping[str, str]) -> str:
-    """Python that loads what was trained and saved and lets it answer the prompt of a row."""
+    """Python code that loads the trained model and lets it answer the prompt of a row."""
     folder, prompt = config.hub_model_id or config.output_dir, json.loads(row["prompt"])
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": "Hello!"}]

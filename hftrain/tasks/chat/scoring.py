@@ -15,7 +15,7 @@ from hftrain.distributed import whole_while_used
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
-from hftrain.text import pad
+from hftrain.text import attention_mask, pad
 from hftrain.train.evaluation import predict
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def answer(
     accelerator: Accelerator, model: nn.Module, template: Template, chats: Sequence[Chat], config: ChatModelConfig
 ) -> list[str]:
-    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
-    may be one that `fit` has not prepared yet."""
+    """The greedy answer to the prompt of each chat, in order, on every process; [] if there are no chats. The model
+    may be one that `fit` has not prepared yet. `config` is a `ChatConfig` and a `TrainConfig`."""
     if not chats:
         return []
     module = accelerator.unwrap_model(model)
@@ -37,12 +37,12 @@ def answer(
     prompts = Examples(ids, [len(tokens) for tokens in ids])
 
     def collate(examples: list[list[int]]) -> Batch:
-        ids = pad([tokens[::-1] for tokens in examples], template.tokenizer.pad_token_id).flip(1)
-        return {"input_ids": ids, "attention_mask": pad([[1] * len(tokens) for tokens in examples], 0).flip(1)}
+        ids = pad(examples, template.tokenizer.pad_token_id, side="left")
+        return {"input_ids": ids, "attention_mask": attention_mask(examples, side="left")}
 
     def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
-        new = found[:, batch["input_ids"].shape[1] :]
+        ids = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
+        new = ids[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.examples import Examples
@@ -18,7 +17,7 @@ from hftrain.labels.classes import ID_TYPE, batch_labels
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.text import learn_tokenizer, pad, tokenized
+from hftrain.text import attention_mask, learn_tokenizer, pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
@@ -116,10 +115,10 @@ def collate(
 ) -> Batch:
     """Padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
     (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
-    ids = [torch.as_tensor(example["input_ids"]) for example in examples]
+    ids = [example["input_ids"] for example in examples]
     batch = {
         "input_ids": pad(ids, pad_token_id, side=side),
-        "attention_mask": pad([torch.ones_like(tokens) for tokens in ids], 0, side=side),
+        "attention_mask": attention_mask(ids, side=side),
     }
     if typed:
         batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0, side=side)

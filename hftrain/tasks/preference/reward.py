@@ -1,4 +1,4 @@
-"""A reward model: one number for a conversation, learnt from which of two answers people prefer."""
+"""A reward model: one number for a conversation, learnt from people's preferences between two answers."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def evaluate_rewards(
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
 ) -> dict[str, float]:
-    """loss, without the centering; accuracy, the share of pairs whose chosen answer has the higher reward; means
+    """loss (without centering); accuracy, the share of pairs whose chosen answer has the higher reward; means
     reward_chosen and reward_rejected, and their difference reward_margin."""
 
     def score(batch: Batch) -> list[list[float]]:
         return conversation_rewards(model, batch).tolist()
 
-    found = predict(accelerator, examples, batch_size, collate=collate, generate=score)
-    chosen, rejected = torch.tensor(found, dtype=torch.float64).unbind(1)
+    rewards = predict(accelerator, examples, batch_size, collate=collate, generate=score)
+    chosen, rejected = torch.tensor(rewards, dtype=torch.float64).unbind(1)
     return {
-        "loss": float(bradley_terry(chosen, rejected)) / len(found),
+        "loss": float(bradley_terry(chosen, rejected)) / len(rewards),
         "accuracy": float((chosen > rejected).double().mean()),
         "reward_margin": float((chosen - rejected).mean()),
         "reward_chosen": float(chosen.mean()),
@@ -58,7 +58,7 @@ def evaluate_rewards(
 
 
 def reward_usage(config: RewardConfig, row: Mapping[str, str]) -> str:
-    """Python that loads what was trained and saved and gives the answers of a row their rewards."""
+    """Python code that loads the trained model and computes the reward of a row's answer."""
     folder, adapter = config.hub_model_id or config.output_dir, config.use_peft
     name = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
     prompt, chosen = json.loads(row["prompt"]), json.loads(row["chosen"])

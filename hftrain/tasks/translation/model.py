@@ -12,6 +12,9 @@ from hftrain.models.saved import remember
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import language_id, vocabulary
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
 
@@ -23,16 +26,12 @@ def load_translator(config: TranslateConfig, tokenizer: PreTrainedTokenizerBase)
     return load.add_adapters(model, config, "SEQ_2_SEQ_LM")
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-
 def set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
-    """Makes beams, length and target language the model's own defaults, which are saved with it, as is the prefix of
+    """Makes beams, length and target language the model's own defaults. They are saved with it, as is the prefix of
     the sources.
 
     Raises:
-        ValueError: max_source_length or max_target_length is more than the model has positions for.
+        ValueError: the model has fewer positions than max_source_length or max_target_length.
     """
     check_fit(model, max_source_length=config.max_source_length, max_target_length=config.max_target_length)
     if config.source_prefix:

@@ -27,7 +27,7 @@ def samples(rows: Rows, hypotheses: Sequence[str], count: int = 20) -> list[dict
 
 
 def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
-    """A split: its rows, what was left out, leaked and truncated, the tokens."""
+    """The table of a split: its rows, how many were left out, leaked or truncated, its tokens."""
     tokens = examples.lengths
     details = {
         "source tokens, mean": float(tokens[:, 0].mean()),
@@ -47,7 +47,7 @@ def summarize(
     scores: Mapping[str, Any],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
-    """What the report shows: the scores of `hypotheses`, which are of the test rows, and the data."""
+    """What the report shows: the scores of `hypotheses` on the test rows, and the data."""
     return Report(
         title=f"Translation {config.source_lang}-{config.target_lang}",
         task="translation",
@@ -62,12 +62,12 @@ def summarize(
 
 
 def usage(config: TranslateConfig, text: str) -> str:
-    """Python that loads what was trained and saved (a `TranslateConfig`, `ModelConfig`, ... says where) and translates
+    """Python code that loads the model saved with `config` (a `TranslateConfig`, `ModelConfig`, ...) and translates
     `text`."""
     adapter, folder = config.use_peft, config.hub_model_id or config.output_dir
     own_code = any(Path(str(config.model_name_or_path) if adapter else config.output_dir).glob("*.py"))
     trust = ", trust_remote_code=True" if own_code else ""
-    more = ", GenerationConfig" if adapter else ""  # beams and language are its base model's unless they are loaded
+    more = ", GenerationConfig" if adapter else ""  # else beams and language would be the base model's
     load_more = f"\nmodel.generation_config = GenerationConfig.from_pretrained({folder!r})" if adapter else ""
     return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer{more}
 

@@ -54,7 +54,7 @@ def dependence(model: PreTrainedModel, longest: int, shortest: int) -> Dependenc
 
     def results(*rows: torch.Tensor) -> list[torch.Tensor]:
         batch = {"input_ids": text.pad(rows, _token(model, "pad_token_id") or 0)}
-        batch["attention_mask"] = text.pad([torch.ones_like(row) for row in rows], 0)
+        batch["attention_mask"] = text.attention_mask(rows)
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = batch["input_ids"]
         device = next(model.parameters()).device

@@ -123,12 +123,15 @@ def test_formats(record, expected):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"source": "a"}, "no chat in the columns 'source'; a format and its columns: messages: messages; conv"),
-        ({"messages": [USER]}, "nothing to learn: the assistant says nothing"),
-        ({"messages": "a few"}, "messages is text, where a list of messages is needed"),
-        ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; there are system, "),
+        (
+            {"source": "a"},
+            "the columns 'source' fit no chat format; formats and their columns: messages: messages; conv",
+        ),
+        ({"messages": [USER]}, "nothing to learn: there is no message of the assistant"),
+        ({"messages": "a few"}, "messages is text, but must be a list of messages"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; roles are system, "),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\] is empty"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "holds something else than text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "is not text"),
         ({"prompt": "a", "completion": 3}, "completion is not a list of messages: 3"),
         ({"instruction": "a", "output": ""}, "output is empty"),
     ],
@@ -141,7 +144,7 @@ def test_rows_that_are_no_chat(record, reason):
 def test_a_forced_format():
     record = {"messages": [USER, ANSWER], "text": "plain"}
     assert chat.to_chat(record, "text").prompt == "plain" and chat.to_chat(record).prompt == [USER]
-    with pytest.raises(Fault, match="a format and its columns: instruction: instruction and output or response"):
+    with pytest.raises(Fault, match="formats and their columns: instruction: instruction and output or response"):
         chat.to_chat(record, "instruction")
 
 
@@ -219,7 +222,7 @@ DROPS = (
         (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + DROPS,
             ([SYSTEM, USER], [ANSWER]),
-            "the chat template refuses it: no system here",
+            "the chat template refuses the conversation: no system here",
         ),
     ],
 )
@@ -241,9 +244,11 @@ def test_split_turns_learn_each_answer_as_the_last(tmp_path):
 def test_templates_that_cannot_be(tmp_path):
     bare = make_tokenizer()
     bare.chat_template = None
-    with pytest.raises(ValueError, match="the tokenizer has no chat template, as those of base models: set chat_templ"):
+    with pytest.raises(
+        ValueError, match="the tokenizer has no chat template \(base models have none\): set chat_templ"
+    ):
         chat.Template(bare)
-    with pytest.raises(ValueError, match="chat_template 'chatml2' is no file; it is chatml, or a file of Jinja"):
+    with pytest.raises(ValueError, match="chat_template 'chatml2' is not a file; set chatml, or a Jinja file"):
         chat.Template(bare, "chatml2")
     endless = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(ValueError, match="cannot be trained on: no special token ends the assistant's turn"):
@@ -263,9 +268,11 @@ def test_rows_that_are_cut(template, caplog):
     config = recipe.ChatRecipeConfig(model_name_or_path="-", train_file="-", max_length=20)
     examples = chat.tokenize(rows_of(long, {"prompt": "a", "completion": "few"}), template, config)
     assert [len(row["input_ids"]) == 20 for row in examples] == [True, False]
-    assert "1 of 2 conversations (50.0 %) are longer than max_length and are cut" in caplog.text
+    assert "1 of 2 conversations (50.0 %) are longer than max_length and are truncated" in caplog.text
     early = rows_of({"prompt": "some more words " * 9, "completion": "no"}, long)
-    with pytest.raises(ValueError, match=r"1 of 2 rows cannot .*\n  the rows, row 1: it is cut before the answer, at"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 rows cannot .*\n  the rows, row 1: max_length = .* cuts it before the answer"
+    ):
         chat.tokenize(early, template, config)
     config.max_bad_rows = 1
     assert len(chat.tokenize(early, template, config)) == 1 and "left out: " in caplog.text
@@ -276,7 +283,7 @@ def test_load_chats_names_formats_and_keeps_prompts_on_one_side(tmp_path, caplog
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"train_file": str(file), "model_name_or_path": "-", "validation_split": 4, "test_split": 4}
-    with pytest.raises(ValueError, match="line 21: no chat in the columns 'prompt'"):
+    with pytest.raises(ValueError, match="line 21: the columns 'prompt' fit no chat format"):
         chat.load_chats(recipe.ChatRecipeConfig(**settings), seed=1)
     splits = chat.load_chats(recipe.ChatRecipeConfig(**settings, max_bad_rows=1), seed=1)
     assert "rows with the columns prompt, completion are read as prompt_completion" in caplog.text
@@ -289,11 +296,11 @@ def test_load_chats_names_formats_and_keeps_prompts_on_one_side(tmp_path, caplog
 
 def test_what_does_not_fit_is_named(tmp_path, template):
     model = AutoModelForCausalLM.from_pretrained(make_folder(tmp_path))
-    with pytest.raises(ValueError, match=r"max_length=600, but the model has positions for 512 tokens only"):
+    with pytest.raises(ValueError, match=r"max_length=600, but the model has positions for only 512 tokens"):
         chat.fit_model(model, template, 600)
     other = make_tokenizer()
     other.add_tokens(["<|far|>"], special_tokens=True)
-    with pytest.raises(ValueError, match=r"the tokenizer has .* but the model embeddings for .* only"):
+    with pytest.raises(ValueError, match=r"the tokenizer has .* but the model has only .* embeddings"):
         chat.fit_model(model, chat.Template(other), 64)
     grown = chat.Template(other, new_tokens=["<|far|>"])
     chat.fit_model(model, grown, 64)
@@ -421,9 +428,9 @@ def test_a_model_learns_to_answer_and_to_stop(made, tmp_path):
 
 
 def test_settings_that_cannot_be(tmp_path):
-    with pytest.raises(ConfigError, match="taught to a pretrained model: name one"):
+    with pytest.raises(ConfigError, match="needs a pretrained model: set model_name_or_path"):
         recipe.ChatRecipeConfig(train_file="x")
-    with pytest.raises(ConfigError, match="adapters leave all weights as they are: choose one"):
+    with pytest.raises(ConfigError, match="adapters freeze all other weights already"):
         recipe.ChatRecipeConfig(train_file="x", model_name_or_path="y", use_peft=True, freeze=["layers.0"])
 
 

@@ -160,8 +160,8 @@ def test_lists_that_were_written_as_text(tmp_path, caplog, labels, sign):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("[praise, mild]", "has the brackets of a list, but is no list in JSON or Python"),
-        ("[0 1 ... 0]", "shortened when it was written as text"),
+        ("[praise, mild]", "has the brackets of a list, but is not a list in JSON or Python"),
+        ("[0 1 ... 0]", "lost items when it was written as text"),
         ('{"praise": 1}', "no list of labels"),
         ("a;b,c", r", and ; between labels, write a list"),
     ],
@@ -222,7 +222,7 @@ def test_text_as_the_value_it_shows(text, value):
 
 @pytest.mark.parametrize("text", ["[2024-01-05]", "['a''b']", "[1]]", "[a b]"])
 def test_text_that_shows_no_value(text):
-    with pytest.raises(ValueError, match="no list in JSON or Python"):
+    with pytest.raises(ValueError, match="not a list in JSON or Python"):
         unwritten(text)
 
 

@@ -125,7 +125,7 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
         found = row["prediction"]["probabilities"]
         assert [found["no"], found["yes"]] == pytest.approx(right.tolist(), abs=1e-6)
     assert cli.main([*arguments[:-1], "three"]) == 2
-    assert "no text under 'three'; --pair_column names one of one, two, n" in capsys.readouterr().err
+    assert "no text in 'three'; set --pair_column to one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
     assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
 
@@ -155,11 +155,11 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
         assert cli.main(["predict", saved["single"], "--file", str(tmp_path / name), *options]) == 2
         assert message in capsys.readouterr().err
 
-    fails("a.txt", b'{"one": "a"}\n', "a.txt holds JSON, which would be read as text: call it .jsonl")
+    fails("a.txt", b'{"one": "a"}\n', "a.txt contains JSON but would be read as text: rename it to .jsonl")
     fails("a.dat", b"a\n", "the ending .dat is not known")
     fails("a.txt", b"a\nb\xfc\n", "a.txt, line 2: invalid UTF-8: byte 0xfc at byte 2 of the line. Set encoding to")
-    fails("a.csv", b"one;n\na;1\n", "whose parts semicolons separate: set delimiter to ';'", "--column", "one")
-    fails("a.csv", b"one\na\n", "rows are written as JSON lines, so call it .jsonl", "--column", "one",
+    fails("a.csv", b"one;n\na;1\n", "which contains semicolons: set delimiter to ';'", "--column", "one")
+    fails("a.csv", b"one\na\n", "rows are written as JSON lines: use the ending .jsonl", "--column", "one",
           "--output", str(tmp_path / "out.csv"))  # fmt: skip
     (tmp_path / "a.csv").write_bytes("one;n\nschön;1\n".encode("latin-1"))
     options = ["--column", "one", "--delimiter", ";", "--encoding", "latin-1"]
@@ -172,7 +172,9 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
 
 def test_long_texts_are_cut_and_counted(saved, capsys):
     assert predict(saved["single"], ["dog " * 400, "dog"])[0]["label"] in ("no", "yes")
-    assert "1 of 2 texts are longer than the 256 tokens the model reads: cut" in capsys.readouterr().err
+    assert (
+        "1 of 2 texts are longer than the 256 tokens that the model reads and were truncated" in capsys.readouterr().err
+    )
 
 
 def test_texts_are_read_as_in_training(tmp_path, capsys):
@@ -188,7 +190,10 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
         train(config)
         pairs = ["soup"] * 2 if name == "pairs" else None
         said[name] = predict(tmp_path / name, ["the big dog is my old cat", "dog"], pairs=pairs)
-        assert "1 of 2 texts are longer than the 6 tokens the model reads: cut" in capsys.readouterr().err
+        assert (
+            "1 of 2 texts are longer than the 6 tokens that the model reads and were truncated"
+            in capsys.readouterr().err
+        )
     cut = predict(tmp_path / "alone", ["the big dog is"])[0]["probabilities"]
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
     with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):

@@ -382,10 +382,10 @@ def test_answers_with_a_label():
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        ({"prompt": "q", "chosen": "a"}, "no rejected: a pair is prompt, chosen, rejected"),
+        ({"prompt": "q", "chosen": "a"}, "the row lacks rejected: a pair is prompt, chosen, rejected"),
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "the same"),
         ({"chosen": "a", "rejected": "b"}, "no prompt"),
-        ({"prompt": "q", "chosen": [USER], "rejected": [USER, BAD]}, "nothing, where the assistant's answer is needed"),
+        ({"prompt": "q", "chosen": [USER], "rejected": [USER, BAD]}, "nothing instead of the assistant's answer"),
         ({"prompt": "q", "completion": "a", "label": "good"}, "label is 'good'"),
     ],
 )
@@ -446,7 +446,7 @@ def test_what_is_undefined_is_left_out_of_ktos_evaluation(tmp_path, caplog):
     results, _ = run(make_config(tmp_path, loss_type="kto", test_file=str(tmp_path / "test.jsonl"), max_steps=1))
     assert "test_reward_rejected" in results
     assert not {"test_reward_margin", "test_reward_chosen", "test_logps_chosen"} & set(results)
-    assert "none of the 12 rows of an evaluation is a good answer" in caplog.text
+    assert "none of the 12 rows of an evaluation has a good answer" in caplog.text
 
 
 @pytest.mark.slow
@@ -503,9 +503,9 @@ def test_two_processes_are_one(tmp_path, strategy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_peft": False, "precompute_ref_log_probs": False}, "the reference model is the model before training"),
+        ({"use_peft": False, "precompute_ref_log_probs": False}, "needs adapters that can be switched off"),
         ({"label_smoothing_factor": 0.1}, "set label_smoothing"),
-        ({"model_name_or_path": None, "use_peft": False}, "name one"),
+        ({"model_name_or_path": None, "use_peft": False}, "needs a pretrained model"),
     ],
 )
 def test_recipe_settings_that_cannot_be(tmp_path, changes, message):

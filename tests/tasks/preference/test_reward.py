@@ -122,9 +122,9 @@ def test_grpo_hands_over_to_trl(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward_funcs": []}, "name one"),
+        ({"reward_funcs": []}, "without a reward there is nothing to learn"),
         ({"num_generations": 3}, "must be a multiple"),
-        ({"ema_decay": 0.9}, "ema_decay: is not handed over to TRL"),
+        ({"ema_decay": 0.9}, "ema_decay: is not passed on to TRL"),
     ],
 )
 def test_grpo_settings_that_cannot_be(changes, message):
@@ -149,5 +149,5 @@ def test_grpo_is_not_inspected():
 
 def test_an_adapter_is_no_reward_for_trl(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is an adapter, whose head TRL does not load: hftrain merge"):
+    with pytest.raises(ValueError, match="is an adapter, and TRL does not load its head: run hftrain merge"):
         reward_function(str(tmp_path))

@@ -145,10 +145,10 @@ def test_bilou_is_told_apart():
         ("O I-X", "IOB2", (1, "I-X after O, where an entity should begin with B-")),
         ("I-X", "IOB2", (0, "I-X at the beginning, where an entity should begin with B-")),
         ("B-X I-Y", "IOB2", (1, "I-Y after B-X, where an entity should begin with B-")),
-        ("B-X E-X", "IOB2", (1, "E-X is no tag")),
-        ("I-X B-Y", "IOB1", (1, "B-Y where no entity of its type stands before, which begins with I-")),
-        ("B-X O", "BIOES", (0, "B-X before O, where its entity should go on with I- or E-")),
-        ("O B-X I-X", "BIOES", (2, "I-X before the end, where its entity should go on with I- or E-")),
+        ("B-X E-X", "IOB2", (1, "E-X is not a tag of the scheme")),
+        ("I-X B-Y", "IOB1", (1, "B-Y where no entity of its type ends before; begin with I-")),
+        ("B-X O", "BIOES", (0, "B-X before O, where the entity should continue with I- or E-")),
+        ("O B-X I-X", "BIOES", (2, "I-X before the end, where the entity should continue with I- or E-")),
         ("S-X E-X", "BIOES", (1, "E-X after S-X, where an entity should begin with B-")),
         ("B-X I-X E-X S-X O", "BIOES", None),
         ("B-X I-X B-X O B-Y", "IOB2", None),
@@ -197,7 +197,7 @@ def test_every_form_says_the_same(bert, folder, tmp_path, source):
         ({"tokens": [], "tags": []}, "no words"),
         ({"tokens": ["a", None], "tags": ["O", "O"]}, "word 2 is null"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "word 2 is empty"),
-        ({"tokens": ["a"], "tags": [3]}, "tag 1 is the number 3: say with label_names what the numbers mean"),
+        ({"tokens": ["a"], "tags": [3]}, "tag 1 is the number 3: name the tags of the numbers in label_names"),
         ({"tokens": ["a"], "tag": ["O"]}, "no column 'tags'; there are 'tokens', 'tag'; did you mean 'tag'?"),
     ],
 )
@@ -212,7 +212,7 @@ def test_numbers_beyond_their_names(bert, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "tags": [2]}\n')
     config = configured(bert, tmp_path, train_file=tmp_path / "a.jsonl", label_names=["O", "B-X"])
     with pytest.raises(
-        ValueError, match=r"tag 1 is 2, but label_names has the numbers 0 to 1 \(do they count from 1\?\)"
+        ValueError, match=r"tag 1 is 2, but label_names covers the numbers 0 to 1 \(do they count from 1\?\)"
     ):
         tagging.load_sentences(config, seed=1)
 
@@ -231,9 +231,9 @@ def test_tags_that_training_lacks_and_a_single_tag(bert, tmp_path):
 
 
 def test_settings_that_cannot_be(bert, tmp_path):
-    with pytest.raises(ConfigError, match="model_name_or_path: the task is taught to a pretrained model"):
+    with pytest.raises(ConfigError, match="model_name_or_path: the task needs a pretrained model"):
         recipe.TagConfig(train_file="a.conll")
-    with pytest.raises(ConfigError, match="metric 'roc_auc' is not for token_classification"):
+    with pytest.raises(ConfigError, match="metric 'roc_auc' does not fit token_classification"):
         configured(bert, tmp_path, train_file="a.conll", metrics=["roc_auc"])
 
 

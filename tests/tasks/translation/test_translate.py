@@ -172,9 +172,9 @@ def test_columns_that_nothing_reads_are_named(folder, tmp_path, caplog):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     translation.load_pairs(configured(folder, tmp_path, train_file=file), seed=1)
-    (said,) = [record.message for record in caplog.records if "nothing reads" in record.message]
-    named = f"columns that nothing reads: context ({len(rows)} rows) in {file}"
-    assert said == f"{named}. source_column and target_column say what is read"
+    (said,) = [record.message for record in caplog.records if "not read" in record.message]
+    named = f"columns that are not read: context ({len(rows)} rows) in {file}"
+    assert said == f"{named}. source_column and target_column choose the columns"
 
 
 def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, caplog):
@@ -204,7 +204,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     )
     messages = caplog.text
     assert f"left out: {bad}, line 4: column 'en' is null" in messages and f"{bad}, line 5: " in messages
-    assert "leak: of 4 test rows 1 stand in the training rows too, and of 1 more the en does" in messages
+    assert "leak: 1 of 4 test rows are in the training rows too, 1 more share only the en" in messages
     assert f"test: {cut} of 4 rows" in messages and "max_source_length = 6 and are truncated" in messages
 
 
@@ -313,13 +313,16 @@ def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
     [
         ({"model_name_or_path": "{nllb}"}, r"no language 'en'; perhaps eng_Latn"),
         ({"model_name_or_path": "{t5}", "model_config": {"dmodel": 8}}, r"t5 has no 'dmodel'; did you mean 'd_model'"),
-        ({"model_name_or_path": "{t5}", "tokenizer_name_or_path": "{own}"}, r"has 300 tokens, but .* not this model's"),
-        ({"model_name_or_path": "{marian}", "max_source_length": 2000}, r"max_source_length=2000, .* 1024 tokens only"),
-        ({"model_config": {"position_embedding_type": "learned", "max_position_embeddings": 9}}, "for 9 tokens only"),
+        (
+            {"model_name_or_path": "{t5}", "tokenizer_name_or_path": "{own}"},
+            r"has 300 tokens, but .* choose the model's own",
+        ),
+        ({"model_name_or_path": "{marian}", "max_source_length": 2000}, r"max_source_length=2000, .* only 1024 tokens"),
+        ({"model_config": {"position_embedding_type": "learned", "max_position_embeddings": 9}}, "for only 9 tokens"),
         ({"source_column": "eng"}, r"pairs.jsonl, line 1: no column 'eng'; there are 'en', 'de'; did you mean 'en'"),
         ({"train_file": "{folder}/pair.jsonl"}, r"no file .*; did you mean 'pairs.jsonl'"),
         ({"train_file": None, "dataset_name": "cldr", "target_lang": "dee"}, "no locale 'dee'"),
-        ({"validation_split": 0}, "no validation rows: name a validation_file, or set validation_split above 0"),
+        ({"validation_split": 0}, "no validation rows: set validation_file, or validation_split above 0"),
     ],
 )
 def test_mistakes_are_named(folder, pretrained, own, tmp_path, settings, message):
@@ -341,7 +344,7 @@ def test_mistakes_are_named(folder, pretrained, own, tmp_path, settings, message
             "model_config:\n  dropout: 0\n  hiden_size: 3\n",
             r"run.yaml:3: .*no 'hiden_size'; did you mean 'hidden_size'",
         ),
-        ("use_peft: true\n", r"run.yaml:1, .*adapters are trained on a pretrained model: name one"),
+        ("use_peft: true\n", r"run.yaml:1, .*adapters need a pretrained model"),
         ("metric_for_best_model: chrf", r"predict_with_generate: without .* only loss is"),
     ],
 )
@@ -417,6 +420,6 @@ def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     for key in ("train_loss", "samples_seen", "tokens_seen", "epoch", "test_sacrebleu", "test_chrf", "eval_loss"):
         assert results[1][key] == pytest.approx(results[0][key], rel=1e-5)
     for run in (one, two):  # on the terminal, once, and nothing else
-        assert len(re.findall("leak: of 81 test rows 65 stand in the training rows too", run.stderr)) == 1
+        assert len(re.findall("leak: 65 of 81 test rows are in the training rows too", run.stderr)) == 1
         assert run.stdout.count("step 6/6  loss") == 1
         assert "Warning" not in run.stderr, run.stderr
