@@ -28,7 +28,7 @@ def cache() -> Path:
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
+def staged(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there.
 
     Raises:
@@ -65,7 +65,7 @@ def make_once(folder: Path, make: Callable[[Path], object]) -> None:
         logger.warning("%s is damaged (%s) and is made again", folder, damaged)
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             make(stage)
             sums = {str(path.relative_to(stage)): sha256_of(path) for path in stage.rglob("*") if path.is_file()}
             (stage / SUMS).write_text(json.dumps(sums))

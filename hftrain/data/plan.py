@@ -79,9 +79,9 @@ class Plan:
     def describe(self, total: int) -> str:
         """The run of `total` steps, in a line."""
         number, tokens, epochs = len(self.tokens), int(self.tokens.sum()), total / self.steps_per_epoch
-        each = f"{min(self.size, number):,} examples" if self.share is None else f"{self.share:,.0f} tokens"
+        step_size = f"{min(self.size, number):,} examples" if self.share is None else f"{self.share:,.0f} tokens"
         whole = f"{number:,} examples" + (f", {tokens:,} tokens" if tokens > number else "")
-        return f"steps: {total:,} of {each}; epochs: {epochs:{'.3g' if epochs < 1000 else ',.0f'}} of {whole}"
+        return f"steps: {total:,} of {step_size}; epochs: {epochs:{'.3g' if epochs < 1000 else ',.0f'}} of {whole}"
 
     def examples(self, step: int) -> np.ndarray:
         """Indices of the examples of `step` (counted from 0 over the whole run), in the order drawn."""

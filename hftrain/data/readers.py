@@ -166,8 +166,8 @@ def read_aligned(paths: list[Path], encoding: str | None = None) -> Iterator[Ite
     for number, lines in enumerate(zip_longest(*readers), 1):
         if None in lines:
             counts = [number - (line is None) + sum(1 for _ in rest) for line, rest in zip(lines, readers, strict=True)]
-            said = ", ".join(f"{path} has {count} lines" for path, count in zip(paths, counts, strict=True))
-            raise ValueError(f"aligned files must have the same number of lines, but {said}")
+            lines_of_files = ", ".join(f"{path} has {count} lines" for path, count in zip(paths, counts, strict=True))
+            raise ValueError(f"aligned files must have the same number of lines, but {lines_of_files}")
         fields = []
         try:
             for path, (_, raw) in zip(paths, lines, strict=True):

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hftrain.data.files import whole
+from hftrain.data.files import staged
 from hftrain.data.sealed import seal
 from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
@@ -156,7 +156,7 @@ def merge(
     if adapter:
         model = merged(model)
     stored: Any = DTYPES[dtype] if dtype else config.dtype or torch.float32
-    with whole(output) as stage:
+    with staged(output) as stage:
         model.to(stored).save_pretrained(stage, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(stage)
         del model

@@ -85,7 +85,7 @@ def _stem(name: str) -> str:
 
 
 def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curves | None:
-    told: dict[str, str] = {}
+    summaries: dict[str, str] = {}
     series: list[Series] = []
     missing = 0
     for colour, (label, key) in enumerate((("training", name), ("evaluation", f"eval_{name}"))):
@@ -93,13 +93,13 @@ def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curve
         values = [points[key][step] for step in steps]
         missing += values.count(None)
         if values.count(None) < len(values):
-            told[label] = told_in_words(steps, values)
+            summaries[label] = told_in_words(steps, values)
             # The schedule is exact, an evaluation rare: only what is measured at each step is noise and signal.
             half_window = 0 if label == "evaluation" or name == "learning_rate" else len(steps) // 100
             series += _series(label, steps, values, colour, half_window)
     if not series:
         return None
-    note = "; ".join(f"{label}: {words}" if len(told) > 1 else words for label, words in told.items())
+    note = "; ".join(f"{label}: {words}" if len(summaries) > 1 else words for label, words in summaries.items())
     if missing:
         note += f"; {missing} value{'s' if missing > 1 else ''} not finite, left out"
     title, unit = _title(name)

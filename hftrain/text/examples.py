@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 import hftrain
 from hftrain.data.examples import Examples
-from hftrain.data.files import cache, sha256_of, whole
+from hftrain.data.files import cache, sha256_of, staged
 from hftrain.data.rows import Rows, fingerprint
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def tokenized(
         shutil.rmtree(folder)
     if not folder.exists():
         counts: Counter[str] = Counter()
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             with pa.OSFile(str(stage / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                 for batch in rows.iter(BATCH_ROWS):
                     columns, counted = convert(batch)

@@ -214,8 +214,8 @@ def of_the_current_folder(folder: Path, draw: random.Random, sample: bool) -> It
         mark.unlink(missing_ok=True)
     done = subprocess.run([Path(sys.executable).with_name("hftrain"), "run", "recipe.py"], text=True, **how)
     for name, mark in marks.items():
-        right = not mark.exists() and done.returncode == 0 and "recipe has run" in done.stdout
-        problem = None if right else f"has run: {mark.exists()}; exit code {done.returncode}: {done.stderr[-200:]!r}"
+        passed = not mark.exists() and done.returncode == 0 and "recipe has run" in done.stdout
+        problem = None if passed else f"has run: {mark.exists()}; exit code {done.returncode}: {done.stderr[-200:]!r}"
         yield Try(f"{name}.py in the current folder", alive[name], problem)
 
 

@@ -110,7 +110,7 @@ def in_a_run(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
         process.kill()
         process.join()
         unfinished = any(out.glob(".saving-*"))
-        good = check(lambda: [checkpoint.read(each) for each in checkpoint.checkpoints(out)])
+        good = check(lambda: [checkpoint.read(checkpoint_folder) for checkpoint_folder in checkpoint.checkpoints(out)])
         yield Try(f"kill {attempt} in save {saves} of a start", unfinished, good)
     codes = exit_codes(fork(config))
 

@@ -31,9 +31,9 @@ def logs(out: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
-        ({"signal_step": 2, "signal_rank": 1, "signal_name": "SIGSTOP"}, "not heard of for 4 s: stopped, killed"),
-        ({"signal_step": 2, "signal_rank": 1, "signal_name": "SIGKILL"}, "not heard of for 1 s: stopped, killed"),
-        ({"stalled_rank": 1}, "no process has moved for 4 s (ddp_timeout)"),
+        ({"signal_step": 2, "signal_rank": 1, "signal_name": "SIGSTOP"}, "no report for 4 s: stopped, killed"),
+        ({"signal_step": 2, "signal_rank": 1, "signal_name": "SIGKILL"}, "no report for 1 s: stopped, killed"),
+        ({"stalled_rank": 1}, "no process has advanced for 4 s (ddp_timeout)"),
     ],
     ids=["stopped", "killed", "stalled"],
 )

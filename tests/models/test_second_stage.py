@@ -79,7 +79,7 @@ def test_an_adapter_trains_on(base, adapter, tmp_path, settings, caplog):
         ),
         ({"lora_target_modules": ["q_proj"]}, r"lora_target_modules=\['q_proj'\]: the adapter in"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa: the adapter in"),
-        ({"new_tokens": [41]}, "does not train the new tokens: hftrain merge"),
+        ({"new_tokens": [41]}, "does not train the new tokens: merge it"),
         ({"auto": AutoModelForSequenceClassification}, "contains an adapter for AutoModelForCausalLM, but this recipe"),
     ],
 )

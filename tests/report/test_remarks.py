@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from hftrain.data.examples import Examples
 from hftrain.labels.scoring import Scores
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
 from hftrain.tasks import answering, chat, classification, preference, tagging, translation
@@ -24,7 +25,10 @@ from tests import ROOT
         ({"total": 18, "per_epoch": 6, "pretrained": True}, "set num_train_epochs to 9 or more"),
         ({"total": 60, "per_epoch": 20, "pretrained": False}, "60 steps teach a new model little; 200 or more"),
         ({"total": 5, "per_epoch": 20, "pretrained": True, "max_steps": 5}, "set max_steps to 50 or more"),
-        ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89}, "is highest in the last step alone"),
+        (
+            {"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89},
+            "only the last step has the highest learning rate",
+        ),
         ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 0.99}, "warmup_steps=0.99 of 90 steps"),
     ],
 )
@@ -193,7 +197,7 @@ def test_preferences_that_are_drawn_by_lot():
     assert "80.0 % (49.0-94.3) is not certainly better" in few and few.endswith("use more test rows")
     found = preference.judge_rewards({"accuracy": 0.9}, 100)
     assert found["remarks"] == [] and found["baseline"]["test_loss"] == pytest.approx(np.log(2))
-    good = Dataset.from_dict({"desirable": [True] * 80 + [False] * 20})
+    good = Examples.of(Dataset.from_dict({"desirable": [True] * 80 + [False] * 20}))
     kto = preference.PreferenceConfig(loss_type="kto")
     found = preference.judge_preferences({"reward_accuracy": 0.8}, kto, {"train": good, "test": good})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.8, "test_loss": 0.5})

@@ -72,7 +72,7 @@ def test_a_model_that_mixes_documents_is_refused(name):
     with pytest.raises(ValueError, match="turn packing off"):
         check_packing(model)
     assert model.training
-    with pytest.raises(ValueError, match="keep documents apart"):
+    with pytest.raises(ValueError, match="separate documents"):
         check_packing(model.to(torch.bfloat16))
 
 

@@ -357,5 +357,5 @@ def test_a_run_goes_on_under_another_strategy(alone, folder, sharded):
 @pytest.mark.slow
 def test_fsdp_is_not_dropped_silently(folder):
     jobs = [{"name": "fsdp", "model": "custom"}]
-    with pytest.raises(RuntimeError, match="the launcher asked for FSDP, but Accelerate dropped it, as it does on"):
+    with pytest.raises(RuntimeError, match="the launcher requested FSDP, but Accelerate dropped it, as always on"):
         launch(folder / "dropped", jobs, "--config_file", str(LAUNCH_FILES / "fsdp2.yaml"))

@@ -81,7 +81,7 @@ def test_numbers_of_packs_and_of_what_was_cut():
         ({"padding share": 0.6}, {}, "padding share 60.0% is over max_padding = 50.0%"),
         ({"duplicates": 0.2}, {}, "duplicates 20.0% is over max_duplicates = 10.0%"),
         ({"tokens learnt": 0.0}, {}, "tokens learnt 0.0% is not over min_tokens_learnt = 0.0%"),
-        ({"tokens learnt": 0.4, "end learnt": 0.0}, {}, "what is generated would not stop"),
+        ({"tokens learnt": 0.4, "end learnt": 0.0}, {}, "generation would not stop"),
         ({}, {"leaked": 3}, "3 rows leaked, max_leaked = 0"),
         ({}, {"refused": 2}, "2 rows refused, max_refused = 0"),
         ({"tokens learnt": 1.0, "end learnt": 0.0, "truncated share": 0.05, "padding share": 0.5}, {}, None),

@@ -208,7 +208,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path, unbroken, capsys):
 def test_a_folder_that_holds_a_run_is_refused_without_auto(tmp_path):
     config = WorkerConfig(output_dir=tmp_path, max_steps=1)
     train(config)
-    with pytest.raises(ValueError, match=r"already holds a run \(checkpoint-1, model.safetensors\).*auto"):
+    with pytest.raises(ValueError, match=r"already contains a run \(checkpoint-1, model.safetensors\).*auto"):
         train(config)
 
 
@@ -308,7 +308,7 @@ def test_what_is_allowed_is_let_through_aloud(stopped, tmp_path, capsys):
     config = WorkerConfig(output_dir=tmp_path, resume_from_checkpoint=str(stopped / "checkpoint-4"))
     config = replace(config, learning_rate=0.02, resume_allow=["learning_rate"])
     _, results = train(config)
-    assert "--resume_allow let through learning_rate: 0.01 when saved, 0.02 now" in capsys.readouterr().out
+    assert "--resume_allow accepts learning_rate: 0.01 when saved, 0.02 now" in capsys.readouterr().out
     assert results["total_steps"] == 12
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [6, 8, 10, 12]
@@ -454,5 +454,5 @@ def test_hftrain_run_passes_signals_on_and_returns_75(tmp_path, processes, name)
     started.send_signal(signal.Signals[name])
     assert started.wait(100) == 75, log.read_text()
     assert log.read_text().count(f"{name}: stopping after this step") == processes
-    assert "saved. To go on" in log.read_text()
+    assert "saved. To resume" in log.read_text()
     assert not Path(f"{out}.fit-returned").exists()

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
@@ -46,7 +46,7 @@ def answer(
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
-    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+    with gathered(module) if module is model else nullcontext(), torch.no_grad():
         answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

@@ -117,7 +117,7 @@ def with_reference(
     ZeRO-3 each process holds all weights meanwhile. The results are cached; the key depends on the examples, the
     weights and the precision.
     """
-    with distributed.whole_while_used(model), _evaluating(model), accelerator.autocast():
+    with distributed.gathered(model), _evaluating(model), accelerator.autocast():
         if next(model.parameters()).device != accelerator.device:
             model.to(accelerator.device)
         file = cache() / f"reference-{_digest(model, examples, accelerator)}.npy"

@@ -215,7 +215,9 @@ def test_rows_in_two_splits_are_named(tmp_path, caplog):
     files = {"test_file": write(tmp_path / "test.jsonl", [rows[0], {**rows[1], "label": "food"}])}
     with caplog.at_level("WARNING"):
         loaded = classification.load_labelled(configured(tmp_path, rows, validation_split=0.1, **files), 0)
-    assert loaded["test"].leaks.inputs == 2 and "leak: 2 of " in caplog.text and rows[0]["text"] in caplog.text
+    assert (
+        loaded["test"].leaks.inputs == 2 and "leak: 1 of 2 test rows" in caplog.text and rows[0]["text"] in caplog.text
+    )
 
 
 # ---- examples
