@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
+Collate = Callable[[list[Any]], Batch]
 IGNORE = -100  # a label that the loss ignores, as in torch and transformers
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
@@ -14,7 +15,6 @@ from hftrain.terminal import visible
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from hftrain.cli.commands import Commands
 
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
 
 if TYPE_CHECKING:
-    from hftrain.cli.commands import Commands
     from hftrain.train.inspect import Example, View
 
 LEARNT, PLAIN = ("\x1b[1;32m", "\x1b[0m"), ("⟦", "⟧")

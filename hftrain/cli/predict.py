@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
-
-if TYPE_CHECKING:
-    from hftrain.cli.commands import Commands
 
 
 def add(commands: Commands) -> None:
@@ -42,17 +40,7 @@ def add(commands: Commands) -> None:
         type=Path,
         help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
-    command.add_argument("--delimiter", metavar="C", help="separator of csv and tsv fields (default: comma, TAB)")
-    command.add_argument(
-        "--column_names",
-        metavar="NAME",
-        nargs="+",
-        default=[],
-        help="columns of csv and tsv files without a header line",
-    )
-    command.add_argument(
-        "--encoding", metavar="NAME", help="encoding of text files, for instance windows-1252 (default: UTF-8)"
-    )
+    add_format_options(command)
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
     )

@@ -7,13 +7,10 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hftrain.cli import program
+from hftrain.cli.commands import Commands
 from hftrain.signals import exit_code, relay
-
-if TYPE_CHECKING:
-    from hftrain.cli.commands import Commands
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHOWS = {"--help", "-h", *(f"--print{mark}config{way}" for mark in "_-" for way in ("", "=as_given"))}  # and ends

@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
-
-if TYPE_CHECKING:
-    from hftrain.cli.commands import Commands
 
 
 def add(commands: Commands) -> None:

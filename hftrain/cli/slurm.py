@@ -8,13 +8,10 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hftrain.cli import program
+from hftrain.cli.commands import Commands
 from hftrain.cli.recipes import PACKAGE, find_recipe, parses
-
-if TYPE_CHECKING:
-    from hftrain.cli.commands import Commands
 
 SBATCH = ("time", "partition", "account", "qos", "constraint", "mem", "cpus_per_task", "job_name", "signal")
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
-
-if TYPE_CHECKING:
-    from hftrain.cli.commands import Commands
 
 
 def add(commands: Commands) -> None:

@@ -99,6 +99,18 @@ def cannot_load(key: str, name: str, error: Exception) -> str:
     return f"{key} {name!r} {where}: {error}"
 
 
+def load_fast_tokenizer(config: FineTuneConfig, use: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """`load_tokenizer`, for a task that maps tokens to places in the text: `use` says which.
+
+    Raises:
+        ValueError: it cannot be loaded, or is not a fast tokenizer.
+    """
+    tokenizer = load_tokenizer(config, **kwargs)
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot map {use}")
+    return tokenizer
+
+
 def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     """The configuration of the pretrained model, overwritten with `config.model_config`.
 

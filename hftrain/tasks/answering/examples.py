@@ -147,15 +147,8 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, token_t
 
 
 def load_tokenizer(config: AnswerConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer of a `ModelConfig`.
-
-    Raises:
-        ValueError: it cannot be loaded, or is not a fast tokenizer.
-    """
-    tokenizer = load.load_tokenizer(config)
-    assert tokenizer is not None
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot map tokens to characters")
+    """The fast tokenizer of the model, set to read a question before its context."""
+    tokenizer = load.load_fast_tokenizer(config, "tokens to characters")
     tokenizer.padding_side = "right"  # the question comes first
     return tokenizer
 

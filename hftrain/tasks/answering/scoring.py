@@ -6,16 +6,15 @@ Shapes: B windows of a batch, T tokens of a window.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from accelerate import Accelerator
 from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Collate
 from hftrain.metrics import answers as squad
 from hftrain.metrics import checks, load_metrics
 from hftrain.tasks.answering.config import AnswerConfig
@@ -105,11 +104,11 @@ class Search(Protocol):
 
 
 def answer(
-    accelerator: Accelerator | evaluation.OneProcess,
+    accelerator: evaluation.Processes,
     model: nn.Module,
     examples: Examples,
     config: Search,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
 ) -> list[Found]:
     """The model's predictions for each question, in order, on every process."""
     windows = evaluation.predict(

@@ -11,7 +11,7 @@ import numpy as np
 from hftrain.losses import IGNORE
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.report import Report
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
 from hftrain.train.inspect import inspecting
@@ -29,7 +29,7 @@ def questions(rows: Rows, count: int) -> list[Chat]:
     if inspecting():
         return []
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
-    chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
+    chosen = evenly(len(asking), count)
     return [chat_of(rows[asking[i]]) for i in chosen]
 
 

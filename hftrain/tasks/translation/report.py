@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hftrain.report import Report
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.tasks.translation.judging import judge
 
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
 def samples(rows: Rows, hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
     """`count` rows, evenly spread: source, hypothesis, reference."""
-    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
+    chosen = evenly(len(rows), count)
     return [{"source": rows[i]["source"], "hypothesis": hypotheses[i], "reference": rows[i]["target"]} for i in chosen]
 
 
