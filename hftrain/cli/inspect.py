@@ -21,7 +21,8 @@ def add(commands: Any) -> None:
         "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
         "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that are in the training rows too), "
         "--max_refused 0. "
-        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written.",
+        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written, except a sheet of the pictures if "
+        "the recipe has some: --sheet FILE (inspect.png).",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
@@ -39,6 +40,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
     options.add_argument("--samples", type=int, default=3)
     options.add_argument("--look", type=int, default=1000)
+    options.add_argument("--sheet", default="inspect.png")
     for name, default in Limits()._asdict().items():
         options.add_argument(f"--{name}", type=type(default), default=default)
     if split < 0:
@@ -67,8 +69,15 @@ def inspect_recipe(args: argparse.Namespace) -> int:
         learnt = (
             "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
         )  # otherwise there is one label
-        print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
+        length = "an image" if example.pixels is not None else f"{len(example.ids):,} tokens"
+        print(f"--- example {example.number:,}: {length}{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
+    if pictures := [example for example in examples if example.pixels is not None]:
+        from hftrain.vision.sheet import contact_sheet
+
+        images = [view.processor.picture(example.pixels) for example in pictures]
+        contact_sheet(images, [str(example.rest.get("label", "")) for example in pictures]).save(chosen.sheet)
+        print(f"what the model sees of {len(pictures)} examples: {chosen.sheet}", end="\n\n")
     if chosen_lines := describe(view.config):
         print(*chosen_lines, sep="\n", end="\n\n")
     if log.messages:
@@ -122,7 +131,8 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
         words = (text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs)
         yield (" " if names else "").join(words)
     else:
-        yield text(example.ids)
+        if example.ids:
+            yield text(example.ids)
         if example.kind == "target":
             yield learnt(text(example.labels))
     for name, value in example.rest.items():

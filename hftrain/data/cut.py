@@ -82,7 +82,8 @@ def split_rows(
 
     Args:
         validation_split, test_split: under 1 a share of the rows, else a number of rows; None: `held_out_size`. Exact
-            where no text is repeated; of a repeated text all rows are taken or none, so there may be a few rows less.
+            where no text is repeated; of a repeated text all rows are taken or none, so there may be a few rows less
+            (of None more, if each text stands in more).
         column: what `by` is called in the source, for messages.
         strata: of each row, its class: each class gets its share of what is set aside, up to rounding, and keeps a text
             to train on. None: rows are drawn whatever they are.
@@ -93,8 +94,8 @@ def split_rows(
     Raises:
         ValueError: an unknown column, a negative size, or sizes that leave a split without rows.
     """
-    sizes = {}
-    for name, share in (("test", test_split), ("validation", validation_split)):
+    shares, sizes = {"test": test_split, "validation": validation_split}, {}
+    for name, share in shares.items():
         if share is None:
             sizes[name] = held_out_size(name, len(rows))
             continue
@@ -112,6 +113,8 @@ def split_rows(
     for split, (name, size) in enumerate(sizes.items(), start=1):
         drawn = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "big", signed=True)).digest()
         free = np.flatnonzero(split_of_group == 0)
+        if shares[name] is None:  # a text that stands in many rows is set aside whole
+            size = max(size, min(groups.sizes[free].tolist(), default=0))
         start = int.from_bytes(drawn, "big") / 2**64
         chosen = free[draw(groups.sizes[free], groups.strata[free], size, start, keep=strata is not None)]
         split_of_group[chosen] = split

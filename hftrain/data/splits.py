@@ -88,7 +88,7 @@ def load_splits(
     else:
         name = config.dataset_name
         assert name is not None
-        split_names = _split_names(name, config.dataset_config_name)
+        split_names = _split_names(name, config.dataset_config_name, reading.get("endings", ()))
         if split_names and "train" not in split_names:
             raise ValueError(f"{name} has no split named train; it has {', '.join(split_names)}")
         sources = {}
@@ -163,11 +163,11 @@ def dialect_of(config: DataConfig) -> Dialect:
     return Dialect(config.delimiter, config.encoding, tuple(config.column_names))
 
 
-def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
+def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[str]) -> list[str]:
     """Splits of a folder or of a data set on the Hub; [] if there is only one without a name."""
     folder = Path(dataset_name).expanduser()
     if folder.is_dir() and config_name is None:
-        return split_names(folder)
+        return split_names(folder, endings)
     from datasets import get_dataset_split_names
 
     try:

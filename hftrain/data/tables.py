@@ -17,12 +17,16 @@ from hftrain.data.readers import BATCH_ROWS, Item, missing, top
 from hftrain.data.unread import Unread
 
 Tables = Iterator["pa.Table | pa.RecordBatch"]
+BATCH_BYTES = 1 << 26  # of a batch, where its rows are large
 
 
 def parquet_tables(path: Path) -> Tables:
     import pyarrow.parquet
 
-    yield from pyarrow.parquet.ParquetFile(path).iter_batches(BATCH_ROWS)
+    file = pyarrow.parquet.ParquetFile(path)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+    rows = file.metadata.num_rows * BATCH_BYTES // max(1, size)  # of pictures a few
+    yield from file.iter_batches(max(1, min(BATCH_ROWS, rows)))
 
 
 def arrow_tables(path: Path) -> Tables:
@@ -115,7 +119,7 @@ def _tables_of_split(name: str, loaded: Any, split: str | None) -> Tables:
 def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread | None = None) -> Iterator[Item]:
     number = 0
     try:
-        for table in tables:
+        for table in (part for whole in tables for part in _parts(whole)):
             if unread is not None:
                 filled = {name: len(table) - table.column(name).null_count for name in table.schema.names}
                 unread.take_in(
@@ -128,6 +132,12 @@ def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread 
         if getattr(error, "errno", None) and not isinstance(error, pa.ArrowException):
             raise ValueError(f"{source} cannot be read: {error.strerror}") from None  # type: ignore[union-attr]
         raise ValueError(f"{source}, after row {number}: not a readable Arrow or Parquet file: {error}") from None
+
+
+def _parts(table: pa.Table | pa.RecordBatch) -> Iterator[pa.Table | pa.RecordBatch]:
+    """A batch as parts that fit into memory as Python's objects."""
+    rows = max(1, len(table) * BATCH_BYTES // max(1, table.nbytes))
+    yield from (table.slice(start, rows) for start in range(0, max(1, len(table)), rows))
 
 
 def _fault_in(values: Iterable[Any]) -> Fault | None:

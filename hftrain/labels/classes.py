@@ -8,7 +8,7 @@ import logging
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -317,6 +317,11 @@ def _rows(numbers: list[int]) -> str:
 
 
 # ---- labels as numbers
+
+
+def number_label(label: Any, ids: Mapping[str, int]) -> Any:
+    """The number of a class, or of each of several; a number to be learnt as it is."""
+    return [ids[each] for each in label] if isinstance(label, list) else ids.get(label, label)
 
 
 def indicators(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:

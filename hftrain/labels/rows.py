@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -26,6 +26,7 @@ def load_labelled(
     inputs: pa.Schema,
     read: Callable[[list[Any], list[str]], list[Any]],
     settings: str,
+    same: Sequence[str] = (),
     **reading: Any,
 ) -> "dict[str, Rows]":
     """Rows of each split with the columns of `inputs` and "label", by a `DataConfig` and `LabelConfig`.
@@ -34,9 +35,10 @@ def load_labelled(
 
     Args:
         columns: our name -> the column in the data, as in `load_splits`.
-        inputs: the columns without the label; rows with an equal first column have the same input.
+        inputs: schema of the rows without the label.
         read: (values, their names for messages) of `columns` -> values of `inputs`. Raises: Fault.
         settings: the settings that name the columns, for the log.
+        same: columns of `inputs` that decide whether two inputs are the same; empty: `columns`.
         reading: further arguments of `load_rows`.
 
     Raises:
@@ -59,7 +61,7 @@ def load_labelled(
     rows = load_splits(
         config,
         columns={**columns, **(labels if len(labels) > 1 else {"label": config.label_column[0]})},
-        compare=[*columns, "label"],
+        compare=[*(same or columns), "label"],
         read=read_row,
         schema=inputs.append(pa.field("label", LABEL_TYPE[config.problem_type])),
         seed=seed,

@@ -95,6 +95,26 @@ def average_precision(scores: Scores, average: Average | None = "macro") -> Any:
     return _averaged(scores, average, area_under_pr)
 
 
+def top_3_accuracy(scores: Scores) -> float:
+    """Share of the examples whose class is among the 3 of highest score; of equal scores later classes come first, as
+    scikit-learn has it."""
+    return _top(scores, 3)
+
+
+def top_5_accuracy(scores: Scores) -> float:
+    """As `top_3_accuracy`, among 5."""
+    return _top(scores, 5)
+
+
+def _top(scores: Scores, count: int) -> float:
+    some(len(scores.scores))
+    rows, references = np.concatenate(scores.scores), np.concatenate(scores.references)
+    if rows.ndim == 1:
+        return 1.0  # of two classes
+    best = np.argsort(rows, axis=1, kind="stable")[:, ::-1][:, :count]
+    return float((best == references[:, None]).any(axis=1).mean())
+
+
 def area_under_roc(column: Column) -> float:
     """`roc_auc` of one class."""
     negatives, positives, _ = _cumulative(column)

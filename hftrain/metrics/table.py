@@ -54,6 +54,8 @@ TABLE: dict[str, Metric] = {
     "recall": Metric(True, "", "share", BOTH, "counts", "counts.recall", averaged=True),
     "f1": Metric(True, "", "share", BOTH, "counts", "counts.f1", averaged=True),
     "roc_auc": Metric(True, "ROC-AUC", "share", BOTH, "scores", "ranking.roc_auc", averaged=True, fair=True),
+    "top_3_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_3_accuracy"),
+    "top_5_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_5_accuracy"),
     "average_precision": Metric(True, "", "share", BOTH, "scores", "ranking.average_precision", averaged=True),
     "expected_calibration_error": Metric(False, "", "", BOTH, "bins", "calibration.expected_calibration_error"),
     "matthews_correlation": Metric(True, "", "", (SINGLE,), "counts", "counts.matthews", fair=True),

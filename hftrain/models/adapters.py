@@ -286,7 +286,8 @@ def base_config(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     # The trained model may be in 4 bits and have new tokens; the base's weights have neither.
     config.__dict__.pop("quantization_config", None)
-    config.get_text_config().vocab_size = base.get_text_config().vocab_size
+    if hasattr(base.get_text_config(), "vocab_size"):  # one of images has none
+        config.get_text_config().vocab_size = base.get_text_config().vocab_size
     config.name_or_path = base.name_or_path
     return config, revision
 

@@ -48,9 +48,9 @@ def _matrix(matrix: np.ndarray, totals: np.ndarray, labels: Sequence[str], width
     names = elided(labels, 104 if width == 460 else 150)
     longest = max(map(text_width, names))
     left = 28 + longest
-    right = max(12 + max(text_width(f"{total:,}", SMALL) for total in totals), 0.72 * text_width(names[-1]))
-    size = min((width - left - right) / classes, max(56 if classes <= 12 else 36, min(96, 220 / classes)))
-    left += (width - left - right - size * classes) / 2
+    right_margin = max(12 + max(text_width(f"{total:,}", SMALL) for total in totals), 0.72 * text_width(names[-1]))
+    size = min((width - left - right_margin) / classes, max(56 if classes <= 12 else 36, min(96, 220 / classes)))
+    left += (width - left - right_margin - size * classes) / 2
     level = longest <= size - 4
     turn = -45 if size > 16 else -90
     top = 36 if level else 32 + longest * (0.72 if turn == -45 else 1)
@@ -171,11 +171,11 @@ def histogram(
         drawing.text(x + 6 if beside else x - 6, top - 4, limit_label, "start" if beside else "end", "ink")
     elif limit_label:
         note = f"{limit_label[:1].upper()}{limit_label[1:]}. {note}"
-    median, far, largest = (format_number(float(each)) for each in np.percentile(values, [50, 95, 100]))
-    told = f"median {median}, 95 % up to {far}, largest {largest}"
+    median, far, largest = (format_number(float(quantile)) for quantile in np.percentile(values, [50, 95, 100]))
+    summary = f"median {median}, 95 % up to {far}, largest {largest}"
     if beyond:
         note = f"The last bar holds the {beyond:,} beyond. {note}".strip()
-    return Drawn(name, title, drawing, told, unit, f"{told[:1].upper()}{told[1:]}. {note}".strip())
+    return Drawn(name, title, drawing, summary, unit, f"{summary[:1].upper()}{summary[1:]}. {note}".strip())
 
 
 def _bins(values: np.ndarray, limit: float | None, whole: bool) -> tuple[np.ndarray, int]:
@@ -223,7 +223,7 @@ def bars(
     behind = {key: f"{format_number(value)}" for key, value in values.items()}
     words = notes or {}
     names = dict(zip(values, elided(list(values), 120), strict=True))
-    left = 10 + max(text_width(each) for each in names.values())
+    left = 10 + max(text_width(text) for text in names.values())
     right = 446 - max(text_width(behind[key]) + text_width(words.get(key, ""), SMALL) + 8 for key in values)
     row = 26.0 if len(values) <= 12 else 19.0
     whole = high or max(values.values()) or 1
@@ -238,8 +238,8 @@ def bars(
         drawing.text(right + 8, y + row / 2 + 1, behind[key], colour="ink")
         if key in words:
             drawing.text(right + 14 + text_width(behind[key]), y + row / 2 + 1, words[key], small=True)
-    told = ", ".join(f"{key} {behind[key]}" for key in list(values)[:12])
-    return Drawn(name, title, drawing, told, unit, note)
+    summary = ", ".join(f"{key} {behind[key]}" for key in list(values)[:12])
+    return Drawn(name, title, drawing, summary, unit, note)
 
 
 def reliability(
@@ -271,14 +271,14 @@ def reliability(
     for tick in (0, 0.25, 0.5, 0.75, 1):
         drawing.line((left, at_y(tick)), (right, at_y(tick)))
         drawing.text(left - 7, at_y(tick) + 3.5, f"{100 * tick:.0f} %", "end")
-    for low, end, number, sure, right_share in zip(edges[:-1], edges[1:], count, confidence, accuracy, strict=True):
+    for low, end, number, sure, correct_share in zip(edges[:-1], edges[1:], count, confidence, accuracy, strict=True):
         if not number:
             continue
         x, width = at_x(low) + 1, at_x(end) - at_x(low) - 2
-        tip = f"confidence {100 * sure:.1f} %\nright {100 * right_share:.1f} %\n{number:,} predictions"
-        lower, upper = sorted((sure, right_share))
+        tip = f"confidence {100 * sure:.1f} %\nright {100 * correct_share:.1f} %\n{number:,} predictions"
+        lower, upper = sorted((sure, correct_share))
         drawing.box(x, at_y(lower), width, bottom - at_y(lower), RIGHT, tip=tip)
-        gap = WRONG if sure > right_share else RIGHT
+        gap = WRONG if sure > correct_share else RIGHT
         drawing.box(x, at_y(upper), width, at_y(lower) - at_y(upper), gap, opacity=0.45, tip=tip)
         height = max(1.0, number / count.max() * rise)
         drawing.box(x, foot - height, width, height, "muted", opacity=0.7, tip=tip)
@@ -290,9 +290,9 @@ def reliability(
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
         drawing.text(at_x(tick), foot + 15, f"{100 * tick:.0f} %", "middle" if tick < 1 else "end")
     drawing.text(right, foot + 30, "confidence", "end")
-    sure, true = (np.nansum(each * count) / max(1, count.sum()) for each in (confidence, accuracy))
+    sure, true = (np.nansum(values * count) / max(1, count.sum()) for values in (confidence, accuracy))
     lean = "too sure" if sure > true + 0.005 else "not sure enough" if sure < true - 0.005 else "as sure as it is right"
-    told = f"On the whole {lean}: confidence {100 * sure:.1f} %, right {100 * true:.1f} %."
+    summary = f"On the whole {lean}: confidence {100 * sure:.1f} %, right {100 * true:.1f} %."
     how = "Blue: how often it was right, pale beyond its confidence. Orange: confident, but not right."
-    note = f"{how} Below: how many predictions. {told}"
-    return Drawn(name, title, drawing, told, f"expected error {100 * error:.1f} %", note)
+    note = f"{how} Below: how many predictions. {summary}"
+    return Drawn(name, title, drawing, summary, f"expected error {100 * error:.1f} %", note)

@@ -144,12 +144,12 @@ def elided(texts: Sequence[str], width: float, size: float = SIZE) -> list[str]:
     what they have in common at both ends."""
     lines = [" ".join(text.split()) for text in texts]
     short = [_without_middle(line, width, size) for line in lines]
-    for alike in {each for each in short if short.count(each) > 1}:
-        group = [line for line, each in zip(lines, short, strict=True) if each == alike]
+    for alike in {short_line for short_line in short if short.count(short_line) > 1}:
+        group = [line for line, short_line in zip(lines, short, strict=True) if short_line == alike]
         begin = _alike(group)
         end = min(_alike([line[::-1] for line in group]), min(map(len, group)) - begin)
-        for place, each in enumerate(short):
-            if each == alike:
+        for place, short_line in enumerate(short):
+            if short_line == alike:
                 core = lines[place][begin : len(lines[place]) - end]
                 short[place] = _without_middle(f"…{core}{'…' if end else ''}", width, size)
     return short

@@ -80,9 +80,11 @@ class Curves:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for each in self.series:
-            if len(each.x) != len(each.y):
-                raise ValueError(f"figure {self.name!r}, series {each.name!r}: {len(each.x)} x but {len(each.y)} y")
+        for series in self.series:
+            if len(series.x) != len(series.y):
+                raise ValueError(
+                    f"figure {self.name!r}, series {series.name!r}: {len(series.x)} x but {len(series.y)} y"
+                )
         if self.y_log and any(value <= 0 for value in self._values()):
             raise ValueError(f"figure {self.name!r}: a logarithmic axis has no place for values <= 0")
 
@@ -100,9 +102,9 @@ class Curves:
     def html(self) -> str:
         """Legend, and an `<svg>` that is complete without scripts; `data-chart` has the numbers for hovering."""
         keys = [
-            f'<li class="s{colour}{" dashed" * each.dashed}">{escape(each.name)}</li>'
-            for colour, each in self._coloured()
-            if not each.faint
+            f'<li class="s{colour}{" dashed" * series.dashed}">{escape(series.name)}</li>'
+            for colour, series in self._coloured()
+            if not series.faint
         ]
         return (f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else "") + self._svg()
 
@@ -110,7 +112,7 @@ class Curves:
         left, right, top, bottom = 52, 448, 10, 214
         log = self.logarithmic
         scale = math.log10 if log else float
-        x_low, x_high = _ends([value for each in self.series for value in each.x], pad=0)
+        x_low, x_high = _ends([value for series in self.series for value in series.x], pad=0)
         y_low, y_high, y_ticks = _y_axis(self._values(), log, self.y_range)
 
         def at_x(value: float) -> float:
@@ -130,21 +132,25 @@ class Curves:
             parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{tick_text(tick)}</text>')
         parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
         parts.append(f'<text class="label" x="{right}" y="{bottom + 32}">{escape(self.x_label)}</text>')
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             runs = _unbroken(x, y)
             path = "".join("M" + "L".join(f"{at_x(x)} {at_y(y)}" for x, y in run) for run in runs)
-            parts.append(f'<path class="line s{colour}{" faint" * each.faint}{" dashed" * each.dashed}" d="{path}"/>')
+            parts.append(
+                f'<path class="line s{colour}{" faint" * series.faint}{" dashed" * series.dashed}" d="{path}"/>'
+            )
             # A point without neighbours has no line, so it needs its dot.
-            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not each.dashed]
+            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not series.dashed]
             parts += [f'<circle class="s{colour}" cx="{at_x(x)}" cy="{at_y(y)}" r="2.6"/>' for x, y in dots]
             short = [None if value is None else float(f"{value:.5g}") for value in y]
-            lines.append({"name": each.name, "colour": colour, "x": x, "y": short})
+            lines.append({"name": series.name, "colour": colour, "x": x, "y": short})
         ends = {"left": left, "right": right, "top": top, "bottom": bottom, "x": [x_low, x_high], "y": [y_low, y_high]}
         chart = {**ends, "log": log, "xLabel": self.x_label, "series": lines}
         data = escape(json.dumps(chart, separators=(",", ":")))
-        told = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
-        label = escape(f"{self.title} over {self.x_label}. {told}")
+        summary = "; ".join(
+            f"{series.name}: {told_in_words(series.x, series.y)}" for series in self.series if not series.faint
+        )
+        label = escape(f"{self.title} over {self.x_label}. {summary}")
         return f'<svg viewBox="0 0 460 250" role="img" aria-label="{label}" data-chart="{data}">{"".join(parts)}</svg>'
 
     def png(self, path: Path) -> None:
@@ -160,18 +166,18 @@ class Curves:
         canvas = Canvas(figsize=(7, 4), dpi=200, layout="constrained")
         FigureCanvasAgg(canvas)
         axes = canvas.add_subplot()
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             axes.plot(
                 x,
                 [math.nan if value is None else value for value in y],
                 color=COLOURS[colour],
-                linewidth=0.7 if each.faint else 1.6,
-                alpha=0.35 if each.faint else 1,
-                linestyle="--" if each.dashed else "-",
-                marker="o" if len(x) <= FEW and not each.dashed else "",
+                linewidth=0.7 if series.faint else 1.6,
+                alpha=0.35 if series.faint else 1,
+                linestyle="--" if series.dashed else "-",
+                marker="o" if len(x) <= FEW and not series.dashed else "",
                 markersize=4,
-                label=encodable(each.name),
+                label=encodable(series.name),
             )
         low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
         axes.margins(x=0.01)
@@ -191,13 +197,13 @@ class Curves:
         return canvas
 
     def _values(self) -> list[float]:
-        return [value for each in self.series for value in each.y if value is not None]
+        return [value for series in self.series for value in series.y if value is not None]
 
     def _coloured(self) -> list[tuple[int, Series]]:
         following, coloured = 0, []
-        for each in self.series:
-            coloured.append(((following if each.colour is None else each.colour) % len(COLOURS), each))
-            following += not each.faint
+        for series in self.series:
+            coloured.append(((following if series.colour is None else series.colour) % len(COLOURS), series))
+            following += not series.faint
         return coloured
 
 

@@ -23,6 +23,7 @@ from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
+PICTURES = 64  # examples whose pictures are kept
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
 
 
@@ -59,6 +60,7 @@ class Example(NamedTuple):
     ids: list[int]  # without padding
     labels: list[int]  # the tokens of a target; otherwise those of `ids`, with -100 where nothing is learnt
     rest: dict[str, Any]  # other content of the batch: small values, or shapes
+    pixels: torch.Tensor | None = None  # (C, H, W) of an image; of at most `PICTURES` examples
 
     @property
     def learnt(self) -> int:
@@ -91,7 +93,9 @@ def sample(view: View, count: int) -> list[Example]:
     """`count` examples, evenly spread, each as a separate batch, with the noise of the first step that uses it."""
     chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
     steps, rows = view.plan.first_steps(chosen), fetch(view.examples, chosen)
-    return [_example(view, *arguments) for arguments in zip(chosen, steps, rows, strict=True)]
+    with_pixels = set(chosen[:: -(-len(chosen) // PICTURES)])
+    examples = [_example(view, *arguments) for arguments in zip(chosen, steps, rows, strict=True)]
+    return [example if example.number in with_pixels else example._replace(pixels=None) for example in examples]
 
 
 def _example(view: View, number: int, step: int, row: Any) -> Example:
@@ -113,7 +117,8 @@ def _example(view: View, number: int, step: int, row: Any) -> Example:
         others |= {"label": _named(view.model, labels)} if labels is not None else {}
         learnt = torch.zeros(0)
     tokens = ids[mask] if mask.shape == ids.shape else ids.flatten()
-    return Example(number, kind, tokens.long().tolist(), learnt.long().tolist(), others)
+    pixels = batch["pixel_values"][0] if "pixel_values" in batch else None
+    return Example(number, kind, tokens.long().tolist(), learnt.long().tolist(), others, pixels)
 
 
 def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:

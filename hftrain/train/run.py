@@ -296,7 +296,7 @@ class Run:
             self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
             self.refuge = None if at_home else folder
             if self.accelerator.is_main_process and at_home:
-                checkpoint.rotate(config.output_dir, config.save_total_limit, self.best_folder())
+                checkpoint.rotate(config.output_dir, config.save_total_limit, self.best_folder(), saved_now=folder)
 
     def best_folder(self) -> Path:
         return Path(self.config.output_dir) / f"checkpoint-{self.state.best_step}"

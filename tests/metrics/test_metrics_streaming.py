@@ -239,7 +239,7 @@ import json, sys
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from pathlib import Path
-from tests.test_metrics_streaming import FITTING, example, loaded
+from tests.metrics.test_metrics_streaming import FITTING, example, loaded
 
 accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
 found = {}

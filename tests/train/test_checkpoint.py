@@ -547,6 +547,19 @@ def test_rotation_keeps_the_newest_good_one_behind_newer_bad_ones(tmp_path, spoi
     assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
 
 
+def test_rotation_does_not_read_what_was_saved_now_again_but_asks_whether_it_is_finite(tmp_path):
+    for step in (1, 2):
+        save(tmp_path, step)
+    folder = save(tmp_path, 3)
+    truncate(folder / "training-00001.safetensors")  # would show, if it were read
+    deleted = checkpoint.rotate(tmp_path, keep=1, saved_now=folder)
+    assert deleted == [tmp_path / "checkpoint-1", tmp_path / "checkpoint-2"]
+    save_nan(tmp_path, 4)
+    save(tmp_path, 2)
+    assert checkpoint.rotate(tmp_path, keep=1, saved_now=tmp_path / "checkpoint-4") == [tmp_path / "checkpoint-3"]
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+
+
 def test_describe_lists_good_and_bad(tmp_path):
     save(tmp_path, 9)
     save_nan(tmp_path, 10)

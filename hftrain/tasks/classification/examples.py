@@ -11,7 +11,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.data.examples import Examples
-from hftrain.labels.classes import ID_TYPE, batch_labels
+from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
@@ -47,12 +47,9 @@ def tokenize(
     """
     typed = "token_type_ids" in tokenizer.model_input_names
 
-    def number(label: Any) -> Any:
-        return [ids[name] for name in label] if isinstance(label, list) else ids.get(label, label)
-
     def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, int]]:
         columns, lengths = encode(tokenizer, batch["text"], batch.get("text_pair"), config.max_seq_length)
-        columns |= {"length": lengths, "labels": [number(label) for label in batch["label"]]}
+        columns |= {"length": lengths, "labels": [number_label(label, ids) for label in batch["label"]]}
         return columns, {"truncated": sum(length > config.max_seq_length for length in lengths)}
 
     columns = [("input_ids", TOKENS), ("length", pa.int32()), ("labels", ID_TYPE[config.problem_type])]

@@ -70,9 +70,10 @@ def verify(folder: str | Path) -> list[str]:
         return [f"{name}: {problem}" for name, problem in zip(manifest["files"], problems, strict=True) if problem]
 
 
-def why_unfit(folder: Path) -> str | None:
-    """The reason why a run should not automatically resume from this checkpoint; None if it may."""
-    problems = verify(folder)
+def why_unfit(folder: Path, *, verified: bool = False) -> str | None:
+    """The reason why a run should not automatically resume from this checkpoint; None if it may. `verified`: the files
+    were read already, only the manifest is looked at."""
+    problems = [] if verified else verify(folder)
     if problems:
         return problems[0]
     return None if read_manifest(folder)["finite"] else "contains NaN or infinity"

@@ -99,16 +99,22 @@ def _on_main(decide: Callable[[], T]) -> T:
     return answer[0]
 
 
-def rotate(output_dir: str | Path, keep: int, best: str | Path | None = None) -> list[Path]:
+def rotate(
+    output_dir: str | Path, keep: int, best: str | Path | None = None, saved_now: Path | None = None
+) -> list[Path]:
     """Deletes the oldest checkpoints beyond `keep`, but not `best` and not the newest that verifies and is finite.
 
     Main process only. Returns what it deleted.
+
+    Args:
+        saved_now: a checkpoint that `save` has just returned: its files have been hashed and are not read again.
     """
     assert keep >= 1
     saved = checkpoints(output_dir)
     old = [folder for folder in saved[:-keep] if best is None or folder.name != Path(best).name]
     if old:
-        newest_good = next((folder for folder in reversed(saved) if not why_unfit(folder)), None)
+        good = (folder for folder in reversed(saved) if not why_unfit(folder, verified=folder == saved_now))
+        newest_good = next(good, None)
         old = [folder for folder in old if folder != newest_good]
     for folder in old:
         doomed = folder.with_name(DELETING + folder.name)
