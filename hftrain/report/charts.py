@@ -9,16 +9,17 @@ from hftrain.report.figures import round_ticks, tick_text
 from hftrain.report.formats import format_number
 
 RIGHT, WRONG = 0, 1  # colours
-MOST = 50  # classes that a matrix can show
+MOST = 50  # maximum classes in a matrix
 
 
 def confusion_matrix(
     matrix: np.ndarray, labels: Sequence[str], *, name: str = "confusion_matrix", title: str = "Confusion matrix"
 ) -> Drawn:
-    """Rows are the references, columns the predictions; a cell is coloured by its share of the row: right, wrong.
+    """Rows are the references, columns the predictions; the share of the row colours a cell; correct and wrong cells
+    have different colours.
 
     Args:
-        matrix: (K, K) counts. Of more than 50 classes, the 50 with the most errors are shown.
+        matrix: (K, K) counts. If there are more than 50 classes, the 50 with the most errors are shown.
         labels: K names.
 
     Raises:
@@ -26,12 +27,10 @@ def confusion_matrix(
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(labels), len(labels)):
-        raise ValueError(f"a confusion matrix of {len(labels)} labels has not the shape {matrix.shape}")
-    note = (
-        "Of each reference (row) the share that was predicted as each class (column); at the end of the row, how many."
-    )
+        raise ValueError(f"a confusion matrix of {len(labels)} labels cannot have the shape {matrix.shape}")
+    note = "For each reference (row), the share predicted as each class (column); at the end of the row, the number."
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-    accuracy = f"{100 * np.trace(matrix) / max(1, matrix.sum()):.1f} % of {matrix.sum():,} right"
+    accuracy = f"{100 * np.trace(matrix) / max(1, matrix.sum()):.1f} % of {matrix.sum():,} correct"
     worst = _worst(matrix, labels)
     totals = matrix.sum(axis=1)
     if len(labels) > MOST:
@@ -86,7 +85,7 @@ def _cell(
     if not count:
         drawing.box(x + gap, y + gap, size - 2 * gap, size - 2 * gap, "rule", opacity=0.35)
         return
-    opacity = 0.12 + 0.88 * share**0.6  # so that a few errors of many are seen
+    opacity = 0.12 + 0.88 * share**0.6  # so that a few errors stay visible
     tip = f"{labels[row]}\npredicted as {labels[column]}\n{count:,} of {total:,}, {100 * share:.1f} %"
     colour = RIGHT if row == column else WRONG
     drawing.box(x + gap, y + gap, size - 2 * gap, size - 2 * gap, colour, opacity=opacity, tip=tip)
@@ -100,13 +99,13 @@ def _cell(
 
 
 def _worst(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    """The most frequent error, in words."""
+    """A sentence on the most frequent error."""
     errors = np.array(matrix)
     np.fill_diagonal(errors, 0)
     if not errors.any():
         return ""
     row, column = divmod(int(errors.argmax()), len(errors))
-    return f"Most often, {labels[row]} was taken for {labels[column]} ({errors[row, column]:,} times)."
+    return f"Most frequent error: {labels[row]} predicted as {labels[column]} ({errors[row, column]:,} times)."
 
 
 def histogram(
@@ -121,12 +120,12 @@ def histogram(
     whole: bool = True,
     note: str = "",
 ) -> Drawn:
-    """How many of the values (N,) lie where. The last bar holds what is far out, if that is little.
+    """A histogram of the values (N,). The last bar collects the few values far out.
 
     Args:
-        limit: a line; bars beyond it have another colour. `limit_label` stands beside it, or in the note where no value
-            comes near.
-        whole: the values are whole numbers: no bin is narrower than 1, or between two.
+        limit: a line; bars beyond it have another colour. `limit_label` is beside it, or in the note if no value is
+            near it.
+        whole: the values are whole numbers: bins are at least 1 wide and begin at whole numbers.
 
     Raises:
         ValueError: there are no values.
@@ -136,7 +135,7 @@ def histogram(
         raise ValueError(f"figure {name!r}: no values")
     edges, beyond = _bins(values, limit, whole)
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
-    # What is as long as the limit is not beyond it.
+    # A value equal to the limit is not beyond it.
     end_of_kept = np.inf if limit is None else limit + 1 if whole else limit
     drawing = Drawing(460, 250)
     left, right, top, bottom = 52.0, 448.0, 24.0, 214.0
@@ -159,7 +158,7 @@ def histogram(
             colour = WRONG if low >= end_of_kept else RIGHT
             drawing.box(at_x(low) + 0.5, bottom - height, at_x(end) - at_x(low) - 1, height, colour, tip=tip)
     drawing.line((left, bottom), (right, bottom), colour="muted")
-    middle = 0.5 if whole and edges[1] - edges[0] == 1 else 0  # a bar that is one number has it below its middle
+    middle = 0.5 if whole and edges[1] - edges[0] == 1 else 0  # a bar for one number has its tick in the middle
     for tick in round_ticks(edges[0], edges[-1] - middle):
         if not middle or tick == int(tick):
             drawing.text(at_x(tick + middle), bottom + 17, tick_text(tick), "middle" if tick < edges[-1] else "end")
@@ -174,12 +173,12 @@ def histogram(
     median, far, largest = (format_number(float(quantile)) for quantile in np.percentile(values, [50, 95, 100]))
     summary = f"median {median}, 95 % up to {far}, largest {largest}"
     if beyond:
-        note = f"The last bar holds the {beyond:,} beyond. {note}".strip()
+        note = f"The last bar has the {beyond:,} values beyond. {note}".strip()
     return Drawn(name, title, drawing, summary, unit, f"{summary[:1].upper()}{summary[1:]}. {note}".strip())
 
 
 def _bins(values: np.ndarray, limit: float | None, whole: bool) -> tuple[np.ndarray, int]:
-    """Edges of about 40 bins, one of which is the limit, and how many values lie beyond the last."""
+    """Edges of about 40 bins, including the limit, and the number of values beyond the last."""
     low, high = float(values.min()), float(values.max())
     far = float(np.percentile(values, 99)) * 1.25
     end = max(far, (limit or 0) * 1.15) if high > max(far, (limit or 0) * 1.15) * 1.3 else high
@@ -187,7 +186,7 @@ def _bins(values: np.ndarray, limit: float | None, whole: bool) -> tuple[np.ndar
     if whole:
         width, low, end = max(1.0, float(np.ceil(width))), np.floor(low), end + 1
     if limit is not None:
-        first = limit + (1 if whole else 0)  # what is as long as the limit is not beyond it
+        first = limit + (1 if whole else 0)  # a value equal to the limit is not beyond it
         low = first - width * np.ceil((first - low) / width) if low < first else first
     edges = low + width * np.arange(max(1, int(np.ceil((end - low) / width))) + 1)
     return edges, int((values >= edges[-1]).sum()) if high > edges[-1] else 0
@@ -212,14 +211,14 @@ def bars(
     """A bar for each name, from 0, with its value.
 
     Args:
-        notes: a word behind the value ("120 examples").
-        high: the value that is the whole width; None: the largest.
+        notes: words after the value ("120 examples").
+        high: the value of the full width; None: the largest.
 
     Raises:
-        ValueError: there are none, or one is negative.
+        ValueError: there are no values, or one is negative.
     """
     if not values or min(values.values()) < 0:
-        raise ValueError(f"figure {name!r}: bars need values of at least 0, but there are {list(values.values())[:5]}")
+        raise ValueError(f"figure {name!r}: bars need values of at least 0, not {list(values.values())[:5]}")
     behind = {key: f"{format_number(value)}" for key, value in values.items()}
     words = notes or {}
     names = dict(zip(values, elided(list(values), 120), strict=True))
@@ -255,7 +254,7 @@ def reliability(
     """The reliability diagram (Guo et al., 2017, fig. 1) above the number of examples in each bin.
 
     Args:
-        edges: (B + 1,). `count`, `confidence`, `accuracy`: (B,) of each bin, NaN where it is empty.
+        edges: (B + 1,). `count`, `confidence`, `accuracy`: (B,) of each bin, NaN if it is empty.
         error: the expected calibration error.
     """
     drawing = Drawing(460, 292)
@@ -291,8 +290,8 @@ def reliability(
         drawing.text(at_x(tick), foot + 15, f"{100 * tick:.0f} %", "middle" if tick < 1 else "end")
     drawing.text(right, foot + 30, "confidence", "end")
     sure, true = (np.nansum(values * count) / max(1, count.sum()) for values in (confidence, accuracy))
-    lean = "too sure" if sure > true + 0.005 else "not sure enough" if sure < true - 0.005 else "as sure as it is right"
-    summary = f"On the whole {lean}: confidence {100 * sure:.1f} %, right {100 * true:.1f} %."
-    how = "Blue: how often it was right, pale beyond its confidence. Orange: confident, but not right."
-    note = f"{how} Below: how many predictions. {summary}"
+    lean = "overconfident" if sure > true + 0.005 else "underconfident" if sure < true - 0.005 else "well calibrated"
+    summary = f"Overall {lean}: confidence {100 * sure:.1f} %, correct {100 * true:.1f} %."
+    how = "Blue: share of correct predictions, pale above the confidence. Orange: confident but wrong."
+    note = f"{how} Below: number of predictions. {summary}"
     return Drawn(name, title, drawing, summary, f"expected error {100 * error:.1f} %", note)

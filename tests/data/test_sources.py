@@ -317,7 +317,7 @@ def test_what_is_kept_is_made_again_where_it_is_damaged(tmp_path, caplog):
         caplog.clear()
         damage()
         make_once(folder, make)
-        assert f"{folder} is damaged ({named}) and is made again" in caplog.text
+        assert f"{folder} is damaged ({named}) and will be made again" in caplog.text
         assert (folder / "inside" / "a.json").read_text() == "{}"
     assert len(made) == 4
 
