@@ -68,7 +68,7 @@ def test_confusion_matrix_shows_the_counts():
         ["no & <never>", "predicted as yes", "10 of 100, 10.0 %"],
         ["yes", "predicted as yes", "1 of 1, 100.0 %"],
     ]
-    assert figure.subtitle == "90.1 % of 101 right"
+    assert figure.subtitle == "90.1 % of 101 correct"
     assert figure.note.endswith("Most frequent error: no & <never> predicted as yes (10 times).")
     assert ">90 %<" in figure.html() and ">no &amp; &lt;never&gt;<" in figure.html()
     right, wrong, never, _ = (mark for mark in figure.drawing.marks if mark.kind == "box")
@@ -100,7 +100,7 @@ def test_of_many_classes_those_with_errors_are_shown():
     figure = confusion_matrix(matrix, [f"c{number}" for number in range(60)])
     assert (
         figure.note.startswith("The 50 of 60 classes with the most errors.")
-        and "96.8 % of 610 right" not in figure.note
+        and "96.8 % of 610 correct" not in figure.note
     )
     assert ["c3", "predicted as c57", "5 of 15, 33.3 %"] in tips(figure)
     assert ["c57", "predicted as c59", "5 of 15, 33.3 %"] in tips(figure)
