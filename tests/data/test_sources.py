@@ -175,7 +175,7 @@ def test_the_settings_of_a_dialect():
     assert DataConfig(train_file="x.csv", delimiter="TAB", encoding="latin-1").delimiter == "\t"
     with pytest.raises(ConfigError, match=r"delimiter: must be one character"):
         DataConfig(train_file="x.csv", delimiter=";;")
-    with pytest.raises(ConfigError, match=r"encoding: unknown to Python: 'windows1252x'; try windows-1252"):
+    with pytest.raises(ConfigError, match=r"encoding: is unknown to Python: 'windows1252x'; try windows-1252"):
         DataConfig(train_file="x.csv", encoding="windows1252x")
 
 

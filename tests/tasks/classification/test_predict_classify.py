@@ -127,7 +127,7 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
     assert cli.main([*arguments[:-1], "three"]) == 2
     assert "no text in 'three'; set --pair_column to one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
-    assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
+    assert "line 1: set --column to one of one, two, n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.parquet", "in.json", "IN.NDJSON"])
