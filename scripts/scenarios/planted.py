@@ -24,7 +24,7 @@ from hftrain import cli
 from hftrain.config import DataConfig
 from hftrain.data.splits import load_splits
 from scenarios import Row, Try, check, fork, wait
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 from tests.train.resume_worker import WorkerConfig, trace, train
 
 ROOT = Path(cli.__file__).parents[2]
@@ -73,8 +73,8 @@ def plant_python(folder: Path, mark: Path) -> None:
 
 def plant_models(folder: Path, mark: Path) -> dict[str, Path]:
     """A model of a class of its own; an adapter of one; a model of a known class, whose tokenizer alone is planted."""
-    base = make_folder(folder / "base")
-    make_adapter(base, folder / "adapter")
+    base = chat_folder(folder / "base")
+    adapter_folder(base, folder / "adapter")
     places = {kind: folder / kind for kind in ("model", "adapter", "tokenizer")}
     for kind in ("model", "tokenizer"):
         shutil.copytree(base, places[kind])
@@ -180,8 +180,8 @@ def of_a_checkpoint(folder: Path, draw: random.Random, sample: bool) -> Iterator
 def of_weights(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
     """A model, or an adapter, whose weights are a pickle."""
     mark = folder / MARK
-    base = make_folder(folder / "model")
-    make_adapter(base, folder / "adapter")
+    base = chat_folder(folder / "model")
+    adapter_folder(base, folder / "adapter")
     weights = {"adapter": "adapter_model", "model": "model"}  # in this order: the adapter's base is good
     for kind, stem in weights.items():
         pickled = folder / kind / ("pytorch_model.bin" if kind == "model" else f"{stem}.bin")

@@ -19,19 +19,19 @@ from hftrain.models.adapters import load_adapted
 from hftrain.models.fit import embedding_rows
 from hftrain.tasks.preference import PreferenceConfig, preference_loss
 from hftrain.train.trials import chunk_loss
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("second") / "base", tie_word_embeddings=True)
+    return chat_folder(tmp_path_factory.mktemp("second") / "base", tie_word_embeddings=True)
 
 
 @pytest.fixture
 def adapter(base, tmp_path):
-    return make_adapter(base, tmp_path / "adapter")
+    return adapter_folder(base, tmp_path / "adapter")
 
 
 def in_training(folder, *, new_tokens=(), auto=AutoModelForCausalLM, **settings):

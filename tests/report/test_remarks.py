@@ -1,7 +1,6 @@
 """What a run says of its scores: sentences where they show that nothing was learnt, and where they stand."""
 
 import html
-import importlib.util
 import json
 
 import numpy as np
@@ -13,7 +12,7 @@ from hftrain.labels.scoring import Scores
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
 from hftrain.tasks import answering, chat, classification, preference, tagging, translation
 from hftrain.train.optim import too_few_steps
-from tests import ROOT
+from recipes import classify as recipe
 
 # ---- at the start
 
@@ -213,15 +212,7 @@ def test_chats_have_the_loss_of_token_frequencies():
 # ---- where it stands
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(recipe, folder, **settings):
+def run(folder, **settings):
     """A new small model on rows that a few steps can learn."""
     words = {"good": "fine great nice", "bad": "poor awful sad"}
     rows = [{"text": f"{words[label]} {i}", "label": label} for i in range(60) for label in words]
@@ -236,8 +227,8 @@ def run(recipe, folder, **settings):
     return json.loads((folder / "out" / "all_results.json").read_text()), *read
 
 
-def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
-    results, card, page = run(recipe, tmp_path, max_steps=2, learning_rate=1e-9)
+def test_a_run_that_learns_nothing_says_so_everywhere(tmp_path, capsys):
+    results, card, page = run(tmp_path, max_steps=2, learning_rate=1e-9)
     printed = capsys.readouterr().out
     assert "2 steps teach a new model little; 200 or more are usual: set max_steps to 200 or more" in printed
     low, high = results["intervals"]["test_accuracy"]
@@ -254,8 +245,8 @@ def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
     assert "a constant guess has 0.69" in first
 
 
-def test_a_run_that_learns_is_told_nothing(recipe, tmp_path, capsys):
-    results, _, page = run(recipe, tmp_path, max_steps=60, learning_rate=0.02)
+def test_a_run_that_learns_is_told_nothing(tmp_path, capsys):
+    results, _, page = run(tmp_path, max_steps=60, learning_rate=0.02)
     assert results["test_accuracy"] == 1 and results["intervals"]["test_accuracy"][0] > 0.8
     assert "remarks" not in results and "note: " not in capsys.readouterr().out and 'class="remarks"' not in page
     assert "training loss, last" in page

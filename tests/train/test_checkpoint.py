@@ -6,7 +6,6 @@ import pickle
 import re
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import zipfile
@@ -19,10 +18,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from torch import multiprocessing
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertForMaskedLM
 
 from hftrain.train import checkpoint
-from tests import ROOT
+from tests import ROOT, tiny
+from tests.programs import free_port
 
 CONTRACT = {"seed": 1, "learning_rate": 3e-4, "model": {"d_model": 64, "d_ff": 256}}
 STATE = {"samples_seen": 640, "seconds": 12.5, "best": None}
@@ -115,9 +115,7 @@ def test_shards_stay_under_their_size_and_a_tensor_may_be_freed_once_the_next_is
 
 
 def tiny_bert(**settings) -> BertForMaskedLM:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return BertForMaskedLM(BertConfig(**sizes, intermediate_size=32, **settings)).eval()
+    return tiny.model("BertForMaskedLM", num_hidden_layers=2, **settings).eval()
 
 
 def train(model, optimizer, steps, seed):
@@ -650,10 +648,9 @@ def two_processes(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_save_one_checkpoint_and_agree(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.start_processes(two_processes, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(
+        two_processes, args=(int(free_port()), str(tmp_path)), nprocs=2, start_method="fork"
+    )
     told = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1]
     assert told[0]["saved"] == told[0]["found"][0] == str(tmp_path / "checkpoint-1")

@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification
 
 from hftrain import distributed
 from hftrain.config import RecipeConfig
@@ -21,7 +20,7 @@ from hftrain.models.saved import remember
 from hftrain.train import checkpoint
 from hftrain.train.checkpoint.reading import sha256_of_json
 from hftrain.train.contract import ALLOWED, DERIVED, RECORDED_FIRST, base_weights, compare, optional, run_contract
-from tests import ROOT
+from tests import ROOT, tiny
 from tests.train.resume_worker import WorkerConfig, train
 
 
@@ -139,9 +138,7 @@ def reseal(folder, change, rewrite=None):
 
 # ------------------------------------------------------------------------------------------------------- the base
 def adapted(seed=0, head=0):
-    torch.manual_seed(seed)
-    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForSequenceClassification(BertConfig(**shape, intermediate_size=32))
+    model = tiny.model("BertForSequenceClassification", seed=seed)
     torch.manual_seed(head)
     torch.nn.init.normal_(model.classifier.weight)
     adapters = LoraConfig(target_modules=["query"], r=2, modules_to_save=["classifier"], task_type="SEQ_CLS")
@@ -213,8 +210,7 @@ def test_any_change_of_frozen_weights_changes_their_fingerprint(harm, dtype):
 
 
 def test_a_full_run_reads_no_base_and_one_with_a_reference_reads_all():
-    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForSequenceClassification(BertConfig(**shape))
+    model = tiny.model("BertForSequenceClassification")
     assert list(base_weights(model, WorkerConfig())) == []
 
     class WithReference(WorkerConfig):

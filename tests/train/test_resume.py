@@ -5,7 +5,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from hftrain.models import TransformerConfig
 from hftrain.signals import EXIT_INTERRUPTED
 from hftrain.train import checkpoint
 from hftrain.train.contract import run_contract
+from tests.programs import free_port
 from tests.train.resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 
 WORKER = Path(__file__).with_name("resume_worker.py")
@@ -379,12 +379,6 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path, victim, unbr
     for name in ("loss", "grad_norm", "eval_loss"):
         found = [row[name] for row in rows if name in row]
         assert found == pytest.approx([row[name] for row in expected if name in row], rel=1e-5)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def trainers(process):

@@ -1,9 +1,7 @@
 """Classification as it is used: rows with labels of every kind, losses, noise, thresholds, a recipe and its folder."""
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +20,9 @@ from hftrain.labels.scoring import best_threshold, tune_thresholds
 from hftrain.metrics import load_metric
 from hftrain.models.freezing import freeze
 from hftrain.tasks import classification
-from tests import ROOT
+from recipes import classify as recipe
+from tests import tiny
 from tests.old_folders import without_the_key
-
-spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["classify"] = recipe
-spec.loader.exec_module(recipe)
 
 SINGLE, SEVERAL, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 WORDS = {"animal": ["dog", "cat", "bird"], "colour": ["red", "blue", "green"], "food": ["bread", "rice", "soup"]}
@@ -57,21 +50,18 @@ def write(path: Path, rows: list[Any]) -> str:
 
 def build(kind: str, folder: Path, **settings: Any) -> str:
     """A small random model with its tokenizer, saved as the pretrained ones are."""
-    words = FILLING + [word for each in WORDS.values() for word in each]
+    words = FILLING + [word for kind_words in WORDS.values() for word in kind_words]
     if kind == "bert":
-        (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]))
-        tokenizer: Any = transformers.BertTokenizer(str(folder / "vocab.txt"))
         size = SIZE | {"num_hidden_layers": 2, "max_position_embeddings": 256, "initializer_range": 0.5}
-        config: Any = transformers.BertConfig(vocab_size=len(tokenizer), **size | settings)
-        model: Any = transformers.BertForMaskedLM(config)
+        shape = {"vocab_size": len(tiny.wordpiece(folder, words)), **size}
+        tiny.model("BertForMaskedLM", **shape | settings).save_pretrained(folder)
     else:
-        tokenizer = text.train_tokenizer([" ".join(words)] * 3, 300)
+        tokenizer: Any = text.train_tokenizer([" ".join(words)] * 3, 300)
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
         tokenizer.pad_token = None  # as Llama's
-        config = transformers.LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=2, **SIZE | settings)
-        model = transformers.LlamaForCausalLM(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        shape = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, **SIZE}
+        tiny.model("LlamaForCausalLM", **shape | settings).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return str(folder)
 
 
