@@ -30,9 +30,9 @@ class Groups(NamedTuple):
 def held_out_size(split: str, rows: int) -> int:
     """The number of held-out rows out of `rows` if it is not set.
 
-    A tenth, at most 2,000. (An accuracy of 90 % has a margin of +-8 points with 50 rows and of +-1.3 with 2,000: more
-    would be wasted.) For the test at least 50, or a fifth if that is less. For validation only a twentieth if a tenth is
-    too few to choose a checkpoint by: then they only serve a curve, and training needs them more."""
+    A tenth, at most 2,000. (The margin of an accuracy of 90 % is +-8 points with 50 rows and +-1.3 with 2,000: more
+    would be wasted.) For the test at least 50, or a fifth if that is less. For validation only a twentieth if a tenth
+    is too few to choose a checkpoint by: then they only serve a curve, and training needs them more."""
     size = round(0.1 * rows)
     if split == "test":
         size = max(size, min(50, round(0.2 * rows)))

@@ -1,6 +1,6 @@
 """The examples of each step, and the cut of a step into micro-batches.
 
-The plan of an epoch follows from (seed, epoch, lengths) alone: it knows nothing of processes or memory. `cut` then
+The plan of an epoch follows from (seed, epoch, lengths) alone, not from processes or memory. `cut` then
 divides one step for the hardware that is there. So the hardware decides how fast a run is and never what it computes.
 
 Shapes: N examples, K sequences of each example (source and target: 2), P processes.

@@ -320,8 +320,8 @@ def _rows(numbers: list[int]) -> str:
 
 
 def number_label(label: Any, ids: Mapping[str, int]) -> Any:
-    """The number of a class, or of each of several; a number to be learnt as it is."""
-    return [ids[each] for each in label] if isinstance(label, list) else ids.get(label, label)
+    """The number of a class, or of each of several; a number for regression stays unchanged."""
+    return [ids[name] for name in label] if isinstance(label, list) else ids.get(label, label)
 
 
 def indicators(labels: Sequence[Sequence[int]], classes: int) -> np.ndarray:
