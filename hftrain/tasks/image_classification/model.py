@@ -109,7 +109,7 @@ def new_shape(config: ImageClassificationConfig, size: int) -> PreTrainedConfig:
 
 
 def image_size_of(model_config: PreTrainedConfig) -> int | None:
-    """Of a configuration, or of the one of its encoder (SigLIP); None of models that read any size."""
+    """The size in a configuration, or in that of its encoder (SigLIP); None for models that read any size."""
     size = getattr(getattr(model_config, "vision_config", model_config), "image_size", None)
     return size if isinstance(size, int) else None
 
@@ -152,11 +152,11 @@ def interpolate_positions(model: Any, size: int) -> None:
     """
     if is_deepspeed_zero3_enabled():
         raise ValueError("image_size: position embeddings cannot be interpolated in pieces (ZeRO-3): use ZeRO-2")
-    found = [module for module in model.modules() if hasattr(module, "interpolate_pos_encoding")]
-    if not found:
+    embeddings = [module for module in model.modules() if hasattr(module, "interpolate_pos_encoding")]
+    if not embeddings:
         raise ValueError(f"image_size={size}: {type(model).__name__} has no positions that can be interpolated")
     patches = (size // getattr(model.config, "vision_config", model.config).patch_size) ** 2
-    for module in found:
+    for module in embeddings:
         table = getattr(module, "position_embedding", None)  # of SigLIP
         old = module.position_embeddings if table is None else table.weight
         extra = 0 if table is not None else old.shape[1] - module.patch_embeddings.num_patches  # class tokens
