@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from hftrain.config.schema import default_of
 from hftrain.data.files import ADAPTER
 from hftrain.models.trust import CodeRefused, refusing_code
 from hftrain.models.weights import naming_damage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,9 @@ KINDS = {
 HEADS = ("classifier", "score", "qa_outputs")  # PEFT saves these heads with the adapter of their task
 
 
-def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
+def add_adapters(
+    model: PreTrainedModel, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()
+) -> Any:
     """The model with low-rank adapters in fp32, which are the only trained weights; unchanged if `use_peft` is off. If
     the model was loaded with an adapter (`load_model`), that adapter is trained further.
 
@@ -141,7 +146,7 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
         )
 
 
-def embeddings(model: Any) -> list[str]:
+def embeddings(model: PreTrainedModel) -> list[str]:
     """Names of the modules with a vector for each token: a single one if input and output are tied."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     if layers[1] is None or layers[0].weight is layers[1].weight:
@@ -178,7 +183,7 @@ def save_for_original(model: Any) -> None:
 
 def load_adapted(
     folder: str | Path,
-    auto_class: Any,
+    auto_class: type[Any],
     base: Any = None,
     *,
     base_name: str | None = None,
@@ -222,7 +227,7 @@ def reads_all(adapted: Any) -> Any:
 
 def load_base(
     folder: str | Path,
-    auto_class: Any,
+    auto_class: type[Any],
     base_name: str | None = None,
     *,
     trust_remote_code: bool = False,
@@ -300,7 +305,7 @@ def base_config(
     return config, revision
 
 
-def check_kind(folder: Path, auto_class: Any) -> None:
+def check_kind(folder: Path, auto_class: type[Any]) -> None:
     """Raises `ValueError` if the adapter in `folder` is for another kind of model than `auto_class`."""
     import peft
 
@@ -312,9 +317,10 @@ def check_kind(folder: Path, auto_class: Any) -> None:
         )
 
 
-def keep_layout(model: Any) -> None:
+def keep_layout(model: nn.Module) -> None:
     """Keeps the layout of 4-bit weights. On CPUs that multiply in bf16, bitsandbytes 0.50 repacks them at the first
     forward pass in evaluation for a kernel without gradients; training after that would be silently wrong."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -107,19 +107,19 @@ def new_shape(config: ImageClassificationConfig, size: int) -> PreTrainedConfig:
         raise ValueError(f"model_config: {error}") from error
 
 
-def image_size_of(model_config: Any) -> int | None:
-    """Of a configuration, or of the one of its encoder (SigLIP); None of models that read any size."""
+def image_size_of(model_config: PreTrainedConfig) -> int | None:
+    """The size in a configuration, or in that of its encoder (SigLIP); None for models that read any size."""
     size = getattr(getattr(model_config, "vision_config", model_config), "image_size", None)
     return size if isinstance(size, int) else None
 
 
-def set_image_size(model_config: Any, size: int) -> None:
+def set_image_size(model_config: PreTrainedConfig, size: int) -> None:
     part = getattr(model_config, "vision_config", model_config)
     if image_size_of(model_config) is not None:
         part.image_size = size
 
 
-def refusal(model_config: Any, size: int) -> str | None:
+def refusal(model_config: PreTrainedConfig, size: int) -> str | None:
     """Why a model of this configuration cannot read pictures of size x size; None if it can. It is tried without
     weights."""
     part = getattr(model_config, "vision_config", model_config)
