@@ -3,20 +3,18 @@
 The page takes anything that is a `Figure`. `Curves` are lines over x; `charts` has others.
 """
 
-import json
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from hftrain.report.formats import escape, format_number, presentable
+from hftrain.report.drawing import COLOURS, Drawing
+from hftrain.report.formats import escape, format_number
 
-# Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
-COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
 POINTS = 2000  # of a line; more cannot be seen, and would make the page of a long run heavy
+LEFT, RIGHT, TOP, BOTTOM = 52, 448, 10, 214  # of the plot in the drawing
 FEW = 40  # points that deserve a dot each
 
 
@@ -104,91 +102,69 @@ class Curves:
             for colour, each in self._coloured()
             if not each.faint
         ]
-        return (f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else "") + self._svg()
+        legend = f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else ""
+        values = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
+        return legend + self._drawing().svg(f"{self.title} over {self.x_label}. {values}", self._chart())
 
-    def _svg(self) -> str:
-        left, right, top, bottom = 52, 448, 10, 214
-        log = self.logarithmic
-        scale = math.log10 if log else float
-        x_low, x_high = _ends([value for each in self.series for value in each.x], pad=0)
-        y_low, y_high, y_ticks = _y_axis(self._values(), log, self.y_range)
+    def png(self, path: Path) -> None:
+        """Draw to `path`: three pixels for each unit, with a title and, of several series, a legend."""
+        drawing = self._drawing()
+        named = [(colour, each) for colour, each in self._coloured() if not each.faint]
+        for colour, each in named if len(named) > 1 else ():
+            y = drawing.height + 4
+            drawing.line((LEFT, y), (LEFT + 18, y), colour=colour, dashed=each.dashed, thick=True)
+            drawing.text(LEFT + 25, y + 3.5, each.name)
+            drawing.height += 16
+        drawing.png(path, f"{self.title}: {self.subtitle}" if self.subtitle else self.title)
+
+    def _ends(self) -> tuple[tuple[float, float], tuple[float, float], list[float]]:
+        """Both ends of x, both ends of y, and the ticks of y."""
+        low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
+        return _ends([value for each in self.series for value in each.x], pad=0), (low, high), ticks
+
+    def _drawing(self) -> Drawing:
+        scale = math.log10 if self.logarithmic else float
+        (x_low, x_high), (y_low, y_high), y_ticks = self._ends()
 
         def at_x(value: float) -> float:
-            return round(left + (value - x_low) / (x_high - x_low) * (right - left), 1)
+            return round(LEFT + (value - x_low) / (x_high - x_low) * (RIGHT - LEFT), 1)
 
         def at_y(value: float) -> float:
             share = (scale(value) - scale(y_low)) / (scale(y_high) - scale(y_low))
-            return round(bottom - share * (bottom - top), 1)
+            return round(BOTTOM - share * (BOTTOM - TOP), 1)
 
-        parts, lines = [], []
+        drawing = Drawing(460, 250)
         for tick in y_ticks:
-            parts.append(f'<path class="grid" d="M{left} {at_y(tick)}H{right}"/>')
-            parts.append(f'<text class="y" x="{left - 7}" y="{at_y(tick) + 3.5:.1f}">{tick_text(tick)}</text>')
+            drawing.line((LEFT, at_y(tick)), (RIGHT, at_y(tick)))
+            drawing.text(LEFT - 7, at_y(tick) + 3.5, tick_text(tick), "end")
         for tick in round_ticks(x_low, x_high):
-            last = " last" if at_x(tick) > right - 12 else ""
-            parts.append(f'<path class="axis" d="M{at_x(tick)} {bottom}v4"/>')
-            parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{tick_text(tick)}</text>')
-        parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
-        parts.append(f'<text class="label" x="{right}" y="{bottom + 32}">{escape(self.x_label)}</text>')
+            place = at_x(tick)
+            drawing.line((place, BOTTOM), (place, BOTTOM + 4), colour="muted")
+            drawing.text(place, BOTTOM + 17, tick_text(tick), "end" if place > RIGHT - 12 else "middle")
+        drawing.line((LEFT, BOTTOM), (RIGHT, BOTTOM), colour="muted")
+        drawing.text(RIGHT, BOTTOM + 32, self.x_label, "end")
         for colour, each in self._coloured():
             x, y = thin(each.x, each.y)
-            runs = _unbroken(x, y)
-            path = "".join("M" + "L".join(f"{at_x(x)} {at_y(y)}" for x, y in run) for run in runs)
-            parts.append(f'<path class="line s{colour}{" faint" * each.faint}{" dashed" * each.dashed}" d="{path}"/>')
-            # A point without neighbours has no line, so it needs its dot.
-            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not each.dashed]
-            parts += [f'<circle class="s{colour}" cx="{at_x(x)}" cy="{at_y(y)}" r="2.6"/>' for x, y in dots]
+            for run in _unbroken(x, y):
+                points = [(at_x(one), at_y(other)) for one, other in run]
+                if len(points) > 1:
+                    drawing.line(*points, colour=colour, dashed=each.dashed, faint=each.faint, thick=True)
+                # A point without neighbours has no line, so it needs its dot.
+                if not each.dashed and (len(points) == 1 or len(x) <= FEW):
+                    for point in points:
+                        drawing.dot(*point, colour)
+        return drawing
+
+    def _chart(self) -> dict[str, Any]:
+        """The numbers, for hovering."""
+        x_ends, y_ends, _ = self._ends()
+        lines = []
+        for colour, each in self._coloured():
+            x, y = thin(each.x, each.y)
             short = [None if value is None else float(f"{value:.5g}") for value in y]
             lines.append({"name": each.name, "colour": colour, "x": x, "y": short})
-        ends = {"left": left, "right": right, "top": top, "bottom": bottom, "x": [x_low, x_high], "y": [y_low, y_high]}
-        chart = {**ends, "log": log, "xLabel": self.x_label, "series": lines}
-        data = escape(json.dumps(chart, separators=(",", ":")))
-        told = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
-        label = escape(f"{self.title} over {self.x_label}. {told}")
-        return f'<svg viewBox="0 0 460 250" role="img" aria-label="{label}" data-chart="{data}">{"".join(parts)}</svg>'
-
-    def png(self, path: Path) -> None:
-        """Draw to `path`, 1400 x 800 pixels."""
-        save_png(self._plot, path)
-
-    def _plot(self) -> Any:
-        # The Agg canvas itself instead of pyplot: no display, no global state, nothing to close.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as Canvas
-        from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-        canvas = Canvas(figsize=(7, 4), dpi=200, layout="constrained")
-        FigureCanvasAgg(canvas)
-        axes = canvas.add_subplot()
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
-            axes.plot(
-                x,
-                [math.nan if value is None else value for value in y],
-                color=COLOURS[colour],
-                linewidth=0.7 if each.faint else 1.6,
-                alpha=0.35 if each.faint else 1,
-                linestyle="--" if each.dashed else "-",
-                marker="o" if len(x) <= FEW and not each.dashed else "",
-                markersize=4,
-                label=encodable(each.name),
-            )
-        low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
-        axes.margins(x=0.01)
-        axes.set_yscale("log" if self.logarithmic else "linear")
-        axes.set_ylim(low, high)
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_major_formatter(FixedFormatter([tick_text(tick) for tick in ticks]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: tick_text(value))
-        axes.set_xlabel(encodable(self.x_label))
-        axes.set_ylabel(encodable(f"{self.title} ({self.unit})" if self.unit else self.title))
-        axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(length=0, colors="#444")
-        if len(self.series) > 1:
-            axes.legend(frameon=False)
-        return canvas
+        ends = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "x": list(x_ends), "y": list(y_ends)}
+        return {**ends, "log": self.logarithmic, "xLabel": self.x_label, "series": lines}
 
     def _values(self) -> list[float]:
         return [value for each in self.series for value in each.y if value is not None]
@@ -224,21 +200,6 @@ def told_in_words(x: Sequence[float], y: Sequence[float | None]) -> str:
         return format_number(points[0][0]) if points else "no finite value"
     low, low_at, high, high_at, last = map(format_number, (*min(points), *max(points), points[-1][0]))
     return f"lowest {low} at {low_at}, highest {high} at {high_at}, last {last}"
-
-
-def save_png(plot: Callable[[], Any], path: Path) -> None:
-    """Save the canvas that `plot` draws."""
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
-        # Of a script that the font lacks, the picture shows boxes; the page has the browser's fonts and shows letters.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        plot().savefig(path)
-
-
-def encodable(text: str) -> str:
-    """`text` as a font can show it."""
-    return presentable(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _unbroken(x: Sequence[float], y: Sequence[float | None]) -> list[list[tuple[float, float]]]:
