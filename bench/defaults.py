@@ -185,7 +185,7 @@ def run(name: str, rows: int, changes: dict[str, Any], seed: int, args: argparse
 
 
 def settings_of(row: dict[str, Any]) -> str:
-    """What a run was told: a step's size, the epochs and the rate of the grid, or whose settings it had."""
+    """The settings of a run: a step's size, the epochs and the rate of the grid, or whose settings it had."""
     if row.get("learning_rate") is None:
         return "default"
     if row.get("warmup_steps") == 0:

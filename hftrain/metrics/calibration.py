@@ -13,7 +13,7 @@ BINS = 15  # as in Guo et al.
 
 @dataclass
 class Bins:
-    """Of the examples whose confidence is in ((b - 1) / B, b / B]: their number, the sum of their confidences, how many
+    """For the examples with a confidence in ((b - 1) / B, b / B]: their number, the sum of their confidences, how many
     are correct.
 
     The confidence is the probability of the most probable class, or for independent labels each label's probability.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
@@ -239,6 +239,9 @@ def load_base(
     config, revision = base_config(folder, base_name, trust_remote_code=trust_remote_code)
     name = config.name_or_path
     kwargs |= {"config": config, "revision": revision, "trust_remote_code": trust_remote_code}
+    own = peft.PeftConfig.from_pretrained(str(folder)).modules_to_save or ()
+    brought = {*HEADS, *own}
+    kwargs |= {"ignore_mismatched_sizes": bool(own)}  # the base may have a head for other classes
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # its warning on a head that the adapter has looks like an error
     try:
@@ -246,8 +249,13 @@ def load_base(
             model, loaded = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
     finally:
         hf_logging.set_verbosity(verbosity)
-    brought = {*HEADS, *(peft.PeftConfig.from_pretrained(str(folder)).modules_to_save or ())}
-    lacking = [key for key in loaded["missing_keys"] if not any(f".{module}." in f".{key}" for module in brought)]
+
+    def others(keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if not any(f".{module}." in f".{key}" for module in brought)]
+
+    if wrong := others(key for key, *_ in loaded["mismatched_keys"]):
+        raise ValueError(f"the weights in {name} do not have the sizes that {folder} needs: {', '.join(sorted(wrong))}")
+    lacking = others(loaded["missing_keys"])
     if lacking:
         logger.warning("%s lacks these weights, which get random values: %s", name, ", ".join(sorted(lacking)))
     keep_layout(model)

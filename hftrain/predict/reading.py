@@ -232,7 +232,7 @@ def column_of(
         if tagging and isinstance(value, str):
             value = unwritten_or_text(value)
         if tagging and isinstance(value, str):  # if spaces separate the tags, they separate the words too
-            tags = next((row[each] for each in OF_WORDS if isinstance(row.get(each), str)), "")
+            tags = next((row[usual_name] for usual_name in OF_WORDS if isinstance(row.get(usual_name), str)), "")
             value = value.split() if tags and len(tags.split()) == len(value.split()) else value
         words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
         if not isinstance(value, str) and not words:

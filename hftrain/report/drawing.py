@@ -1,4 +1,4 @@
-"""A drawing that is written once and comes out twice: as SVG for the page, light and dark, and as PNG for the card."""
+"""A drawing that is rendered twice: as SVG for the page, light and dark, and as PNG for the card."""
 
 import json
 import unicodedata
@@ -13,13 +13,13 @@ from hftrain.report.formats import escape, presentable
 
 # Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
 COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
-# A number is a colour of the series; the names are page.css's, which has them for a dark page too.
+# A number is the colour of a series; names are defined in page.css, also for dark pages.
 Colour = int | Literal["ink", "muted", "rule", "card"]
 LIGHT = {"ink": "#16191d", "muted": "#626b77", "rule": "#dfe3e8", "card": "#ffffff"}
 Anchor = Literal["start", "middle", "end"]
-SIZE, SMALL = 11.0, 9.0  # of letters
+SIZE, SMALL = 11.0, 9.0  # font sizes
 RADIUS = 2.6  # of a dot
-TITLE = 30.0  # height of a picture's title
+TITLE = 30.0  # height of the title
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Mark:
     """A rectangle, a line, a text or a dot."""
 
     kind: Literal["box", "line", "text", "dot"]
-    points: tuple[tuple[float, float], ...]  # of a box: its corner and its size
+    points: tuple[tuple[float, float], ...]  # for a box: its corner and its size
     colour: Colour
     opacity: float = 1
     tip: str = ""
@@ -52,7 +52,7 @@ class Drawing:
     def box(
         self, x: float, y: float, width: float, height: float, colour: Colour, *, opacity: float = 1, tip: str = ""
     ) -> None:
-        """`tip`: lines that hovering shows."""
+        """`tip`: lines shown on hovering."""
         self.marks.append(Mark("box", ((x, y), (width, height)), colour, opacity, tip))
 
     def line(
@@ -71,12 +71,12 @@ class Drawing:
     def text(
         self, x: float, y: float, text: str, anchor: Anchor = "start", colour: Colour = "muted", **how: Any
     ) -> None:
-        """`y` is the line that letters stand on. `how`: small, bold, turn."""
+        """`y` is the baseline of the letters. `how`: small, bold, turn."""
         self.marks.append(Mark("text", ((x, y),), colour, text=text, anchor=anchor, **how))
 
     def svg(self, label: str, chart: Mapping[str, Any] | None = None) -> str:
-        """`label` describes the drawing to those who do not see it; `chart` has the numbers that the page's script
-        shows under the pointer."""
+        """`label` describes the drawing for screen readers; `chart` has the numbers that the page's script shows under
+        the pointer."""
         data = f' data-chart="{escape(json.dumps(chart, separators=(",", ":")))}"' if chart else ""
         wide = ' class="wide"' if self.width > 460 else ""
         parts = "".join(map(_svg, self.marks))
@@ -104,7 +104,7 @@ class Drawing:
         axes.set_axis_off()
         shapes = [mark for mark in self.marks if mark.kind != "text"]
         for order, (kind, run) in enumerate(groupby(shapes, key=lambda mark: mark.kind)):
-            if kind == "box":  # all at once: the thousands of a matrix would take seconds
+            if kind == "box":  # all at once: the thousands of boxes of a matrix would take seconds
                 boxes = list(run)
                 colours = [to_rgba(_light(mark.colour), mark.opacity) for mark in boxes]
                 axes.add_collection(PolyCollection(list(map(_corners, boxes)), facecolors=colours, zorder=order))
@@ -138,7 +138,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A `Figure` of the page: a drawing with its title; `label` tells in words what it shows."""
+    """A `Figure` of the page: a drawing with its title; `label` describes it in words."""
 
     name: str
     title: str
@@ -155,30 +155,30 @@ class Drawn:
 
 
 def text_width(text: str, size: float = SIZE) -> float:
-    """About how wide it is set; a little too much rather than too little."""
+    """The approximate width, rather too large than too small."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     capital = sum(letter.isupper() or letter in "mw%@" for letter in text)
     return size * (1.05 * wide + 0.74 * capital + 0.58 * (len(text) - wide - capital))
 
 
 def elided(texts: Sequence[str], width: float, size: float = SIZE) -> list[str]:
-    """Each on one line of at most `width`: what is too long loses its middle; those that would then look alike lose
-    what they have in common at both ends."""
+    """Each text on one line of at most `width`: long texts lose their middle; those that would then look alike lose
+    their common beginning and end instead."""
     lines = [" ".join(text.split()) for text in texts]
     short = [_without_middle(line, width, size) for line in lines]
-    for alike in {each for each in short if short.count(each) > 1}:
-        group = [line for line, each in zip(lines, short, strict=True) if each == alike]
+    for alike in {short_line for short_line in short if short.count(short_line) > 1}:
+        group = [line for line, short_line in zip(lines, short, strict=True) if short_line == alike]
         begin = _alike(group)
         end = min(_alike([line[::-1] for line in group]), min(map(len, group)) - begin)
-        for place, each in enumerate(short):
-            if each == alike:
+        for place, short_line in enumerate(short):
+            if short_line == alike:
                 core = lines[place][begin : len(lines[place]) - end]
                 short[place] = _without_middle(f"…{core}{'…' if end else ''}", width, size)
     return short
 
 
 def _alike(lines: Sequence[str]) -> int:
-    """Letters that all begin with."""
+    """The number of letters that all lines begin with."""
     return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*lines, strict=False)))
 
 
@@ -224,11 +224,11 @@ def save_png(plot: Callable[[], Any], path: Path) -> None:
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
-        # Of a script that the font lacks, the picture shows boxes; the page has the browser's fonts and shows letters.
+        # The picture shows boxes for scripts that the font lacks; the page uses the browser's fonts.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         plot().savefig(path)
 
 
 def encodable(text: str) -> str:
-    """`text` as a font can show it."""
+    """`text` without characters that a font cannot show."""
     return presentable(text).encode("utf-8", "backslashreplace").decode()

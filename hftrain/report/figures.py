@@ -13,13 +13,13 @@ from typing import Any, Protocol
 from hftrain.report.drawing import COLOURS, Drawing
 from hftrain.report.formats import escape, format_number
 
-POINTS = 2000  # of a line; more cannot be seen, and would make the page of a long run heavy
+POINTS = 2000  # maximum points of a line; more are invisible and would make the page large
 LEFT, RIGHT, TOP, BOTTOM = 52, 448, 10, 214  # of the plot in the drawing
-FEW = 40  # points that deserve a dot each
+FEW = 40  # lines with at most this many points get dots
 
 
 class Figure(Protocol):
-    """What the page asks of a chart: `name` is its PNG's file stem, `subtitle` follows the title, `note` is below."""
+    """The interface of a chart: `name` is its PNG's file stem, `subtitle` follows the title, `note` is below."""
 
     @property
     def name(self) -> str: ...
@@ -38,7 +38,7 @@ class Series:
     """One line: y over ascending x; None is a gap.
 
     Args:
-        faint: thin and pale, in the colour of the series that follows, for the noise behind it.
+        faint: thin and pale, in the colour of the next series, for its noise.
         dashed: for a reference, such as chance.
         colour: index into `COLOURS`; None takes the next one.
     """
@@ -57,15 +57,15 @@ class Curves:
 
     Args:
         name: file stem of the PNG.
-        title: what is drawn, in `unit` ("tokens per second").
-        x_label: with its unit, if it has one.
-        y_log: None decides: logarithmic when all is positive and the largest value is over 20 times the median, that is
-            when a linear axis would press half of the points into its lowest twentieth.
+        title: the quantity, in `unit` ("tokens per second").
+        x_label: label of the x axis, with its unit.
+        y_log: None: logarithmic if all values are positive and the largest is over 20 times the median, so that a
+            linear axis would squeeze half of the points into its lowest twentieth.
         y_range: fixed ends of the y axis, (0, 1) for a rate.
         note: a caption.
 
     Raises:
-        ValueError: x and y of a series differ in length; a logarithmic axis is asked for values that are not positive.
+        ValueError: x and y of a series differ in length; values on a logarithmic axis are not positive.
     """
 
     name: str
@@ -78,11 +78,13 @@ class Curves:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for each in self.series:
-            if len(each.x) != len(each.y):
-                raise ValueError(f"figure {self.name!r}, series {each.name!r}: {len(each.x)} x but {len(each.y)} y")
+        for series in self.series:
+            if len(series.x) != len(series.y):
+                raise ValueError(
+                    f"figure {self.name!r}, series {series.name!r}: {len(series.x)} x but {len(series.y)} y"
+                )
         if self.y_log and any(value <= 0 for value in self._values()):
-            raise ValueError(f"figure {self.name!r}: a logarithmic axis has no place for values <= 0")
+            raise ValueError(f"figure {self.name!r}: a logarithmic axis cannot show values <= 0")
 
     @property
     def logarithmic(self) -> bool:
@@ -98,29 +100,31 @@ class Curves:
     def html(self) -> str:
         """Legend, and an `<svg>` that is complete without scripts; `data-chart` has the numbers for hovering."""
         keys = [
-            f'<li class="s{colour}{" dashed" * each.dashed}">{escape(each.name)}</li>'
-            for colour, each in self._coloured()
-            if not each.faint
+            f'<li class="s{colour}{" dashed" * series.dashed}">{escape(series.name)}</li>'
+            for colour, series in self._coloured()
+            if not series.faint
         ]
         legend = f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else ""
-        values = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
+        values = "; ".join(
+            f"{series.name}: {describe_series(series.x, series.y)}" for series in self.series if not series.faint
+        )
         return legend + self._drawing().svg(f"{self.title} over {self.x_label}. {values}", self._chart())
 
     def png(self, path: Path) -> None:
         """Draw to `path`: three pixels for each unit, with a title and, of several series, a legend."""
         drawing = self._drawing()
-        named = [(colour, each) for colour, each in self._coloured() if not each.faint]
-        for colour, each in named if len(named) > 1 else ():
+        named = [(colour, series) for colour, series in self._coloured() if not series.faint]
+        for colour, series in named if len(named) > 1 else ():
             y = drawing.height + 4
-            drawing.line((LEFT, y), (LEFT + 18, y), colour=colour, dashed=each.dashed, thick=True)
-            drawing.text(LEFT + 25, y + 3.5, each.name)
+            drawing.line((LEFT, y), (LEFT + 18, y), colour=colour, dashed=series.dashed, thick=True)
+            drawing.text(LEFT + 25, y + 3.5, series.name)
             drawing.height += 16
         drawing.png(path, f"{self.title}: {self.subtitle}" if self.subtitle else self.title)
 
     def _ends(self) -> tuple[tuple[float, float], tuple[float, float], list[float]]:
         """Both ends of x, both ends of y, and the ticks of y."""
         low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
-        return _ends([value for each in self.series for value in each.x], pad=0), (low, high), ticks
+        return _ends([value for series in self.series for value in series.x], pad=0), (low, high), ticks
 
     def _drawing(self) -> Drawing:
         scale = math.log10 if self.logarithmic else float
@@ -143,14 +147,14 @@ class Curves:
             drawing.text(place, BOTTOM + 17, tick_text(tick), "end" if place > RIGHT - 12 else "middle")
         drawing.line((LEFT, BOTTOM), (RIGHT, BOTTOM), colour="muted")
         drawing.text(RIGHT, BOTTOM + 32, self.x_label, "end")
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             for run in _unbroken(x, y):
                 points = [(at_x(one), at_y(other)) for one, other in run]
                 if len(points) > 1:
-                    drawing.line(*points, colour=colour, dashed=each.dashed, faint=each.faint, thick=True)
+                    drawing.line(*points, colour=colour, dashed=series.dashed, faint=series.faint, thick=True)
                 # A point without neighbours has no line, so it needs its dot.
-                if not each.dashed and (len(points) == 1 or len(x) <= FEW):
+                if not series.dashed and (len(points) == 1 or len(x) <= FEW):
                     for point in points:
                         drawing.dot(*point, colour)
         return drawing
@@ -159,26 +163,26 @@ class Curves:
         """The numbers, for hovering."""
         x_ends, y_ends, _ = self._ends()
         lines = []
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             short = [None if value is None else float(f"{value:.5g}") for value in y]
-            lines.append({"name": each.name, "colour": colour, "x": x, "y": short})
+            lines.append({"name": series.name, "colour": colour, "x": x, "y": short})
         ends = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "x": list(x_ends), "y": list(y_ends)}
         return {**ends, "log": self.logarithmic, "xLabel": self.x_label, "series": lines}
 
     def _values(self) -> list[float]:
-        return [value for each in self.series for value in each.y if value is not None]
+        return [value for series in self.series for value in series.y if value is not None]
 
     def _coloured(self) -> list[tuple[int, Series]]:
         following, coloured = 0, []
-        for each in self.series:
-            coloured.append(((following if each.colour is None else each.colour) % len(COLOURS), each))
-            following += not each.faint
+        for series in self.series:
+            coloured.append(((following if series.colour is None else series.colour) % len(COLOURS), series))
+            following += not series.faint
         return coloured
 
 
 def thin(x: Sequence[float], y: Sequence[float | None], limit: int = POINTS) -> tuple[list[float], list[float | None]]:
-    """At most `limit` points that look the same: both ends, and the lowest, the highest and a gap of each stretch."""
+    """At most `limit` points with the same look: both ends, and the lowest, the highest and a gap of each stretch."""
     if len(x) <= limit:
         return list(x), list(y)
     kept = {0, len(x) - 1}
@@ -193,7 +197,7 @@ def thin(x: Sequence[float], y: Sequence[float | None], limit: int = POINTS) -> 
     return [x[index] for index in sorted(kept)], [y[index] for index in sorted(kept)]
 
 
-def told_in_words(x: Sequence[float], y: Sequence[float | None]) -> str:
+def describe_series(x: Sequence[float], y: Sequence[float | None]) -> str:
     """lowest 1.75 at 2,750, highest 6.17 at 250, last 1.85."""
     points = [(value, at) for at, value in zip(x, y, strict=True) if value is not None]
     if len(points) < 2:
@@ -225,7 +229,7 @@ def _y_axis(values: Sequence[float], log: bool, fixed: tuple[float, float] | Non
         return low, high, [tick for tick in ticks if low <= tick <= high]
     low, high = fixed or _ends(values, pad=0.05)
     if not fixed and values and 0 <= min(values) < 0.5 * max(values):
-        low = 0.0  # an axis that nearly reaches zero should show how far it is
+        low = 0.0  # an axis that nearly reaches zero should include it
     if not fixed and values:  # a share has no room above 1, a percentage none above 100
         high = next((most for most in (1.0, 100.0) if max(values) <= most < high), high)
         low = max(low, 0.0) if min(values) >= 0 else low

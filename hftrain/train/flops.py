@@ -62,7 +62,7 @@ def training_flops(model: PreTrainedModel) -> Callable[[np.ndarray], float]:
         model: before or after it is wrapped.
 
     Returns:
-        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count one by one. Of an encoder-decoder
+        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count separately. For an encoder-decoder
         (K = 2, source and target) the encoder's parameters count for the source's tokens, the others for the target's.
     """
     config = model.config.get_text_config()

@@ -148,7 +148,7 @@ def test_tables_with_a_word_a_row_and_lists_in_columns(models, tagged, tmp_path,
     [
         ("a.conll", "Anna O\nlikes\n", "a.conll, line 2: 1 columns, expected 2"),
         ("a.conll", '{"tokens": []}\n', "contains JSON"),
-        ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: --column names one of word"),
+        ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: set --column to one of word"),
     ],
 )
 def test_what_is_wrong_is_named(models, tmp_path, capsys, name, content, message):

@@ -128,7 +128,7 @@ def test_labels_and_numbers():
     numbers = np.random.default_rng(0).normal(size=50).astype(np.float32)
     found = judged(np.full((50, 1), 0.1), numbers, numbers, "regression", ("score",))
     assert found["baseline"]["test_loss"] == pytest.approx(numbers.var(), rel=1e-5)
-    assert found["remarks"][0].startswith("every prediction is about 0.1, while the labels spread by")
+    assert found["remarks"][0].startswith("every prediction is about 0.1, but the labels spread by")
 
 
 def test_tags_that_are_all_outside():
@@ -163,9 +163,8 @@ def test_tags_that_are_all_outside():
 def test_answers_that_are_no_better_than_the_first_words():
     rows = {"context": ["Paris is a city"] * 30, "answers": [["Paris"]] * 30, "question": ["what?"] * 30}
     data = Dataset.from_dict(rows)
-    windows = Dataset.from_dict(
-        {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
-    )
+    columns = {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
+    windows = Examples.of(Dataset.from_dict(columns))
     found = [answering.Found([answering.Span(0, 5, 0.0)], -9.0, 3.0)] * 30
     splits = {"train": data, "test": data}
     judged = answering.judge(splits, {"train": windows, "test": windows}, found, ["squad"], 1.0)

@@ -23,8 +23,8 @@ def classify(
     device: str | None,
     trust_remote_code: bool = False,
 ) -> list[Any]:
-    """Of each image what `hftrain.tasks.classification.predict.classify` says of a text. An image is a path, or what a
-    row has in its column: bytes, or the dict of datasets.Image.
+    """For each image the same as `hftrain.tasks.classification.predict.classify` for a text. An image is a path, or
+    what a row has in its column: bytes, or the dict of datasets.Image.
 
     Raises:
         ValueError: an image that cannot be read, or is on the network; a folder without the image processor's settings.

@@ -124,7 +124,7 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
     assert cli.main([*arguments[:-1], "three"]) == 2
     assert "no text in 'three'; set --pair_column to one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
-    assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
+    assert "line 1: set --column to one of one, two, n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.parquet", "in.json", "IN.NDJSON"])
@@ -195,7 +195,7 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
     with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):
         predict(tmp_path / "pairs", ["dog"])
-    with pytest.raises(ValueError, match="was trained on single texts: leave pairs"):
+    with pytest.raises(ValueError, match="was trained on single texts: remove pairs"):
         predict(tmp_path / "alone", ["dog"], pairs=["cat"])
 
 
