@@ -3,7 +3,7 @@
 import json
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, takewhile
 from pathlib import Path
@@ -85,7 +85,12 @@ class Drawing:
 
     def png(self, path: Path, title: str) -> None:
         """Draw to `path`: three pixels for each unit, below a title."""
-        save_png(lambda: self._plot(title), path)
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
+            # The picture shows boxes for scripts that the font lacks; the page uses the browser's fonts.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            self._plot(title).savefig(path)
 
     def _plot(self, title: str) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -217,16 +222,6 @@ def _svg(mark: Mark) -> str:
     turn = f' transform="rotate({mark.turn:g} {x} {y})"' if mark.turn else ""
     anchor = f' text-anchor="{mark.anchor}"' if mark.anchor != "start" else ""
     return f'<text {start} x="{x}" y="{y}"{anchor}{turn}>{escape(mark.text)}</text>'
-
-
-def save_png(plot: Callable[[], Any], path: Path) -> None:
-    """Save the canvas that `plot` draws."""
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
-        # The picture shows boxes for scripts that the font lacks; the page uses the browser's fonts.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        plot().savefig(path)
 
 
 def encodable(text: str) -> str:
