@@ -1,5 +1,6 @@
 # make demo   train a small translator, print its score, samples and where its report is
-# make test   all tests but the slow ones; PYTEST_ARGS="--slow -x tests/cli/test_cli.py" chooses otherwise
+# make test   the default tests; PYTEST_ARGS="-m unit" only those that start no process (a minute), PYTEST_ARGS=--slow all,
+#             PYTEST_ARGS="-x tests/cli" those of a folder or a file
 # make lint   ruff, codespell and mypy
 # make versions   the unit tests on the lowest versions that pyproject.toml allows, and on the newest ones
 # Each makes .venv with the pinned versions of constraints.txt first, once. PYTHON=python3.12 chooses the Python.

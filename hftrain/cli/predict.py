@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument(
@@ -39,17 +40,7 @@ def add(commands: Any) -> None:
         type=Path,
         help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
-    command.add_argument("--delimiter", metavar="C", help="separator of csv and tsv fields (default: comma, TAB)")
-    command.add_argument(
-        "--column_names",
-        metavar="NAME",
-        nargs="+",
-        default=[],
-        help="columns of csv and tsv files without a header line",
-    )
-    command.add_argument(
-        "--encoding", metavar="NAME", help="encoding of text files, for instance windows-1252 (default: UTF-8)"
-    )
+    add_format_options(command)
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
     )

@@ -360,7 +360,7 @@ class _Collated(Dataset):
         return self.collate(examples)
 
 
-def augmented(augment: Callable[[Any], Any], example: Any, seed: int, step: int, index: int) -> Any:
+def augmented(augment: Callable[[Any], Any], example: object, seed: int, step: int, index: int) -> Any:
     """The example `index` with the noise that `step` gives it."""
     seed_all(seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
     return augment(example)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
-def problem_of(config: Any) -> str:
+def problem_of(config: PreTrainedConfig) -> str:
     """The kind of problem; models of other libraries may not record it."""
     if config.num_labels == 1:
         return "regression"

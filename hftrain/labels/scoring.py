@@ -143,7 +143,7 @@ def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
 
 def choose_thresholds(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     config: LabelConfig,
     score: Callable[[Any, str], Scores],
     references: np.ndarray,

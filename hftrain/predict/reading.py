@@ -73,7 +73,7 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     if tagging and _is_conll(path, labels, config):
         return read_sentences(path, config)
     if tagging and config.column is None:
-        items = read_table(path, config)
+        items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
     if "ForImageClassification" in kind:
@@ -137,7 +137,11 @@ def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
     """Whether a file has one word per line, in columns: as in training, but a plain text file only if it has tags."""
     form = ending(path)
     if form == ".tsv":
-        return config.column is None and read_table(path, config) is None and not names_columns(path, config)
+        return (
+            config.column is None
+            and read_table(path, config, dialect_of(config)) is None
+            and not names_columns(path, config, dialect_of(config))
+        )
     if form in PLAIN:
         is_conll = config.word_column is not None or is_tagged(path, labels, config.encoding)
         if is_conll:

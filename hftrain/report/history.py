@@ -14,7 +14,7 @@ from hftrain.report.formats import without_home
 from hftrain.terminal import visible_json
 
 
-def _plain(value: Any, name: str, not_finite: dict[str, str]) -> Any:
+def _plain(value: object, name: str, not_finite: dict[str, str]) -> Any:
     """`value` as JSON. A float that JSON cannot represent becomes null and is noted under its name."""
     if value is None or isinstance(value, (str, bool)):
         return value
@@ -55,7 +55,7 @@ def write_run(output_dir: str | Path, run: Mapping[str, Any]) -> None:
     """Writes `run.json`: the settings, data and environment of a run, for comparisons; without user names in its
     folders."""
 
-    def shareable(value: Any) -> Any:
+    def shareable(value: object) -> Any:
         if isinstance(value, dict):
             return {key: shareable(item) for key, item in value.items()}
         if isinstance(value, list):

@@ -1,7 +1,9 @@
 """Chooses open settings for the examples and the model of the run."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,9 +14,12 @@ from hftrain.train import checkpoint
 from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 def choose_settings(
-    model: Any, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
+    model: nn.Module, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
 ) -> tuple[Plan, int]:
     """Fills in the open settings of `config`; returns the plan and the number of steps. A resumed run uses the values
     of its checkpoint. Every process must call.

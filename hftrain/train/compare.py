@@ -203,7 +203,7 @@ def scores(runs: Sequence[Run], split: str) -> Table:
     return Table(f"Scores, {split}", rows, note=note, visible=20)
 
 
-def score(value: Any, interval: Sequence[float] | None) -> str:
+def score(value: object, interval: Sequence[float] | None) -> str:
     """0.9 (0.86 to 0.93)."""
     around = f" ({format_number(interval[0])} to {format_number(interval[1])})" if interval else ""
     return format_number(value) + around

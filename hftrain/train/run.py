@@ -1,5 +1,7 @@
 """The run of one `fit`: its state, checkpoints, best weights and log."""
 
+from __future__ import annotations
+
 import math
 import os
 import time
@@ -8,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -28,7 +30,10 @@ from hftrain.train import checkpoint, ending
 from hftrain.train.flops import count_parameters, peak_flops
 from hftrain.train.optim import ExponentialMovingAverage, steps_of, too_few_steps
 from hftrain.train.resuming import beside_state, take_up
-from hftrain.train.state import Outcome, State
+from hftrain.train.state import Outcome, Processor, State
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 class Run:
@@ -37,11 +42,11 @@ class Run:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: Any,
-        optimizer: Any,
+        model: nn.Module,
+        optimizer: Optimizer,
         config: TrainConfig,
         contract: dict,
-        processor: Any,
+        processor: Processor | None,
     ):
         self.accelerator, self.model, self.optimizer, self.config = accelerator, model, optimizer, config
         self.contract, self.processor, self.parameters = contract, processor, list(model.parameters())
@@ -340,14 +345,14 @@ class Run:
         return size
 
 
-def introduce(accelerator: Accelerator, model: Any, trained: int) -> str:
+def introduce(accelerator: Accelerator, model: nn.Module, trained: int) -> str:
     """The model, its trained parameters and the device, in a line."""
     name, number = type(getattr(model, "get_base_model", lambda: model)()).__name__, count_parameters(model)
     share = "all" if trained == number else f"{trained:,} ({trained / number:.2%})"
     return f"{name}: {number:,} parameters, trained: {share}; {distributed.describe(accelerator)}"
 
 
-def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:
+def export(accelerator: Accelerator, model: nn.Module, processor: Processor | None, folder: Path) -> None:
     """Writes files for plain `from_pretrained`, reads them back and compares; every process calls, the main one writes.
     Raises: ValueError, the written model differs from the trained one."""
     weights = distributed.weights(accelerator, model)

@@ -44,7 +44,7 @@ def locate(value: Any, name: str) -> str:
         Fault: neither, or the image is on the network.
     """
     if isinstance(value, dict):  # of datasets.Image
-        value = value["path"] if value.get("bytes") is None else value["bytes"]
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
         value = value.encode() if isinstance(value, str) and not Path(value).is_file() else value
     if isinstance(value, bytes):
         if not value:

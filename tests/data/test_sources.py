@@ -27,6 +27,8 @@ from hftrain.data.rows import load_rows
 from hftrain.data.squad import read_squad
 from hftrain.tasks.chat import load_chats
 
+pytestmark = pytest.mark.unit
+
 ROWS = [{"text": "Straße, the first", "label": "a"}, {"text": "two", "label": "b"}, {"text": "drei", "label": "a"}]
 COLUMNS = {"text": "text", "label": "label"}
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)

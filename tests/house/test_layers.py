@@ -10,6 +10,8 @@ import pytest
 
 from tests import ROOT
 
+pytestmark = pytest.mark.unit
+
 PACKAGE = ROOT / "hftrain"
 
 TABLE = re.compile(r"^\| (\d+) \| (.+?) \|", re.MULTILINE)  # of CONTRIBUTING.md: row and rooms

@@ -10,6 +10,8 @@ import pytest
 
 from tests import ROOT
 
+pytestmark = pytest.mark.unit
+
 RULED_OUT = re.compile(
     r"\bhad from\b|\b(be|is|are) had\b|\bis no folder\b|\b(is|are) none\b|\b[Ww]hoever\b|"
     r"\b([Nn]o|[Aa]ny|[Ss]ome)body\b|\bliked best\b|\bmay say of\b|\bknows nothing\b|\blikewise but\b|"

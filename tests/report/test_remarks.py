@@ -163,9 +163,8 @@ def test_tags_that_are_all_outside():
 def test_answers_that_are_no_better_than_the_first_words():
     rows = {"context": ["Paris is a city"] * 30, "answers": [["Paris"]] * 30, "question": ["what?"] * 30}
     data = Dataset.from_dict(rows)
-    windows = Dataset.from_dict(
-        {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
-    )
+    columns = {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
+    windows = Examples.of(Dataset.from_dict(columns))
     found = [answering.Found([answering.Span(0, 5, 0.0)], -9.0, 3.0)] * 30
     splits = {"train": data, "test": data}
     judged = answering.judge(splits, {"train": windows, "test": windows}, found, ["squad"], 1.0)

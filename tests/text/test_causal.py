@@ -11,6 +11,8 @@ from hftrain.models import TransformerConfig
 from hftrain.text.causal import causal_lengths, collate_causal
 from hftrain.train.trials import check_packing
 
+pytestmark = pytest.mark.unit
+
 TINY = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPES = {
     "llama": {**TINY, "intermediate_size": 48, "num_key_value_heads": 2},

@@ -15,6 +15,8 @@ from hftrain.models import TransformerConfig
 from hftrain.text.causal import collate_causal
 from hftrain.train.trials import chunk_loss
 
+pytestmark = pytest.mark.unit
+
 TINY = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 KV = {"num_key_value_heads": 2, "head_dim": 8}
 MODELS = {

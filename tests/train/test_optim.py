@@ -21,6 +21,8 @@ from hftrain.train.optim import (
 )
 from tests.train.exact_worker import MODELS, collate, make_examples
 
+pytestmark = pytest.mark.unit
+
 # ------------------------------------------------------------------------------------------------------- schedules
 
 

@@ -9,6 +9,8 @@ from hftrain.vision import Augmentation, Pixels
 from hftrain.vision.augment import erase, mix, paste, random_part
 from hftrain.vision.operations import OPERATIONS, identity
 
+pytestmark = pytest.mark.unit
+
 PIXELS = Pixels({"size": {"height": 16, "width": 16}})
 
 

@@ -10,6 +10,8 @@ from hftrain.data.lines import Fault
 from hftrain.vision import decode, decoding
 from hftrain.vision.decoding import examine
 
+pytestmark = pytest.mark.unit
+
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 

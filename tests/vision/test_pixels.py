@@ -10,6 +10,8 @@ from PIL import Image
 from hftrain.vision import Pixels
 from hftrain.vision.pixels import FILE, load_settings
 
+pytestmark = pytest.mark.unit
+
 SETTINGS = {
     "vit": ("ViTImageProcessorPil", {"size": {"height": 32, "width": 32}}),
     "vit_number": ("ViTImageProcessorPil", {"size": 24, "resample": 3}),

@@ -3,6 +3,8 @@
 Shapes: B examples of a batch, T tokens, K classes or labels (1 for regression).
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,12 +21,14 @@ from hftrain.text import attention_mask, learn_tokenizer, pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(rows: "Rows", config: ClassificationConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(rows: Rows, config: ClassificationConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of `config` or of the model, or else one learnt from the texts of `rows`; with a pad token."""
     tokenizer = load.load_tokenizer(config)
     if tokenizer is None:
@@ -38,7 +42,7 @@ def load_tokenizer(rows: "Rows", config: ClassificationConfig) -> PreTrainedToke
 
 
 def tokenize(
-    rows: "Rows", tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
 ) -> Examples:
     """Rows as examples {"input_ids": (T,), ["token_type_ids": (T,),] "length", "labels"}: `length` counts the tokens
     before truncation, `labels` is a class's number, the numbers of all labels, or the number to predict.
@@ -91,7 +95,7 @@ def encode(
     return columns, lengths
 
 
-def padding_side(config: Any) -> str:
+def padding_side(config: PreTrainedConfig) -> str:
     """The side of padding for a model of this configuration: left if it uses the last token (XLNet)."""
     return "left" if getattr(config, "summary_type", None) == "last" else "right"
 

@@ -1,9 +1,11 @@
 """The classifier: pretrained or new, with a head for the classes, with frozen parts or adapters."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
@@ -14,6 +16,9 @@ from hftrain.models.freezing import freeze
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.text import vocabulary
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TYPES = "token_type_ids"
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
@@ -52,7 +57,7 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
 
 
 def collator(
-    tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig
+    tokenizer: PreTrainedTokenizerBase, model: nn.Module, config: ClassificationConfig
 ) -> Callable[[Sequence[Any]], Batch]:
     """`collate` for the inputs of this model."""
     return model_collator(tokenizer, model, config.problem_type)

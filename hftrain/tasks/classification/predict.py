@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan, warn_of_cuts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def classify(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     batch_size: int,
@@ -69,6 +72,7 @@ def classify(
     outputs = scoring.score(one, model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
+    names: Any = config.id2label
     for i, row, decision in zip(filled, outputs.tolist(), decided, strict=True):
-        predictions[i] = say(row, decision, problem, config.id2label)
+        predictions[i] = say(row, decision, problem, names)
     return predictions

@@ -12,6 +12,8 @@ from hftrain.tasks.chat.template import CHATML
 from hftrain.tasks.preference import load_preferences, to_preference, tokenize_preferences
 from tests.tiny import MARKS, chat_tokenizer
 
+pytestmark = pytest.mark.unit
+
 USER, ANSWER = {"role": "user", "content": "a few"}, {"role": "assistant", "content": "words"}
 AGAIN, MORE = {"role": "user", "content": "and numbers"}, {"role": "assistant", "content": "1 2 3"}
 SYSTEM = {"role": "system", "content": "no weight"}

@@ -395,7 +395,7 @@ def test_scores_do_not_depend_on_the_batch(tmp_path, kind, problem):
         found.append(classification.measure(scores, right, config, names)[0])
     # Padding is masked, but a matrix product of another shape may add in another order: 1e-6 of numbers near 1.
     for other in found[1:]:
-        assert other == pytest.approx(found[0], rel=1e-6)
+        assert other == pytest.approx(found[0], rel=1e-6, abs=1e-6)
 
 
 def test_thresholds_have_the_best_f1():

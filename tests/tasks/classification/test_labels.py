@@ -16,6 +16,8 @@ from hftrain.data.written import unwritten
 from hftrain.tasks import classification
 from hftrain.tasks.classification import report
 
+pytestmark = pytest.mark.unit
+
 SEVERAL = "multi_label_classification"
 SIZE = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 1}
 
