@@ -64,8 +64,8 @@ def main() -> None:
         random.Random(5).shuffle(splits["train"])
         random.Random(0).shuffle(splits["test"])
         rows = {"train": splits["train"][:1500], "test": splits["test"][:500]}
-        vectors = {split: embed([row["text"] for row in each], tokenizer, model) for split, each in rows.items()}
-        labels = {split: torch.tensor([int(row["label"]) for row in each]) for split, each in rows.items()}
+        vectors = {split: embed([row["text"] for row in part], tokenizer, model) for split, part in rows.items()}
+        labels = {split: torch.tensor([int(row["label"]) for row in part]) for split, part in rows.items()}
 
         def accuracy(chosen: np.ndarray, vectors: Any = vectors, labels: Any = labels) -> float:
             weights = learn(vectors["train"][chosen], labels["train"][chosen], int(labels["train"].max()) + 1)
@@ -73,10 +73,10 @@ def main() -> None:
 
         for size in SIZES:
             drawn = [np.random.default_rng(seed).permutation(len(rows["train"]))[:size] for seed in range(DRAWINGS)]
-            whole = np.array([accuracy(each) for each in drawn])
+            whole = np.array([accuracy(part) for part in drawn])
             cells = []
             for share in SHARES:
-                lost = np.array([accuracy(each[: round(size * share)]) for each in drawn]) - whole
+                lost = np.array([accuracy(part[: round(size * share)]) for part in drawn]) - whole
                 cells.append(f"{lost.mean():+.1f} +- {lost.std() / DRAWINGS**0.5:.1f}")
             print(f"| {name} | {size} | {whole.mean():.1f} | {' | '.join(cells)} |", flush=True)
 

@@ -1,18 +1,24 @@
 """`hftrain inspect`: shows the examples that a recipe will train on."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
+
+if TYPE_CHECKING:
+    from hftrain.train.inspect import Example, View
 
 LEARNT, PLAIN = ("\x1b[1;32m", "\x1b[0m"), ("⟦", "⟧")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "inspect",
         help="show what a recipe will train on; exit code 1 if something is wrong with it",
@@ -21,7 +27,8 @@ def add(commands: Any) -> None:
         "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
         "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that are in the training rows too), "
         "--max_refused 0. "
-        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written.",
+        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written, except a sheet of the pictures if "
+        "the recipe has some: --sheet FILE (inspect.png).",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
@@ -39,6 +46,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
     options.add_argument("--samples", type=int, default=3)
     options.add_argument("--look", type=int, default=1000)
+    options.add_argument("--sheet", default="inspect.png")
     for name, default in Limits()._asdict().items():
         options.add_argument(f"--{name}", type=type(default), default=default)
     if split < 0:
@@ -67,8 +75,15 @@ def inspect_recipe(args: argparse.Namespace) -> int:
         learnt = (
             "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
         )  # otherwise there is one label
-        print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
+        length = "an image" if example.pixels is not None else f"{len(example.ids):,} tokens"
+        print(f"--- example {example.number:,}: {length}{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
+    if pictures := [example for example in examples if example.pixels is not None]:
+        from hftrain.vision.sheet import contact_sheet
+
+        images = [view.processor.picture(example.pixels) for example in pictures]
+        contact_sheet(images, [str(example.rest.get("label", "")) for example in pictures]).save(chosen.sheet)
+        print(f"what the model sees of {len(pictures)} examples: {chosen.sheet}", end="\n\n")
     if chosen_lines := describe(view.config):
         print(*chosen_lines, sep="\n", end="\n\n")
     if log.messages:
@@ -99,7 +114,7 @@ class _Messages(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
+def shown(example: Example, view: View, marks: tuple[str, str]) -> Iterator[str]:
     """Lines that show an example, with learnt tokens between `marks`."""
     from hftrain.train.inspect import tokenizer_of
 
@@ -118,11 +133,12 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
         groups = groupby(pairs, key=lambda pair: pair[1] >= 0)
         yield "".join(learnt(text(i for i, _ in group)) if on else text(i for i, _ in group) for on, group in groups)
     elif example.kind in ("masked", "tags"):
-        names = view.model.config.id2label if example.kind == "tags" else {}
+        names: dict[Any, str] = (view.model.config.id2label or {}) if example.kind == "tags" else {}
         words = (text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs)
         yield (" " if names else "").join(words)
     else:
-        yield text(example.ids)
+        if example.ids:
+            yield text(example.ids)
         if example.kind == "target":
             yield learnt(text(example.labels))
     for name, value in example.rest.items():

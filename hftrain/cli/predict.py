@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
-    command.add_argument("texts", metavar="TEXT", nargs="*", help="a text to predict from")
+    command.add_argument(
+        "texts", metavar="TEXT", nargs="*", help="a text to predict from; for images a file, or a folder of files"
+    )
     command.add_argument(
         "--file",
         type=Path,
@@ -37,17 +40,7 @@ def add(commands: Any) -> None:
         type=Path,
         help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
-    command.add_argument("--delimiter", metavar="C", help="separator of csv and tsv fields (default: comma, TAB)")
-    command.add_argument(
-        "--column_names",
-        metavar="NAME",
-        nargs="+",
-        default=[],
-        help="columns of csv and tsv files without a header line",
-    )
-    command.add_argument(
-        "--encoding", metavar="NAME", help="encoding of text files, for instance windows-1252 (default: UTF-8)"
-    )
+    add_format_options(command)
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
     )
@@ -70,25 +63,28 @@ def predict_texts(args: argparse.Namespace) -> int:
     from hftrain.data.sources import existing
     from hftrain.models.saved import kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, check_output, read_file
+    from hftrain.predict.reading import Inputs, Reading, check_output, name_images, read_file
     from hftrain.quiet import hush_libraries
 
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
+    config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
+    what = kind(args.folder, config)
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=[str(args.file)], **settings)
         existing(args.file)
-        config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
         labels = list((config.id2label or {}).values())
-        inputs = read_file(args.file, kind(args.folder, config), labels, reading, line)
+        inputs = read_file(args.file, what, labels, reading, line)
         if args.output:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
+    elif "ForImageClassification" in what:
+        inputs = name_images(args.texts, line)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
     contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]

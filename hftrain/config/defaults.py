@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from hftrain.config.fields import TrainConfig
 
 Task = Literal["understanding", "translation", "chat", "preference", "reward", "pretraining"]
 BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
@@ -213,7 +216,7 @@ def keeps_best(known: Known, given: Mapping[str, Any]) -> Choice:
     return Choice(False, f"{few} {known.metric}: the last is kept")
 
 
-def open_settings(config: Any) -> list[str]:
+def open_settings(config: TrainConfig) -> list[str]:
     """The settings of `config` that are still to be chosen."""
     unit = "global_batch_tokens" if config.task_family in BY_TOKENS else "global_batch_size"
     given = _given(config)
@@ -223,7 +226,7 @@ def open_settings(config: Any) -> list[str]:
     return [name for name in RULES if name not in given.keys() | filled | other]
 
 
-def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
+def fill(config: TrainConfig, known: Known, pinned: Mapping[str, Any]) -> None:
     """Chooses the open settings of `config` but those of `cadence`; what is in `pinned` is not chosen anew."""
     config.chosen_for = str(known)
     still_open = {*open_settings(config), *config.chosen}
@@ -239,12 +242,12 @@ def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
     _fill(config, choose(known, given))
 
 
-def fill_cadence(config: Any, steps: int) -> None:
+def fill_cadence(config: TrainConfig, steps: int) -> None:
     """Chooses how often a run of `steps` evaluates, saves and logs."""
     _fill(config, cadence(steps, _given(config)))
 
 
-def describe(config: Any) -> list[str]:
+def describe(config: TrainConfig) -> list[str]:
     """What was chosen for `config`, and why, a line each."""
     if not config.chosen:
         return []
@@ -252,11 +255,11 @@ def describe(config: Any) -> list[str]:
     return [f"chosen for {config.chosen_for} (set one to choose otherwise):", *lines]
 
 
-def _given(config: Any) -> dict[str, Any]:
+def _given(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in vars(config).items() if value is not None}
 
 
-def _fill(config: Any, choices: Mapping[str, Choice]) -> None:
+def _fill(config: TrainConfig, choices: Mapping[str, Choice]) -> None:
     for name, choice in choices.items():
         config.choose(name, *choice)
 

@@ -268,7 +268,7 @@ class TrainConfig(Config):
         """The origin of the scored rows, in words."""
         return "rows of the recipe"
 
-    def choose(self, name: str, value: Any, reason: str) -> None:
+    def choose(self, name: str, value: object, reason: str) -> None:
         """Sets an open setting."""
         if getattr(self, name) is None:
             setattr(self, name, value)

@@ -35,13 +35,13 @@ def read_source(written: str) -> Source:
     if match is None or path.exists() or (glob.has_magic(written) and glob.glob(str(path))):
         return Source(written, written)
     marks = re.findall("([@#])([^@#]+)", match["marks"])
-    found = dict(marks)
-    if len(found) < len(marks):
+    named = dict(marks)
+    if len(named) < len(marks):
         raise ValueError(f"{written}: one weight (@2) and one limit (#500) at most")
     weight, limit = 1.0, None
     try:
-        weight = float(found.get("@", 1))
-        limit = int(found["#"]) if "#" in found else None
+        weight = float(named.get("@", 1))
+        limit = int(named["#"]) if "#" in named else None
     except ValueError:
         weight = -1.0
     if not 0 < weight < 1e6 or (limit is not None and limit < 1):

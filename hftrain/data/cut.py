@@ -1,7 +1,7 @@
-"""Which rows are set aside: by a keyed hash of their text, so that the order of the rows decides nothing.
+"""Chooses held-out rows by a keyed hash of their text, independent of the order of the rows.
 
-Rows with the same text are a group, which stays together. Shapes: N rows, G groups, in the order of their hashes.
-"""
+Rows with the same text are a group, and stay in the same split. Shapes: N rows, G groups, in the order of their
+hashes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Groups(NamedTuple):
 
 
 def held_out_size(split: str, rows: int) -> int:
-    """How many of `rows` are set aside where nobody says.
+    """The number of held-out rows out of `rows` if it is not set.
 
-    A tenth, at most 2,000. (An accuracy of 90 % is known to +-8 points by 50 rows, to +-1.3 by 2,000: more would only
-    be lost.) For the test at least 50, or a fifth if that is less. For validation a twentieth, where a tenth is too few
-    to choose a checkpoint by: they serve a curve, and training needs them more."""
+    A tenth, at most 2,000. (The margin of an accuracy of 90 % is +-8 points with 50 rows and +-1.3 with 2,000: more
+    would be wasted.) For the test at least 50, or a fifth if that is less. For validation only a twentieth if a tenth
+    is too few to choose a checkpoint by: then they only serve a curve, and training needs them more."""
     size = round(0.1 * rows)
     if split == "test":
         size = max(size, min(50, round(0.2 * rows)))
@@ -147,7 +147,7 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
     order = np.argsort(strata, kind="stable")
     kinds, firsts = np.unique(strata[order], return_index=True)
     members = np.split(order, firsts[1:])
-    edges = np.cumsum([0, *(int(sizes[each].sum()) for each in members)])
+    edges = np.cumsum([0, *(int(sizes[members_of].sum()) for members_of in members)])
     quotas = np.diff(np.floor(edges * wanted / max(1, edges[-1]) + start).astype(np.int64))
     left = dict(zip(kinds.tolist(), map(len, members), strict=True))
     chosen: list[int] = []
@@ -162,7 +162,7 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
                 room -= int(sizes[index])
         return room
 
-    rest = sum(take(each, int(quota)) for each, quota in zip(members, quotas, strict=True))
+    rest = sum(take(members_of, int(quota)) for members_of, quota in zip(members, quotas, strict=True))
     if rest and len(members) > 1:  # shares that no group fitted
         take(np.setdiff1d(np.arange(len(sizes)), chosen), rest)
     return chosen

@@ -36,7 +36,7 @@ def missing(column: str, present: Iterable[str]) -> str:
 # ---- values
 
 
-def text(value: Any, name: str) -> str:
+def text(value: object, name: str) -> str:
     """The value if it is non-empty text; messages call it `name`. Raises: Fault."""
     if value is None:
         raise Fault(f"{name} is null")
@@ -62,7 +62,7 @@ def _check_surrogates(value: str, name: str) -> None:
         raise Fault(f"{name} contains {value[error.start]!r}, half a surrogate pair, which is not text") from None
 
 
-def pick(record: Any, column: str) -> Any:
+def pick(record: object, column: str) -> Any:
     """The value of a column in a JSON object: a dot reaches into nested objects, "" is the whole object."""
     if not isinstance(record, dict):
         raise Fault(f"not an object with columns but {type(record).__name__}: {record!r:.60}")
@@ -166,8 +166,8 @@ def read_aligned(paths: list[Path], encoding: str | None = None) -> Iterator[Ite
     for number, lines in enumerate(zip_longest(*readers), 1):
         if None in lines:
             counts = [number - (line is None) + sum(1 for _ in rest) for line, rest in zip(lines, readers, strict=True)]
-            said = ", ".join(f"{path} has {count} lines" for path, count in zip(paths, counts, strict=True))
-            raise ValueError(f"aligned files must have the same number of lines, but {said}")
+            lines_of_files = ", ".join(f"{path} has {count} lines" for path, count in zip(paths, counts, strict=True))
+            raise ValueError(f"aligned files must have the same number of lines, but {lines_of_files}")
         fields = []
         try:
             for path, (_, raw) in zip(paths, lines, strict=True):

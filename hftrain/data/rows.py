@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from hftrain.data.lines import USUAL, Dialect, Fault
 from hftrain.data.readers import BATCH_ROWS, Item, texts
-from hftrain.data.sources import open_rows
+from hftrain.data.sources import Reader, open_rows
 from hftrain.data.unread import Unread
 
 if TYPE_CHECKING:
@@ -104,11 +104,11 @@ class Rows(Sequence[Any]):
     @property
     def fingerprint(self) -> str:
         """Identifies the content of the rows."""
-        return self.data._fingerprint
+        return str(self.data._fingerprint)
 
     @property
     def column_names(self) -> list[str]:
-        return self.data.column_names
+        return list(self.data.column_names)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -122,7 +122,8 @@ class Rows(Sequence[Any]):
 
     def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
         """Batches of rows: column -> values."""
-        return self.data.iter(batch_size)
+        batches: Iterator[dict[str, list[Any]]] = self.data.iter(batch_size)
+        return batches
 
     def select(self, chosen: Sequence[int] | np.ndarray) -> Rows:
         """The rows of these indices, with their places."""
@@ -140,9 +141,12 @@ def load_rows(
     max_bad_rows: int = 0,
     read: Callable[[list[Any], list[str]], Sequence[Any]] = texts,
     schema: pa.Schema | None = None,
-    reader: Callable[[Path], Iterator[Item] | None] | None = None,
+    reader: Callable[[Path], Iterator[Item] | Reader | None] | None = None,
     dialect: Dialect = USUAL,
     unread: Unread | None = None,
+    endings: Sequence[str] = (),
+    resolve: Callable[[Path, list[Any]], list[Any]] | None = None,
+    finish: Callable[[list[Sequence[Any]]], Sequence[Sequence[Any] | Fault]] | None = None,
 ) -> Rows:
     """Rows with the columns named by the keys of `columns`, as text unless `read` and `schema` change that.
 
@@ -177,6 +181,9 @@ def load_rows(
             the file has another format.
         dialect: delimiter and encoding of text files, if they are unusual.
         unread: counts the other columns of the rows, which are not read.
+        endings: of files for `reader`; a folder is searched for them if no other files in it have rows.
+        resolve: (file, values of a row) -> the values, if they name files relative to it.
+        finish: values of `read` of several rows -> the values to keep of each row, or a Fault.
 
     Returns:
         The rows; their fingerprint is `fingerprint(rows)`, `bad` lists the rows left out, `places` has the places of
@@ -190,21 +197,39 @@ def load_rows(
     if max_bad_rows < 0:
         raise ValueError(f"max_bad_rows must not be negative, got {max_bad_rows}")
     name = str(Path(source).expanduser())
-    readers = open_rows(name, columns, split, config_name, languages, dialect, reader, unread)
+    readers = open_rows(name, columns, split, config_name, languages, dialect, reader, unread, endings, resolve)
 
     schema = schema or pa.schema([(name, pa.string()) for name in columns])
     batches: list[pa.RecordBatch] = []
     bad: list[BadRow] = []
     pending: list[Sequence[Any]] = []
+    waiting: list[tuple[int, int]] = []  # file and number of each pending row
     files: list[tuple[str, str]] = []
     of_file, numbers = array.array("q"), array.array("q")
 
+    def blame(file: int, number: int, fault: Fault) -> None:
+        path, unit = files[file]
+        bad.append(BadRow(path, f"{unit} {number}", str(fault), fault.advice))
+
     def flush() -> None:
-        arrays = [
-            pa.array(values, field.type) for values, field in zip(zip(*pending, strict=True), schema, strict=True)
-        ]
-        batches.append(pa.record_batch(arrays, schema=schema))
+        rows: list[Sequence[Any]] = pending
+        if finish:
+            rows = []
+            for place, values in zip(list(waiting), finish(pending), strict=True):
+                if isinstance(values, Fault):
+                    waiting.remove(place)
+                    blame(*place, values)
+                else:
+                    rows.append(values)
+        if rows:
+            arrays = [
+                pa.array(values, field.type) for values, field in zip(zip(*rows, strict=True), schema, strict=True)
+            ]
+            batches.append(pa.record_batch(arrays, schema=schema))
+            of_file.extend(file for file, _ in waiting)
+            numbers.extend(number for _, number in waiting)
         pending.clear()
+        waiting.clear()
 
     for file, (number, values) in ((reader, item) for reader in readers for item in reader.items):
         if files[-1:] != [(file.file, file.unit)]:
@@ -213,22 +238,21 @@ def load_rows(
             if isinstance(values, Fault):
                 raise values
             pending.append(read(values, file.names))
-            numbers.append(number)
-            of_file.append(len(files) - 1)
+            waiting.append((len(files) - 1, number))
         except (Fault, RecursionError) as error:
             fault = error if isinstance(error, Fault) else Fault("nested too deep to be read")
-            bad.append(BadRow(file.file, f"{file.unit} {number}", str(fault), fault.advice))
-            if len(bad) > max(max_bad_rows, 9):  # enough to fail and to show a pattern
-                break
+            blame(len(files) - 1, number, fault)
         if len(pending) == BATCH_ROWS:
             flush()
+        if len(bad) > max(max_bad_rows, 9):  # enough to fail, and to show the user a pattern
+            break
+    if pending and len(bad) <= max(max_bad_rows, 9):
+        flush()
     if len(bad) > max_bad_rows:
         raise ValueError(
             f"bad rows in {name}, max_bad_rows is {max_bad_rows}; the first {min(len(bad), 10)}:\n{listed(bad)}\n"
             f"{advice(bad)}"
         )
-    if pending:
-        flush()
     if not batches:
         raise ValueError(f"{name} is empty: no rows in it" + (f" but {len(bad)} bad ones" if bad else ""))
     for row in bad:
@@ -280,7 +304,7 @@ def iterate(rows: Rows | Dataset, columns: Sequence[str]) -> Iterator[tuple[str,
     )
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 

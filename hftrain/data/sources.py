@@ -7,7 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
@@ -80,8 +80,10 @@ def open_rows(
     config_name: str | None = None,
     languages: Sequence[str] = (),
     dialect: Dialect = USUAL,
-    reader: Callable[[Path], Iterator[Item] | None] | None = None,
+    reader: Callable[[Path], Iterator[Item] | Reader | None] | None = None,
     unread: Unread | None = None,
+    endings: Sequence[str] = (),
+    resolve: Callable[[Path, list[Any]], list[Any]] | None = None,
 ) -> Iterator[Reader]:
     """A reader for each file of a source; `columns` and the rest are those of `load_rows`."""
     wanted = list(columns.values())
@@ -100,10 +102,18 @@ def open_rows(
     elif is_hub_name(source) or (path.is_dir() and config_name):
         yield Reader(source, "row", named, read_tables(source, hub_tables(source, config_name, split), wanted, unread))
     else:
-        for file in find_files(source, split):
+        for file in find_files(source, split, endings):
             items = reader(file) if reader else None
-            opened = Reader(str(file), "line", list(columns), items) if items else None
-            yield opened or open_file(file, columns, dialect, unread)
+            if items is None:
+                opened = open_file(file, columns, dialect, unread)
+            else:
+                opened = items if isinstance(items, Reader) else Reader(str(file), "line", list(columns), items)
+            yield opened._replace(items=_resolved(file, opened.items, resolve)) if resolve else opened
+
+
+def _resolved(file: Path, items: Iterator[Item], resolve: Callable[[Path, list[Any]], list[Any]]) -> Iterator[Item]:
+    for number, values in items:
+        yield number, values if isinstance(values, Fault) else resolve(file, values)
 
 
 def open_file(path: Path, columns: dict[str, str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Reader:
@@ -141,7 +151,7 @@ def check_ending(path: Path) -> str:
     raise ValueError(f"{path}: {problem} (known: {KNOWN}): {way_out}")
 
 
-def find_files(source: str, split: str | None = None) -> list[Path]:
+def find_files(source: str, split: str | None = None, endings: Sequence[str] = ()) -> list[Path]:
     """The file, or the files of a pattern or a folder, in the order of their names.
 
     In a folder, files are read if their names or folders contain `split` (or train, if `split` is None and there are no
@@ -152,7 +162,7 @@ def find_files(source: str, split: str | None = None) -> list[Path]:
     """
     path = Path(source)
     if path.is_dir():
-        return _files_of_split(path, split)
+        return _files_of_split(path, split, endings)
     if not path.exists() and glob.has_magic(source):
         if files := [Path(file) for file in sorted(glob.glob(source, recursive=True)) if Path(file).is_file()]:
             return files
@@ -160,10 +170,11 @@ def find_files(source: str, split: str | None = None) -> list[Path]:
     return [existing(path)]
 
 
-def _files_of_split(folder: Path, split: str | None) -> list[Path]:
-    by_split = _split_files(folder)
+def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> list[Path]:
+    by_split = _split_files(folder, endings)
     if not by_split:
-        raise ValueError(f"{folder} has no data files (known endings: {KNOWN}) and was not written by save_to_disk")
+        known = ", ".join([KNOWN, *(ending[1:] for ending in endings)])
+        raise ValueError(f"{folder} has no data files (known endings: {known}) and was not written by save_to_disk")
     names = sorted(by_split.keys() - {""})
     if not names and split in (None, "train"):
         chosen = by_split[""]
@@ -176,7 +187,7 @@ def _files_of_split(folder: Path, split: str | None) -> list[Path]:
         raise ValueError(f"{folder} has no split {split!r}" + (f", but {', '.join(names)}" if names else ""))
     else:
         chosen = by_split[split or names[0]]
-    kinds = sorted({ending(file) for file in chosen})
+    kinds = sorted({ending(file) for file in chosen} - set(endings))
     if len({COLUMNAR.get(kind, TEXTUAL.get(kind)) for kind in kinds}) > 1:
         raise ValueError(
             f"{folder} has files of several kinds, {', '.join(kinds)}: choose one kind with a pattern, as in "
@@ -190,15 +201,23 @@ def _files_of_split(folder: Path, split: str | None) -> list[Path]:
     return chosen
 
 
-def split_names(folder: Path) -> list[str]:
+def split_names(folder: Path, endings: Sequence[str] = ()) -> list[str]:
     """Splits of a folder, by save_to_disk or the names of files; [] if there is only one without a name."""
-    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder).keys() - {""})
+    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder, endings).keys() - {""})
 
 
-def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """The data files of a folder by the split in their names; "" for other files."""
+def _split_files(folder: Path, endings: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """The data files of a folder by the split in their names; "" for other files. With `endings`, files with one of
+    them if no other files have rows: FOLDER/SPLIT/CLASS/file, or FOLDER/CLASS/file."""
     by_split: dict[str, list[Path]] = {}
-    for file in _visible_files(folder):
+    files = _visible_files(folder)
+    if endings and not any(ending(file) in (*COLUMNAR, *TEXTUAL) for file in files):
+        for file in (file for file in files if ending(file) in endings):
+            parts = file.relative_to(folder).parts
+            split = SPLIT_WORDS.get(parts[0].lower(), "") if len(parts) > 2 else ""
+            by_split.setdefault(split, []).append(file)
+        return by_split
+    for file in files:
         if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN) and not NO_DATA.match(file.name):
             words = (
                 SPLIT_WORDS.get(word)

@@ -21,9 +21,6 @@ from hftrain.data.sources import split_names
 from hftrain.metrics.intervals import wilson
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -88,7 +85,7 @@ def load_splits(
     else:
         name = config.dataset_name
         assert name is not None
-        split_names = _split_names(name, config.dataset_config_name)
+        split_names = _split_names(name, config.dataset_config_name, reading.get("endings", ()))
         if split_names and "train" not in split_names:
             raise ValueError(f"{name} has no split named train; it has {', '.join(split_names)}")
         sources = {}
@@ -139,7 +136,7 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
     if chosen:
         names = [name for name in SPLITS if name in chosen]
         rules = "; ".join(f"{name} {SET_ASIDE[name]}" for name in names)
-        how = f" (set aside: {rules}; to change it set {'_split and '.join(names)}_split)"
+        how = f" (held out: {rules}; to change it set {'_split and '.join(names)}_split)"
     logger.warning("rows: %s%s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS), how)
     counts = {name: Counter(sources_of(rows[name])) for name in SPLITS}
     for source in dict.fromkeys(source for by_source in counts.values() for source in by_source):
@@ -163,15 +160,15 @@ def dialect_of(config: DataConfig) -> Dialect:
     return Dialect(config.delimiter, config.encoding, tuple(config.column_names))
 
 
-def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
+def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[str]) -> list[str]:
     """Splits of a folder or of a data set on the Hub; [] if there is only one without a name."""
     folder = Path(dataset_name).expanduser()
     if folder.is_dir() and config_name is None:
-        return split_names(folder)
+        return split_names(folder, endings)
     from datasets import get_dataset_split_names
 
     try:
-        return get_dataset_split_names(dataset_name, config_name)
+        return list(get_dataset_split_names(dataset_name, config_name))
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
             f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub: "

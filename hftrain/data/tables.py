@@ -17,12 +17,16 @@ from hftrain.data.readers import BATCH_ROWS, Item, missing, top
 from hftrain.data.unread import Unread
 
 Tables = Iterator["pa.Table | pa.RecordBatch"]
+BATCH_BYTES = 1 << 26  # of a batch, where its rows are large
 
 
 def parquet_tables(path: Path) -> Tables:
     import pyarrow.parquet
 
-    yield from pyarrow.parquet.ParquetFile(path).iter_batches(BATCH_ROWS)
+    file = pyarrow.parquet.ParquetFile(path)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+    rows = file.metadata.num_rows * BATCH_BYTES // max(1, size)  # of pictures a few
+    yield from file.iter_batches(max(1, min(BATCH_ROWS, rows)))
 
 
 def arrow_tables(path: Path) -> Tables:
@@ -115,7 +119,7 @@ def _tables_of_split(name: str, loaded: Any, split: str | None) -> Tables:
 def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread | None = None) -> Iterator[Item]:
     number = 0
     try:
-        for table in tables:
+        for table in (part for whole in tables for part in _parts(whole)):
             if unread is not None:
                 filled = {name: len(table) - table.column(name).null_count for name in table.schema.names}
                 unread.take_in(
@@ -128,6 +132,12 @@ def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread 
         if getattr(error, "errno", None) and not isinstance(error, pa.ArrowException):
             raise ValueError(f"{source} cannot be read: {error.strerror}") from None  # type: ignore[union-attr]
         raise ValueError(f"{source}, after row {number}: not a readable Arrow or Parquet file: {error}") from None
+
+
+def _parts(table: pa.Table | pa.RecordBatch) -> Iterator[pa.Table | pa.RecordBatch]:
+    """A batch as parts that fit into memory as Python's objects."""
+    rows = max(1, len(table) * BATCH_BYTES // max(1, table.nbytes))
+    yield from (table.slice(start, rows) for start in range(0, max(1, len(table)), rows))
 
 
 def _fault_in(values: Iterable[Any]) -> Fault | None:
@@ -173,11 +183,11 @@ def _has_json_values(kind: pa.DataType) -> bool:
     return number or pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> Any:
     return value
 
 
-def _as_json_value(value: Any) -> Any:
+def _as_json_value(value: object) -> Any:
     """The value as JSON: whole decimals as integers, dates and times in ISO 8601, others as text; bytes stay bytes if
     they are not text."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -211,7 +221,7 @@ def _value_or_fault(scalar: pa.Scalar, column: str, convert: Callable[[Any], Any
         return Fault(f"column {column!r}: invalid UTF-8: {error.reason}")
 
 
-def without_fillers(value: Any) -> Any:
+def without_fillers(value: object) -> Any:
     """The value without the nulls that fill keys of other rows in a column of objects."""
     if isinstance(value, dict):
         return {name: without_fillers(entry) for name, entry in value.items() if entry is not None}
@@ -227,7 +237,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
     return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []
 
 
-def _name(value: Any, names: list[str]) -> Any:
+def _name(value: object, names: list[str]) -> Any:
     """The name of the class in place of its number, also in lists; other values stay."""
     if isinstance(value, list):
         return [_name(item, names) for item in value]

@@ -5,7 +5,7 @@ It imports nothing heavy, so that settings can be checked before torch and numpy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -54,6 +54,8 @@ TABLE: dict[str, Metric] = {
     "recall": Metric(True, "", "share", BOTH, "counts", "counts.recall", averaged=True),
     "f1": Metric(True, "", "share", BOTH, "counts", "counts.f1", averaged=True),
     "roc_auc": Metric(True, "ROC-AUC", "share", BOTH, "scores", "ranking.roc_auc", averaged=True, fair=True),
+    "top_3_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_3_accuracy"),
+    "top_5_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_5_accuracy"),
     "average_precision": Metric(True, "", "share", BOTH, "scores", "ranking.average_precision", averaged=True),
     "expected_calibration_error": Metric(False, "", "", BOTH, "bins", "calibration.expected_calibration_error"),
     "matthews_correlation": Metric(True, "", "", (SINGLE,), "counts", "counts.matthews", fair=True),
@@ -140,3 +142,11 @@ def check_names(names: Sequence[str], task: str) -> None:
             raise ValueError(f"metric {name!r} does not fit {task}: choose from {', '.join(FITTING[task])}")
     if {"squad", "squad_v2"} <= set(names):
         raise ValueError("metrics squad and squad_v2 both give f1: choose squad_v2 if some questions have no answer")
+
+
+def name_problems(names: Sequence[str], task: str) -> Iterator[tuple[Sequence[str], str]]:
+    """What `check_names` raises, for the checks of a configuration with a setting `metrics`."""
+    try:
+        check_names(names, task)
+    except ValueError as error:
+        yield ("metrics",), str(error)

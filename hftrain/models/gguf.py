@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hftrain.data.files import cache, sha256_of, whole
+from hftrain.data.files import cache, sha256_of, staged
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def folder_of(file: Path) -> Path:
         model.hf_quantizer, model.is_quantized = None, False
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             model.save_pretrained(stage)
             tokenizer.save_pretrained(stage)
     return folder

@@ -13,6 +13,7 @@ from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
     from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
@@ -57,6 +58,8 @@ def kind(folder: Path, config: PreTrainedConfig) -> str:
         from peft import PeftConfig
 
         task = str(PeftConfig.from_pretrained(str(folder)).task_type)
+        if task == "None":  # PEFT has no name for images; the configuration is beside the adapter
+            return (config.architectures or [config.model_type])[0]
         return KIND_OF_ADAPTER.get(task, task)
     return (config.architectures or [config.model_type])[0]
 
@@ -69,6 +72,20 @@ def load(
     Args:
         auto_class: the class of transformers, for instance "AutoModelForSequenceClassification".
     """
+    import transformers
+
+    from hftrain.models.trust import refusing_code
+
+    with refusing_code(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model, device = load_weights(folder, auto_class, config, device, trust_remote_code)
+    return model, tokenizer, device
+
+
+def load_weights(
+    folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool = False
+) -> tuple[Any, str]:
+    """`load` without a tokenizer."""
     import torch
     import transformers
 
@@ -78,29 +95,28 @@ def load(
     auto = getattr(transformers, auto_class)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     with refusing_code(folder), naming_damage(folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if (folder / ADAPTER).is_file():
             from hftrain.models.adapters import load_adapted
 
             model = load_adapted(folder, auto, base_name=config.name_or_path, trust_remote_code=trust_remote_code)
         else:
             model = auto.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code)
-    return model.eval().to(device), tokenizer, device
+    return model.eval().to(device), device
 
 
-def remember(config: Any, **settings: Any) -> None:
+def remember(config: PreTrainedConfig, **settings: Any) -> None:
     """Writes settings that `hftrain predict` needs under the key "hftrain" of a model's configuration."""
     config.hftrain = (getattr(config, "hftrain", None) or {}) | settings
 
 
-def recall(config: Any, name: str) -> Any:
+def recall(config: PreTrainedConfig, name: str) -> Any:
     """The value that `remember` wrote under `name`, or None. Version 0.1.0 wrote each name as a separate key, which is
     read if the key "hftrain" is missing."""
     remembered = getattr(config, "hftrain", None)
     return getattr(config, name, None) if remembered is None else remembered.get(name)
 
 
-def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **settings: Any) -> None:
+def save_remembered(accelerator: Accelerator, model: nn.Module, folder: str | Path, **settings: Any) -> None:
     """`remember` in a trained model and in the configuration saved in `folder`. Every process calls."""
     config = accelerator.unwrap_model(model).config
     remember(config, **settings)

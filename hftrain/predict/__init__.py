@@ -8,6 +8,7 @@ from hftrain.labels import predict as labels
 from hftrain.models.saved import kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
+from hftrain.tasks.image_classification import predict as imaging
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -32,6 +33,7 @@ def predict(
     - encoder-decoder: the generated text;
     - sequence classification: the class, the labels or the number, see `classifying.classify`;
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
+    - image classification: the same for image files, see `imaging.classify`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -59,6 +61,8 @@ def predict(
         raise ValueError(
             f"{folder} contains a {what}, which reads single texts: remove pairs (--pair_column, --context)"
         )
+    if "ForImageClassification" in what:
+        return imaging.classify(folder, config, texts, batch_size, device, trust_remote_code)
     if "ForTokenClassification" in what:
         return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code, each_word)
     if not all(isinstance(text, str) for text in texts):
@@ -80,7 +84,7 @@ def predict(
     )
 
 
-def line(prediction: Any) -> str:
+def line(prediction: object) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
     if isinstance(prediction, str):
         words = " ".join(prediction.splitlines())

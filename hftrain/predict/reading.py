@@ -17,9 +17,12 @@ from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, c
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
+from hftrain.tasks.image_classification.predict import image_files
 from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
 from hftrain.tasks.tagging.tables import read_table
+from hftrain.terminal import visible
+from hftrain.vision.sources import ENDINGS, beside
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForTokenClassification": (("tokens", "words", "text"), ()),
     "ForQuestionAnswering": (("question",), ("context",)),
     "ForSequenceClassification": (("text",), ()),
+    "ForImageClassification": (("image", "img", "file_name", "path"), ()),
 }
 
 
@@ -69,9 +73,11 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     if tagging and _is_conll(path, labels, config):
         return read_sentences(path, config)
     if tagging and config.column is None:
-        items = read_table(path, config)
+        items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
+    if "ForImageClassification" in kind:
+        return read_images(path, config, line)
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:
             raise ValueError(
@@ -94,11 +100,48 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     return Inputs(texts, pairs, write, "rows")
 
 
+def name_images(names: Sequence[str], line: Callable[[Any], str]) -> Inputs:
+    """Image files and folders of them; a line names the file before its prediction."""
+    files = image_files(names)
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for file, prediction in zip(files, predictions, strict=True):
+            yield f"{visible(file)}\t{line(prediction)}"
+
+    return Inputs(files, None, write)
+
+
+def read_images(path: Path, config: Reading, line: Callable[[Any], str]) -> Inputs:
+    """The images of a file with rows, whose paths are relative to it, or of an image file."""
+    if ending(path) in ENDINGS:
+        return name_images([str(path)], line)
+    rows = list(read_rows(path, None, dialect_of(config)))
+    usual = COLUMNS["ForImageClassification"][0]
+    column = config.column or next((name for name in usual if rows and name in rows[0][1]), usual[0])
+    images = []
+    for place, row in rows:
+        if row.get(column) is None:
+            raise ValueError(f"{place}: no image under {column!r}; --column names one of {', '.join(row)}")
+        images += beside(path, [row[column]])
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for (_, row), prediction in zip(rows, predictions, strict=True):
+            named = row[column]["path"] if isinstance(row[column], dict) else row[column]
+            shown = {**row, column: named if isinstance(named, str) else None}  # no bytes of images
+            yield json.dumps({**shown, "prediction": prediction}, ensure_ascii=False, default=str)
+
+    return Inputs(images, None, write, "rows")
+
+
 def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
     """Whether a file has one word per line, in columns: as in training, but a plain text file only if it has tags."""
     form = ending(path)
     if form == ".tsv":
-        return config.column is None and read_table(path, config) is None and not names_columns(path, config)
+        return (
+            config.column is None
+            and read_table(path, config, dialect_of(config)) is None
+            and not names_columns(path, config, dialect_of(config))
+        )
     if form in PLAIN:
         is_conll = config.word_column is not None or is_tagged(path, labels, config.encoding)
         if is_conll:
@@ -189,7 +232,7 @@ def column_of(
         if tagging and isinstance(value, str):
             value = unwritten_or_text(value)
         if tagging and isinstance(value, str):  # if spaces separate the tags, they separate the words too
-            tags = next((row[each] for each in OF_WORDS if isinstance(row.get(each), str)), "")
+            tags = next((row[usual_name] for usual_name in OF_WORDS if isinstance(row.get(usual_name), str)), "")
             value = value.split() if tags and len(tags.split()) == len(value.split()) else value
         words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
         if not isinstance(value, str) and not words:

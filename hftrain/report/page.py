@@ -17,6 +17,17 @@ from hftrain.report.formats import by_split, chosen_rows, escape, format_number,
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A cell that is a small picture: the bytes of a PNG or JPEG file."""
+
+    content: bytes
+
+    def html(self) -> str:
+        kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
+        return f'<img src="data:image/{kind};base64,{base64.b64encode(self.content).decode()}" alt="" loading="lazy">'
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows under a title, a column for each key in the order they appear. Rows after `visible` are folded."""
 
@@ -37,10 +48,11 @@ class Table:
         longest = max((len(value) for row in self.rows for value in row.values() if isinstance(value, str)), default=0)
         kind = "prose" if longest > (60 if numeric else 30) else "facts"
 
-        def cell(name: str, value: Any) -> str:
+        def cell(name: str, value: object) -> str:
             # dir=auto: Arabic and Hebrew samples run from right to left.
             layout = "class=number" if name in numeric else "dir=auto"
-            return f'<td {layout} data-label="{escape(name)}">{escape(format_number(value))}</td>'
+            content = value.html() if isinstance(value, Picture) else escape(format_number(value))
+            return f'<td {layout} data-label="{escape(name)}">{content}</td>'
 
         def body(rows: Sequence[Mapping[str, Any]]) -> str:
             lines = "".join(f"<tr>{''.join(cell(name, row.get(name, '')) for name in columns)}</tr>" for row in rows)
@@ -177,7 +189,7 @@ def write_page(
     return path
 
 
-def _tile(value: Any) -> str:
+def _tile(value: object) -> str:
     """A number; its interval in brackets is smaller."""
     number, bracket, interval = format_number(value).partition(" (")
     return escape(number) + (f" <small>{escape(bracket.strip() + interval)}</small>" if bracket else "")

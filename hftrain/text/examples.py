@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 import hftrain
 from hftrain.data.examples import Examples
-from hftrain.data.files import cache, sha256_of, whole
+from hftrain.data.files import cache, sha256_of, staged
 from hftrain.data.rows import Rows, fingerprint
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def tokenized(
     convert: Callable[[dict[str, list[Any]]], tuple[Mapping[str, list[Any]], Mapping[str, int]]],
     *,
     schema: pa.Schema,
-    arguments: Any,
+    arguments: object,
     lengths: Sequence[str] = ("input_ids",),
     cache_dir: str | Path | None = None,
 ) -> Examples:
@@ -74,7 +74,7 @@ def tokenized(
         shutil.rmtree(folder)
     if not folder.exists():
         counts: Counter[str] = Counter()
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             with pa.OSFile(str(stage / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                 for batch in rows.iter(BATCH_ROWS):
                     columns, counted = convert(batch)
@@ -94,7 +94,7 @@ def tokenized(
 
 
 def _key(
-    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
+    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: object
 ) -> str:
     digest = hashlib.sha256(_package().encode() + Path(convert.__code__.co_filename).read_bytes())
     digest.update(json.dumps([read, fingerprint_tokenizer(tokenizer), str(schema), arguments]).encode())

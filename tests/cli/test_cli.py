@@ -79,7 +79,7 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(recipes, capsys):
     assert cli.main(["run", "cuont"]) == 2
     assert (
         capsys.readouterr().err
-        == "hftrain: no recipe 'cuont': there are count, tell; or give the path of a recipe (x.py)\n"
+        == "hftrain: no recipe 'cuont': choose from count, tell, or give the path of a recipe (x.py)\n"
     )
     assert cli.main(["run", "nowhere/x.py"]) == 2
     assert capsys.readouterr().err == "hftrain: the recipe file nowhere/x.py does not exist\n"
@@ -350,7 +350,7 @@ def test_texts_that_are_too_long_are_counted(translator, capsys):
     ("content", "column", "message"),
     [
         (b'{"en": "a"}\n{"en": 3}\n', "en", "rows.jsonl, line 2: no text in 'en'"),
-        (b'{"en": "a"}\n', None, "line 1: --column names one of en"),
+        (b'{"en": "a"}\n', None, "line 1: set --column to one of en"),
         (b'{"en": "a"}\nno\n', "en", "rows.jsonl, line 2: not valid JSON"),
         (b"[1]\n", "en", "rows.jsonl, line 1: not an object with columns but int: 1"),
         (b'{"en": "a", "prediction": "b"}\n', "en", 'already has a "prediction"'),
@@ -375,7 +375,7 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     assert f"no model in {tmp_path}" in capsys.readouterr().err
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
-    assert "holds a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
+    assert "contains a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
 
 
 # ---- the wheel ----

@@ -16,7 +16,7 @@ import torch
 from hftrain import cli
 from hftrain.config import parse
 from tests import ROOT
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 
 CODE = """
 from pathlib import Path
@@ -58,8 +58,8 @@ def plant(folder: Path, marker: Path) -> Path:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain")
-    make_folder(folder / "model")
-    make_adapter(folder / "model", folder / "adapter")
+    chat_folder(folder / "model")
+    adapter_folder(folder / "model", folder / "adapter")
     return folder
 
 

@@ -9,6 +9,8 @@ import pytest
 from hftrain.data.conll import read_conll
 from hftrain.data.readers import Fault
 
+pytestmark = pytest.mark.unit
+
 TABS = "-DOCSTART-\tO\n\nAnna\tB-PER\nsleeps\tO\n\t\n# a comment\nin\tO\nNew\tB-LOC\nYork\tI-LOC\n"
 RIGHT = [(3, [["Anna", "sleeps"], ["B-PER", "O"]]), (7, [["in", "New", "York"], ["O", "B-LOC", "I-LOC"]])]
 

@@ -7,24 +7,18 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from hftrain import cli
 from hftrain.data import sealed
-from tests import ROOT
-
-
-def tiny():
-    return BertForMaskedLM(
-        BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    )
+from tests import ROOT, tiny
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "out"
     with sealed.moved_in(folder, step=7) as staging:
-        tiny().save_pretrained(staging)
+        tiny.model("BertForMaskedLM").save_pretrained(staging)
     return folder
 
 
@@ -84,7 +78,7 @@ def test_a_changed_manifest_is_found(model, capsys):
 def test_a_second_model_replaces_the_first_with_its_shards(model, capsys):
     (model / "README.md").write_text("mine")
     with sealed.moved_in(model, step=9) as staging:
-        tiny().save_pretrained(staging, max_shard_size="8KB")
+        tiny.model("BertForMaskedLM").save_pretrained(staging, max_shard_size="8KB")
     assert not (model / "model.safetensors").exists() and (model / "README.md").exists()
     assert len(list(model.glob("model-*.safetensors"))) > 1
     assert verify(model, capsys)[0] == 0

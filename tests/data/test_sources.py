@@ -27,6 +27,8 @@ from hftrain.data.rows import load_rows
 from hftrain.data.squad import read_squad
 from hftrain.tasks.chat import load_chats
 
+pytestmark = pytest.mark.unit
+
 ROWS = [{"text": "Straße, the first", "label": "a"}, {"text": "two", "label": "b"}, {"text": "drei", "label": "a"}]
 COLUMNS = {"text": "text", "label": "label"}
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -175,7 +177,7 @@ def test_the_settings_of_a_dialect():
     assert DataConfig(train_file="x.csv", delimiter="TAB", encoding="latin-1").delimiter == "\t"
     with pytest.raises(ConfigError, match=r"delimiter: must be one character"):
         DataConfig(train_file="x.csv", delimiter=";;")
-    with pytest.raises(ConfigError, match=r"encoding: unknown to Python: 'windows1252x'; try windows-1252"):
+    with pytest.raises(ConfigError, match=r"encoding: is unknown to Python: 'windows1252x'; try windows-1252"):
         DataConfig(train_file="x.csv", encoding="windows1252x")
 
 
@@ -317,7 +319,7 @@ def test_what_is_kept_is_made_again_where_it_is_damaged(tmp_path, caplog):
         caplog.clear()
         damage()
         make_once(folder, make)
-        assert f"{folder} is damaged ({named}) and is made again" in caplog.text
+        assert f"{folder} is damaged ({named}) and will be made again" in caplog.text
         assert (folder / "inside" / "a.json").read_text() == "{}"
     assert len(made) == 4
 

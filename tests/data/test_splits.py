@@ -13,6 +13,8 @@ from hftrain.data.names import alike
 from hftrain.data.splits import few_to_choose_by, load_splits, strata_of
 from hftrain.metrics.intervals import wilson
 
+pytestmark = pytest.mark.unit
+
 COLUMNS = {"text": "text", "label": "label"}
 
 

@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +17,8 @@ from transformers import AutoTokenizer
 from hftrain.cli import main
 from hftrain.deploy.export import VECTORS, export
 from hftrain.deploy.serving import Answer, ask, judge, read_vectors
-from tests.chat_models import make_adapter, make_folder
+from tests.programs import free_port
+from tests.tiny import adapter_folder, chat_folder
 
 PROMPTS = ("some words", "1 2 3 and a few words")
 
@@ -26,7 +26,7 @@ PROMPTS = ("some words", "1 2 3 and a few words")
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("serve")
-    adapter = make_adapter(make_folder(folder / "base", scale=0.6), folder / "out")
+    adapter = adapter_folder(chat_folder(folder / "base", scale=0.6), folder / "out")
     export(adapter, folder / "export", prompts=PROMPTS, max_new_tokens=8)
     return folder / "export"
 
@@ -91,8 +91,7 @@ def test_what_a_server_gives_is_compared(exported, server, capsys, changes, code
 
 
 def test_no_server(exported, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     assert main(["check-serve", f"http://127.0.0.1:{port}", str(exported)]) == 2
     assert "cannot be reached" in capsys.readouterr().err
 
@@ -114,9 +113,8 @@ def test_transformers_serve_gives_the_same(exported, capsys):
     """The real server, on loopback: tokens by their number and greedy answers as exported; another model's are not."""
     if missing := [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]:
         pytest.skip(f"transformers serve needs {', '.join(missing)}")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(exported), "--port", str(port)]
+    port = free_port()
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(exported), "--port", port]
     serving = subprocess.Popen([*command, "--device", "cpu", "--host", "127.0.0.1"])
     url = f"http://127.0.0.1:{port}"
     try:
@@ -171,14 +169,14 @@ def test_chat_with_an_adapter_and_a_system_message(exported, monkeypatch, capsys
 
 
 def test_chat_forgets_the_oldest_turns(tmp_path, monkeypatch, capsys):
-    base = make_folder(tmp_path / "base", max_position_embeddings=48)
+    base = chat_folder(tmp_path / "base", max_position_embeddings=48)
     monkeypatch.setattr(sys, "stdin", io.StringIO("some words\n" * 4))
     assert main(["chat", str(base), "--max_new_tokens", "8"]) == 0
     assert "the oldest turn is dropped: the model reads only 48 tokens" in capsys.readouterr().err
 
 
 def test_chat_without_a_template(tmp_path, monkeypatch, capsys):
-    base = make_folder(tmp_path / "base")
+    base = chat_folder(tmp_path / "base")
     (base / "chat_template.jinja").unlink()
     assert talk(monkeypatch, capsys, [str(base), "--max_new_tokens", "4"], ["some"]) != []
     assert main(["chat", str(base), "--system", "x"]) == 2
@@ -186,9 +184,9 @@ def test_chat_without_a_template(tmp_path, monkeypatch, capsys):
 
 def test_chat_with_our_own_decoder(tmp_path, monkeypatch, capsys):
     from hftrain.models import TransformerConfig, TransformerForCausalLM
-    from tests.chat_models import make_tokenizer
+    from tests.tiny import chat_tokenizer
 
-    tokenizer = make_tokenizer()
+    tokenizer = chat_tokenizer()
     shape = {"hidden_size": 32, "num_decoder_layers": 2, "num_encoder_layers": 0, "is_encoder_decoder": False}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     TransformerForCausalLM(TransformerConfig(vocab_size=len(tokenizer), **shape, **ids)).save_pretrained(

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 
 import hftrain.metrics
 from hftrain.metrics import FITTING, check_names, load_metric, load_metrics, rehearse
+from tests.programs import launcher, run
 
 SINGLE, MULTI, REGRESSION, TAGS, ANSWERS = FITTING
 FOLDER = Path(hftrain.metrics.__file__).parent
@@ -239,7 +238,7 @@ import json, sys
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from pathlib import Path
-from tests.test_metrics_streaming import FITTING, example, loaded
+from tests.metrics.test_metrics_streaming import FITTING, example, loaded
 
 accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
 found = {}
@@ -258,9 +257,7 @@ accelerator.end_training()
 @pytest.mark.slow
 def test_two_processes_know_what_one_knows(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    subprocess.run([*launch, str(tmp_path / "worker.py"), str(tmp_path)], check=True, timeout=200)
+    run(*launcher(), tmp_path / "worker.py", tmp_path)
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1))
     assert first == second and first["processes"] == 2
     for task in FITTING:

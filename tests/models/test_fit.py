@@ -20,6 +20,8 @@ from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.tasks.tagging import Tagged
 from hftrain.text import train_tokenizer
 
+pytestmark = pytest.mark.unit
+
 SIZE = {"vocab_size": 320, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 BART = {"vocab_size": 320, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8}
 BART |= {"decoder_ffn_dim": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2}

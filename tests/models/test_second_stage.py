@@ -19,19 +19,19 @@ from hftrain.models.adapters import load_adapted
 from hftrain.models.fit import embedding_rows
 from hftrain.tasks.preference import PreferenceConfig, preference_loss
 from hftrain.train.trials import chunk_loss
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("second") / "base", tie_word_embeddings=True)
+    return chat_folder(tmp_path_factory.mktemp("second") / "base", tie_word_embeddings=True)
 
 
 @pytest.fixture
 def adapter(base, tmp_path):
-    return make_adapter(base, tmp_path / "adapter")
+    return adapter_folder(base, tmp_path / "adapter")
 
 
 def in_training(folder, *, new_tokens=(), auto=AutoModelForCausalLM, **settings):
@@ -79,7 +79,7 @@ def test_an_adapter_trains_on(base, adapter, tmp_path, settings, caplog):
         ),
         ({"lora_target_modules": ["q_proj"]}, r"lora_target_modules=\['q_proj'\]: the adapter in"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa: the adapter in"),
-        ({"new_tokens": [41]}, "does not train the new tokens: hftrain merge"),
+        ({"new_tokens": [41]}, "does not train the new tokens: merge it"),
         ({"auto": AutoModelForSequenceClassification}, "contains an adapter for AutoModelForCausalLM, but this recipe"),
     ],
 )

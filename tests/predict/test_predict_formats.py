@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import torch
-import transformers
 
 from hftrain import cli
 from hftrain.predict import predict
+from tests import tiny
 
 WORDS = [
     *[
@@ -38,22 +37,16 @@ SENTENCES = [["Anna", "likes", "New", "York", "."], ["Oslo", "is", "a", "city"]]
 def models(tmp_path_factory):
     """A BERT for each task, by the last part of its class; weights are large, so that outputs differ."""
     folder = tmp_path_factory.mktemp("models")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "?", "##s"]))
-    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    size |= {"max_position_embeddings": 64, "initializer_range": 1.0, "vocab_size": len(tokenizer)}
+    words = [*WORDS, "?", "##s"]
     made = {}
     for task, names in (
         ("TokenClassification", TAGS),
         ("SequenceClassification", ["no", "yes"]),
         ("QuestionAnswering", "ab"),
     ):
-        torch.manual_seed(3)
-        config = transformers.BertConfig(
-            id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}, **size
-        )
-        getattr(transformers, f"BertFor{task}")(config).save_pretrained(folder / task)
-        tokenizer.save_pretrained(folder / task)
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        kind = f"BertFor{task}"
+        tiny.bert_folder(folder / task, words, kind, seed=3, initializer_range=1.0, **labels)
         made[task] = folder / task
     return made
 
@@ -155,7 +148,7 @@ def test_tables_with_a_word_a_row_and_lists_in_columns(models, tagged, tmp_path,
     [
         ("a.conll", "Anna O\nlikes\n", "a.conll, line 2: 1 columns, expected 2"),
         ("a.conll", '{"tokens": []}\n', "contains JSON"),
-        ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: --column names one of word"),
+        ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: set --column to one of word"),
     ],
 )
 def test_what_is_wrong_is_named(models, tmp_path, capsys, name, content, message):

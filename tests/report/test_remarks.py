@@ -1,18 +1,18 @@
 """What a run says of its scores: sentences where they show that nothing was learnt, and where they stand."""
 
 import html
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
+from hftrain.data.examples import Examples
 from hftrain.labels.scoring import Scores
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
 from hftrain.tasks import answering, chat, classification, preference, tagging, translation
 from hftrain.train.optim import too_few_steps
-from tests import ROOT
+from recipes import classify as recipe
 
 # ---- at the start
 
@@ -24,7 +24,10 @@ from tests import ROOT
         ({"total": 18, "per_epoch": 6, "pretrained": True}, "set num_train_epochs to 9 or more"),
         ({"total": 60, "per_epoch": 20, "pretrained": False}, "60 steps teach a new model little; 200 or more"),
         ({"total": 5, "per_epoch": 20, "pretrained": True, "max_steps": 5}, "set max_steps to 50 or more"),
-        ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89}, "is highest in the last step alone"),
+        (
+            {"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89},
+            "only the last step has the highest learning rate",
+        ),
         ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 0.99}, "warmup_steps=0.99 of 90 steps"),
     ],
 )
@@ -125,7 +128,7 @@ def test_labels_and_numbers():
     numbers = np.random.default_rng(0).normal(size=50).astype(np.float32)
     found = judged(np.full((50, 1), 0.1), numbers, numbers, "regression", ("score",))
     assert found["baseline"]["test_loss"] == pytest.approx(numbers.var(), rel=1e-5)
-    assert found["remarks"][0].startswith("every prediction is about 0.1, while the labels spread by")
+    assert found["remarks"][0].startswith("every prediction is about 0.1, but the labels spread by")
 
 
 def test_tags_that_are_all_outside():
@@ -160,9 +163,8 @@ def test_tags_that_are_all_outside():
 def test_answers_that_are_no_better_than_the_first_words():
     rows = {"context": ["Paris is a city"] * 30, "answers": [["Paris"]] * 30, "question": ["what?"] * 30}
     data = Dataset.from_dict(rows)
-    windows = Dataset.from_dict(
-        {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
-    )
+    columns = {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
+    windows = Examples.of(Dataset.from_dict(columns))
     found = [answering.Found([answering.Span(0, 5, 0.0)], -9.0, 3.0)] * 30
     splits = {"train": data, "test": data}
     judged = answering.judge(splits, {"train": windows, "test": windows}, found, ["squad"], 1.0)
@@ -193,7 +195,7 @@ def test_preferences_that_are_drawn_by_lot():
     assert "80.0 % (49.0-94.3) is not certainly better" in few and few.endswith("use more test rows")
     found = preference.judge_rewards({"accuracy": 0.9}, 100)
     assert found["remarks"] == [] and found["baseline"]["test_loss"] == pytest.approx(np.log(2))
-    good = Dataset.from_dict({"desirable": [True] * 80 + [False] * 20})
+    good = Examples.of(Dataset.from_dict({"desirable": [True] * 80 + [False] * 20}))
     kto = preference.PreferenceConfig(loss_type="kto")
     found = preference.judge_preferences({"reward_accuracy": 0.8}, kto, {"train": good, "test": good})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.8, "test_loss": 0.5})
@@ -209,15 +211,7 @@ def test_chats_have_the_loss_of_token_frequencies():
 # ---- where it stands
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(recipe, folder, **settings):
+def run(folder, **settings):
     """A new small model on rows that a few steps can learn."""
     words = {"good": "fine great nice", "bad": "poor awful sad"}
     rows = [{"text": f"{words[label]} {i}", "label": label} for i in range(60) for label in words]
@@ -232,8 +226,8 @@ def run(recipe, folder, **settings):
     return json.loads((folder / "out" / "all_results.json").read_text()), *read
 
 
-def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
-    results, card, page = run(recipe, tmp_path, max_steps=2, learning_rate=1e-9)
+def test_a_run_that_learns_nothing_says_so_everywhere(tmp_path, capsys):
+    results, card, page = run(tmp_path, max_steps=2, learning_rate=1e-9)
     printed = capsys.readouterr().out
     assert "2 steps teach a new model little; 200 or more are usual: set max_steps to 200 or more" in printed
     low, high = results["intervals"]["test_accuracy"]
@@ -250,8 +244,8 @@ def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
     assert "a constant guess has 0.69" in first
 
 
-def test_a_run_that_learns_is_told_nothing(recipe, tmp_path, capsys):
-    results, _, page = run(recipe, tmp_path, max_steps=60, learning_rate=0.02)
+def test_a_run_that_learns_is_told_nothing(tmp_path, capsys):
+    results, _, page = run(tmp_path, max_steps=60, learning_rate=0.02)
     assert results["test_accuracy"] == 1 and results["intervals"]["test_accuracy"][0] > 0.8
     assert "remarks" not in results and "note: " not in capsys.readouterr().out and 'class="remarks"' not in page
     assert "training loss, last" in page

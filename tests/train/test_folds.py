@@ -1,6 +1,5 @@
 """Cross-validation: a run for each fold, their summary, and how it goes on; what a card says it was tested on."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -15,13 +14,7 @@ from hftrain.tasks.classification import ClassificationConfig
 from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.train import folds
 from hftrain.train.recipe import run
-from tests import ROOT
-
-spec = importlib.util.spec_from_file_location("classify_folds", ROOT / "recipes" / "classify.py")
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["classify_folds"] = recipe
-spec.loader.exec_module(recipe)
+from recipes import classify as recipe
 
 WORDS = {"animal": ["dog", "cat"], "colour": ["red", "blue"], "food": ["bread", "rice"]}
 SIZE = ["--model_config.hidden_size", "16", "--model_config.intermediate_size", "24"]

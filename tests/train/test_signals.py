@@ -145,7 +145,7 @@ def test_a_stale_lock_of_a_compilation_is_named(tmp_path, capsys):
     old = time.time() - LONGEST_SECONDS - 60
     for path in lock.parent.iterdir():
         os.utime(path, (old, old))
-    with pytest.raises(ValueError, match=rf"{lock} is there, and nothing in its folder was written for 16 minutes"):
+    with pytest.raises(ValueError, match=rf"{lock} exists, but nothing in its folder was written for 16 minutes"):
         FileBaton(str(lock)).wait()
     lock.touch()  # somebody compiles now
     with ExitStack() as stack:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
 from hftrain.text import attention_mask, pad
 from hftrain.train.evaluation import predict
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatModelConfig
 
-def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequence[Chat], config: Any) -> list[str]:
+
+def answer(
+    accelerator: Accelerator, model: nn.Module, template: Template, chats: Sequence[Chat], config: ChatModelConfig
+) -> list[str]:
     """The greedy answer to the prompt of each chat, in order, on every process; [] if there are no chats. The model
     may be one that `fit` has not prepared yet. `config` is a `ChatConfig` and a `TrainConfig`."""
     if not chats:
@@ -40,7 +46,7 @@ def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequ
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
-    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+    with gathered(module) if module is model else nullcontext(), torch.no_grad():
         answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

@@ -1,15 +1,12 @@
 """The question answering recipe as it is used: from SQuAD's JSON or rows to a folder that finds answers in any text."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from accelerate import Accelerator
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
@@ -20,18 +17,13 @@ from hftrain.models.saved import read_config, recall
 from hftrain.predict import predict
 from hftrain.tasks import answering
 from hftrain.tasks.answering import Found, Span, losses
-from tests import ROOT
+from recipes import answer as recipe
+from tests import ROOT, tiny
 from tests.old_folders import without_the_key
 
 RECIPE = ROOT / "recipes" / "answer.py"
 PEOPLE, PLACES = ["anna", "bert", "clara", "david", "emil"], ["rome", "oslo", "paris", "new york", "bern"]
 WORDS = sorted({word for name in [*PEOPLE, *PLACES, "where who is in lives the"] for word in name.split()})
-
-spec = importlib.util.spec_from_file_location("answer", RECIPE)
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["answer"] = recipe
-spec.loader.exec_module(recipe)
 
 
 def questions(count: int = 60, unanswerable: bool = False) -> list[dict[str, Any]]:
@@ -65,16 +57,9 @@ def squad(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory) -> Path:
     """A small BERT with a real WordPiece tokenizer."""
-    folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *WORDS]))
-    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    size |= {"max_position_embeddings": 64, "initializer_range": 0.1}  # a small one learns little from smaller weights
-    config = transformers.BertConfig(vocab_size=len(tokenizer), **size)
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    size |= {"initializer_range": 0.1}  # a small one learns little from smaller weights
+    return tiny.bert_folder(tmp_path_factory.mktemp("bert"), [".", "?", *WORDS], **size)
 
 
 @pytest.fixture(scope="module")

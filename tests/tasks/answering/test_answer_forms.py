@@ -16,6 +16,8 @@ from hftrain.config import DataConfig
 from hftrain.tasks import answering
 from hftrain.tasks.answering.examples import trim
 
+pytestmark = pytest.mark.unit
+
 CONTEXT = "  In 18{0} Ada Müller 🙂 ruled Rome, and Rome was at peace ({0})."
 
 

@@ -10,7 +10,9 @@ from hftrain.data.readers import Fault
 from hftrain.tasks import chat
 from hftrain.tasks.chat.template import CHATML
 from hftrain.tasks.preference import load_preferences, to_preference, tokenize_preferences
-from tests.chat_models import MARKS, make_tokenizer
+from tests.tiny import MARKS, chat_tokenizer
+
+pytestmark = pytest.mark.unit
 
 USER, ANSWER = {"role": "user", "content": "a few"}, {"role": "assistant", "content": "words"}
 AGAIN, MORE = {"role": "user", "content": "and numbers"}, {"role": "assistant", "content": "1 2 3"}
@@ -45,7 +47,7 @@ def make(tmp_path):
     def template(text=None):
         file = tmp_path / "template.jinja"
         file.write_text(text or "")
-        return chat.Template(make_tokenizer(), str(file) if text else None)
+        return chat.Template(chat_tokenizer(), str(file) if text else None)
 
     return template
 
@@ -90,7 +92,7 @@ def test_an_answer_of_weight_0_is_context(make, key, names):
     turns = [{{"role": names[0], "content": names[1]}.get(k, k): v for k, v in turn.items()} for turn in turns]
     found = chat.to_chat({"conversations" if names[0] == "from" else "messages": turns})
     assert found.prompt == [USER, {**ANSWER, "weight": 0}, AGAIN]
-    for template in (make(), chat.Template(make_tokenizer(), "chatml")):
+    for template in (make(), chat.Template(chat_tokenizer(), "chatml")):
         end = template.tokenizer.decode([template.end_id])
         assert learnt(template, *found) == [f"123{end}", f"123{end}"]
     assert template.source == CHATML and template.marks

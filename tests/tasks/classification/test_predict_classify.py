@@ -1,10 +1,6 @@
 """`hftrain predict` with classifiers: models and adapters say what the trained model said; files in, files out."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import accelerate
@@ -18,9 +14,10 @@ from safetensors import safe_open
 from hftrain import cli
 from hftrain.predict import predict
 from hftrain.tasks import classification
+from tests import ROOT
+from tests.programs import launcher, run
 from tests.tasks.classification.test_classify import (
     NUMBER,
-    ROOT,
     SEVERAL,
     build,
     configured,
@@ -127,7 +124,7 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
     assert cli.main([*arguments[:-1], "three"]) == 2
     assert "no text in 'three'; set --pair_column to one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
-    assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
+    assert "line 1: set --column to one of one, two, n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.parquet", "in.json", "IN.NDJSON"])
@@ -198,7 +195,7 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
     with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):
         predict(tmp_path / "pairs", ["dog"])
-    with pytest.raises(ValueError, match="was trained on single texts: leave pairs"):
+    with pytest.raises(ValueError, match="was trained on single texts: remove pairs"):
         predict(tmp_path / "alone", ["dog"], pairs=["cat"])
 
 
@@ -215,13 +212,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, adapters):
     settings |= {"metrics": ["accuracy", "f1_macro", "roc_auc", "matthews_correlation"], "learning_rate": 1e-3}
     one = recipe.main(classification.ClassificationConfig(**settings, output_dir=str(tmp_path / "one")))
     (tmp_path / "two.yaml").write_text(json.dumps({**settings, "output_dir": str(tmp_path / "two")}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    command += [str(ROOT / "recipes" / "classify.py"), "--config", str(tmp_path / "two.yaml")]
-    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    run(*launcher(), ROOT / "recipes" / "classify.py", "--config", tmp_path / "two.yaml", CUDA_VISIBLE_DEVICES="")
     two = json.loads((tmp_path / "two" / "all_results.json").read_text())
     keys = [key for key in one if key.startswith(("eval_", "test_"))]
     assert len(keys) == 10

@@ -124,7 +124,7 @@ def test_bits_per_byte_counts_every_token_but_the_first_over_every_byte(tmp_path
     [
         (["--model", "lama"], "did you mean llama"),
         (["--model", "gpt2", "--model_config.n_layers", "3"], "did you mean 'n_layer'"),
-        (["--model", "t5"], "AutoModelForCausalLM makes no 't5'"),
+        (["--model", "t5"], "AutoModelForCausalLM does not support 't5'"),
         (["--test_file", "x.txt"], "scored on the validation text"),
         (["--vocab_size", "400", "--tokenizer_name_or_path", "gpt2"], "applies only to a new tokenizer"),
         (["--packing", "best"], "best_fit"),
@@ -138,7 +138,7 @@ def test_settings_that_cannot_be(words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "bert"], "is no causal language model"),
+        (["--model", "bert"], "is not a causal language model"),
         (["--model", "bloom"], "turn packing off"),
         (["--model", "gpt2", "--model_config.n_positions", "20"], "positions for only 20 tokens"),
         (["--model_config.vocab_size", "50"], "only 50 embeddings"),

@@ -16,6 +16,8 @@ from hftrain.tasks import tagging
 from hftrain.tasks.tagging.examples import before_words
 from hftrain.tasks.tagging.spans import tag_words, words_of
 
+pytestmark = pytest.mark.unit
+
 TEXT = "Zoë Ng left Berlin-based Acme 🙂 for Oslo."
 SPANS = [[0, 6, "PER"], [12, 18, "LOC"], [25, 29, "ORG"], [36, 40, "LOC"]]
 WORDS = ["Zoë", "Ng", "left", "Berlin", "-", "based", "Acme", "🙂", "for", "Oslo", "."]

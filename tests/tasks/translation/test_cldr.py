@@ -8,6 +8,8 @@ import pytest
 from hftrain.data.rows import fingerprint, leaks
 from hftrain.tasks.translation.cldr import PLAIN_SPACES, generate
 
+pytestmark = pytest.mark.unit
+
 SIZES = {"train": 1_500, "validation": 100, "test": 100}
 
 

@@ -1,12 +1,8 @@
 """The translation recipe as it is used: from any file, with any kind of model, to a folder that anyone loads."""
 
 import gzip
-import importlib.util
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,8 +20,10 @@ from hftrain.predict import predict
 from hftrain.tasks import translation
 from hftrain.tasks.translation import TranslateConfig
 from hftrain.tasks.translation.report import describe
+from recipes import translate as recipe
 from tests import ROOT
 from tests.old_folders import without_the_key
+from tests.programs import launcher, run
 
 RECIPE = ROOT / "recipes" / "translate.py"
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "red": "rot", "blue": "blau"}
@@ -33,12 +31,6 @@ WORDS |= {"dog": "Hund", "cat": "Katze", "house": "Haus", "tree": "Baum"}
 PAIRS = [(f"{a} {b}", f"{WORDS[a]} {WORDS[b]}") for a in WORDS for b in WORDS]
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_encoder_layers": 1, "num_decoder_layers": 1}
 SHAPE |= {"num_attention_heads": 2}
-
-spec = importlib.util.spec_from_file_location("translate", RECIPE)
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["translate"] = recipe
-spec.loader.exec_module(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -357,12 +349,6 @@ def test_mistakes_in_yaml_have_file_and_line(tmp_path, text, message):
 # ---- as commands
 
 
-def command(*words: Any, **settings: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*map(str, words)], capture_output=True, text=True, timeout=280, env={**os.environ, **settings}
-    )
-
-
 def test_cards_python_runs_where_hftrain_is_not(folder, pretrained, own, tmp_path):
     """Pasted from the card, in a process that cannot import hftrain: our own model, and adapters with languages."""
     adapters = tmp_path / "adapters"
@@ -376,8 +362,7 @@ def test_cards_python_runs_where_hftrain_is_not(folder, pretrained, own, tmp_pat
     assert len(codes) == 2
     checked = "\nassert model.generation_config.forced_bos_token_id == tokenizer.convert_tokens_to_ids('eng_Latn')\n"
     code = "import sys\nsys.modules['hftrain'] = None\n" + "\nprint('---')\n".join(codes) + checked
-    ran = command(sys.executable, "-c", code, PYTHONPATH="", HF_MODULES_CACHE=str(tmp_path / "modules"))
-    assert ran.returncode == 0, ran.stderr
+    ran = run(sys.executable, "-c", code, PYTHONPATH="", HF_MODULES_CACHE=str(tmp_path / "modules"))
     first = ran.stdout.partition("---")[0].strip()
     source = re.search(r"tokenizer\('(.*?)', return_tensors", codes[0]).group(1)
     assert first == predict(own, [source])[0]
@@ -399,15 +384,8 @@ def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     words += ["--eval_steps", 3, "--save_steps", 0, "--max_target_length", 12, "--predict_with_generate"]
     words += [word for name, value in SHAPE.items() for word in (f"--model_config.{name}", value)]
     words += ["--model_config.dropout", 0]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
-    launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    two = command(*launch, RECIPE, *words, "--output_dir", tmp_path / "two")
-    assert two.returncode == 0, two.stderr
-    one = command(sys.executable, RECIPE, *words, "--output_dir", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
+    two = run(*launcher(), RECIPE, *words, "--output_dir", tmp_path / "two")
+    one = run(sys.executable, RECIPE, *words, "--output_dir", tmp_path / "one")
     logs = []
     for name in ("one", "two"):
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -419,7 +397,7 @@ def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "two")]
     for key in ("train_loss", "samples_seen", "tokens_seen", "epoch", "test_sacrebleu", "test_chrf", "eval_loss"):
         assert results[1][key] == pytest.approx(results[0][key], rel=1e-5)
-    for run in (one, two):  # on the terminal, once, and nothing else
-        assert len(re.findall("leak: 65 of 81 test rows are in the training rows too", run.stderr)) == 1
-        assert run.stdout.count("step 6/6  loss") == 1
-        assert "Warning" not in run.stderr, run.stderr
+    for ran in (one, two):  # on the terminal, once, and nothing else
+        assert len(re.findall("leak: 65 of 81 test rows are in the training rows too", ran.stderr)) == 1
+        assert ran.stdout.count("step 6/6  loss") == 1
+        assert "Warning" not in ran.stderr, ran.stderr
