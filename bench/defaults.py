@@ -275,7 +275,7 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
         for row in rows:
             if (row["case"], row["rows"]) == (case, count):
                 scores.setdefault(settings_of(row), []).append(row["score"])
-        means = {what: statistics.mean(each) for what, each in scores.items()}
+        means = {what: statistics.mean(seeds) for what, seeds in scores.items()}
         grid = {what: mean for what, mean in means.items() if what not in ("default", TRAINERS)}
         if not grid or "default" not in means or TRAINERS not in means:
             continue
