@@ -9,7 +9,6 @@ from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
 from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
-from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
 
 
@@ -67,6 +66,4 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
-    if contract:
-        before = {name: value for name, value in UNKNOWN.items() if name not in contract} | before
     return {name: value for name, value in before.items() if value is not None}

@@ -77,7 +77,7 @@ RECORDED_FIRST = (
     "max_grad_norm", "label_smoothing_factor", "ema_decay", "bf16", "fp16",
 )  # fmt: skip
 
-# Settings that older versions did not record, and what these did. In place of the missing key this is compared.
+# What older versions did where they did not record a setting: this is compared in its place.
 UNKNOWN = {"train_sampling_strategy": "random"}
 
 # Differences after which evaluations can still be compared with those before. After any other one that --resume_allow
