@@ -185,7 +185,7 @@ def run(name: str, rows: int, changes: dict[str, Any], seed: int, args: argparse
 
 
 def settings_of(row: dict[str, Any]) -> str:
-    """What a run was told: a step's size, the epochs and the rate of the grid, or whose settings it had."""
+    """The settings of a run: a step's size, the epochs and the rate of the grid, or whose settings it had."""
     if row.get("learning_rate") is None:
         return "default"
     if row.get("warmup_steps") == 0:
@@ -231,12 +231,12 @@ def table(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         groups.setdefault((row["case"], row["rows"], settings_of(row)), []).append(row)
     print("| data | rows | settings | steps | score | seeds | CPU s |\n|---|---|---|---|---|---|---|")
-    for (case, count, what), found in sorted(groups.items()):
-        scores = [row["score"] for row in found]
+    for (case, count, what), runs in sorted(groups.items()):
+        scores = [row["score"] for row in runs]
         score = f"{statistics.mean(scores):.4g}"
         score += f" ({min(scores):.4g} to {max(scores):.4g})" if len(scores) > 1 else ""
-        seconds = statistics.mean(row["seconds"] for row in found)
-        print(f"| {case} | {count} | {what} | {found[0]['steps']} | {score} | {len(found)} | {seconds:.0f} |")
+        seconds = statistics.mean(row["seconds"] for row in runs)
+        print(f"| {case} | {count} | {what} | {runs[0]['steps']} | {score} | {len(runs)} | {seconds:.0f} |")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hftrain.models import TransformerConfig
     from hftrain.models.adapters import add_adapters
     from hftrain.models.load import load_model, load_tokenizer
-    from hftrain.report import Report, publish
+    from hftrain.report.publishing import Report, publish
     from hftrain.train.evaluation import mean_loss
     from hftrain.train.loop import fit, start
     from hftrain.train.recipe import run

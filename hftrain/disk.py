@@ -1,6 +1,6 @@
-"""Files that are whole or not there: what is written goes beside its place, onto the disk, and then takes the place.
+"""Files that are complete or absent: they are written under another name, flushed to the disk, and then renamed.
 
-Whoever reads meanwhile, and whoever comes after a kill or a power cut, sees the old content or the new, never half.
+Readers, also after a kill or a power cut, see the old content or the new, never a part.
 """
 
 import os
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-STAGED = r"\..+\.[0-9a-f]+\.tmp"  # names of what a kill leaves beside the file that it was written for
+STAGED = r"\..+\.[0-9a-f]+\.tmp"  # names of files that a kill leaves behind
 
 
 def write(path: Path, text: str) -> None:
     """Writes `text` to `path`. Half a surrogate pair, which can come out of a data file, is spelt out.
 
     Raises:
-        OSError: it cannot be written; then `path` is as it was.
+        OSError: it cannot be written; then `path` is unchanged.
     """
     with beside(path) as staged:
         staged.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
@@ -41,7 +41,7 @@ def move(path: Path, target: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Brings a file, or the names in a folder, to the disk."""
+    """Flushes a file, or the names in a folder, to the disk."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
@@ -50,6 +50,6 @@ def sync(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings all that a folder holds to the disk."""
-    for path in [*folder.rglob("*"), folder]:  # folders too: they hold the names
+    """Flushes the content of a folder to the disk."""
+    for path in [*folder.rglob("*"), folder]:  # folders too: they contain the names
         sync(path)

@@ -1,4 +1,4 @@
-"""Packages that import their parts when these are first used: settings are read and refused without torch."""
+"""Packages that import their parts on first use, so that settings are checked without importing torch."""
 
 import ast
 import sys
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def lazily(package: str) -> Callable[[str], Any]:
-    """The `__getattr__` (PEP 562) of a package whose `__init__` says::
+    """The `__getattr__` (PEP 562) of a package whose `__init__` has::
 
         if TYPE_CHECKING:
             from package.part import name  # or from another package of ours
         else:
             __getattr__ = lazily(__name__)
 
-    It makes the import when `name` is first used. No `name` may be that of a module in the package: whoever imports
+    It makes the import when `name` is first used. No `name` may be that of a module in the package: importing
     the module would put it in the name's place.
     """
     module = sys.modules[package]

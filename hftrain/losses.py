@@ -1,8 +1,8 @@
-"""A loss is a sum and the number of items that it sums over: a `Loss` is both, so that they always belong together.
+"""A loss is a sum and the number of its items: a `Loss` has both, so that they always belong together.
 
-`fit` divides the sum of a whole step, over micro-batches and processes, by its count. So accumulation, uneven batches
-and the number of processes cannot change a result. Labels never go into the model: it would compute a second loss, a
-mean of its own.
+`fit` divides the sum of a step, over micro-batches and processes, by its count. So accumulation, uneven batches and the
+number of processes cannot change a result. Labels are never passed to the model, which would compute a second loss with
+its own mean.
 
 Shapes: B batch, T target length, V vocabulary.
 """
@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
-IGNORE = -100  # a label that is not counted, as in torch and transformers
+Collate = Callable[[list[Any]], Batch]
+IGNORE = -100  # a label that the loss ignores, as in torch and transformers
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What `fit` minimises: the sum of `summed` over a whole step, divided by the sum of `count`.
+    """The loss that `fit` minimises: the sum of `summed` over a step, divided by the sum of `count`.
 
     Attributes:
         summed: (model, batch) -> the SUM of the loss over the batch's items, with a gradient.
@@ -38,8 +39,9 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: f
 
     Args:
         logits: (B, T, V), aligned with the labels (no shift).
-        labels: (B, T), -100 where there is nothing to predict.
-        label_smoothing: the share e of the target that is spread over the vocabulary (Szegedy et al. 2016, section 7).
+        labels: (B, T), -100 at positions without a label.
+        label_smoothing: the share e of the target that is distributed over the vocabulary (Szegedy et al. 2016, section
+            7).
     """
     return F.cross_entropy(
         logits.float().flatten(0, -2),
@@ -56,14 +58,14 @@ def forward(model: torch.nn.Module, batch: Batch, **kwargs: Any) -> Any:
 
 
 def sequence_to_sequence(label_smoothing: float = 0.0, chunked: bool = False) -> Loss:
-    """The loss where the output at t predicts `labels` at t: of an encoder-decoder (the collate shifts its input), and
-    of a masked language model. `chunked`: see `sum_in_head`."""
+    """The loss if the output at t predicts `labels` at t: for encoder-decoders (the collate shifts the input) and
+    masked language models. `chunked`: see `sum_in_head`."""
     summed = sum_in_head if chunked else sum_over_logits
     return Loss(lambda model, batch: summed(model, batch, batch["labels"], label_smoothing), count_labels)
 
 
 def causal_language_model(label_smoothing: float = 0.0, chunked: bool = False) -> Loss:
-    """The loss of a decoder: its output at t predicts `labels` at t + 1. `chunked`: see `sum_in_head`."""
+    """The loss of a decoder, whose output at t predicts `labels` at t + 1. `chunked`: see `sum_in_head`."""
     summed = sum_in_head if chunked else sum_over_logits
 
     def next_tokens(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -73,17 +75,17 @@ def causal_language_model(label_smoothing: float = 0.0, chunked: bool = False) -
 
 
 def sum_over_logits(model: torch.nn.Module, batch: Batch, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
-    """`cross_entropy` of the model's logits with `labels` (B, T), which they are aligned with."""
+    """`cross_entropy` of the model's logits with `labels` (B, T) at the same positions."""
     return cross_entropy(forward(model, batch).logits, labels, label_smoothing)
 
 
 def count_labels(batch: Batch) -> int:
-    """Labelled positions of a batch."""
+    """The number of labelled positions of a batch."""
     return int((batch["labels"] != IGNORE).sum())
 
 
 def count_next_labels(batch: Batch) -> int:
-    """Labelled positions that have one before them to be predicted from."""
+    """The number of labelled positions with a position before them."""
     return int((batch["labels"][:, 1:] != IGNORE).sum())
 
 
@@ -91,9 +93,9 @@ def count_next_labels(batch: Batch) -> int:
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum of the cross-entropy of a linear layer's outputs, of which only a few rows exist at a time.
+    """Sum of the cross-entropy of a linear layer's outputs, computed a few rows at a time.
 
-    The gradients are taken in the forward pass, while a chunk's probabilities are there: nothing is computed twice.
+    The gradients are computed in the forward pass, from the probabilities of each chunk: nothing is computed twice.
     """
 
     @staticmethod
@@ -106,7 +108,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         label_smoothing: float,
         rows: int,
     ) -> torch.Tensor:
-        """hidden (N, D), weight (V, D), bias (V,), labels (N,) of which none is -100; `rows` of N at a time."""
+        """hidden (N, D), weight (V, D), bias (V,), labels (N,) without -100; `rows` of N at a time."""
         device, smoothed = hidden.device.type, label_smoothing / len(weight)
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         losses = hidden.new_empty(len(hidden), dtype=torch.float32)
@@ -126,7 +128,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                     losses[part] -= label_smoothing * logits.mean(dim=-1)
                 if not any(wanted):
                     continue
-                gradient = logits.sub_(normaliser).exp_()  # softmax, less the target
+                gradient = logits.sub_(normaliser).exp_()  # softmax minus the target
                 if label_smoothing:
                     gradient -= smoothed
                 gradient.scatter_add_(1, target, torch.full_like(normaliser, label_smoothing - 1))
@@ -156,7 +158,7 @@ def chunked_cross_entropy(
     labels: torch.Tensor,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """`cross_entropy(F.linear(hidden, weight, bias), labels, label_smoothing)`, exact, in a fraction of the memory.
+    """`cross_entropy(F.linear(hidden, weight, bias), labels, label_smoothing)`, exactly, in a fraction of the memory.
 
     Args:
         hidden: (B, T, D); only labelled positions are computed. weight: (V, D), bias: (V,), labels: (B, T).
@@ -164,36 +166,40 @@ def chunked_cross_entropy(
     labelled = labels != IGNORE
     hidden, labels = hidden[labelled], labels[labelled]
     rows = min(max(128, len(labels) // 16), 2048)  # few, since each chunk reads and writes the weight's gradient once
-    return ChunkedCrossEntropy.apply(hidden, weight, bias, labels, label_smoothing, rows)
+    inputs = hidden, weight, bias, labels, label_smoothing, rows
+    summed: torch.Tensor = ChunkedCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
+    return summed
 
 
 _LABELS: ContextVar[tuple[torch.Tensor, float] | None] = ContextVar("labels", default=None)
 
 
 class SummingHead(nn.Linear):
-    """An output head that gives the summed loss in place of logits while `sum_in_head` runs.
+    """An output head that returns the summed loss instead of logits while `sum_in_head` runs.
 
-    It does so in its own forward pass, where a sharded weight (ZeRO-3, FSDP) is whole, and hooks see it.
+    It does so in its own forward pass, in which sharded weights (ZeRO-3, FSDP) are gathered and hooks run.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        asked = _LABELS.get()
-        if asked is None:
+        labels_and_smoothing = _LABELS.get()
+        if labels_and_smoothing is None:
             return super().forward(input)
-        if torch.compiler.is_compiling():  # a graph of so many chunks would gain nothing
-            return torch.compiler.disable(chunked_cross_entropy)(input, self.weight, self.bias, *asked)
-        return chunked_cross_entropy(input, self.weight, self.bias, *asked)
+        if torch.compiler.is_compiling():  # compiling a graph of so many chunks would gain nothing
+            uncompiled = torch.compiler.disable(chunked_cross_entropy)
+            summed: torch.Tensor = uncompiled(input, self.weight, self.bias, *labels_and_smoothing)
+            return summed
+        return chunked_cross_entropy(input, self.weight, self.bias, *labels_and_smoothing)
 
 
 def sum_in_head(model: torch.nn.Module, batch: Batch, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
     """`sum_over_logits` by a model whose head is a `SummingHead`; `hftrain.train.trials.chunk_loss` makes it one."""
     token = _LABELS.set((labels, label_smoothing))
     try:
-        summed = forward(model, batch).logits
+        summed: torch.Tensor = forward(model, batch).logits
     finally:
         _LABELS.reset(token)
     if summed.numel() != 1:
         raise ValueError(
-            f"{type(model).__name__} gives logits, not their loss: call hftrain.train.trials.chunk_loss first"
+            f"{type(model).__name__} returns logits, not their loss: call hftrain.train.trials.chunk_loss first"
         )
     return summed

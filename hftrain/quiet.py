@@ -1,4 +1,4 @@
-"""What libraries say to one another's authors is kept from the user, for whom it hides what is said to them."""
+"""Silences messages of libraries to developers, which would hide the messages to the user."""
 
 import logging
 import os
@@ -6,12 +6,12 @@ import warnings
 
 
 def hush_libraries() -> None:
-    """Called where a program of ours begins; a library never calls it. Errors are still heard."""
+    """Called at the start of our programs, never by a library. Errors are still shown."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it for any adapter
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # one for each model that is loaded
+    disable_progress_bar()  # one bar for each loaded model
     warnings.filterwarnings(
         "ignore", category=FutureWarning, module=r"(torch|transformers|peft|accelerate|deepspeed)\b"
     )

@@ -1,11 +1,11 @@
-"""SIGTERM, SIGUSR1, SIGINT and SIGHUP ask a run to stop: it ends with code 75 and the words what is saved.
+"""SIGTERM, SIGUSR1, SIGINT and SIGHUP ask a run to stop: it ends with code 75 and a message on what is saved.
 
 | phase | the first signal |
 |---|---|
 | a recipe's program, before and after the loop | the program ends at once; more signals change nothing |
 | the loop: a step | the step ends, then all processes save and end together |
-| the loop: an evaluation | is broken off between two batches, then they save; the run that goes on repeats it |
-| the loop: a save | ends, and the next step is the last |
+| the loop: an evaluation | it stops between two batches, then all processes save; the resumed run repeats it |
+| the loop: a save | it completes, and the next step is the last |
 
 In the loop a second SIGINT, over a second later, ends the program at once; other signals change nothing more. A signal
 that was ignored when the program began (`nohup`, a shell's background job) stays ignored.
@@ -23,22 +23,22 @@ from types import FrameType, TracebackType
 
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: try again
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
-PATIENCE = 5.0  # seconds that the main thread has to notice a signal that is to end the program at once
+PATIENCE = 5.0  # seconds for the main thread to notice a signal that should end the program at once
 
-_loop: "StopSignals | None" = None  # the one that is entered
-_noted: list[int] = []  # signals that a loop took, until the watch of the whole program has seen them too
-_saved = "before the first step: nothing new is saved. The same command starts again"
+_loop: "StopSignals | None" = None  # the active one
+_noted: list[int] = []  # signals handled by a loop, until the watch of the program has seen them too
+_saved = "before the first step: nothing new is saved. The same command starts the run again"
 
 
 class EvaluationStopped(BaseException):
-    """An evaluation was broken off, on every process alike, since the run is to stop."""
+    """An evaluation was stopped, on all processes, since the run should stop."""
 
 
 class StopSignals:
-    """Inside, the signals only set `received`; a second SIGINT more than a second after the first stops at once.
+    """Within this context, signals only set `received`; a second SIGINT after more than a second stops at once.
 
-    (Within a second it is the same one: a terminal sends Ctrl-C to the launcher's whole group, and torchrun passes it
-    on.) Threads other than the main one cannot handle signals: there nothing is changed.
+    (Within a second it counts as the same one: a terminal sends Ctrl-C to the launcher's whole group, and torchrun
+    forwards it.) Threads other than the main one cannot handle signals: there nothing changes.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class StopSignals:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Inside, `asked_in_evaluation` says what was received."""
+        """Within this context, `asked_in_evaluation` returns the received signal."""
         self.evaluating = True
         try:
             yield
@@ -80,7 +80,7 @@ class StopSignals:
             self._interrupted = self._interrupted or now
         if not self.received:
             what = "this batch" if self.evaluating else "this step"
-            # not print: the signal may have come in the middle of one, which cannot be entered again
+            # not print: the signal may have interrupted a print, which is not reentrant
             os.write(2, f"{signal.Signals(number).name}: stopping after {what}\n".encode())
         self.received = number
 
@@ -94,7 +94,7 @@ def asked_in_evaluation() -> int | None:
 
 
 def now_saved(text: str) -> None:
-    """What a signal that ends the program from here on says about what is saved and how to go on."""
+    """Sets the message of a signal that ends the program from now on: what is saved and how to continue."""
     global _saved
     _saved = text
 
@@ -116,9 +116,9 @@ def end_program_when_asked() -> None:
         sys.exit(EXIT_INTERRUPTED)
 
     def watch() -> None:
-        """Python runs `leave` between two of its own instructions, which a long call of a library keeps off."""
+        """Python runs `leave` between two of its own instructions, which a long library call delays."""
         while number := os.read(reader, 1):
-            if number[0] in _noted:  # the loop that took it may be over by now
+            if number[0] in _noted:  # the loop that handled it may have ended by now
                 _noted.remove(number[0])
             elif number[0] in STOPPING and _loop is None:
                 if not leaving.wait(PATIENCE):
@@ -126,11 +126,11 @@ def end_program_when_asked() -> None:
                         continue
                     _say_farewell(number[0])
                     os._exit(EXIT_INTERRUPTED)
-                time.sleep(4 * PATIENCE)  # for what is to be cleaned up
+                time.sleep(4 * PATIENCE)  # time for cleaning up
                 os._exit(EXIT_INTERRUPTED)
 
     def forget() -> None:
-        """A forked worker is none of this program, and its signals are none of ours."""
+        """A forked worker does not belong to the program and must not handle its signals."""
         signal.set_wakeup_fd(-1)
         for number in numbers if _loop is None else ():
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
@@ -144,7 +144,7 @@ def end_program_when_asked() -> None:
 
 
 def relay(programs: Callable[[], list[int]]) -> set[int]:
-    """From now on the signals go to the processes with the ids that `programs` gives; without any, this one ends.
+    """From now on, signals are forwarded to the processes with the ids of `programs`; without any, this one ends.
 
     Returns:
         The signals that were sent, for `exit_code`.
@@ -170,15 +170,15 @@ def relay(programs: Callable[[], list[int]]) -> set[int]:
 
 
 def exit_code(code: int, sent: set[int]) -> int:
-    """Of a launcher whose program has ended with `code`, as `subprocess` has it, after the signals `sent`."""
-    if -code in sent:  # it came before the program could do better
+    """The exit code of a launcher whose program ended with `code` (as in `subprocess`) after the signals `sent`."""
+    if -code in sent:  # the program was not ready to handle it
         _say_farewell(-code)
         return EXIT_INTERRUPTED
     return code if code >= 0 else 128 - code
 
 
 def _catches_signals(pid: int) -> bool:
-    """Whether a program of ours has come so far."""
+    """Whether a program of ours already handles signals."""
     try:
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
         return bool(int(fields["SigCgt"], 16) >> (signal.SIGUSR1 - 1) & 1)

@@ -1,7 +1,7 @@
-"""Text that comes with data (rows, names of classes, columns and files) as people may see it.
+"""Text from data (rows, names of classes, columns and files) in a form that is safe to display.
 
-An escape sequence in it would move the terminal's cursor, hide what stands there or set the window's title; a mark of
-direction would make a page show it in another order. Whatever leaves for a terminal, a log or a page goes through here.
+An escape sequence could move the terminal's cursor, hide text or set the window's title; a direction mark could change
+the order of text on a page. All text for a terminal, a log or a page passes through here.
 """
 
 import json
@@ -14,18 +14,18 @@ CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\
 
 
 def visible(text: str) -> str:
-    """`text` with its control characters spelt out, as in a Python string; tabs and line ends stay."""
-    return CONTROLS.sub(lambda found: repr(found.group())[1:-1], text.replace("\r\n", "\n"))
+    """`text` with its control characters spelt out, as in a Python string; tabs and line breaks stay."""
+    return CONTROLS.sub(lambda match: repr(match.group())[1:-1], text.replace("\r\n", "\n"))
 
 
-def visible_json(value: Any, **how: Any) -> str:
-    """`value` as JSON in which control characters are spelt out; it is read back as it was."""
+def visible_json(value: object, **how: Any) -> str:
+    """`value` as JSON with control characters spelt out; reading it gives the same value."""
     text = json.dumps(value, ensure_ascii=False, **how)
-    return re.sub(f"(?!\n){CONTROLS.pattern}", lambda found: f"\\u{ord(found.group()):04x}", text)
+    return re.sub(f"(?!\n){CONTROLS.pattern}", lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 class Visible(logging.Formatter):
-    """Log messages by themselves, visible."""
+    """Formats log messages without prefix, made visible."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
@@ -33,7 +33,7 @@ class Visible(logging.Formatter):
 
 def clean_messages() -> None:
     """From now on this program's log messages and warnings are visible. Called where a program begins."""
-    if logging.lastResort:  # the handler of whoever has set up none
+    if logging.lastResort:  # the handler of programs without logging setup
         logging.lastResort.setFormatter(Visible())
     plain = warnings.formatwarning
     if not hasattr(plain, "visible"):

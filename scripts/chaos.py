@@ -60,8 +60,8 @@ def chaos(
         for (module, number), future in zip(places, futures, strict=True):
             done, seconds = future.result()
             title, happened = rows(module)[number][0], [attempt for attempt in done if attempt.happened]
-            right = sum(attempt.problem is None for attempt in happened)
-            lines.append(f"| {title} | {len(done)} | {len(happened)} | {right}/{len(happened)} | {seconds:.0f} |")
+            passed = sum(attempt.problem is None for attempt in happened)
+            lines.append(f"| {title} | {len(done)} | {len(happened)} | {passed}/{len(happened)} | {seconds:.0f} |")
             wrong += [f"wrong: {title}: {attempt.name}: {attempt.problem}" for attempt in done if attempt.problem]
             missed += [f"did not happen: {title}: {attempt.name}" for attempt in done if not attempt.happened]
             print(lines[-1], file=sys.stderr, flush=True)

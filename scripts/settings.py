@@ -52,17 +52,17 @@ def listed() -> str:
 def page() -> str:
     """docs/settings.md."""
     classes = recipes()
-    found: dict[type, dict[str, list[tuple[str, Setting]]]] = {}  # declaring class -> setting -> (recipe, setting)
+    declared: dict[type, dict[str, list[tuple[str, Setting]]]] = {}  # declaring class -> setting -> (recipe, setting)
     for recipe, cls in classes.items():
         for name, setting in settings(cls).items():
             owner = [c for c in setting.owner.__mro__ if setting.field in inspect.get_annotations(c)][-1]
-            found.setdefault(owner, {}).setdefault(name, []).append((recipe, setting))
+            declared.setdefault(owner, {}).setdefault(name, []).append((recipe, setting))
     parts = [HEAD]
-    for owner in sorted(found, key=lambda cls: (-max(map(len, found[cls].values())), cls.__name__)):
-        named = {recipe for uses in found[owner].values() for recipe, _ in uses}
+    for owner in sorted(declared, key=lambda cls: (-max(map(len, declared[cls].values())), cls.__name__)):
+        named = {recipe for uses in declared[owner].values() for recipe, _ in uses}
         users = "all recipes" if len(named) == len(classes) else ", ".join(f"`{name}`" for name in sorted(named))
         parts.append(f"## {owner.__name__}\n\n{written(owner)[0]}\n\nIn {users}.\n")
-        parts.append("\n".join(entry(name, uses) for name, uses in found[owner].items()) + "\n")
+        parts.append("\n".join(entry(name, uses) for name, uses in declared[owner].items()) + "\n")
     return "\n".join(parts)
 
 

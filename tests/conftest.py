@@ -4,8 +4,10 @@ import atexit
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -38,19 +40,56 @@ for lock in (ROOT / ".cache" / "torch_extensions").glob("**/lock"):
     lock.unlink()  # left by a killed compilation, it would hang the next
 
 
+STARTS = {"os.fork", "os.forkpty", "os.posix_spawn", "os.system", "subprocess.Popen"}  # audit events
+forbidden = False  # to start a process: while a test of the unit tier runs
+
+
+def refuse(start: object, *_: object) -> None:
+    if forbidden:
+        raise RuntimeError(f"{start}: a test of the unit tier starts no process. Remove its mark `unit`")
+
+
+sys.addaudithook(lambda event, _: refuse(event) if event in STARTS else None)
+
+
+def all_of_them(config: pytest.Config) -> bool:
+    """Whether the slow tests run too."""
+    return bool(config.getoption("--slow") or os.environ.get("CI"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the slow tests too (with CI set, they always run)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "unit: starts no process; `-m unit` runs these alone, in less than a minute")
     config.addinivalue_line("markers", "slow: takes long; skipped unless --slow is given or CI is set")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m unit`, a file without such a test is not even imported."""
+    if config.getoption("markexpr") == "unit" and collection_path.match("test_*.py"):
+        return "pytest.mark.unit" not in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow") and not os.environ.get("CI"):
+    if not all_of_them(config):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    global forbidden
+    with pytest.MonkeyPatch.context() as patch:
+        if forbidden := "unit" in item.keywords:
+            patch.setattr(BaseProcess, "start", refuse)  # spawned and served processes raise no event
+        try:
+            return (yield)
+        finally:
+            forbidden = False
 
 
 @pytest.fixture(autouse=True)

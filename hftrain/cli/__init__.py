@@ -1,5 +1,5 @@
-"""`hftrain`: one file here for each command or few, which adds itself to the parser. What is heavy, a command imports
-where it is used."""
+"""`hftrain`: each file here adds one or a few commands to the parser. A command imports heavy modules only when it
+runs."""
 
 import argparse
 import os
@@ -15,15 +15,15 @@ COMMANDS = (recipes, prepare, inspect, verify, compare, predict, chat, merge, se
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The console command. Returns the exit code: 2 for what the user can mend, said in a line on stderr."""
+    """The console command. Returns the exit code: 2 for a mistake of the user, explained in a line on stderr."""
     clean_messages()
     args = make_parser().parse_args(arguments)
     try:
         code = args.command(args)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes its buffer when it ends
+    except BrokenPipeError:  # for example `| head` has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes its buffer at exit
         return 0
     except (ValueError, OSError) as error:
         if os.environ.get("HFTRAIN_TRACEBACK"):
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hftrain",
         description="Fine-tune and pretrain Transformers with recipes of one file each.",
-        epilog="hftrain COMMAND --help says more. With HFTRAIN_TRACEBACK=1 errors come with a traceback.",
+        epilog="hftrain COMMAND --help shows its options. With HFTRAIN_TRACEBACK=1 errors come with a traceback.",
     )
     parser.add_argument("--version", action="version", version=f"hftrain {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

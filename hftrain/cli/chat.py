@@ -1,26 +1,37 @@
 """`hftrain chat`: talk to a trained model in the terminal."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("chat", help="talk to a trained model", epilog=f"In the conversation: {HELP}.")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument("--system", metavar="TEXT", help="a system message that begins the conversation")
-    command.add_argument("--max_new_tokens", type=int, metavar="N", default=512, help="of an answer (default: 512)")
     command.add_argument(
-        "--temperature", type=float, metavar="T", default=0.0, help="of sampling; 0, the default: the likeliest tokens"
+        "--max_new_tokens", type=int, metavar="N", default=512, help="maximum tokens of an answer (default: 512)"
     )
-    command.add_argument("--top_p", type=float, metavar="P", default=1.0, help="sample from this share (default: 1)")
+    command.add_argument(
+        "--temperature", type=float, metavar="T", default=0.0, help="sampling temperature; 0, the default: no sampling"
+    )
+    command.add_argument(
+        "--top_p", type=float, metavar="P", default=1.0, help="sample from this share of the probability (default: 1)"
+    )
     command.add_argument("--seed", type=int, metavar="N", help="of sampling")
     add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
@@ -40,8 +51,8 @@ def chat(args: argparse.Namespace) -> int:
     model, tokenizer = load(args.folder, args.device, args.base, args.trust_remote_code)
     if tokenizer.chat_template is None:
         if args.system:
-            raise ValueError(f"{args.folder} has no chat template, which could hold a system message")
-        print("this model has no chat template: it goes on with what you type", file=sys.stderr)
+            raise ValueError(f"{args.folder} has no chat template, so it cannot use --system")
+        print("this model has no chat template: it continues your text", file=sys.stderr)
     start = [{"role": "system", "content": args.system}] if args.system else []
     messages = list(start)
     search: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
@@ -60,12 +71,12 @@ def chat(args: argparse.Namespace) -> int:
 
 
 def load(folder: Path, device: str | None, base: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """The model, and the tokenizer that was saved with it."""
+    """The model, and its saved tokenizer."""
     from hftrain.models import saved as saved
 
     config = saved.read_config(folder, base, trust_remote_code=trust_remote_code)
     if not saved.kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
-        raise ValueError(f"{folder} holds a {saved.kind(folder, config)}, which does not chat: try hftrain predict")
+        raise ValueError(f"{folder} contains a {saved.kind(folder, config)}, which cannot chat: use hftrain predict")
     model, tokenizer, _ = saved.load(folder, "AutoModelForCausalLM", config, device, trust_remote_code)
     return model, tokenizer
 
@@ -79,8 +90,8 @@ def read_line() -> str | None:
 
 
 def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """What the answer goes on from: the conversation; without a chat template the last line alone. A system message
-    that the template refuses stands in front of what the user says first."""
+    """The prompt of the answer: the conversation, or without a chat template only the last line. A system message
+    that the template refuses is prepended to the first user message."""
     from jinja2.exceptions import TemplateError
 
     from hftrain.tasks.chat import fold_system
@@ -92,20 +103,22 @@ def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     except TemplateError as error:
         if messages[0]["role"] != "system":
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
-        return prompt_ids(tokenizer, fold_system(messages))  # as training with system_to_user does
+        return prompt_ids(tokenizer, fold_system(messages))  # like training with system_to_user
 
 
-def forget(messages: list[dict[str, str]], model: Any, tokenizer: Any, max_new_tokens: int) -> None:
-    """Drops the oldest turns, and says so, while the model has no positions for the conversation and an answer."""
+def forget(
+    messages: list[dict[str, str]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
+) -> None:
+    """Drops the oldest turns, with a message, until the conversation and an answer fit into the model's positions."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     first = 1 if messages[0]["role"] == "system" else 0
     while len(prompt_ids(tokenizer, messages)) + max_new_tokens > room and len(messages) > first + 2:
         del messages[first : first + 2]
-        print(f"the oldest turn is forgotten: the model reads {room} tokens", file=sys.stderr)
+        print(f"the oldest turn is dropped: the model reads only {room} tokens", file=sys.stderr)
 
 
-def say(model: Any, tokenizer: Any, messages: list[dict[str, str]], search: dict[str, Any]) -> str:
-    """The answer, shown while it is written; of one that Ctrl-C stops, what was shown."""
+def say(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], search: dict[str, Any]) -> str:
+    """The answer, shown while it is generated; if Ctrl-C stops it, the part that was shown."""
     import torch
     from transformers import TextStreamer
 

@@ -1,27 +1,34 @@
-"""`hftrain inspect`: what a recipe's loop will see, before it trains."""
+"""`hftrain inspect`: shows the examples that a recipe will train on."""
+
+from __future__ import annotations
 
 import argparse
 import logging
 import sys
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
+
+if TYPE_CHECKING:
+    from hftrain.train.inspect import Example, View
 
 LEARNT, PLAIN = ("\x1b[1;32m", "\x1b[0m"), ("⟦", "⟧")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "inspect",
         help="show what a recipe will train on; exit code 1 if something is wrong with it",
         usage="hftrain inspect RECIPE [options of inspect] [options of the recipe]",
-        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and what is too much, as a "
+        epilog="Options of inspect: --samples N (shown, 3), --look N (measured, 1000), and limits: as a "
         "share: --max_truncated 0.05, --max_duplicates 0.1, --max_padding 0.5, --max_nothing_learnt 0, "
-        "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that stand in the training rows), "
+        "--min_tokens_learnt 0; as a number of rows: --max_leaked 0 (held-out rows that are in the training rows too), "
         "--max_refused 0. "
-        "Learnt tokens are green, or stand in ⟦ ⟧ where there is no terminal. Nothing is written.",
+        "Learnt tokens are green, or in ⟦ ⟧ without a terminal. Nothing is written, except a sheet of the pictures if "
+        "the recipe has some: --sheet FILE (inspect.png).",
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
@@ -39,55 +46,65 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
     options.add_argument("--samples", type=int, default=3)
     options.add_argument("--look", type=int, default=1000)
+    options.add_argument("--sheet", default="inspect.png")
     for name, default in Limits()._asdict().items():
         options.add_argument(f"--{name}", type=type(default), default=default)
     if split < 0:
-        chosen, rest = options.parse_known_args(args.arguments)
+        chosen, recipe_arguments = options.parse_known_args(args.arguments)
     else:
-        chosen, rest = options.parse_args(args.arguments[:split]), args.arguments[split + 1 :]
+        chosen, recipe_arguments = options.parse_args(args.arguments[:split]), args.arguments[split + 1 :]
     recipe = str(find_recipe(args.recipe))
-    said = _Said()
-    logging.getLogger("hftrain").addHandler(said)
+    log = _Messages()
+    logging.getLogger("hftrain").addHandler(log)
     arguments = sys.argv
     try:
         with asked():
-            run_file(recipe, rest)
+            run_file(recipe, recipe_arguments)
     except Seen as seen:
         view = seen.view
     else:
-        raise ValueError(f"{recipe} has not called fit, so there is nothing to see")
+        raise ValueError(f"{recipe} does not call fit, so there is nothing to show")
     finally:
         sys.argv = arguments
-        logging.getLogger("hftrain").removeHandler(said)
+        logging.getLogger("hftrain").removeHandler(log)
     examples = sample(view, chosen.look)
     numbers = measure(view, examples)
     marks = LEARNT if sys.stdout.isatty() else PLAIN
     step = max(1, len(examples) // max(1, chosen.samples))
     for example in examples[::step][: chosen.samples]:
-        learnt = "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"  # or there is one label
-        print(f"--- example {example.number:,}: {len(example.ids):,} tokens{learnt}")
+        learnt = (
+            "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
+        )  # otherwise there is one label
+        length = "an image" if example.pixels is not None else f"{len(example.ids):,} tokens"
+        print(f"--- example {example.number:,}: {length}{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
+    if pictures := [example for example in examples if example.pixels is not None]:
+        from hftrain.vision.sheet import contact_sheet
+
+        images = [view.processor.picture(example.pixels) for example in pictures]
+        contact_sheet(images, [str(example.rest.get("label", "")) for example in pictures]).save(chosen.sheet)
+        print(f"what the model sees of {len(pictures)} examples: {chosen.sheet}", end="\n\n")
     if chosen_lines := describe(view.config):
         print(*chosen_lines, sep="\n", end="\n\n")
-    if said.messages:
-        print("logged while the data was read:", *map(visible, said.messages), sep="\n  ", end="\n\n")
+    if log.messages:
+        print("logged while the data was read:", *map(visible, log.messages), sep="\n ", end="\n\n")
     for name, value in numbers.items():
         print(f"{name:<20} {value:.1%}" if name in SHARES else f"{name:<20} {format_number(value)}")
     counts = count_rows(view)
     for name, count in counts.items():
         print(f"{f'rows {name}':<20} {count:,}")
     limits = Limits(**{name: getattr(chosen, name) for name in Limits._fields})
-    found = breaches(numbers, limits, **counts)
-    for breach in found:
+    too_much = breaches(numbers, limits, **counts)
+    for breach in too_much:
         print(f"BREACH: {breach}")
-    return 1 if found else 0
+    return 1 if too_much else 0
 
 
 SHARES = {"padding share", "truncated share", "nothing learnt", "tokens learnt", "end learnt", "duplicates"}
 
 
-class _Said(logging.Handler):
-    """What the log says of the data."""
+class _Messages(logging.Handler):
+    """Collects the log messages on the data."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -97,8 +114,8 @@ class _Said(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
-    """Lines that show an example, what is learnt between `marks`."""
+def shown(example: Example, view: View, marks: tuple[str, str]) -> Iterator[str]:
+    """Lines that show an example, with learnt tokens between `marks`."""
     from hftrain.train.inspect import tokenizer_of
 
     tokenizer = tokenizer_of(view.processor)
@@ -108,19 +125,20 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
     def text(ids: Any) -> str:
         return visible(tokenizer.decode(list(ids)) if tokenizer else " ".join(map(str, ids)))
 
-    def learnt(said: Any) -> str:
-        return f"{marks[0]}{visible(str(said))}{marks[1]}"
+    def learnt(text: Any) -> str:
+        return f"{marks[0]}{visible(str(text))}{marks[1]}"
 
     pairs = list(zip(example.ids, example.labels, strict=False))
     if example.kind == "next":
         groups = groupby(pairs, key=lambda pair: pair[1] >= 0)
         yield "".join(learnt(text(i for i, _ in group)) if on else text(i for i, _ in group) for on, group in groups)
     elif example.kind in ("masked", "tags"):
-        names = view.model.config.id2label if example.kind == "tags" else {}
+        names: dict[Any, str] = (view.model.config.id2label or {}) if example.kind == "tags" else {}
         words = (text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs)
         yield (" " if names else "").join(words)
     else:
-        yield text(example.ids)
+        if example.ids:
+            yield text(example.ids)
         if example.kind == "target":
             yield learnt(text(example.labels))
     for name, value in example.rest.items():

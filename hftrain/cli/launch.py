@@ -1,7 +1,7 @@
-"""What `hftrain run` starts: `accelerate launch`, with signals passed on and exit codes kept.
+"""The launcher of `hftrain run`: `accelerate launch` that forwards signals and keeps exit codes.
 
-`accelerate launch` itself dies of a SIGTERM and leaves its training process behind; it turns every exit code into 1,
-where 75 says "saved, resume me"; without a GPU it starts one process whatever --num_processes says, on one thread.
+`accelerate launch` itself dies on SIGTERM and leaves its training process running; it turns every exit code into 1,
+also 75 ("saved, resume me"); without a GPU it ignores --num_processes and starts one process with one thread.
 """
 
 import argparse
@@ -30,15 +30,15 @@ def launch(arguments: list[str]) -> int:
         on); 0 if none failed.
     """
     args = launch_command_parser().parse_args(arguments)
-    os.environ["HFTRAIN_RUN"] = "1"  # the command that resumes is this one
+    os.environ["HFTRAIN_RUN"] = "1"  # the command to resume is that of hftrain run
     if not (args.module or args.no_python):
         args.training_script_args = [args.training_script, *args.training_script_args]
         args.training_script = program.FILE
     fill_in(args)
     args.signals_to_handle = (
-        "SIGQUIT"  # of torchrun: it would give its workers 30 seconds to save, and lose their exit code
+        "SIGQUIT"  # torchrun's own handling would give its workers 30 seconds to save, and lose their exit code
     )
-    # The training processes, and not what is below them: it would end the workers that load their data.
+    # Only the training processes, not their children: that would end the workers that load their data.
     sent = relay(lambda: [process.pid for process in psutil.Process().children()])
     try:
         launch_command(args)
@@ -50,25 +50,26 @@ def launch(arguments: list[str]) -> int:
         if code != EXIT_INTERRUPTED and -code not in sent:
             how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
             who = f"rank {rank} (host {platform.node()}, pid {failure.pid})"
-            print(f"hftrain: {who} ended first: {how}", file=sys.stderr)
+            print(f"hftrain: {who} failed first: {how}", file=sys.stderr)
     else:
         code = 0
     return exit_code(code, sent)
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """What neither the options nor a configuration file of Accelerate's say: all GPUs, or one process on all cores."""
+    """Defaults without options and without a configuration file of Accelerate: all GPUs, or one process on all
+    cores."""
     if args.config_file or os.path.isfile(default_config_file):
         return
     strategy = (args.use_deepspeed, args.use_fsdp, args.use_megatron_lm, args.tpu)
     args.num_processes = args.num_processes or max(1, 0 if args.cpu else torch.accelerator.device_count())
     args.num_machines = args.num_machines or 1
-    args.mixed_precision = args.mixed_precision or "no"  # the recipe's configuration says
+    args.mixed_precision = args.mixed_precision or "no"  # the recipe's configuration decides
     args.dynamo_backend = args.dynamo_backend or "no"
     if args.num_processes > 1 and not any(strategy):
         if args.cpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        args.multi_gpu, args.cpu = True, False  # torchrun; the name notwithstanding it does with CPUs
+        args.multi_gpu, args.cpu = True, False  # torchrun; despite the name it also runs on CPUs
     if args.num_cpu_threads_per_process is None and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         args.num_cpu_threads_per_process = max(1, cores * args.num_machines // args.num_processes)

@@ -1,20 +1,25 @@
-"""`hftrain merge` and `hftrain export`: a trained model written anew, and compared with what was trained."""
+"""`hftrain merge` and `hftrain export`: write a trained model in another form and compare it with the original."""
+
+from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
+SHARED = ("max_shard_size", "max_kl", "load_in_4bit", "device", "base", "trust_remote_code")  # options of both
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "merge",
         help="write a model with its adapter merged into the weights; exit code 1 if it is not the same model",
-        epilog="What was written is read back, and its logits are compared with those of the base with the adapter.",
+        epilog="The written model is read back, and its logits are compared with those of the base with the adapter.",
     )
     _shared(command, "the base's", "merged")
     command.set_defaults(command=merge_adapter)
@@ -43,9 +48,11 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
     command.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help=f"format of the weights (default: {dtype})"
     )
-    command.add_argument("--max_shard_size", metavar="SIZE", default="5GB", help="of a file of weights (default: 5GB)")
-    command.add_argument("--prompts", metavar="FILE", type=Path, help="compare on these texts, one a line")
-    command.add_argument("--max_kl", type=float, metavar="NATS", help="mean KL divergence that is allowed, by rounding")
+    command.add_argument(
+        "--max_shard_size", metavar="SIZE", default="5GB", help="maximum size of a file of weights (default: 5GB)"
+    )
+    command.add_argument("--prompts", metavar="FILE", type=Path, help="compare on these texts, one per line")
+    command.add_argument("--max_kl", type=float, metavar="NATS", help="allowed mean KL divergence, for rounding")
     command.add_argument("--load_in_4bit", action="store_true", default=None, help="the adapter was trained on 4 bits")
     add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
@@ -78,17 +85,7 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
         more["prompts"] = read_texts(existing(args.prompts), USUAL)
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-{args.suffix}")
     try:
-        parity = function(
-            args.folder,
-            output,
-            max_shard_size=args.max_shard_size,
-            max_kl=args.max_kl,
-            load_in_4bit=args.load_in_4bit,
-            device=args.device,
-            base=args.base,
-            trust_remote_code=args.trust_remote_code,
-            **more,
-        )
+        parity = function(args.folder, output, **{name: getattr(args, name) for name in SHARED}, **more)
     except NotTheSame as error:
         print(visible(f"hftrain: {error}"), file=sys.stderr)
         return 1

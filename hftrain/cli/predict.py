@@ -7,15 +7,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
-    command.add_argument("texts", metavar="TEXT", nargs="*", help="what to predict from")
     command.add_argument(
-        "--file", type=Path, help="a .txt with a text a line, rows (jsonl, csv, parquet, ...), CoNLL or SQuAD's JSON"
+        "texts", metavar="TEXT", nargs="*", help="a text to predict from; for images a file, or a folder of files"
+    )
+    command.add_argument(
+        "--file",
+        type=Path,
+        help="a .txt with one text per line, rows (jsonl, csv, parquet, ...), CoNLL or SQuAD's JSON",
     )
     command.add_argument("--column", metavar="NAME", help="the column of the text in rows (default: the usual one)")
     command.add_argument("--pair_column", metavar="NAME", help="the column of the second text of a pair")
@@ -24,25 +29,23 @@ def add(commands: Any) -> None:
         metavar="TEXT",
         action="append",
         default=[],
-        help="the text in which a question's answer stands, or the second text of a pair; one for all, or one for each",
+        help="the text with the answer to a question, or the second text of a pair; one for all texts, or one for each",
     )
     command.add_argument(
-        "--context_file", metavar="FILE", type=Path, action="append", default=[], help="the same, a text file"
+        "--context_file", metavar="FILE", type=Path, action="append", default=[], help="the same as a text file"
     )
     command.add_argument("--word_column", metavar="N", type=int, help="the column of the words in CoNLL (default: 1)")
     command.add_argument(
-        "--output", type=Path, help="write here: rows as JSON lines, CoNLL with a tag beside each word, else lines"
+        "--output",
+        type=Path,
+        help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
-    command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    add_format_options(command)
     command.add_argument(
-        "--column_names", metavar="NAME", nargs="+", default=[], help="of csv and tsv whose first line is a row"
+        "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
     )
-    command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
-    command.add_argument(
-        "--source_prefix", metavar="TEXT", help="put before each text (default: what the model was trained with)"
-    )
-    command.add_argument("--num_beams", type=int, metavar="N", help="default: what the model was saved with")
-    command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: what the model was saved with")
+    command.add_argument("--num_beams", type=int, metavar="N", help="default: the model's saved value")
+    command.add_argument("--max_new_tokens", type=int, metavar="N", help="default: the model's saved value")
     command.add_argument("--batch_size", type=int, metavar="N", default=32, help="texts at a time (default: 32)")
     add_base(command)
     command.add_argument("--device", help='"cpu", "cuda:1", ... (default: the accelerator if there is one)')
@@ -51,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 def add_base(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--base", metavar="PATH", help="an adapter's base model, where it has moved")
+    command.add_argument("--base", metavar="PATH", help="an adapter's base model, if it has moved")
 
 
 def predict_texts(args: argparse.Namespace) -> int:
@@ -60,30 +63,33 @@ def predict_texts(args: argparse.Namespace) -> int:
     from hftrain.data.sources import existing
     from hftrain.models.saved import kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, check_output, read_file
+    from hftrain.predict.reading import Inputs, Reading, check_output, name_images, read_file
     from hftrain.quiet import hush_libraries
 
     hush_libraries()
-    set_verbosity_error()  # it would report the head that an adapter brings along as missing in its base model
+    set_verbosity_error()  # it would report an adapter's head as missing in the base model
     if bool(args.texts) == bool(args.file):
-        raise ValueError('say what to predict from: hftrain predict OUT "a text", or --file FILE (one of the two)')
+        raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
+    config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
+    what = kind(args.folder, config)
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=[str(args.file)], **settings)
         existing(args.file)
-        config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
         labels = list((config.id2label or {}).values())
-        inputs = read_file(args.file, kind(args.folder, config), labels, reading, line)
+        inputs = read_file(args.file, what, labels, reading, line)
         if args.output:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
-        raise ValueError("--column, --pair_column and --word_column are of a file, given as --file")
+        raise ValueError("--column, --pair_column and --word_column need --file")
+    elif "ForImageClassification" in what:
+        inputs = name_images(args.texts, line)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
     contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]
     if contexts and inputs.pairs is not None:
-        raise ValueError("--context: the rows of the file have a second text already")
+        raise ValueError("--context: the rows of the file already have a second text")
     texts, pairs = pair(inputs.texts, contexts, one_each=bool(args.file)) if contexts else (inputs.texts, inputs.pairs)
     predictions = predict(
         args.folder,
@@ -116,20 +122,22 @@ def read_context(path: Path, encoding: str | None) -> str:
     if isinstance(values, Fault):
         raise ValueError(f"{path}, line {number}: {values}. {values.advice}")
     if not values[0].strip():
-        raise ValueError(f"{path} is blank: --context_file names a text")
+        raise ValueError(f"{path} is blank: --context_file needs a text")
     return values[0]
 
 
 def pair(texts: list[Any], contexts: list[str], *, one_each: bool) -> tuple[list[Any], list[str]]:
-    """The texts with a context each: one context serves all texts, and one text, unless `one_each`, all contexts.
+    """The texts, each with a context. One context is used for all texts; one text for all contexts, unless `one_each`.
 
     Raises:
-        ValueError: neither fits.
+        ValueError: the numbers do not match.
     """
     if len(contexts) == 1:
         return texts, contexts * len(texts)
     if len(texts) == 1 and not one_each:
         return texts * len(contexts), contexts
     if len(texts) != len(contexts):
-        raise ValueError(f"{len(texts)} texts, but {len(contexts)} contexts: give one context for all, or one for each")
+        raise ValueError(
+            f"{len(texts)} texts, but {len(contexts)} contexts: give one context for all texts, or one for each"
+        )
     return texts, contexts

@@ -1,50 +1,52 @@
 """`hftrain prepare`: text into token files, once, before training."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import Visible, visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "prepare",
         help="tokenize text for pretraining, on all cores",
-        description="Tokenizes rows into memory-mapped files that pretraining reads. Killed or stopped, the same "
-        "command goes on; done, it finds what is there.",
+        description="Tokenizes rows into memory-mapped files that pretraining reads. After an interruption, the same "
+        "command continues; finished files are reused.",
         epilog="hftrain prepare --source wiki=wiki.jsonl --source 'code=code/*.parquet' --tokenizer gpt2 "
         "--output_dir tokens",
     )
     command.add_argument(
         "--source", metavar="NAME=SOURCE", action="append", required=True,
         help="a file (jsonl, json, csv, tsv, txt, parquet, arrow; .gz, .zst), many of them ('x/*.jsonl'), a folder, or "
-        "a data set on the Hub, which is streamed (user/name:split, user/name:config:split); give it for each source",
+        "a data set on the Hub, which is streamed (user/name:split, user/name:config:split); repeat it for each source",
     )  # fmt: skip
     command.add_argument("--tokenizer", metavar="NAME", required=True, help="a folder, or a name on the Hub")
     command.add_argument("--output_dir", metavar="DIR", type=Path, help="default: a folder in the cache of datasets")
     command.add_argument("--text_column", metavar="NAME", default="text", help="column of the text (default: text)")
     command.add_argument(
         "--document", choices=("line", "paragraph", "file"), default="line",
-        help="what a document is in a text file; paragraphs have blank lines between (default: line)",
+        help="unit of a document in a text file; blank lines separate paragraphs (default: line)",
     )  # fmt: skip
-    command.add_argument("--delimiter", metavar="C", help="between the fields of csv and tsv (default: comma, TAB)")
+    add_format_options(command)
     command.add_argument(
-        "--column_names", metavar="NAME", nargs="+", default=[], help="of csv and tsv whose first line is a row"
+        "--validation_split",
+        metavar="X",
+        type=float,
+        default=0.0,
+        help="share of documents held out for validation (default: 0)",
     )
-    command.add_argument("--encoding", metavar="NAME", help="of text files, windows-1252 for instance (default: UTF-8)")
     command.add_argument(
-        "--validation_split", metavar="X", type=float, default=0.0, help="share of documents to set aside (default: 0)"
+        "--seed", metavar="N", type=int, default=42, help="chooses the validation documents (default: 42)"
     )
-    command.add_argument(
-        "--seed", metavar="N", type=int, default=42, help="which these are depends on it (default: 42)"
-    )
-    command.add_argument("--max_tokens", metavar="N", type=int, help="of each source: read no further")
+    command.add_argument("--max_tokens", metavar="N", type=int, help="maximum tokens of each source")
     command.add_argument(
         "--max_bad_rows", metavar="N", type=int, default=0, help="unusable rows that may be left out (default: 0)"
     )
-    command.add_argument("--num_workers", metavar="N", type=int, help="processes (default: one for each core)")
+    command.add_argument("--num_workers", metavar="N", type=int, help="processes (default: one per core)")
     trust_option(command)
     command.set_defaults(command=prepare_tokens)
 
@@ -70,7 +72,7 @@ def prepare_tokens(args: argparse.Namespace) -> int:
     for source in args.source:
         name, equals, place = source.partition("=")
         if not equals or name in sources:
-            raise ValueError(f"--source {source}: give each source a name of its own, as in --source wiki=wiki.jsonl")
+            raise ValueError(f"--source {source}: give each source its own name, as in --source wiki=wiki.jsonl")
         sources[name] = place
     with refusing_code(args.tokenizer):
         try:

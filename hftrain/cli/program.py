@@ -1,11 +1,11 @@
-"""Runs a recipe as `python FILE` does, with one difference: installed packages win over files beside the recipe.
+"""Runs a recipe like `python FILE`, except that installed packages win over files beside the recipe.
 
     python hftrain/cli/program.py FILE ARGUMENTS              the recipe
     python hftrain/cli/program.py --settings FILE ARGUMENTS   its settings only, without torch
     python hftrain/cli/program.py -m MODULE ARGUMENTS         a module of hftrain
 
-A recipe imports its own modules from its folder, which stands last in `sys.path`: a `datasets.py` there breaks nothing.
-From the current folder nothing is imported.
+A recipe imports its own modules from its folder, which is last in `sys.path`: a `datasets.py` there breaks nothing.
+Nothing is imported from the current folder.
 """
 
 import os
@@ -14,7 +14,7 @@ import sys
 FILE = os.path.abspath(__file__)
 HEAVY = ("accelerate", "datasets", "torch", "transformers")
 if __name__ == "__main__" and sys.path[0] == os.path.dirname(FILE):
-    del sys.path[0]  # Python puts it there, and what lies beside this file has names of the standard library
+    del sys.path[0]  # Python adds it, but files beside this one have names of the standard library
 
 
 def run_file(file: str, arguments: list[str]) -> None:
@@ -39,7 +39,7 @@ def main(words: list[str]) -> None:
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)
     elif words[0] == "--settings":
-        sys.modules.update(dict.fromkeys(HEAVY))  # type: ignore[arg-type]  # None: to import it is an ImportError
+        sys.modules.update(dict.fromkeys(HEAVY))  # type: ignore[arg-type]  # None: importing it raises ImportError
         run_file(words[1], [*words[2:], "--print_config=as_given"])
     else:
         run_file(words[0], words[1:])

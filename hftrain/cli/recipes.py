@@ -1,20 +1,22 @@
 """`hftrain recipes`, `copy`, `run`: files of `recipes/` in the repository, of `hftrain/_recipes/` in a wheel."""
 
+from __future__ import annotations
+
 import argparse
 import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from hftrain.cli import program
+from hftrain.cli.commands import Commands
 from hftrain.signals import exit_code, relay
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHOWS = {"--help", "-h", *(f"--print{mark}config{way}" for mark in "_-" for way in ("", "=as_given"))}  # and ends
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("recipes", help="list the recipes")
     command.set_defaults(command=list_recipes)
 
@@ -27,8 +29,8 @@ def add(commands: Any) -> None:
         "run",
         help="train: run a recipe through Accelerate",
         usage="hftrain run RECIPE [options of accelerate launch --] [options of the recipe]",
-        epilog="`hftrain run translate --help` lists that recipe's options. Exit code 75: stopped by a signal; what is "
-        "saved, and the command that goes on, was printed.",
+        epilog="`hftrain run translate --help` lists that recipe's options. Exit code 75: stopped by a signal; the "
+        "saved state and the command to resume are printed.",
     )
     command.add_argument(
         "recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or the path of a recipe"
@@ -43,18 +45,18 @@ def recipes_folder() -> Path:
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe that has this name, or is at this path.
+    """The file of the recipe with this name or path.
 
     Raises:
-        ValueError: there is none; the names there are.
+        ValueError: the recipe does not exist; the message lists the names.
     """
     if name.endswith(".py"):
         if not Path(name).is_file():
-            raise ValueError(f"there is no recipe file {name}")
+            raise ValueError(f"the recipe file {name} does not exist")
         return Path(name)
     recipes = {path.stem: path for path in sorted(recipes_folder().glob("*.py"))}
     if name not in recipes:
-        raise ValueError(f"no recipe {name!r}: there are {', '.join(recipes)}; or give the path of a recipe (x.py)")
+        raise ValueError(f"no recipe {name!r}: choose from {', '.join(recipes)}, or give the path of a recipe (x.py)")
     return recipes[name]
 
 
@@ -63,7 +65,7 @@ def parses(recipe: str | Path) -> bool:
     first mistake."""
     try:
         nodes = list(ast.walk(ast.parse(Path(recipe).read_bytes())))
-    except SyntaxError:  # Python says where, when the recipe runs
+    except SyntaxError:  # Python reports it when the recipe runs
         return False
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     calls = {
@@ -91,7 +93,9 @@ def copy_recipe(args: argparse.Namespace) -> int:
     copies = {path: args.folder / path.relative_to(recipe.parent) for path in [recipe, *configs]}
     for path, copied in copies.items():
         if copied.exists() and copied.read_bytes() != path.read_bytes():
-            raise ValueError(f"{copied} is there already, and differs; another folder: hftrain copy {args.recipe} DIR")
+            raise ValueError(
+                f"{copied} exists already and differs; copy to another folder: hftrain copy {args.recipe} DIR"
+            )
     for path, copied in copies.items():
         copied.parent.mkdir(parents=True, exist_ok=True)
         copied.write_bytes(path.read_bytes())
@@ -100,9 +104,9 @@ def copy_recipe(args: argparse.Namespace) -> int:
 
 
 def run_recipe(args: argparse.Namespace) -> int:
-    """Waits for the run, passes signals on to it, and returns its exit code (128 + N if signal N ended it).
+    """Waits for the run, forwards signals to it, and returns its exit code (128 + N if signal N ended it).
 
-    A signal that the recipe is too young for ends it with 75 too."""
+    A signal before the recipe can handle it also ends it with 75."""
     recipe, arguments = str(find_recipe(args.recipe)), args.arguments
     split = arguments.index("--") if "--" in arguments else -1
     launcher, own = arguments[: max(split, 0)], arguments[split + 1 :]
@@ -114,10 +118,10 @@ def run_recipe(args: argparse.Namespace) -> int:
     if reads_settings:
         words = [sys.executable, program.FILE, "--settings", recipe, *own]
         checked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if checked.returncode == 2:  # any other failure may be that of an import, and the run itself will tell
+        if checked.returncode == 2:  # another failure may come from an import; the run will report it
             print(checked.stderr, end="", file=sys.stderr)
             return 2
-    # A session of its own: a terminal would send Ctrl-C to every process of the run, and each should get it once.
+    # A new session: otherwise a terminal would send Ctrl-C to every process of the run, in addition to ours.
     words = [sys.executable, program.FILE, "-m", "hftrain.cli.launch", *launcher, recipe, *own]
     child = subprocess.Popen(words, start_new_session=True)
     return exit_code(child.wait(), sent)

@@ -1,26 +1,28 @@
-"""`hftrain check-serve`: does a server give the tokens and answers of the exported model?"""
+"""`hftrain check-serve`: compares the tokens and answers of a server with the exported model."""
+
+from __future__ import annotations
 
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "check-serve",
         help="compare a running OpenAI-compatible server with an export; exit code 1 if they differ",
-        epilog="Shown against `transformers serve EXPORT`; vLLM, SGLang and llama.cpp also tell their tokens.",
+        epilog="Tested with `transformers serve EXPORT`; vLLM, SGLang and llama.cpp also return their tokens.",
     )
-    command.add_argument("url", metavar="URL", help="of the server: http://localhost:8000")
+    command.add_argument("url", metavar="URL", help="address of the server: http://localhost:8000")
     command.add_argument("folder", metavar="EXPORT", type=Path, help="a folder that `hftrain export` wrote")
-    command.add_argument("--model", metavar="NAME", help="what the server calls the model (default: what it lists)")
+    command.add_argument("--model", metavar="NAME", help="the server's name of the model (default: the one it lists)")
     command.add_argument(
         "--near", type=float, metavar="MARGIN", default=0.05,
-        help="answers may part at a token whose logit leads by less, which rounding decides (default: 0.05)",
+        help="answers may differ from a token on whose logit leads by less, by rounding (default: 0.05)",
     )  # fmt: skip
     command.add_argument("--timeout", type=float, metavar="SECONDS", default=600, help="for each answer (default: 600)")
     trust_option(command)
@@ -39,9 +41,9 @@ def check_serve(args: argparse.Namespace) -> int:
         tokenizer = AutoTokenizer.from_pretrained(args.folder, trust_remote_code=args.trust_remote_code)
     verdicts = check_server(args.url, vectors, tokenizer, model=args.model, near=args.near, timeout=args.timeout)
     for number, verdict in enumerate(verdicts, 1):
-        for said in [f"NOT THE SAME: {problem}" for problem in verdict.problems] + verdict.notes:
-            print(visible(f"vector {number}: {said}"))
+        for message in [f"NOT THE SAME: {problem}" for problem in verdict.problems] + verdict.notes:
+            print(visible(f"vector {number}: {message}"))
     wrong = sum(bool(verdict.problems) for verdict in verdicts)
     compared = ", ".join(f"{count} by {what}" for what, count in Counter(v.compared for v in verdicts).items())
-    print(f"{len(verdicts) - wrong} of {len(verdicts)} answers are the export's; prompts compared: {compared}")
+    print(f"{len(verdicts) - wrong} of {len(verdicts)} answers equal the export's; prompts compared: {compared}")
     return 1 if wrong else 0

@@ -1,14 +1,15 @@
-"""`hftrain verify`: whether the checkpoints and the final model of a run, or prepared tokens, are as they were
-written."""
+"""`hftrain verify`: checks that the checkpoints and the final model of a run, or prepared tokens, are unchanged."""
+
+from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "verify", help="check checkpoints, models or prepared tokens; exit code 1 if one is damaged"
     )
@@ -32,25 +33,25 @@ def verify(args: argparse.Namespace) -> int:
         if sealed:
             damaged |= verify_model(args.folder)
         elif has_weights(args.folder):
-            print(f"final model: not verified, since it has no {MANIFEST} (hftrain 0.1.0 wrote none)")
+            print(f"final model: not verified, since it has no {MANIFEST} (hftrain 0.1.0 did not write it)")
         return 1 if damaged else 0
     problems = tokens.verify(args.folder)
-    print(visible("\n".join(problems) or f"the tokens in {args.folder} are as they were written"))
+    print(visible("\n".join(problems) or f"the tokens in {args.folder} are intact"))
     return 1 if problems else 0
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a model lies in `folder` itself, which is no checkpoint."""
+    """Whether `folder` itself contains a model and is not a checkpoint."""
     return any(folder.glob("*.safetensors")) and not (folder / "manifest.json").is_file()
 
 
 def verify_model(folder: Path) -> bool:
-    """Prints whether the model in `folder` is as it was written; returns whether it is not."""
+    """Prints the state of the model in `folder`; returns whether it is damaged."""
     from hftrain.data.sealed import problems
 
-    found = problems(folder)
-    print(visible(f"final model: {'; '.join(found) or 'good'}"))
-    return bool(found)
+    faults = problems(folder)
+    print(visible(f"final model: {'; '.join(faults) or 'good'}"))
+    return bool(faults)
 
 
 def verify_checkpoints(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Configuration: dataclasses whose defaults are the recommended run, and ``parse``, which is strict about the rest."""
+"""Configuration: dataclasses with recommended defaults, and ``parse``, which reads settings strictly."""
 
 from hftrain.config.data import DataConfig
 from hftrain.config.fields import (

@@ -23,8 +23,8 @@ class DataConfig(Config):
     """Configuration of the data set, if it has several."""
 
     train_file: Annotated[list[str] | None, files, InsteadOf("dataset_name")] = None
-    """Training rows: json, jsonl, csv, tsv, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet), a
-    folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
+    """Training rows: json, jsonl, csv, tsv, xlsx, parquet, arrow or txt, also .gz, .zst; a pattern (train-*.parquet),
+    a folder; or several of these: a.jsonl b.csv. A weight (a.jsonl@2.0: each row is drawn twice) or a limit (b.csv#500:
     500 rows, chosen by a hash) may follow the name."""
 
     validation_file: Annotated[list[str] | None, files] = None
@@ -36,10 +36,11 @@ class DataConfig(Config):
 
     validation_split: Annotated[float | None, count_or_share] = None
     """Rows held out for validation if the data has no validation set: under 1 a share, else a number of rows; null: a
-    tenth, at least 50 (or a fifth, if that is less), at most 2,000. The split is stratified by class."""
+    tenth of 1,000 rows and more, at most 2,000; a twentieth of fewer rows. The split is stratified by class."""
 
     test_split: Annotated[float | None, count_or_share] = None
-    """Rows held out for the test if the data has no test set; as validation_split."""
+    """Rows held out for the test if the data has no test set: under 1 a share, else a number of rows; null: a tenth, at
+    least 50 (or a fifth, if that is less), at most 2,000. The split is stratified by class."""
 
     folds: Annotated[int | None, at_least(2)] = None
     """Cross-validation: split the rows into this many folds and test each with a model trained on the others, in
@@ -67,7 +68,7 @@ class DataConfig(Config):
             yield ("dataset_name", "train_file"), "nothing to train on: set one of them"
         for name in ("validation_file", "test_file"):
             if getattr(self, name) is not None and self.train_file is None:
-                yield (name, "dataset_name"), f"contradict each other: {name} goes with train_file"
+                yield (name, "dataset_name"), f"contradict each other: {name} needs train_file"
         for name in ("train_file", "validation_file", "test_file"):
             try:
                 sources = [read_source(written) for written in getattr(self, name) or ()]
@@ -78,28 +79,31 @@ class DataConfig(Config):
                 yield (name,), "takes no weights (@): each of its rows counts once"
             names = [source.name for source in sources]
             if twice := [name for name in names if names.count(name) > 1]:
-                yield (name,), f"names {twice[0]} twice" + ("; a weight says so: @2" if name == "train_file" else "")
+                yield (
+                    (name,),
+                    f"contains {twice[0]} twice" + ("; to repeat it, set a weight: @2" if name == "train_file" else ""),
+                )
         if self.fold is not None and (self.folds is None or self.fold > self.folds):
-            yield ("fold", "folds"), f"fold {self.fold} is one of how many? set folds, to that number or more"
+            yield ("fold", "folds"), f"fold {self.fold} needs folds: set folds to {self.fold} or more"
         if self.folds is not None and self.test_file is not None:
-            yield ("folds", "test_file"), "contradict each other: with folds each row is tested once; leave one out"
+            yield ("folds", "test_file"), "contradict each other: with folds each row is a test row once; set only one"
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
-            yield ("delimiter",), f"is one character, as ; or | or TAB, got {self.delimiter!r}"
+            yield ("delimiter",), f"must be one character, such as ; or | or TAB, not {self.delimiter!r}"
         if twice := sorted({name for name in self.column_names if self.column_names.count(name) > 1}):
-            yield ("column_names",), f"has {twice[0]!r} twice: each column has a name of its own"
+            yield ("column_names",), f"has {twice[0]!r} twice: each column needs its own name"
         try:
             "".encode(self.encoding or "utf-8")
         except LookupError:
-            yield ("encoding",), f"unknown to Python: {self.encoding!r}; try windows-1252, latin-1 or utf-16"
+            yield ("encoding",), f"is unknown to Python: {self.encoding!r}; try windows-1252, latin-1 or utf-16"
 
     @property
     def trained_on(self) -> str:
-        """The training data for people."""
+        """The training data, in words."""
         return ", ".join(self.train_file) if self.train_file else str(self.dataset_name)
 
     @property
     def tested_on(self) -> str:
-        """What the test rows are of, for people."""
+        """The origin of the test rows, in words."""
         return ", ".join(self.test_file) if self.test_file else self.trained_on
 
     def __post_init__(self) -> None:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from hftrain.config.fields import TrainConfig
 
 Task = Literal["understanding", "translation", "chat", "preference", "reward", "pretraining"]
 BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
+ENOUGH_TO_CHOOSE = 100  # validation rows: by fewer, an accuracy of 90 % is known to +-6 points or worse
 LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
     "new": (1e-4, 4e-3),
     "new translator": (1e-4, 2e-3),
@@ -30,6 +34,7 @@ RULES = {
     "lr_scheduler_type": "by the task",
     "warmup_steps": "by the task",
     "metric_for_best_model": "the task's metric",
+    "load_best_model_at_end": "true where the validation set can tell checkpoints apart",
     "eval_steps": "a few times in a short run, ten times in a long one",
     "save_steps": "as often as evaluations",
     "logging_steps": "about a hundred lines",
@@ -45,7 +50,8 @@ class Known:
         parameters: of the base model, adapters aside.
         new: the model is trained from scratch.
         longest: tokens of the longest example.
-        metric: what the task is scored by.
+        metric: what the best model is chosen by.
+        validation: examples that it is computed from; None: not known.
     """
 
     task: Task
@@ -56,6 +62,7 @@ class Known:
     adapters: bool = False
     longest: int = 1
     metric: str = "loss"
+    validation: int | None = None
 
     def __str__(self) -> str:
         size = f"{self.tokens:,} tokens" if self.task in BY_TOKENS else f"{self.examples:,} examples"
@@ -93,6 +100,7 @@ def choose(known: Known, given: Mapping[str, Any]) -> dict[str, Choice]:
         "lr_scheduler_type": Choice(schedule, f"usual for {known.task}, {named} models"),
         "warmup_steps": Choice(round(min(warmup, max(0.0, room)), 6), "share of the steps"),
         "metric_for_best_model": Choice(known.metric, BY_METRIC),
+        "load_best_model_at_end": keeps_best(known, given),
     }
     return choices | {name: choice for name, choice in others.items() if name not in given}
 
@@ -183,7 +191,20 @@ def usual_rate(known: Known) -> Choice:
     return Choice(_rounded(value), f"{what} of {known.parameters:,} parameters")
 
 
-def open_settings(config: Any) -> list[str]:
+def keeps_best(known: Known, given: Mapping[str, Any]) -> Choice:
+    """Whether the best checkpoint is kept, or the last. A share of few rows takes few values and picks by luck; a loss
+    does not, since each checkpoint is asked about the same rows."""
+    if given.keys() & {"metric_for_best_model", "early_stopping_patience"}:
+        return Choice(True, "what it is chosen by is set")
+    if known.metric.removeprefix("eval_") in ("loss", "perplexity"):
+        return Choice(True, f"a {known.metric} tells checkpoints apart on few examples too")
+    if known.validation is None or known.validation >= ENOUGH_TO_CHOOSE:
+        return Choice(True, f"by {known.metric}")
+    few = f"{known.validation:,} validation examples, under {ENOUGH_TO_CHOOSE}, cannot tell checkpoints apart by"
+    return Choice(False, f"{few} {known.metric}: the last is kept")
+
+
+def open_settings(config: TrainConfig) -> list[str]:
     """The settings of `config` that are still to be chosen."""
     unit = "global_batch_tokens" if config.task_family in BY_TOKENS else "global_batch_size"
     given = _given(config)
@@ -193,7 +214,7 @@ def open_settings(config: Any) -> list[str]:
     return [name for name in RULES if name not in given.keys() | filled | other]
 
 
-def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
+def fill(config: TrainConfig, known: Known, pinned: Mapping[str, Any]) -> None:
     """Chooses the open settings of `config` but those of `cadence`; what is in `pinned` is not chosen anew."""
     config.chosen_for = str(known)
     still_open = {*open_settings(config), *config.chosen}
@@ -203,15 +224,18 @@ def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
         if name in still_open:
             setattr(config, name, None)  # a recipe may have chosen it already
             config.choose(name, value, "as the checkpoint has it")
-    _fill(config, choose(known, _given(config)))
+    given = _given(config)
+    if "metric_for_best_model" in config.chosen:  # by the recipe, which knows the metrics; not by the user
+        del given["metric_for_best_model"]
+    _fill(config, choose(known, given))
 
 
-def fill_cadence(config: Any, steps: int) -> None:
+def fill_cadence(config: TrainConfig, steps: int) -> None:
     """Chooses how often a run of `steps` evaluates, saves and logs."""
     _fill(config, cadence(steps, _given(config)))
 
 
-def describe(config: Any) -> list[str]:
+def describe(config: TrainConfig) -> list[str]:
     """What was chosen for `config`, and why, a line each."""
     if not config.chosen:
         return []
@@ -219,11 +243,11 @@ def describe(config: Any) -> list[str]:
     return [f"chosen for {config.chosen_for} (set one to choose otherwise):", *lines]
 
 
-def _given(config: Any) -> dict[str, Any]:
+def _given(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in vars(config).items() if value is not None}
 
 
-def _fill(config: Any, choices: Mapping[str, Choice]) -> None:
+def _fill(config: TrainConfig, choices: Mapping[str, Choice]) -> None:
     for name, choice in choices.items():
         config.choose(name, *choice)
 

@@ -1,4 +1,4 @@
-"""How a program ends that cannot go on: with a message where hftrain has one, with a traceback where it has none."""
+"""How a program ends after an error: with a message if hftrain has one, otherwise with a traceback."""
 
 import dis
 import errno
@@ -18,14 +18,14 @@ DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.E
 
 
 def of_a_disk(error: BaseException | None) -> bool:
-    """Whether the system refused to read or write. (safetensors and tokenizers wrap its error: its number is in the
+    """Whether the system refused to read or write. (safetensors and tokenizers wrap the error: its number is in the
     text.)"""
     return isinstance(error, OSError) or "(os error " in str(error)
 
 
 @contextmanager
 def explain_disk(what: str, way_out: str) -> Iterator[None]:
-    """Makes an error of the disk inside one that says `what` failed, why, and the way out."""
+    """Replaces an error of the disk by one that says `what` failed, why, and the way out."""
     try:
         yield
     except Exception as error:
@@ -35,7 +35,7 @@ def explain_disk(what: str, way_out: str) -> Iterator[None]:
 
 
 def innermost(trace: TracebackType | None) -> tuple[Path, bool]:
-    """The file where an error began, and whether with a `raise`, or an `assert`, in it."""
+    """The file where an error began, and whether a `raise` or an `assert` in it caused the error."""
     while trace and trace.tb_next:
         trace = trace.tb_next
     if trace is None:
@@ -45,14 +45,14 @@ def innermost(trace: TracebackType | None) -> tuple[Path, bool]:
 
 
 def explains(error: BaseException) -> bool:
-    """Whether the message says what to do: this package raised it for the user."""
+    """Whether the message is for the user: this package raised it."""
     file, raised = innermost(error.__traceback__)
     ours = raised and PACKAGE in file.parents and isinstance(error, Exception) and str(error) != ""
     return ours and not isinstance(error, AssertionError | NotImplementedError)
 
 
 def explain_errors() -> None:
-    """From now on an error that explains itself ends this program with its message, or all with HFTRAIN_TRACEBACK=1."""
+    """From now on, errors for the user end this program with their message; with HFTRAIN_TRACEBACK=1, a traceback."""
     clean_messages()
     before = sys.excepthook
     if getattr(before, "explains", False) or os.environ.get("HFTRAIN_TRACEBACK"):
@@ -62,12 +62,12 @@ def explain_errors() -> None:
         program, text = Path(sys.argv[0]).name, str(error)
         refused = error.errno in DISK if isinstance(error, OSError) else any(f"(os error {n})" in text for n in DISK)
         if issubclass(kind, KeyboardInterrupt):
-            print(f"{program}: interrupted; what was saved before stands", file=sys.stderr)
+            print(f"{program}: interrupted; everything saved before is intact", file=sys.stderr)
         elif explains(error):
             lines = (f"{program}: {text}", *getattr(error, "__notes__", ()))
             print(visible("\n".join(lines)), file=sys.stderr)
         elif refused:
-            way_out = "Make room there, mend its permissions, or name another folder; checkpoints stand"
+            way_out = "Make room there, repair its permissions, or choose another folder; checkpoints are intact"
             print(visible(f"{program}: {text}. {way_out}."), file=sys.stderr)
         else:
             before(kind, error, trace)

@@ -43,7 +43,7 @@ class ModelConfig(Config):
 class LoraConfig(Config):
     """Low-rank adapters (LoRA, arXiv 2106.09685): train a small addition to the weights instead of the weights."""
 
-    SWITCH: ClassVar[str] = "use_peft"  # without it the others must be at their defaults
+    SWITCH: ClassVar[str] = "use_peft"  # if it is off, the others must be at their defaults
 
     use_peft: bool = False
     """Train adapters and freeze the weights of the model."""
@@ -82,14 +82,14 @@ class LoraConfig(Config):
         for setting in fields(self):
             changed = setting.name in of_adapters and getattr(self, setting.name) != default_of(setting)
             if changed and not self.use_peft:
-                reason = "adapters are off, and all weights would train: set use_peft too, or neither"
+                reason = "adapters are off, so all weights would be trained: set use_peft too, or neither"
                 yield (setting.name, "use_peft"), reason
         if self.use_peft and not self.lora_target_modules:
-            yield ("lora_target_modules", "use_peft"), "no module would be trained: name some, or all-linear"
+            yield ("lora_target_modules", "use_peft"), "no module would be trained: name some modules, or all-linear"
         if self.init_lora_weights.startswith("pissa"):
             for name in ("use_dora", "load_in_4bit"):
                 if getattr(self, name):
-                    yield ("init_lora_weights", name), "PiSSA takes its beginning out of the weights: choose one"
+                    yield ("init_lora_weights", name), "PiSSA changes the weights when it starts: set only one"
 
 
 @dataclass
@@ -219,8 +219,9 @@ class TrainConfig(Config):
     save_total_limit: Annotated[int, at_least(1)] = 2
     """Number of checkpoints to keep; the newest intact one and the best are never deleted."""
 
-    load_best_model_at_end: bool = True
-    """Finish with the best weights by metric_for_best_model instead of the last."""
+    load_best_model_at_end: bool | None = None
+    """Finish with the best weights by metric_for_best_model instead of the last; null: chosen, by the number of
+    validation examples."""
 
     metric_for_best_model: str | None = None
     """Validation metric by which the best model is selected; ties are broken by the loss; null: chosen."""
@@ -259,22 +260,22 @@ class TrainConfig(Config):
 
     @property
     def scored_by(self) -> str:
-        """What `metric_for_best_model` is chosen to be."""
+        """The metric that `metric_for_best_model` defaults to."""
         return "loss"
 
     @property
     def tested_on(self) -> str:
-        """What the scores are of, for people."""
-        return "rows of the recipe's own"
+        """The origin of the scored rows, in words."""
+        return "rows of the recipe"
 
-    def choose(self, name: str, value: Any, reason: str) -> None:
-        """Sets what the user left open."""
+    def choose(self, name: str, value: object, reason: str) -> None:
+        """Sets an open setting."""
         if getattr(self, name) is None:
             setattr(self, name, value)
             self.chosen[name] = Choice(value, reason)
 
     def reopen(self) -> None:
-        """Forgets what was chosen: the next run chooses for its own data."""
+        """Resets chosen settings: the next run chooses for its own data."""
         for name, choice in self.chosen.items():
             if getattr(self, name) == choice.value:
                 setattr(self, name, None)
@@ -285,19 +286,25 @@ class TrainConfig(Config):
         if self.bf16 and self.fp16:
             yield ("bf16", "fp16"), "contradict each other: set one of them"
         if self.selective_checkpointing and not self.activation_checkpointing:
-            yield ("selective_checkpointing", "activation_checkpointing"), "says how: set activation_checkpointing too"
+            yield (
+                ("selective_checkpointing", "activation_checkpointing"),
+                "only refines checkpointing: set activation_checkpointing too",
+            )
         if self.early_stopping_patience is not None and self.eval_steps == 0:
             yield (
                 ("early_stopping_patience", "eval_steps"),
                 "contradict each other: eval_steps 0 evaluates only at the end",
             )
-        known, keys = self._known_direction(), ("metric_for_best_model", "greater_is_better")
+        direction, keys = self._known_direction(), ("metric_for_best_model", "greater_is_better")
         if self.metric_for_best_model is None:
             pass
-        elif known is self.greater_is_better is None:
-            yield keys, f"whether a higher {self.metric_for_best_model} is better is not known here: set the latter"
-        elif None not in (known, self.greater_is_better) and known != self.greater_is_better:
-            yield keys, f"would keep the worst {self.metric_for_best_model}: set greater_is_better {str(known).lower()}"
+        elif direction is self.greater_is_better is None:
+            yield keys, f"whether a higher {self.metric_for_best_model} is better is not known: set greater_is_better"
+        elif None not in (direction, self.greater_is_better) and direction != self.greater_is_better:
+            yield (
+                keys,
+                f"would keep the worst {self.metric_for_best_model}: set greater_is_better {str(direction).lower()}",
+            )
         parts = ["warmup_steps"]
         if self.lr_scheduler_type == "warmup_stable_decay":
             parts.append("decay_steps")
@@ -309,7 +316,7 @@ class TrainConfig(Config):
         if needed > 1 + 1e-9:
             yield (
                 [*parts, *(["max_steps"] if self.max_steps else [])],
-                "the learning rate would need more steps than there are",
+                "the schedule of the learning rate would need more steps than the run has",
             )
 
     def _known_direction(self) -> bool | None:
@@ -328,14 +335,17 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.use_peft and self.model_name_or_path is None:
-            yield ("use_peft", "model_name_or_path"), "adapters are trained on a pretrained model: name one"
+            yield ("use_peft", "model_name_or_path"), "adapters need a pretrained model: set model_name_or_path"
         if self.folds is not None and self.fold is None:
             if self.push_to_hub:
-                yield ("folds", "push_to_hub"), "of which fold? Train on all rows, without folds, and push that model"
+                yield (
+                    ("folds", "push_to_hub"),
+                    "each fold has its own model: train on all rows, without folds, and push that model",
+                )
             if self.resume_from_checkpoint not in (None, "auto"):
                 yield (
                     ("folds", "resume_from_checkpoint"),
-                    "auto goes on with each fold; from one checkpoint only its own fold can go on: set fold too",
+                    "one checkpoint can continue only its own fold: set fold too, or auto to continue each fold",
                 )
 
 
@@ -346,4 +356,4 @@ class FineTuneConfig(RecipeConfig):
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.model_name_or_path is None:
-            yield ("model_name_or_path",), "the task is taught to a pretrained model: name one"
+            yield ("model_name_or_path",), "the task needs a pretrained model: set model_name_or_path"

@@ -1,4 +1,4 @@
-"""``--help``, written from the classes themselves."""
+"""``--help``, generated from the classes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hftrain.config.yaml12 import Dumper
 
 
 def written(cls: type) -> tuple[str, dict[str, str]]:
-    """The docstring of a class and the strings that stand under its fields, from its source."""
+    """The docstring of a class and the strings below its fields, from its source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    except (OSError, TypeError):  # typed into an interpreter: there is no source to read
+    except (OSError, TypeError):  # typed into an interpreter: no source
         return "", {}
     assert isinstance(tree, ast.ClassDef)
     docs = {}
@@ -31,15 +31,22 @@ def written(cls: type) -> tuple[str, dict[str, str]]:
 
 
 def help_text(cls: type[Config]) -> str:
-    """What ``--help`` prints: all settings, under the class that declares them."""
+    """The text of ``--help``: all settings, grouped by the class that declares them."""
     width = min(shutil.get_terminal_size().columns, 120)
     docs: dict[type, tuple[str, dict[str, str]]] = {}
     blocks: dict[type, list[str]] = {}
     for name, setting in settings(cls).items():
-        classes = [each for each in setting.owner.__mro__ if setting.field in inspect.get_annotations(each)]
-        for each in classes:
-            docs[each] = docs[each] if each in docs else written(each)
-        doc = next((docs[each][1][setting.field] for each in classes if setting.field in docs[each][1]), "")
+        classes = [
+            owner_class
+            for owner_class in setting.owner.__mro__
+            if setting.field in inspect.get_annotations(owner_class)
+        ]
+        for owner_class in classes:
+            docs[owner_class] = docs[owner_class] if owner_class in docs else written(owner_class)
+        doc = next(
+            (docs[owner_class][1][setting.field] for owner_class in classes if setting.field in docs[owner_class][1]),
+            "",
+        )
         other = instead_of(setting.kind)
         default = yaml.dump(setting.default, Dumper=Dumper, default_flow_style=True, width=999).split("\n")[0]
         about = f"({describe(setting.kind)}{f'; instead of {other}' if other else ''}; default {default})"

@@ -20,10 +20,10 @@ def flatten_json(nested: Mapping[str, Any], default: Callable[[object], str] | N
     """{"a": {"b": 1.0}} -> {"a.b": "1.0"}.
 
     Args:
-        default: what is written for a value that JSON cannot hold.
+        default: the replacement for a value that JSON cannot represent.
 
     Raises:
-        ValueError: JSON cannot hold a value, and there is no `default`.
+        ValueError: JSON cannot represent a value, and there is no `default`.
     """
     texts = {}
     for key, value in flatten(nested).items():

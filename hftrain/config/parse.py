@@ -16,6 +16,7 @@ import yaml
 
 from hftrain.config.defaults import open_settings
 from hftrain.config.errors import explain_errors
+from hftrain.config.fields import TrainConfig
 from hftrain.config.help import help_text
 from hftrain.config.hf_names import HF_NAMES
 from hftrain.config.printing import ask, show
@@ -43,19 +44,19 @@ C = TypeVar("C", bound=Config)
 
 
 class Level:
-    """The settings that one source gives (the file, the command line), their places, and what is wrong with them."""
+    """The settings of one source (the file, the command line), their places, and their problems."""
 
     def __init__(self, table: dict[str, Setting]) -> None:
         self.table = table
         self.groups = {name[: dot.start()] for name in table for dot in re.finditer(r"\.", name)}
         self.values: dict[str, Any] = {}
         self.places: dict[str, str] = {}
-        self.entries: dict[str, str] = {}  # of mappings in a file: their places
+        self.entries: dict[str, str] = {}  # places of the entries of mappings in a file
         self.problems: list[ConfigError] = []
-        self.guesses: set[str] = set()  # what misspelt names may have meant
+        self.guesses: set[str] = set()  # likely names for misspelt ones
 
     def owner(self, name: str) -> str | None:
-        """The setting that ``name`` is, or of which it is an entry (``model_config.hidden_size``)."""
+        """The setting called ``name``, or the one of which it is an entry (``model_config.hidden_size``)."""
         parts = name.split(".")
         heads = [".".join(parts[: end + 1]) for end in range(len(parts))]
         for head in heads:
@@ -64,7 +65,7 @@ class Level:
         return None
 
     def add(self, name: str, place: str, read: Callable[[], Any], inside: Iterable[str] = ()) -> None:
-        """Take the setting ``name`` with the value that ``read()`` returns."""
+        """Adds the setting ``name`` with the value that ``read()`` returns."""
         if name in self.places:
             first = "" if self.places[name] == place else f", first at {self.places[name]}"
             self.problems.append(ConfigError(name, f"given twice{first}", place))
@@ -85,35 +86,37 @@ class Level:
             self.problems.append(ConfigError(name, reason, place))
 
     def unknown(self, name: str, inside: Iterable[str]) -> str:
-        """What to write instead of ``name``, which is no setting and has the keys ``inside`` under it."""
+        """Advice on ``name``, which is not a setting and contains the keys ``inside``."""
         last = name.rpartition(".")[2]
-        places = [known for known in self.table if known.rpartition(".")[2] == last]
+        places = [setting for setting in self.table if setting.rpartition(".")[2] == last]
         if places:
             return f"misplaced: write it as {' or '.join(places)}"
         if last in HF_NAMES:
             return HF_NAMES[last]
         if name in self.groups:
-            return "is a group of settings: give those one by one, under it"
+            return "is a group of settings: write them one by one below it"
         head = name.partition(".")[0]
         if head in self.table:
-            return f"{head} is {describe(self.table[head].kind)}, nothing goes under it"
-        lifted = [known for known in self.table if known.rpartition(".")[2] in inside]
+            return f"{head} is {describe(self.table[head].kind)}, so it cannot contain keys"
+        lifted = [setting for setting in self.table if setting.rpartition(".")[2] in inside]
         if lifted:
-            return f"unknown; what is under it goes elsewhere: {', '.join(lifted)}"
+            return f"unknown; its keys belong elsewhere: {', '.join(lifted)}"
         near = get_close_matches(name, self.table, 1)
         self.guesses |= set(near)
         return f"unknown; did you mean {near[0]}?" if near else "unknown; --help lists the settings"
 
 
 def read_file(path: str, level: Level) -> None:
-    """Add what the YAML file holds to ``level``."""
+    """Adds the content of the YAML file to ``level``."""
 
     def walk(loader: Loader, node: yaml.MappingNode, prefix: str) -> None:
         for key, value in node.value:
             name, place = prefix + str(key.value), f"{path}:{key.start_mark.line + 1}"
             is_mapping = isinstance(value, yaml.MappingNode)
             if "." in str(key.value):
-                level.problems.append(ConfigError(name, "dots are for the command line; in YAML, nest", place))
+                level.problems.append(
+                    ConfigError(name, "dots are for the command line; in YAML, write nested keys", place)
+                )
             elif name in level.groups and is_mapping and name not in level.places:
                 level.places[name] = place
                 walk(loader, value, f"{name}.")
@@ -144,8 +147,8 @@ def read_file(path: str, level: Level) -> None:
     return None
 
 
-def read_text(kind: Any, texts: list[str]) -> Any:
-    """The words after ``--name`` as a value: a string as it stands, anything else as YAML reads it."""
+def read_text(kind: object, texts: list[str]) -> Any:
+    """The words after ``--name`` as a value: a string unchanged, anything else as YAML reads it."""
     core, marks, optional = unpack(kind)
     if get_origin(core) is list and optional and texts == ["null"]:
         return None
@@ -157,24 +160,24 @@ def read_text(kind: Any, texts: list[str]) -> Any:
     if core is bool and not texts:
         return True
     if len(texts) != 1:
-        raise ValueError(f"takes one value, not {' '.join(texts) or 'none'}")
+        raise ValueError(f"needs exactly one value, not {' '.join(texts) or 'none'}")
     if core is str or get_origin(core) is Literal:
         return None if optional and texts[0] == "null" else texts[0]
     return yaml.load(texts[0], Loader)
 
 
 def read_command_line(argv: Sequence[str], level: Level) -> None:
-    """Add what the command line holds, ``--name words ...``, to ``level``."""
+    """Adds the command line, ``--name words ...``, to ``level``."""
     start = next((index for index, word in enumerate(argv) if word.startswith("--")), len(argv))
     for word in argv[:start]:
         option = "--config" if word.endswith((".yaml", ".yml", ".json")) else "--name"
-        level.problems.append(ConfigError(word, f"stands alone; write {option} {word}", COMMAND_LINE))
+        level.problems.append(ConfigError(word, f"has no option before it; write {option} {word}", COMMAND_LINE))
     while start < len(argv):
         end = next((i for i in range(start + 1, len(argv)) if argv[i].startswith("--")), len(argv))
         name, equals, value = argv[start][2:].partition("=")
         texts = [value] * bool(equals) + list(argv[start + 1 : end])
         owner = level.owner(name.replace("-", "_")) or name.replace("-", "_")
-        name = owner + name[len(owner) :]  # the keys of a mapping stay as they are written
+        name = owner + name[len(owner) :]  # keys of a mapping stay unchanged
         positive = name.removeprefix("no_")
         if name not in level.table and positive in level.table and unpack(level.table[positive].kind)[0] is bool:
             name, texts = positive, ["false", *texts]
@@ -183,43 +186,43 @@ def read_command_line(argv: Sequence[str], level: Level) -> None:
         start = end
 
 
-def entry_set(mapping: Any, keys: list[str], value: Any) -> dict[str, Any]:
-    """``mapping`` with ``value`` at ``keys``, the deeper levels made where they are missing."""
+def entry_set(mapping: Any, keys: list[str], value: object) -> dict[str, Any]:
+    """``mapping`` with ``value`` at ``keys``; missing levels are created."""
     mapping = mapping if isinstance(mapping, dict) else {}
-    head, *rest = keys
-    return {**mapping, head: entry_set(mapping.get(head), rest, value) if rest else value}
+    head, *deeper = keys
+    return {**mapping, head: entry_set(mapping.get(head), deeper, value) if deeper else value}
 
 
 def build(
-    cls: type[C], values: dict[str, Any], given: Container[str], problems: list[ConfigError], prefix: str = ""
+    cls: type[C], values: dict[str, Any], set_by_user: Container[str], problems: list[ConfigError], prefix: str = ""
 ) -> C | None:
-    """Make ``cls`` of its settings; what is wrong goes to ``problems``, and then the result is None.
+    """Creates ``cls`` from its settings; on errors it fills ``problems`` and returns None.
 
-    ``given``: the settings that the user wrote. Where a group has a ``SWITCH`` and the user turns it off, the others
-    that he did not write take the class's own defaults: those that the recipe has for it would contradict the switch.
+    ``set_by_user``: the settings that the user wrote. If a group has a ``SWITCH`` and the user turns it off, its other
+    settings get the defaults of the class, since the recipe's defaults would contradict the switch.
     """
     arguments = {}
     kinds = kinds_of(cls)
     switch = getattr(cls, "SWITCH", None)
-    off = switch is not None and prefix + switch in given and not values[prefix + switch]
+    off = switch is not None and prefix + switch in set_by_user and not values[prefix + switch]
     for field in fields(cls):
         kind = kinds[field.name]
         if is_dataclass(kind):
-            inner = build(cast(type[Config], kind), values, given, problems, f"{prefix}{field.name}.")
+            inner = build(cast(type[Config], kind), values, set_by_user, problems, f"{prefix}{field.name}.")
             arguments[field.name] = default_of(field) if inner is None else inner
-        elif off and prefix + field.name not in given:
+        elif off and prefix + field.name not in set_by_user:
             arguments[field.name] = default_of(field)
         else:
             arguments[field.name] = values[prefix + field.name]
     try:
         return cls(**arguments)
     except ConfigError as error:
-        problems += [ConfigError([prefix + key for key in each.keys], each.reason) for each in error.problems]
+        problems += [ConfigError([prefix + key for key in problem.keys], problem.reason) for problem in error.problems]
         return None
 
 
 def pairs(table: dict[str, Setting]) -> list[tuple[str, str]]:
-    """(a setting, the one that stands instead of it)."""
+    """(a setting, the one that may replace it)."""
     marked = [(name, setting.field, instead_of(setting.kind)) for name, setting in table.items()]
     return [(name.removesuffix(field) + other, name) for name, field, other in marked if other]
 
@@ -229,7 +232,7 @@ def join_places(places: dict[str, str], names: Iterable[str]) -> str:
 
 
 def resolve(cls: type[C], argv: Sequence[str]) -> C:
-    """The configuration that ``argv`` asks for. Raises ConfigError."""
+    """The configuration of ``argv``. Raises ConfigError."""
     table = settings(cls)
     command_line = Level({**table, "config": Setting(str | None, None, cls, "config")})
     read_command_line(argv, command_line)
@@ -248,12 +251,12 @@ def resolve(cls: type[C], argv: Sequence[str]) -> C:
             places[owner] = places[name] = level.places[name]
         places |= level.entries
         for first, second in pairs(table):
-            given = [name for name in (first, second) if level.values.get(name) is not None]
-            if len(given) == 2:
+            both = [name for name in (first, second) if level.values.get(name) is not None]
+            if len(both) == 2:
                 reason = "are two ways to say one thing: give one of them"
-                problems.append(ConfigError(given, reason, join_places(level.places, given)))
-            elif given:
-                values[second if given == [first] else first] = None
+                problems.append(ConfigError(both, reason, join_places(level.places, both)))
+            elif both:
+                values[second if both == [first] else first] = None
 
     contradictions: list[ConfigError] = []
     token = REFUSED.set(bool(problems))
@@ -261,7 +264,7 @@ def resolve(cls: type[C], argv: Sequence[str]) -> C:
         config = build(cls, values, places, contradictions)
     finally:
         REFUSED.reset(token)
-    # A setting that is wrong by itself now has its default, and contradicts nothing that the user wrote.
+    # A setting with a wrong value now has its default, so it contradicts nothing.
     doubtful = file.guesses | command_line.guesses | {key for problem in problems for key in problem.keys}
     for problem in contradictions:
         if doubtful.isdisjoint(problem.keys):
@@ -272,7 +275,7 @@ def resolve(cls: type[C], argv: Sequence[str]) -> C:
 
 
 def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
-    """Make a ``cls`` from its defaults < ``--config run.yaml`` < the command line.
+    """Creates a ``cls`` from its defaults <  ``--config run.yaml`` < the command line.
 
     The command line takes ``--name value``, ``--name=value``, ``--a-b`` for ``--a_b``, ``--flag``, ``--no_flag``,
     ``--flag false``, lists as ``--name a b`` or ``--name a,b`` (``none`` is the empty one), ``null`` for no value, and
@@ -282,12 +285,12 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
 
     Args:
         cls: A ``Config``, usually composed: ``class TranslateConfig(DataConfig, ModelConfig, TrainConfig)``.
-        argv: The words of the command line. None takes those of the program, and then an error is printed and ends the
-            program with code 2, later ones that hftrain explains end it without a traceback, and signals that ask
-            it to stop end it with code 75.
+        argv: The words of the command line. None: those of the program; then an error is printed and ends the program
+            with code 2, later errors that hftrain explains end it without a traceback, and stop signals end it with
+            code 75.
 
     Raises:
-        ConfigError: naming all that is wrong, where it stands and what to write.
+        ConfigError: lists all mistakes with their place and what to write.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if "--help" in words or "-h" in words:
@@ -303,7 +306,7 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
         raise SystemExit(2) from None
     if prints:
         as_given = any(word.endswith("=as_given") for word in prints)
-        if argv is None and not as_given and hasattr(config, "chosen") and open_settings(config):
+        if argv is None and not as_given and isinstance(config, TrainConfig) and open_settings(config):
             ask(config)
             return config
         show(config)

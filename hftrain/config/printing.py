@@ -1,7 +1,7 @@
-"""`--print_config`: all settings as YAML, with the reason behind each that was chosen, or will be.
+"""`--print_config`: all settings as YAML, with reasons for those that were or will be chosen.
 
-What is open follows from the data and the model, so the recipe runs up to the choice. What it prints before goes to
-stderr. Where it fails, the settings are printed as they are, each open one with the rule that will choose it.
+Open settings depend on the data and the model, so the recipe runs until they are chosen; its output goes to stderr. If
+it fails, the settings are printed with the open ones null and the rule that will choose them.
 """
 
 import os
@@ -11,26 +11,27 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from hftrain.config.defaults import RULES, open_settings
+from hftrain.config.fields import TrainConfig
 from hftrain.config.schema import Config
 from hftrain.config.yaml12 import to_yaml
 
-_OUTPUT: list[Any] = []  # where the settings go, once they are asked for
+_OUTPUT: list[Any] = []  # the stream for the settings, once they are requested
 
 
 def asked() -> bool:
-    """Whether the program is to end with its settings, as soon as all are chosen."""
+    """Whether the program should print its settings and end, as soon as all are chosen."""
     return bool(_OUTPUT)
 
 
 def ask(config: Config) -> None:
-    """From now on the program prints its settings as soon as they are chosen, and if they cannot be, as it ends."""
+    """From now on, the program prints its settings as soon as they are chosen, or otherwise when it ends."""
     _OUTPUT.append(sys.stdout)
     sys.stdout = sys.stderr
 
     def explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
             sys.exit(130)
-        print(f"what is null cannot be chosen yet: {error}", file=sys.stderr)
+        print(f"settings that are null cannot be chosen yet: {error}", file=sys.stderr)
         show(config)
 
     sys.excepthook = explain
@@ -44,9 +45,9 @@ def show(config: Config) -> NoReturn:
 
 
 def to_text(config: Config) -> str:
-    """The settings as YAML, with comments that `parse` passes over."""
+    """The settings as YAML, with comments that `parse` ignores."""
     notes = {}
-    if hasattr(config, "chosen"):
+    if isinstance(config, TrainConfig):
         notes = {name: f"chosen by the data and the model: {RULES[name]}" for name in open_settings(config)}
         notes |= {name: f"chosen: {choice.reason}" for name, choice in config.chosen.items()}
     lines = []

@@ -1,6 +1,6 @@
-"""What a configuration is: a dataclass whose fields carry types, limits and a help text.
+"""The base of configurations: dataclasses whose fields have types, limits and help texts.
 
-A setting is a field; the string that stands under it is its help text; ``Annotated`` carries its limits::
+A setting is a field; the string below it is its help text; ``Annotated`` has its limits::
 
     @dataclass
     class TrainConfig(Config):
@@ -25,7 +25,7 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 
 class ConfigError(ValueError):
-    """Settings that cannot be: ``key`` and ``reason`` of the first, ``problems`` holds one ``ConfigError`` for each.
+    """Invalid settings: ``key`` and ``reason`` of the first; ``problems`` has one ``ConfigError`` for each.
 
     ``key`` may be several names, for settings that contradict each other.
     """
@@ -37,12 +37,12 @@ class ConfigError(ValueError):
         super().__init__(key, reason, where)
 
     def __str__(self) -> str:
-        lines = ((each.where, " and ".join(each.keys), each.reason) for each in self.problems)
+        lines = ((problem.where, " and ".join(problem.keys), problem.reason) for problem in self.problems)
         return "\n".join(": ".join(part for part in line if part) for line in lines)
 
     @classmethod
     def of(cls, problems: Sequence[ConfigError]) -> ConfigError:
-        """One error that tells all ``problems``, a line each."""
+        """One error with all ``problems``, one line each."""
         error = cls(problems[0].keys, problems[0].reason, problems[0].where)
         error.problems = list(problems)
         return error
@@ -80,7 +80,7 @@ class OneOrMore(Must):
 
 
 class Files(OneOrMore):
-    """Marks a list of names of files, in which a comma is a letter like any other."""
+    """Marks a list of file names, in which commas do not separate."""
 
 
 one_or_more = OneOrMore("with at least one entry", lambda value: len(value) > 0)
@@ -89,26 +89,26 @@ files = Files("with at least one entry", lambda value: len(value) > 0)
 
 @dataclass(frozen=True)
 class InsteadOf:
-    """Marks a field (default None) that says the same as the field ``other`` in another unit: one of them is None."""
+    """Marks a field (default None) that replaces the field ``other`` in another unit: one of them is None."""
 
     other: str
 
 
-REFUSED: ContextVar[bool] = ContextVar("refused", default=False)  # `parse` has found a mistake already
+REFUSED: ContextVar[bool] = ContextVar("refused", default=False)  # whether `parse` has found a mistake
 
 
 @dataclass
 class Config:
-    """What every configuration inherits: types, limits and contradictions are checked when one is made.
+    """The base class of every configuration: checks types, limits and contradictions when it is created.
 
-    Of two fields of which one stands ``InsteadOf`` the other, the one so marked wins in Python where it is not None.
+    If a field is marked ``InsteadOf`` another and is not None, it wins in Python.
 
     Raises:
-        ConfigError: naming every field that is wrong.
+        ConfigError: names every wrong field.
     """
 
     no_result: ClassVar[tuple[str, ...]] = ()
-    """Fields of a recipe of one's own on which no result depends: they may change when a run is resumed."""
+    """Fields of your own recipe that do not change results: they may differ when a run is resumed."""
 
     def __post_init__(self) -> None:
         problems, kinds = [], kinds_of(type(self))
@@ -117,7 +117,7 @@ class Config:
                 setattr(self, field.name, conform(kinds[field.name], getattr(self, field.name)))
             except ValueError as error:
                 problems.append(ConfigError(field.name, str(error)))
-                setattr(self, field.name, default_of(field))  # so that the checks below meet no string for a number
+                setattr(self, field.name, default_of(field))  # so that the checks below never get a string for a number
         keep_one(kinds, vars(self))
         wrong = {problem.key for problem in problems}
         problems += [ConfigError(keys, reason) for keys, reason in self.checks() if wrong.isdisjoint(keys)]
@@ -136,12 +136,12 @@ class Config:
         yield from ()
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
-        """As `checks`, for what takes long to find out (it imports torch): asked only when nothing else is wrong."""
+        """Like `checks`, but slow (imports torch): called only if nothing else is wrong."""
         yield from ()
 
 
 def kinds_of(cls: type) -> dict[str, Any]:
-    """The type of each field, ``Annotated`` and all."""
+    """The type of each field, including ``Annotated``."""
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in fields(cls)}
 
@@ -155,31 +155,31 @@ def unpack(kind: Any) -> tuple[Any, list[Any], bool]:
             kind, *more = get_args(kind)
             marks += more
         elif get_origin(kind) in (Union, UnionType):
-            others = [arg for arg in get_args(kind) if arg is not NoneType]
-            if len(others) > 1:
+            kinds = [arg for arg in get_args(kind) if arg is not NoneType]
+            if len(kinds) > 1:
                 raise TypeError(f"a setting has one type, and may be None: {kind}")
-            kind, optional = others[0], True
+            kind, optional = kinds[0], True
         else:
             return kind, marks, optional
 
 
-def instead_of(kind: Any) -> str | None:
+def instead_of(kind: object) -> str | None:
     return next((mark.other for mark in unpack(kind)[1] if isinstance(mark, InsteadOf)), None)
 
 
-def default_of(field: Field) -> Any:
+def default_of(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def keep_one(kinds: dict[str, Any], values: dict[str, Any]) -> None:
-    """Where a value that stands ``InsteadOf`` another is given, make the other None."""
+    """If a value marked ``InsteadOf`` another is set, makes the other None."""
     for name, kind in kinds.items():
         other = instead_of(kind)
         if other and values[name] is not None:
             values[other] = None
 
 
-def describe(kind: Any) -> str:
+def describe(kind: object) -> str:
     """The words for a type: ``Annotated[int | None, above(0)]`` -> ``int above 0, or null``."""
     core, marks, optional = unpack(kind)
     if get_origin(core) is Literal:
@@ -194,8 +194,8 @@ def describe(kind: Any) -> str:
     return f"{words}, or null" if optional else words
 
 
-def conform(kind: Any, value: Any) -> Any:
-    """``value`` as a value of ``kind``. Raises ValueError, which says what it must be, if it is none."""
+def conform(kind: object, value: Any) -> Any:
+    """``value`` as a value of ``kind``. Raises ValueError, with the expected kind, if it does not fit."""
     core, marks, optional = unpack(kind)
     if core is Any or (optional and value is None):
         return value
@@ -237,34 +237,34 @@ class Setting:
 
     kind: Any
     default: Any
-    owner: type  # the dataclass that holds it
+    owner: type  # the dataclass that declares it
     field: str
 
 
-def settings(cls: Any, prefix: str = "", defaults: Any = None) -> dict[str, Setting]:
+def settings(cls: Any, prefix: str = "", defaults: object = None) -> dict[str, Setting]:
     """All settings of ``cls`` by name; those of a nested dataclass as ``outer.inner``."""
-    found: dict[str, Setting] = {}
+    table: dict[str, Setting] = {}
     kinds = kinds_of(cls)
     values = {field.name: default_of(field) for field in fields(cls)} if defaults is None else dict(vars(defaults))
     keep_one(kinds, values)
     for field in fields(cls):
         kind, value = kinds[field.name], values[field.name]
         if is_dataclass(kind):
-            found |= settings(kind, f"{prefix}{field.name}.", value)
+            table |= settings(kind, f"{prefix}{field.name}.", value)
         else:
-            found[prefix + field.name] = Setting(kind, value, cls, field.name)
-    return found
+            table[prefix + field.name] = Setting(kind, value, cls, field.name)
+    return table
 
 
 def changed(config: Config) -> dict[str, Any]:
     """The settings that the user set: those that differ from their defaults and were not chosen, by name
     (``outer.inner`` for a nested one)."""
-    found = {}
+    table = {}
     chosen = getattr(config, "chosen", {})
     for name, setting in settings(type(config)).items():
         value: Any = config
         for part in name.split("."):
             value = getattr(value, part)
         if value != setting.default and name not in chosen:
-            found[name] = value
-    return found
+            table[name] = value
+    return table

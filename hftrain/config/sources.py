@@ -1,4 +1,4 @@
-"""How a configuration names one data set among several: a file with, at its end, a weight or a limit."""
+"""The name of one data set among several: a file, followed by a weight or a limit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MARKED = re.compile(r"(?P<name>.+?)(?P<marks>(?:[@#][-+0-9.eE]+){1,2})")
 
 
 class Source(NamedTuple):
-    """One of the data sets of a setting: `written` is what the user wrote.
+    """One of the data sets of a setting; `written` is its text in the setting.
 
-    weight: how often each training row is drawn; limit: how many rows are read, the first by a hash; None: all.
+    weight: how often each training row is used; limit: the number of rows to read, chosen by a hash; None: all.
     """
 
     written: str
@@ -35,13 +35,13 @@ def read_source(written: str) -> Source:
     if match is None or path.exists() or (glob.has_magic(written) and glob.glob(str(path))):
         return Source(written, written)
     marks = re.findall("([@#])([^@#]+)", match["marks"])
-    found = dict(marks)
-    if len(found) < len(marks):
+    named = dict(marks)
+    if len(named) < len(marks):
         raise ValueError(f"{written}: one weight (@2) and one limit (#500) at most")
     weight, limit = 1.0, None
     try:
-        weight = float(found.get("@", 1))
-        limit = int(found["#"]) if "#" in found else None
+        weight = float(named.get("@", 1))
+        limit = int(named["#"]) if "#" in named else None
     except ValueError:
         weight = -1.0
     if not 0 < weight < 1e6 or (limit is not None and limit < 1):

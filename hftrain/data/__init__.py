@@ -1,1 +1,1 @@
-"""Rows, their order, and the batches made of them."""
+"""Rows, their order, and their batches."""

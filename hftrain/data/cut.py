@@ -1,7 +1,7 @@
-"""Which rows are set aside: by a keyed hash of their text, so that the order of the rows decides nothing.
+"""Chooses held-out rows by a keyed hash of their text, independent of the order of the rows.
 
-Rows with the same text are a group, which stays together. Shapes: N rows, G groups, in the order of their hashes.
-"""
+Rows with the same text are a group, and stay in the same split. Shapes: N rows, G groups, in the order of their
+hashes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hftrain.config.defaults import ENOUGH_TO_CHOOSE
 from hftrain.data.readers import missing
 from hftrain.data.rows import Rows, iterate
 
@@ -26,10 +27,18 @@ class Groups(NamedTuple):
     strata: np.ndarray
 
 
-def held_out_size(rows: int) -> int:
-    """How many of `rows` are set aside where nobody says: a tenth, at least 50 or a fifth if that is less, at most
-    2,000. (An accuracy of 90 % is known to +-8 points by 50 rows, to +-1.3 by 2,000: more would only be lost.)"""
-    return max(1, min(2000, max(round(0.1 * rows), min(50, round(0.2 * rows)))))
+def held_out_size(split: str, rows: int) -> int:
+    """The number of held-out rows out of `rows` if it is not set.
+
+    A tenth, at most 2,000. (The margin of an accuracy of 90 % is +-8 points with 50 rows and +-1.3 with 2,000: more
+    would be wasted.) For the test at least 50, or a fifth if that is less. For validation only a twentieth if a tenth
+    is too few to choose a checkpoint by: then they only serve a curve, and training needs them more."""
+    size = round(0.1 * rows)
+    if split == "test":
+        size = max(size, min(50, round(0.2 * rows)))
+    elif size < ENOUGH_TO_CHOOSE:
+        size = round(0.05 * rows)
+    return max(1, min(2000, size))
 
 
 def digests(rows: Rows, columns: Sequence[str], seed: int, purpose: bytes = b"") -> np.ndarray:
@@ -73,7 +82,8 @@ def split_rows(
 
     Args:
         validation_split, test_split: under 1 a share of the rows, else a number of rows; None: `held_out_size`. Exact
-            where no text is repeated; of a repeated text all rows are taken or none, so there may be a few rows less.
+            where no text is repeated; of a repeated text all rows are taken or none, so there may be a few rows less
+            (of None more, if each text stands in more).
         column: what `by` is called in the source, for messages.
         strata: of each row, its class: each class gets its share of what is set aside, up to rounding, and keeps a text
             to train on. None: rows are drawn whatever they are.
@@ -84,10 +94,10 @@ def split_rows(
     Raises:
         ValueError: an unknown column, a negative size, or sizes that leave a split without rows.
     """
-    sizes = {}
-    for name, share in (("test", test_split), ("validation", validation_split)):
+    shares, sizes = {"test": test_split, "validation": validation_split}, {}
+    for name, share in shares.items():
         if share is None:
-            sizes[name] = held_out_size(len(rows))
+            sizes[name] = held_out_size(name, len(rows))
             continue
         if share < 0 or (share >= 1 and share != int(share)):
             raise ValueError(f"{name}_split must be a share under 1 or a whole number of rows, got {share}")
@@ -103,6 +113,8 @@ def split_rows(
     for split, (name, size) in enumerate(sizes.items(), start=1):
         drawn = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "big", signed=True)).digest()
         free = np.flatnonzero(split_of_group == 0)
+        if shares[name] is None:  # a text that stands in many rows is set aside whole
+            size = max(size, min(groups.sizes[free].tolist(), default=0))
         start = int.from_bytes(drawn, "big") / 2**64
         chosen = free[draw(groups.sizes[free], groups.strata[free], size, start, keep=strata is not None)]
         split_of_group[chosen] = split
@@ -135,7 +147,7 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
     order = np.argsort(strata, kind="stable")
     kinds, firsts = np.unique(strata[order], return_index=True)
     members = np.split(order, firsts[1:])
-    edges = np.cumsum([0, *(int(sizes[each].sum()) for each in members)])
+    edges = np.cumsum([0, *(int(sizes[members_of].sum()) for members_of in members)])
     quotas = np.diff(np.floor(edges * wanted / max(1, edges[-1]) + start).astype(np.int64))
     left = dict(zip(kinds.tolist(), map(len, members), strict=True))
     chosen: list[int] = []
@@ -150,7 +162,7 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
                 room -= int(sizes[index])
         return room
 
-    rest = sum(take(each, int(quota)) for each, quota in zip(members, quotas, strict=True))
+    rest = sum(take(members_of, int(quota)) for members_of, quota in zip(members, quotas, strict=True))
     if rest and len(members) > 1:  # shares that no group fitted
         take(np.setdiff1d(np.arange(len(sizes)), chosen), rest)
     return chosen

@@ -1,4 +1,4 @@
-"""The texts of a source one after another, whatever its size, with a place from which to read on."""
+"""The texts of a source one after another, whatever its size, with a position to continue reading from."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ Document = Literal["line", "paragraph", "file"]
 
 
 class Files:
-    """Texts of files, or of one folder of save_to_disk; iterating gives each text, or why a row has no text.
+    """Texts of files, or of one folder of save_to_disk; iteration yields each text, or a `BadRow` for a row without
+    text.
 
     Attributes:
-        position: where the next iteration begins, as JSON can hold it: file, rows of it that are read.
-        files: whose content is the source's content, together with
-        version: whatever else decides what is read, as JSON can hold it.
+        position: where the next iteration begins, as JSON: the file and the number of its rows already read.
+        files: their content is the content of the source, together with
+        version: everything else that decides what is read, as JSON.
     """
 
     def __init__(
@@ -54,13 +55,16 @@ class Files:
             if not isinstance(item, str) or self._digest(item) <= last:
                 yield item
 
-    def _digest(self, said: str) -> int:
-        # not the hash that sets documents aside, which would come first in both
+    def _digest(self, document: str) -> int:
+        # another hash than that of validation_split, so that both choices are independent
         key = self.seed.to_bytes(8, "big", signed=True)
-        return int.from_bytes(hashlib.blake2b(said.encode(), digest_size=8, key=key, person=b"limit").digest(), "big")
+        return int.from_bytes(
+            hashlib.blake2b(document.encode(), digest_size=8, key=key, person=b"limit").digest(), "big"
+        )
 
     def _last_of_limit(self, limit: int) -> int:
-        """The largest hash of the first `limit` documents by hash, of all files; of equal texts all count or none."""
+        """The largest hash among the first `limit` documents by hash, over all files; equal texts are all in or all
+        out."""
         every = Files(self.paths, self.column, self.document, self.split, self.dialect)
         digests = sorted(self._digest(item) for item in every if isinstance(item, str))
         if limit >= len(digests):
@@ -77,10 +81,10 @@ class Files:
                 try:
                     if isinstance(values, Fault):
                         raise values
-                    said: str | BadRow = text(values[0], reader.names[0])
+                    document: str | BadRow = text(values[0], reader.names[0])
                 except Fault as fault:
-                    said = BadRow(path, f"{reader.unit} {place}", str(fault), fault.advice)
-                yield said
+                    document = BadRow(path, f"{reader.unit} {place}", str(fault), fault.advice)
+                yield document
             skip = 0
 
     def _open(self, path: str) -> Reader:
@@ -93,7 +97,7 @@ class Files:
 class Stream:
     """Texts of a data set that `datasets` streams, in its order, without a copy on the disk; otherwise as `Files`.
 
-    It is not shuffled, and so goes on exactly where it stood (a shuffled one would lose what its buffer held).
+    It is not shuffled and therefore continues exactly (a shuffled stream would lose the rows in its buffer).
     """
 
     def __init__(self, name: str, column: str, split: str = "train", config_name: str | None = None):
@@ -104,9 +108,9 @@ class Stream:
         try:
             builder = load_dataset_builder(name, config_name)
             dataset = builder.as_streaming_dataset(split=split)
-        except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
+        except Exception as error:  # the Hub client, the network and the data set's files raise any kind of error
             raise ValueError(f"{name!r} cannot be streamed: {type(error).__name__}: {error}") from error
-        names = [str(path.relative_to(name)) for path in self.files]  # they say what is in which split
+        names = [str(path.relative_to(name)) for path in self.files]  # they name the files of each split
         self.version = ["stream", config_name, split, *(names or [builder.hash, builder.config_id])]
         features = dataset.features or {}
         head = column if column in features else column.split(".")[0]
@@ -127,10 +131,10 @@ class Stream:
         for row in self.dataset:
             self.rows += 1
             try:
-                said: str | BadRow = text(pick(row, self.column), f"column {self.column!r}")
+                document: str | BadRow = text(pick(row, self.column), f"column {self.column!r}")
             except Fault as fault:
-                said = BadRow(self.name, f"row {self.rows}", str(fault))
-            yield said
+                document = BadRow(self.name, f"row {self.rows}", str(fault))
+            yield document
 
 
 def open_source(
@@ -141,12 +145,12 @@ def open_source(
     limit: int | None = None,
     seed: int = 0,
 ) -> Files | Stream:
-    """The texts of a source, named as `hftrain.tasks.pretraining.prepare.prepare` says.
+    """The texts of a source by its name, as `hftrain.tasks.pretraining.prepare.prepare` describes names.
 
-    With a `limit`, the texts whose hash comes first are taken.
+    With a `limit`, only the texts with the lowest hashes are used.
 
     Raises:
-        ValueError: there is nothing of this name, or no such column.
+        ValueError: the source or the column does not exist.
     """
     path = Path(source).expanduser()
     name, *parts = [str(path)] if path.exists() else source.split(":")
@@ -157,7 +161,7 @@ def open_source(
     if is_hub_name(name) or (folder.is_dir() and config_name):
         if limit is not None:
             raise ValueError(
-                f"{source}: a data set that is streamed has no limit (#), which would have to read all of it: set "
+                f"{source}: a streamed data set cannot have a limit (#), since that must read all of it: set "
                 "max_train_tokens"
             )
         return Stream(str(folder), column, split or "train", config_name)
@@ -173,13 +177,13 @@ class Batch(NamedTuple):
     """Texts to be tokenized together."""
 
     texts: list[str]
-    bad: list[BadRow]  # that stood between them
-    position: Any  # of the source, after them
+    bad: list[BadRow]  # rows between them without text
+    position: Any  # of the source after these texts
 
 
 def batches(source: Files | Stream, characters: int, max_bad_rows: int) -> Iterator[Batch]:
-    """The texts from `source.position` on, at least so many characters at a time, the last but fewer; a batch ends too
-    where it alone has more bad rows than allowed, and enough to show."""
+    """Batches of the texts from `source.position` on, of at least `characters` characters except the last; a batch also
+    ends when its bad rows alone are too many, and enough of them can be shown."""
     texts: list[str] = []
     bad: list[BadRow] = []
     size = 0

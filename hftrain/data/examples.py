@@ -1,4 +1,4 @@
-"""Examples: what a model reads, one by one or several at once, and what is known of all of them.
+"""Examples: the inputs of a model, read one by one or several at once, with facts about all of them.
 
 Shapes: N examples, K sequences of an example (a source and a target, for instance).
 """
@@ -17,18 +17,18 @@ import numpy as np
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-BATCH = 1_000  # examples that are read at once where all are
+BATCH = 1_000  # examples that are read at once when all are read
 
 
 class Examples(Sequence[Any]):
-    """A sequence of examples that knows how long they are.
+    """A sequence of examples with their lengths.
 
     Args:
         items: anything with `len` and integer indexing: a list, a `datasets.Dataset`, ...
         lengths: (N, K) tokens of each example's K sequences, or (N,), for token budgets and batches of similar lengths.
         counts: what was counted when the examples were made: {"truncated": 3}. Other names count 0.
-        fingerprint: tells them from other examples; by default that of `items`, or made of the lengths and a sample.
-        rows: what they were made from, if that is known: `hftrain inspect` counts what leaks and what was left out.
+        fingerprint: identifies the examples; by default that of `items`, or computed from the lengths and a sample.
+        rows: the rows behind them, if known: `hftrain inspect` counts how many leak and how many were left out.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Examples(Sequence[Any]):
 
     @classmethod
     def of(cls, items: Sequence[Any]) -> Examples:
-        """`items` if they are `Examples`; else with 1 as the length of each."""
+        """`items` if they are `Examples`; otherwise as `Examples` with 1 as the length of each."""
         return items if isinstance(items, Examples) else cls(items, np.ones((len(items), 1), dtype=np.int64))
 
     @cached_property
@@ -61,13 +61,13 @@ class Examples(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.__getitems__(list(range(*index.indices(len(self)))))
         return self.__getitems__([range(len(self))[index]])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """The examples at `indices`, which are read at once where `items` can."""
+        """The examples at `indices`, in a single read if `items` can."""
         return fetch(self.items, indices)
 
     def __iter__(self) -> Iterator[Any]:
@@ -86,21 +86,22 @@ class Examples(Sequence[Any]):
 
 
 def fetch(items: Sequence[Any], indices: Sequence[int]) -> list[Any]:
-    """`items[i]` for each index; in one read where the items can (`Examples`, `datasets.Dataset`)."""
+    """`items[i]` for each index; in a single read if the items can (`Examples`, `datasets.Dataset`)."""
     if hasattr(items, "__getitems__"):
-        return items.__getitems__(list(indices))
+        examples: list[Any] = items.__getitems__(list(indices))
+        return examples
     return [items[i] for i in indices]
 
 
 def fingerprint_of(items: Sequence[Any], lengths: np.ndarray | None = None) -> str:
-    """Tells one data set from another: its own fingerprint, else the lengths and a sample of the items."""
-    if known := known_fingerprint(items):
-        return known
+    """Identifies a data set: by its own fingerprint, or else by the lengths and a sample of the items."""
+    if own := known_fingerprint(items):
+        return own
     places = np.linspace(0, len(items) - 1, min(len(items), 1000))
     sample = [f"{len(items)}", *(repr(items[int(i)]) for i in places)]
     return hashlib.sha256((b"" if lengths is None else lengths.tobytes()) + "\n".join(sample).encode()).hexdigest()
 
 
-def known_fingerprint(items: Any) -> str | None:
-    """The fingerprint that items have of their own: ours, or that of a `datasets.Dataset`."""
+def known_fingerprint(items: object) -> str | None:
+    """The items' own fingerprint: that of `Examples` or `Rows`, or of a `datasets.Dataset`."""
     return getattr(items, "fingerprint", None) or getattr(items, "_fingerprint", None)

@@ -28,7 +28,7 @@ def cache() -> Path:
 
 
 @contextmanager
-def whole(folder: Path) -> Iterator[Path]:
+def staged(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there.
 
     Raises:
@@ -62,10 +62,10 @@ def cannot_write(path: Path, error: OSError) -> str:
 def make_once(folder: Path, make: Callable[[Path], object]) -> None:
     """`make(stage)` writes the files of `folder`, if they are not there as they were written; damage is logged."""
     if folder.exists() and (damaged := _damaged(folder)):
-        logger.warning("%s is damaged (%s) and is made again", folder, damaged)
+        logger.warning("%s is damaged (%s) and will be made again", folder, damaged)
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             make(stage)
             sums = {str(path.relative_to(stage)): sha256_of(path) for path in stage.rglob("*") if path.is_file()}
             (stage / SUMS).write_text(json.dumps(sums))
@@ -84,9 +84,9 @@ def _damaged(folder: Path) -> str | None:
 
 
 def make_again(folder: Path) -> None:
-    """Makes an output folder that somebody deleted or renamed while a run goes on, with a warning."""
+    """Makes an output folder that was deleted or renamed during a run, with a warning."""
     if not folder.exists():
-        warnings.warn(f"{folder} was deleted or renamed while the run goes on: it is made again", stacklevel=3)
+        warnings.warn(f"{folder} was deleted or renamed during the run: it is created again", stacklevel=3)
         folder.mkdir(parents=True, exist_ok=True)
 
 

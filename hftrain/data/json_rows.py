@@ -1,6 +1,6 @@
 """Readers of JSON: lines, an array, one object with the rows under a key, or values one after another.
 
-The content decides which of them a file is, and no reader parses a row more than about twice.
+The content decides the format of a file, and no reader parses a row more than about twice.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hftrain.data.unread import Unread
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 1 << 16  # characters to be read before the next try to parse
-LONGEST_TOKEN = 16  # characters of a token that may be cut in two where a piece ends (-Infinity, \ud83d), and to spare
+ENOUGH = 1 << 16  # characters to read before the next attempt to parse
+LONGEST_TOKEN = 16  # characters of a token that a piece may cut in two (-Infinity, \ud83d), with a margin
 SPACE = re.compile(r"[ \t\r\n]*")
 TOO_DEEP = "nested too deep to be read"
-PARTS = {"role", "from", "start", "answer_start", "function"}  # keys of what is part of a row: turns, spans, tools
+PARTS = {"role", "from", "start", "answer_start", "function"}  # keys of parts of a row: turns, spans, tools
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of these keys and values. Raises: Fault, a key that stands there twice."""
+    """The object of these keys and values. Raises: Fault, a key occurs twice."""
     record = dict(pairs)
     if len(record) < len(pairs):
         [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise Fault(f"{key!r} stands there twice")
+        raise Fault(f"the key {key!r} occurs twice")
     return record
 
 
@@ -67,7 +67,7 @@ def read_jsonl(
 
 
 def read_json(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Iterator[Item]:
-    """Rows of an array, of the one list of objects in an object, or values one after another, most often one a line."""
+    """Rows of an array, of the only list of objects in an object, or values one after another, usually one per line."""
     faults, encoding = dict[int, Fault](), dialect.encoding
     start = next((text.lstrip() for _, text in text_pieces(path, encoding, faults) if not text.isspace()), "")
     if start.startswith("["):
@@ -81,7 +81,8 @@ def read_json(path: Path, columns: list[str], dialect: Dialect = USUAL, unread: 
 
 
 def is_lines(path: Path, encoding: str | None) -> bool:
-    """Whether a file has a value a line, even if the first is damaged; else one value spans lines, or stands alone."""
+    """Whether a file has one value per line, even if the first is damaged, not one value over several lines or
+    alone."""
     lines = (raw.strip() for _, raw in raw_lines(path, encoding) if not raw.isspace())
     first, second = next(lines, b""), next(lines, b"")
     return second.startswith(b"{") or parses(first) == bool(second)
@@ -95,13 +96,13 @@ def _read_objects(path: Path, columns: list[str], encoding: str | None, unread: 
     faults.clear()
     pieces = text_pieces(path, encoding, faults)
     if key is None:
-        found = _records(path, pieces, faults, "")
+        rows = _records(path, pieces, faults, "")
     else:
         logger.warning("%s: the rows are those under %r", path, key)
         text = "".join(piece for _, piece in pieces)
         begin, end = _place_of(text, key)
-        found = _records(path, iter([(0, text[begin:end])]), faults, "[", start=1 + text.count("\n", 0, begin))
-    for number, row in found:
+        rows = _records(path, iter([(0, text[begin:end])]), faults, "[", start=1 + text.count("\n", 0, begin))
+    for number, row in rows:
         yield number, _row(row, columns, path, unread)
 
 
@@ -118,7 +119,7 @@ def _key_of_rows(path: Path, record: dict[str, Any], columns: list[str]) -> str 
     if len(lists) > 1:
         raise ValueError(
             f"{path} is one object, with lists of objects under {', '.join(map(repr, lists))}: write the rows that you "
-            "want to a file of their own, as an array or a row a line"
+            "want to a separate file, as an array or one row per line"
         )
     return lists[0]
 
@@ -128,21 +129,21 @@ def _are_objects(values: list[Any]) -> bool:
 
 
 def _place_of(text: str, key: str) -> tuple[int, int]:
-    """Where the value of `key` begins and ends, in the text of a valid object."""
+    """Begin and end of the value of `key` in the text of a valid object."""
     position = text.index("{") + 1
     while True:
         name, position = PLAIN.raw_decode(text, _skip(text, position))
-        begin = _skip(text, _skip(text, position) + 1)  # behind the colon
+        begin = _skip(text, _skip(text, position) + 1)  # after the colon
         _, end = PLAIN.raw_decode(text, begin)
         if name == key:
             return begin, end
-        position = _skip(text, end) + 1  # behind the comma
+        position = _skip(text, end) + 1  # after the comma
 
 
 def _skip(text: str, position: int) -> int:
-    found = SPACE.match(text, position)
-    assert found
-    return found.end()
+    match = SPACE.match(text, position)
+    assert match
+    return match.end()
 
 
 def _records(
@@ -155,11 +156,11 @@ def _records(
 ) -> Iterator[tuple[int, Any]]:
     """Values, or Faults, of an array or of a sequence of values, each with the line on which it begins.
 
-    A value that is not there whole is tried again when there is twice as much text, so the time is linear.
+    An incomplete value is parsed again when twice as much text is there, so the time is linear.
 
     Args:
-        faults: of the pieces, by line.
-        expected: the characters that may come now beside a value's: "[" begins an array, "" a sequence of values.
+        faults: faults of the pieces, by line.
+        expected: the characters that may come next besides a value: "[" begins an array, "" a sequence of values.
         start: line of the first character.
     """
     array = expected == "["
@@ -185,11 +186,11 @@ def _records(
                 except json.JSONDecodeError as error:
                     unfinished = error.msg.startswith("Unterminated string") or not text[error.pos :].strip()
                     if unfinished or (not ended and error.pos > len(text) - LONGEST_TOKEN):
-                        break  # the value goes on, if the file does
+                        break  # the value continues if the file does
                     raise ValueError(_no_row_after(path, start, error.msg)) from None
                 except (ValueError, RecursionError) as error:
-                    said = TOO_DEEP if isinstance(error, RecursionError) else str(error)
-                    raise ValueError(_no_row_after(path, start, said)) from None
+                    reason = TOO_DEEP if isinstance(error, RecursionError) else str(error)
+                    raise ValueError(_no_row_after(path, start, reason)) from None
                 if end == len(text) and not ended and text[end - 1] not in '}]"':
                     break  # a number may have more digits
                 last = start + text.count("\n", position, end)
@@ -199,8 +200,8 @@ def _records(
             elif character in expected:
                 position, expected = position + 1, "" if character == "]" else "]"
             else:
-                said = f"{character!r} where {' or '.join(expected) or 'the end of the file'} should be"
-                raise ValueError(f"{path}, line {start}: not valid JSON: {said}")
+                reason = f"{character!r} where {' or '.join(expected) or 'the end of the file'} should be"
+                raise ValueError(f"{path}, line {start}: not valid JSON: {reason}")
     if expected or position < len(text):
         where = "the array" if array else "an object"
         yield start, Fault(f"truncated JSON: the file ends inside {where}, after {text[position : position + 60]!r}")

@@ -1,6 +1,6 @@
-"""Lines of text files as bytes of UTF-8: unpacked, without a byte order mark, and no longer than memory can hold.
+"""Lines of text files as UTF-8 bytes: decompressed, without a byte order mark, of limited length.
 
-What a file is follows from its first bytes; its name decides only what the text in it means.
+The first bytes decide the kind of a file; its name decides only how its text is read.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ import pyarrow as pa
 MAX_LINE = 1 << 28  # bytes
 PIECE = 1 << 20  # bytes
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
-MODULES = {  # first bytes of a packed file -> the module that opens it; zstd comes with pyarrow
+MODULES = {  # first bytes of a compressed file -> the module that opens it; zstd comes with pyarrow
     rb"\x1f\x8b": "gzip",
     rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": "bz2",
     rb"\xfd7zXZ\x00": "lzma",
     rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "zstd",
 }
 MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-BINARY = {  # first bytes of what is no text -> what it is, and the way out
+BINARY = {  # first bytes of a file that is not text -> its kind, and the way out
     rb"PK\x03\x04": "a zip archive or an Office file: unpack it, or save its sheet as .csv",
     rb"\xd0\xcf\x11\xe0": "an Office file: save its sheet as .csv",
     rb"%PDF-": "a PDF: extract its text to a .txt file",
     rb"7z\xbc\xaf|Rar!|(?s:.{257})ustar": "an archive: unpack it",
-    rb"PAR1[\x00-\x1f]": "a Parquet file: call it .parquet",
-    rb"ARROW1\x00": "an Arrow file: call it .arrow",
+    rb"PAR1[\x00-\x1f]": "a Parquet file: rename it to .parquet",
+    rb"ARROW1\x00": "an Arrow file: rename it to .arrow",
     rb"SQLite format 3": "a SQLite database: export its table as .csv",
     rb"(?s:.{0,4000})\x00": "binary, not text (or UTF-16 without a byte order mark: set encoding utf-16-le)",
 }
 
 
 class Dialect(NamedTuple):
-    """How a text file is written, where it is not as its ending says."""
+    """How a text file is written, if it differs from the default of its ending."""
 
     delimiter: str | None = None  # between the fields; None: a comma in csv, TAB in tsv and txt
-    encoding: str | None = None  # None: UTF-8, or what a byte order mark says
-    column_names: tuple[str, ...] = ()  # of csv and tsv files whose first line is a row
+    encoding: str | None = None  # None: UTF-8, or the encoding of a byte order mark
+    column_names: tuple[str, ...] = ()  # for csv and tsv files whose first line is a row
 
 
 USUAL = Dialect()
 
 
 class Fault(Exception):
-    """Why one row is bad; the reader goes on with the next."""
+    """The reason why one row is bad; the reader continues with the next."""
 
-    advice = "Mend them, or raise max_bad_rows to leave that many out."
+    advice = "Correct them, or raise max_bad_rows to leave that many out."
 
 
 class NotUTF8(Fault):
@@ -61,7 +61,7 @@ class NotUTF8(Fault):
 
 
 def decode(raw: bytes) -> str:
-    """Raises: NotUTF8, with the byte."""
+    """Decodes UTF-8. Raises: NotUTF8, with the byte."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -73,16 +73,16 @@ def raw_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, by
     """Lines with their numbers and ends, split at LF only (U+2028 and form feeds are text).
 
     Raises:
-        ValueError: a file that cannot be read, or a line of more than MAX_LINE bytes.
+        ValueError: the file cannot be read, or a line has more than MAX_LINE bytes.
     """
     for number, raw in _pieces(path, MAX_LINE + 1, encoding):
         if len(raw) > MAX_LINE:
             raise ValueError(
-                f"{path}, line {number}: more than {MAX_LINE >> 20} MiB without a line end, which is too long for a "
-                "row. If rows stand in it one after another, put a line end between them; if not, the file is damaged"
+                f"{path}, line {number}: more than {MAX_LINE >> 20} MiB without a line break, which is too long for a "
+                "row. If it contains several rows, put line breaks between them; otherwise the file is damaged"
             )
         if number == 1 and b"\r" in raw.rstrip(b"\r") and not raw.endswith(b"\n"):
-            raise ValueError(f"{path}: its lines end in CR alone: replace CR by LF (tr '\\r' '\\n')")
+            raise ValueError(f"{path}: its lines end with CR only: replace CR by LF (tr '\\r' '\\n')")
         yield number, raw
 
 
@@ -91,18 +91,18 @@ def text_pieces(path: Path, encoding: str | None, faults: dict[int, Fault]) -> I
 
     Lines that are not UTF-8 are noted in `faults` by their number, and their text is repaired.
     """
-    rest = b""  # the first bytes of a character that goes on in the next piece
+    remainder = b""  # the first bytes of a character that continues in the next piece
     for number, raw in _pieces(path, PIECE, encoding):
-        raw = rest + raw
-        rest = b"" if raw.endswith(b"\n") else _split_character(raw)
-        raw = raw[: len(raw) - len(rest)]
+        raw = remainder + raw
+        remainder = b"" if raw.endswith(b"\n") else _split_character(raw)
+        raw = raw[: len(raw) - len(remainder)]
         try:
             yield number, decode(raw)
         except Fault as fault:
             faults.setdefault(number, fault)
             yield number, raw.decode(errors="replace")
-    if rest:
-        faults.setdefault(number, NotUTF8(f"invalid UTF-8: the file ends inside a character, {rest!r}"))
+    if remainder:
+        faults.setdefault(number, NotUTF8(f"invalid UTF-8: the file ends inside a character, {remainder!r}"))
 
 
 def _split_character(raw: bytes) -> bytes:
@@ -143,14 +143,14 @@ def _pieces(path: Path, size: int, encoding: str | None) -> Iterator[tuple[int, 
 def _cannot_read(path: Path, number: int, error: Exception) -> str:
     if getattr(error, "errno", None):
         return f"{path} cannot be read: {error.strerror}"  # type: ignore[attr-defined]
-    return f"{path}, after line {number}: the packed file is damaged or cut short ({error})"
+    return f"{path}, after line {number}: the compressed file is damaged or truncated ({error})"
 
 
 def open_unpacked(path: Path) -> BinaryIO:
-    """The file, unpacked if it is a gzip, bzip2, xz or zstd file.
+    """The file, decompressed if it is a gzip, bzip2, xz or zstd file.
 
     Raises:
-        ValueError: it is not packed as its name says, or this Python lacks the module.
+        ValueError: it is not compressed as its name says, or this Python lacks the module.
     """
     with path.open("rb") as file:
         head = file.read(16)
@@ -161,17 +161,18 @@ def open_unpacked(path: Path) -> BinaryIO:
         try:
             opened: Any = import_module(module).open(path)
         except ImportError:
-            raise ValueError(f"{path}: this Python has no module {module}: unpack the file") from None
+            raise ValueError(f"{path}: this Python lacks the module {module}: decompress the file") from None
         return io.BufferedReader(opened)  # type: ignore[return-value]
     if head and path.suffix.lower() in PACKED:
         raise ValueError(
-            f"{path} is no {path.suffix[1:]} file: it is damaged, or not packed (then take {path.suffix} off its name)"
+            f"{path} is not a {path.suffix[1:]} file: it is damaged, or not compressed (then "
+            f"drop {path.suffix} from its name)"
         )
     return path.open("rb")
 
 
 def _check_head(path: Path, head: bytes, encoding: str | None) -> str | None:
-    """The encoding; None: UTF-8. Raises: ValueError, the file is no text."""
+    """The encoding; None: UTF-8. Raises: ValueError, the file is not text."""
     marked = next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
     if encoding or marked:
         return encoding or marked

@@ -1,4 +1,4 @@
-"""Names of classes that are spelt alike, and are told apart all the same."""
+"""Names of classes that are spelt alike but treated as different classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SHOWN = 20
 
 
 def alike(names: Mapping[str, int]) -> list[list[str]]:
-    """Names that differ only in case, blanks or Unicode form, together; the most frequent of each first."""
+    """Groups of names that differ only in case, blanks or Unicode form, the most frequent name first."""
     groups: dict[str, list[str]] = {}
     for name in names:
         key = "".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
@@ -23,13 +23,13 @@ def alike(names: Mapping[str, int]) -> list[list[str]]:
 def report_names(
     counts: Mapping[str, int], what: str, setting: str, everywhere: Mapping[str, int] | None = None
 ) -> None:
-    """Logs the names with their counts, and those that are alike.
+    """Logs the names with their counts, and those that are spelt alike.
 
     Args:
-        counts: name -> how often it stands in the training rows.
-        what: they are, "classes".
-        setting: where the user finds them, "column 'label'".
-        everywhere: the counts in all rows, where names are looked at for being alike; None: those of the training rows.
+        counts: name -> occurrences in the training rows.
+        what: the kind of names, "classes".
+        setting: the place where the user finds them, "column 'label'".
+        everywhere: the counts in all rows, used to find names that are alike; None: the counts in the training rows.
     """
     frequent = sorted(counts, key=lambda name: (-counts[name], name))
     listed = ", ".join(f"{name} {counts[name]:,}" for name in frequent[:SHOWN])
@@ -39,7 +39,7 @@ def report_names(
     for group in alike(counts):
         listed = " and ".join(f"{name!r} ({counts[name]:,})" for name in group)
         logger.warning(
-            "%s differ only in case, blanks or Unicode form, and are told apart: if one class is meant, write %r "
+            "%s differ only in case, blanks or Unicode form, but are different classes: to join them, write %r "
             "everywhere in %s",
             *(listed, group[0], setting),
         )

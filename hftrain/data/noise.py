@@ -1,7 +1,7 @@
-"""Noise on token ids: what masked language models, denoising encoder-decoders and augmentation learn from.
+"""Noise on token ids, for masked language models, denoising encoder-decoders and augmentation.
 
-Pure but for their randomness, which they draw from NumPy's global generator: who calls seeds it, and the training loop
-does so with (seed, step, micro-batch) before each collate. Evaluation wants `Noised`, the same every time.
+The functions are pure except for randomness from NumPy's global generator. The caller seeds it; the training loop does
+so with (seed, step, micro-batch) before each collate. Evaluation uses `Noised`, which is the same every time.
 
 Shapes: T tokens of one sequence.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from hftrain.data.examples import Examples, fetch
 
-IGNORE = -100  # a label that is not counted
+IGNORE = -100  # a label that the loss ignores
 
 
 def mask_tokens(
@@ -25,21 +25,21 @@ def mask_tokens(
     words: np.ndarray | None = None,
     probability: float = 0.15,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BERT's masking (Devlin et al. 2019, section 3.1): of the tokens chosen to be guessed, each becomes the mask with
-    probability 0.8, a random token with 0.1, and stays with 0.1.
+    """BERT's masking (Devlin et al. 2019, section 3.1): each chosen token becomes the mask with probability 0.8, a
+    random token with 0.1, and stays with 0.1.
 
-    Exactly round(`probability` x free tokens) are chosen, and at least one if any is free, without replacement: every
-    sequence teaches its share. With `words`, whole words are, in random order, each that still fits into that number;
-    so a few less may be, and more only where every word is longer than the number: then the first drawn is taken.
+    Exactly round(`probability` x free tokens) are chosen, without replacement, and at least one if any is free: each
+    sequence teaches its share. With `words`, whole words are chosen in random order, each if it still fits into that
+    number. That may be a few tokens less, or more if every word is longer than the number: then the first is chosen.
 
     Args:
         tokens: (T,) ids.
         random_ids: ids to draw random tokens from, usually the vocabulary without special tokens.
-        free: (T,) bool, tokens that may be chosen; None: all. Special tokens and padding should not be.
-        words: (T,) number of each token's word; tokens of one word have one number.
+        free: (T,) bool, tokens that may be chosen; None: all. Exclude special tokens and padding.
+        words: (T,) number of each token's word; tokens of one word share its number.
 
     Returns:
-        input ids (T,) and labels (T,): the tokens chosen, -100 elsewhere.
+        input ids (T,) and labels (T,): the chosen tokens, -100 elsewhere.
     """
     free = np.ones(len(tokens), dtype=bool) if free is None else free
     candidates = np.flatnonzero(free)
@@ -55,7 +55,7 @@ def mask_tokens(
 
 
 def _whole_words(candidates: np.ndarray, words: np.ndarray, wanted: int) -> np.ndarray:
-    """Positions of words drawn until `wanted` positions are; see `mask_tokens`."""
+    """Positions of words, drawn until there are `wanted` positions; see `mask_tokens`."""
     _, number, sizes = np.unique(words[candidates], return_inverse=True, return_counts=True)
     drawn, left = np.zeros(len(sizes), dtype=bool), wanted
     order = np.random.permutation(len(sizes))
@@ -70,28 +70,28 @@ def _whole_words(candidates: np.ndarray, words: np.ndarray, wanted: int) -> np.n
 def span_corruption(
     tokens: np.ndarray, *, sentinels: Sequence[int], eos_token_id: int, density: float = 0.15, mean_span: float = 3.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """T5's objective (Raffel et al. 2020, section 3.1.4): spans of the text are each replaced by a sentinel, and the
-    target is each sentinel with what it stands for.
+    """T5's objective (Raffel et al. 2020, section 3.1.4): a sentinel replaces each chosen span of the text, and the
+    target is each sentinel with the tokens that it replaced.
 
     Exactly round(`density` x T) tokens, at least 1 and at most T - 1, in round(that / `mean_span`) spans of random
     lengths, at random places with at least 1 token between them; every such division is equally likely. (T5's own code
-    ends each text in a span, which of a text with a single span always hides the end.)
+    ends each text with a span, so a text with a single span always loses its end.)
 
     Args:
-        tokens: (T,) ids of a text, without an end token. Of a single one nothing is hidden.
+        tokens: (T,) ids of a text, without an end token. A single token is never hidden.
         sentinels: ids, the first for the first span (T5: <extra_id_0>, ...); with fewer, spans are fewer and longer.
 
     Returns:
-        inputs and labels, each ending in `eos_token_id`.
+        inputs and labels, each ending with `eos_token_id`.
     """
     tokens, end = np.asarray(tokens, dtype=np.int64), np.array([eos_token_id])
     if len(tokens) < 2:
         return np.concatenate([tokens, end]), end
     noise = int(np.clip(round(density * len(tokens)), 1, len(tokens) - 1))
-    kept = len(tokens) - noise
-    spans = min(max(1, round(noise / mean_span)), len(sentinels), noise, kept + 1)
-    gaps, hidden = _parts(kept + 2, spans + 1), _parts(noise, spans)
-    gaps[[0, -1]] -= 1  # before the first span and behind the last there may be nothing
+    visible = len(tokens) - noise
+    spans = min(max(1, round(noise / mean_span)), len(sentinels), noise, visible + 1)
+    gaps, hidden = _parts(visible + 2, spans + 1), _parts(noise, spans)
+    gaps[[0, -1]] -= 1  # the text may begin or end with a span
     pieces = np.split(tokens, np.cumsum(np.stack([gaps[:-1], hidden], axis=1)))
     marks = [np.array([sentinel]) for sentinel in sentinels[:spans]]
     inputs = [part for piece, mark in zip(pieces[:-1:2], marks, strict=True) for part in (piece, mark)]
@@ -106,10 +106,10 @@ def _parts(total: int, parts: int) -> np.ndarray:
 
 
 def drop_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None = None) -> np.ndarray:
-    """Each token left out with `probability` (random deletion of Wei & Zou 2019, EDA); one at least stays.
+    """Drops each token with `probability` (random deletion of Wei & Zou 2019, EDA); at least one stays.
 
     Args:
-        free: (T,) bool, tokens that may go; None: all.
+        free: (T,) bool, tokens that may be dropped; None: all.
     """
     keep = np.random.random(len(tokens)) >= probability
     if free is not None:
@@ -120,7 +120,7 @@ def drop_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None 
 
 
 def swap_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None = None) -> np.ndarray:
-    """round(`probability` x free tokens) times, two random tokens change places (random swap of EDA).
+    """round(`probability` x free tokens) times, two random tokens swap places (random swap of EDA).
 
     Args:
         free: (T,) bool, tokens that may move; None: all.
@@ -135,11 +135,11 @@ def swap_tokens(tokens: np.ndarray, probability: float, free: np.ndarray | None 
 
 
 class Noised(Examples):
-    """Examples with a noise that depends on (seed, index) alone: what a model is validated on does not change.
+    """Examples with a noise that depends only on (seed, index): validation examples stay the same.
 
     Args:
-        examples: their lengths, if they have any, are to be those with the noise.
-        noise: example -> example; may draw from NumPy's global generator, which is left as it was.
+        examples: their lengths, if they have any, must be the lengths with the noise.
+        noise: example -> example; may draw from NumPy's global generator, whose state is restored.
     """
 
     def __init__(self, examples: Sequence[Any], noise: Callable[[Any], Any], seed: int):
@@ -155,6 +155,6 @@ class Noised(Examples):
         finally:
             np.random.set_state(state)
 
-    def _noised(self, index: int, example: Any) -> Any:
+    def _noised(self, index: int, example: object) -> Any:
         np.random.seed(np.random.SeedSequence([self.seed, index]).generate_state(1))
         return self.noise(example)

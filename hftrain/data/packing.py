@@ -1,4 +1,4 @@
-"""Packing: whole documents joined to sequences of nearly `max_length` tokens, none of them cut.
+"""Packing: whole documents joined to sequences of nearly `max_length` tokens; no document is cut.
 
 Shapes: N documents, P packs, T tokens of a pack.
 """
@@ -19,8 +19,8 @@ class Packs(Sequence[np.ndarray]):
     """P bins: the i-th item holds the indices of the documents in it.
 
     Attributes:
-        lengths: (P, 1) tokens of each pack, as `fit` and `mean_loss` take them.
-        max_length: what a pack may hold.
+        lengths: (P, 1) tokens of each pack, for `fit` and `mean_loss`.
+        max_length: maximum tokens of a pack.
         padding: share of tokens that are padding when each pack is padded to `max_length`.
     """
 
@@ -32,10 +32,10 @@ class Packs(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]  # IndexError past the end, and negative ones counted from there
+        index = range(len(self))[index]  # IndexError past the end; negative indices count from there
         return self.members[self.edges[index] : self.edges[index + 1]]
 
     @property
@@ -47,31 +47,34 @@ def pack(lengths: np.ndarray | Sequence[int], max_length: int) -> Packs:
     """Best-fit-decreasing bins (Ding et al., 2024, "Fewer Truncations Improve Language Modeling", arXiv 2404.10830,
     section 3.2): documents from long to short, each into the fullest pack that has room for it.
 
-    Documents of one length are placed together: the fullest pack with room takes as many of them as fit, since after
-    the first it is the fullest all the more. So the work grows with the number of different lengths, and that of
-    documents costs one sort. The same lengths give the same packs.
+    Documents of one length are placed together: the fullest pack with room takes as many of them as fit, since it stays
+    the fullest after each. So the time grows with the number of different lengths; the number of documents costs only
+    one sort. The same lengths give the same packs.
 
     Args:
         lengths: (N,) tokens of each document, 1 or more.
-        max_length: tokens a pack may hold.
+        max_length: maximum tokens of a pack.
 
     Raises:
         ValueError: a document is longer than `max_length`, or empty.
     """
     lengths = np.asarray(lengths, dtype=np.int64).reshape(-1)
-    for wrong, said in ((lengths > max_length, f"more than max_length={max_length}"), (lengths < 1, "nothing to pack")):
+    for wrong, problem in (
+        (lengths > max_length, f"more than max_length={max_length}"),
+        (lengths < 1, "nothing to pack"),
+    ):
         if wrong.any():
             row = int(wrong.argmax())
             raise ValueError(
-                f"row {row} has {lengths[row]} tokens, {said} ({wrong.sum()} rows have): "
+                f"row {row} has {lengths[row]} tokens, {problem} (like {wrong.sum()} rows in all): "
                 "raise max_length, or split or leave out such rows"
             )
     order = np.argsort(-lengths, kind="stable")
     sizes, counts = np.unique(lengths, return_counts=True)
-    bin_of = []  # of the documents in `order`
-    bins_with: dict[int, list[np.ndarray]] = {}  # room -> packs that have exactly so much
+    bin_of = []  # the bin of each document in `order`
+    bins_with: dict[int, list[np.ndarray]] = {}  # room -> packs with exactly this room
     rooms: list[int] = []  # the keys of `bins_with`, rising
-    total = 0  # packs so far
+    total = 0  # number of packs so far
 
     def put_back(bins: np.ndarray, room: int) -> None:
         if room and len(bins):
@@ -92,13 +95,13 @@ def pack(lengths: np.ndarray | Sequence[int], max_length: int) -> Packs:
                 room = max_length
                 bins = np.arange(total, total - (-left // (max_length // size)))
                 total += len(bins)
-            each = room // size
-            used = min(len(bins), -(-left // each))
-            placed = min(left, used * each)
-            bin_of.append(np.repeat(bins[:used], each)[:placed])
-            full = placed // each
-            put_back(bins[:full], room - each * size)
-            put_back(bins[full:used], room - (placed - full * each) * size)  # the last pack may not be full
+            per_bin = room // size
+            used = min(len(bins), -(-left // per_bin))
+            placed = min(left, used * per_bin)
+            bin_of.append(np.repeat(bins[:used], per_bin)[:placed])
+            full = placed // per_bin
+            put_back(bins[:full], room - per_bin * size)
+            put_back(bins[full:used], room - (placed - full * per_bin) * size)  # the last pack may not be full
             put_back(bins[used:], room)
             left -= placed
     pack_of = np.concatenate(bin_of) if bin_of else np.zeros(0, dtype=np.int64)
@@ -109,20 +112,20 @@ def pack(lengths: np.ndarray | Sequence[int], max_length: int) -> Packs:
 class Packed(Examples):
     """Packs as examples: {"input_ids", "labels", "position_ids"}, each (T,) int64.
 
-    The documents of a pack stand behind each other. Each counts its positions from 0 and its first label is -100, as
+    The documents of a pack follow each other. Each counts its positions from 0 and its first label is -100, since
     the loss compares labels[1:] with logits[:-1]: no document is learnt from the one before it. A model is exact on
     them if its attention keeps documents apart by `position_ids` (given no attention_mask).
 
     Args:
-        examples: documents {"input_ids"}, or {"input_ids", "labels"} where not every token is to be learnt.
+        examples: documents {"input_ids"}, or {"input_ids", "labels"} if some tokens are not learnt.
     """
 
     def __init__(self, examples: Sequence[Any], packs: Packs):
         self.examples, self.packs, self.padding = examples, packs, packs.padding
-        self.pieces = getattr(examples, "pieces", 0)  # how many of the documents are pieces of a longer one
-        known = known_fingerprint(examples)
-        said = known or repr([{name: list(column) for name, column in row.items()} for row in examples])
-        digest = hashlib.sha256(said.encode())
+        self.pieces = getattr(examples, "pieces", 0)  # number of documents that are pieces of a longer one
+        fingerprint = known_fingerprint(examples)
+        identity = fingerprint or repr([{name: list(column) for name, column in row.items()} for row in examples])
+        digest = hashlib.sha256(identity.encode())
         for array in (packs.members, packs.edges):
             digest.update(array.astype("<i8").tobytes())
         counts, rows = (examples.counts, examples.rows) if isinstance(examples, Examples) else (None, None)

@@ -1,7 +1,7 @@
-"""A finished model: written beside its place, sealed by a manifest, moved in file by file; later verified by it.
+"""A finished model: written beside its place, sealed with a manifest, moved in file by file, verified later.
 
-`model_manifest.json` lists the size and sha256 of each file that `save_pretrained` wrote. Files that lie beside them,
-a README for instance, are nobody's business: they may be added, edited and deleted.
+`model_manifest.json` lists the size and sha256 of each file that `save_pretrained` wrote. Other files in the folder, a
+README for instance, are not checked: they may be added, edited and deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WEIGHTS = (".safetensors", ".bin", ".gguf")
 def moved_in(folder: Path, **about: Any) -> Iterator[Path]:
     """A folder to save a model into; at the end its files are sealed and moved to `folder`, the manifest last.
 
-    Killed on the way, it leaves the staging folder, by which `problems` knows that the model is not finished.
+    If the process is killed, the staging folder stays; it tells `problems` that the model is not finished.
     """
     staging = folder / STAGING
     shutil.rmtree(staging, ignore_errors=True)
@@ -46,15 +46,15 @@ def moved_in(folder: Path, **about: Any) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
     for name in before - {path.relative_to(staging).as_posix() for path in moved}:
-        (folder / name).unlink(missing_ok=True)  # shards of an earlier save that nothing refers to
+        (folder / name).unlink(missing_ok=True)  # shards of an earlier save that are no longer used
     disk.sync(folder)
     shutil.rmtree(staging)
 
 
 def seal(folder: str | Path, names: Iterable[str] | None = None, **about: Any) -> None:
-    """Writes the manifest of a model's `folder`, or enters in it the files `names`, which were written since.
+    """Writes the manifest of a model's `folder`, or adds the files `names`, written later, to it.
 
-    Without a manifest to enter them in, `names` are ignored: the folder is of a version that wrote none.
+    Without a manifest, `names` are ignored: the folder was written by a version without manifests.
     """
     folder = Path(folder)
     if names is None:
@@ -64,9 +64,9 @@ def seal(folder: str | Path, names: Iterable[str] | None = None, **about: Any) -
         files, manifest = [folder / name for name in names], read_manifest(folder)
     else:
         return
-    kept = [path for path in files if path.name not in (MANIFEST, "README.md")]  # peft writes a README
+    sealed = [path for path in files if path.name not in (MANIFEST, "README.md")]  # peft writes a README
     with ThreadPoolExecutor() as pool:
-        for path, digest in zip(kept, pool.map(sha256_of, kept), strict=True):
+        for path, digest in zip(sealed, pool.map(sha256_of, sealed), strict=True):
             entry = {"size": path.stat().st_size, "sha256": digest}
             manifest["files"][path.relative_to(folder).as_posix()] = entry
     manifest["sha256"] = _digest(manifest)
@@ -74,7 +74,7 @@ def seal(folder: str | Path, names: Iterable[str] | None = None, **about: Any) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises: ValueError, it is unreadable, or not as it was written."""
+    """The manifest of a folder. Raises: ValueError, it is unreadable or was changed."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         digest = manifest.pop("sha256")
@@ -87,31 +87,31 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def is_sealed(folder: str | Path) -> bool:
-    """Whether `folder` holds a model with a manifest, or the beginning of one."""
+    """Whether `folder` holds a model with a manifest, even an unfinished one."""
     return (Path(folder) / MANIFEST).is_file() or (Path(folder) / STAGING).is_dir()
 
 
 def problems(folder: str | Path) -> list[str]:
-    """What is wrong with the sealed model in `folder`, a line each; [] if every byte is as it was written."""
+    """The problems of the sealed model in `folder`, one line each; [] if every byte is unchanged."""
     folder = Path(folder)
     if (folder / STAGING).is_dir():
-        return [f"its save did not end ({STAGING}): resume the run, which saves it again"]
+        return [f"its save was not finished ({STAGING}): resume the run to save it again"]
     try:
         manifest = read_manifest(folder)
     except ValueError as error:
         return [str(error)]
     with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda item: damage_of(folder / item[0], **item[1]), manifest["files"].items())
+        damages = pool.map(lambda item: damage_of(folder / item[0], **item[1]), manifest["files"].items())
         lines = []
-        for name, problem in zip(manifest["files"], found, strict=True):
+        for name, problem in zip(manifest["files"], damages, strict=True):
             if problem and not name.endswith(WEIGHTS) and (folder / name).is_file():
-                problem += "; if this is no edit of yours, it is damage"
+                problem += "; unless you edited it, it is damaged"
             lines += [f"{name}: {problem}"] if problem else []
         return lines
 
 
 def damage_of(path: Path, size: int, sha256: str) -> str | None:
-    """Why `path` is not the file of this size and sha256; None if it is."""
+    """The difference of `path` to the file of this size and sha256; None if it is the same."""
     try:
         if path.stat().st_size != size:
             return f"{path.stat().st_size} bytes instead of {size}"

@@ -1,4 +1,4 @@
-"""Several data sets as one: limits, joining, and weights, each a function of the seed and of what the rows say."""
+"""Several data sets as one: limits, joining, and weights, each a function of the seed and the content of the rows."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 def join_sources(
     sources: Sequence[Source], load: Callable[[str], Rows], *, compare: Sequence[str], seed: int, max_bad_rows: int
 ) -> Rows:
-    """The rows of all `sources`, one source after another, with what `load_rows` knows of them.
+    """The rows of all `sources`, one source after another, with their places and bad rows.
 
     Args:
         load: the name of a source -> its rows.
-        compare: columns that make two rows the same. Of a source with a limit those rows are taken whose hash comes
-            first: that of the first column, then that of all.
+        compare: columns that decide whether two rows are the same. A source with a limit gives the rows with the lowest
+            hashes: of the first column, then of all.
 
     Raises:
-        ValueError: more than `max_bad_rows` bad rows in all.
+        ValueError: there are more than `max_bad_rows` bad rows in all.
     """
     parts = [limited(source, load(source.name), compare, seed) for source in sources]
     bad = [row for part in parts for row in part.bad]
@@ -42,29 +42,29 @@ def join_sources(
     if len(parts) == 1:
         return parts[0]
     parts_places = [part.places for part in parts if part.places is not None]
-    starts = np.cumsum([0, *(len(each.files) for each in parts_places)])
+    starts = np.cumsum([0, *(len(part_places.files) for part_places in parts_places)])
     places = Places(
-        [file for each in parts_places for file in each.files],
-        np.concatenate([each.of_file + start for each, start in zip(parts_places, starts, strict=False)]),
-        np.concatenate([each.numbers for each in parts_places]),
-        [source.written for source, each in zip(sources, parts_places, strict=True) for _ in each.files],
+        [file for part_places in parts_places for file in part_places.files],
+        np.concatenate([part_places.of_file + start for part_places, start in zip(parts_places, starts, strict=False)]),
+        np.concatenate([part_places.numbers for part_places in parts_places]),
+        [source.written for source, part_places in zip(sources, parts_places, strict=True) for _ in part_places.files],
     )
     return Rows(dataset(pa.concat_tables([part.data.with_format("arrow")[:] for part in parts])), bad, places)
 
 
 def limited(source: Source, rows: Rows, compare: Sequence[str], seed: int) -> Rows:
-    """The rows that a source's limit leaves, in their order."""
+    """The rows within a source's limit, in their order."""
     if source.limit is None:
         return rows
     if source.limit > len(rows):
-        logger.warning("%s: there are only %s rows", source.written, f"{len(rows):,}")
-    whole, text = (digests(rows, columns, seed, purpose=b"limit") for columns in (compare, compare[:1]))
-    order = np.lexsort((whole, text))
+        logger.warning("%s: it has only %s rows", source.written, f"{len(rows):,}")
+    row_digests, text_digests = (digests(rows, columns, seed, purpose=b"limit") for columns in (compare, compare[:1]))
+    order = np.lexsort((row_digests, text_digests))
     return rows.select(np.sort(order[: source.limit]))
 
 
 def weighted(rows: Rows, sources: Sequence[Source], compare: Sequence[str], seed: int) -> Rows:
-    """Training rows as often as the weights of their sources say: each row of a source with the weight 2.5 twice, and
+    """Training rows repeated by the weights of their sources: each row of a source with the weight 2.5 twice, and
     half of them, by a hash, once more; with the weight 0.5 half of them."""
     weights = {source.written: source.weight for source in sources}
     if set(weights.values()) == {1.0}:
@@ -74,25 +74,25 @@ def weighted(rows: Rows, sources: Sequence[Source], compare: Sequence[str], seed
     chosen = []
     for name in dict.fromkeys(source.written for source in sources):
         mine = np.flatnonzero(names == name)
-        times, rest = divmod(weights[name], 1)
-        part = mine[np.argsort(drawn[mine], kind="stable")[: round(rest * len(mine))]]
+        times, fraction = divmod(weights[name], 1)
+        part = mine[np.argsort(drawn[mine], kind="stable")[: round(fraction * len(mine))]]
         chosen += [np.repeat(mine, int(times)), part]
     return rows.select(np.sort(np.concatenate(chosen)))
 
 
 def sources_of(rows: Rows | Dataset) -> list[str]:
-    """The source of each row, as the user wrote it; [] where there is only one."""
+    """The source of each row, as the user wrote it; [] if there is only one."""
     places = Rows.of(rows).places
     return [places.sources[file] for file in places.of_file] if places and places.sources else []
 
 
 def source_counts(rows: Rows) -> dict[str, int]:
-    """For a report: how many rows are of each source; {} where there is only one."""
+    """For a report: the number of rows of each source; {} if there is only one."""
     return {f"rows of {name}": count for name, count in Counter(sources_of(rows)).items()}
 
 
 def scores_by_source(rows: Rows, **scores: Sequence[float]) -> list[dict[str, str | float]]:
-    """For a report: of each source the rows and the mean of each of `scores`, which have a value for each row."""
+    """For a report: the rows of each source and the mean of each of `scores`, which have a value for each row."""
     names = np.array(sources_of(rows))
     return [
         {"source": name, "rows": int((names == name).sum())}

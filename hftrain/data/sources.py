@@ -1,4 +1,4 @@
-"""What the name of a source stands for: files by a pattern, by a folder or alone, a folder of save_to_disk, the Hub."""
+"""From the name of a source to its data: a file, a pattern, a folder, a folder of save_to_disk, the Hub."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
-from hftrain.data.readers import Item, check_text, did_you_mean, read_aligned, read_csv, read_fields, read_tsv
+from hftrain.data.readers import (
+    Item,
+    check_text,
+    did_you_mean,
+    read_aligned,
+    read_csv,
+    read_fields,
+    read_tsv,
+    read_xlsx,
+)
 from hftrain.data.tables import (
     Tables,
     arrow_tables,
@@ -37,14 +46,16 @@ TEXTUAL: dict[str, Callable[[Path, list[str], Dialect, Unread | None], Iterator[
     **dict.fromkeys(JSON, read_json),
     ".csv": read_csv,
     **dict.fromkeys((".tsv", ".tab"), read_tsv),
+    ".xlsx": read_xlsx,
 }
+SPREADSHEETS = (".csv", ".xlsx")  # never CoNLL's columns, as a tsv file may have
 PLAIN = (".txt", ".text", ".md")
-KNOWN = "json, jsonl, ndjson, csv, tsv, parquet, arrow; txt, md of plain text"
+KNOWN = "json, jsonl, ndjson, csv, tsv, xlsx, parquet, arrow; txt, md for plain text"
 WAYS_OUT = {
     **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it"),
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save its sheet as .csv"),
+    **dict.fromkeys((".xls", ".ods"), "save its sheet as .xlsx or .csv"),
 }
-# Words in the name of a file or folder -> the split that is in it; files that describe a data set.
+# Words in the name of a file or folder -> its split; files that describe a data set.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -54,7 +65,7 @@ NO_DATA = re.compile(r"(readme|licen[cs]e|notice|citation|dataset_infos?\.json|d
 
 
 class Reader(NamedTuple):
-    """An opened file: its name, what a place in it is called ("line", "row"), and what each value of a row is."""
+    """An opened file: its name, the unit of a place in it ("line", "row"), and the name of each value of a row."""
 
     file: str
     unit: str
@@ -69,8 +80,10 @@ def open_rows(
     config_name: str | None = None,
     languages: Sequence[str] = (),
     dialect: Dialect = USUAL,
-    reader: Callable[[Path], Iterator[Item] | None] | None = None,
+    reader: Callable[[Path], Iterator[Item] | Reader | None] | None = None,
     unread: Unread | None = None,
+    endings: Sequence[str] = (),
+    resolve: Callable[[Path, list[Any]], list[Any]] | None = None,
 ) -> Iterator[Reader]:
     """A reader for each file of a source; `columns` and the rest are those of `load_rows`."""
     wanted = list(columns.values())
@@ -79,8 +92,8 @@ def open_rows(
     if "{lang}" in source:
         if len(languages) != len(columns):
             raise ValueError(
-                f"{source}: {{lang}} stands for {len(columns)} languages ({', '.join(columns)}), "
-                f"got {list(languages)}; set source_lang and target_lang"
+                f"{source}: {{lang}} needs {len(columns)} languages ({', '.join(columns)}), "
+                f"not {list(languages)}; set source_lang and target_lang"
             )
         paths = [existing(Path(source.replace("{lang}", language))) for language in languages]
         yield Reader(source, "line", [path.name for path in paths], read_aligned(paths, dialect.encoding))
@@ -89,14 +102,22 @@ def open_rows(
     elif is_hub_name(source) or (path.is_dir() and config_name):
         yield Reader(source, "row", named, read_tables(source, hub_tables(source, config_name, split), wanted, unread))
     else:
-        for file in find_files(source, split):
+        for file in find_files(source, split, endings):
             items = reader(file) if reader else None
-            opened = Reader(str(file), "line", list(columns), items) if items else None
-            yield opened or open_file(file, columns, dialect, unread)
+            if items is None:
+                opened = open_file(file, columns, dialect, unread)
+            else:
+                opened = items if isinstance(items, Reader) else Reader(str(file), "line", list(columns), items)
+            yield opened._replace(items=_resolved(file, opened.items, resolve)) if resolve else opened
+
+
+def _resolved(file: Path, items: Iterator[Item], resolve: Callable[[Path, list[Any]], list[Any]]) -> Iterator[Item]:
+    for number, values in items:
+        yield number, values if isinstance(values, Fault) else resolve(file, values)
 
 
 def open_file(path: Path, columns: dict[str, str], dialect: Dialect = USUAL, unread: Unread | None = None) -> Reader:
-    """The reader of a file, by its ending. Raises: ValueError, nothing is known to read it."""
+    """The reader of a file, by its ending. Raises: ValueError, the ending is unknown."""
     wanted = list(columns.values())
     named = [f"column {column!r}" for column in wanted]
     kind = check_ending(path)
@@ -113,62 +134,63 @@ def open_file(path: Path, columns: dict[str, str], dialect: Dialect = USUAL, unr
 
 
 def ending(path: Path) -> str:
-    """The ending of a name in lower case, before that of a packed file."""
+    """The ending of a name in lower case, without that of compression."""
     path = Path(path.name.lower())
     return path.with_suffix("").suffix if path.suffix in PACKED else path.suffix
 
 
 def check_ending(path: Path) -> str:
-    """The ending. Raises: ValueError, it is not known, or a columnar file is packed."""
+    """The ending. Raises: ValueError, it is unknown, or a file that is packed by its nature is compressed again."""
     kind = ending(path)
-    if kind in COLUMNAR and path.suffix.lower() in PACKED:
-        raise ValueError(f"{path}: a packed {kind[1:]} file is not read: unpack it")
+    if kind in (*COLUMNAR, ".xlsx") and path.suffix.lower() in PACKED:
+        raise ValueError(f"{path}: a compressed {kind[1:]} file cannot be read: decompress it")
     if kind in (*COLUMNAR, *TEXTUAL, *PLAIN):
         return kind
     way_out = WAYS_OUT.get(kind, "rename it (to .txt, if it is plain text)")
-    said = f"the ending {kind} is not known" if kind else "no ending says what is in it"
-    raise ValueError(f"{path}: {said} (known: {KNOWN}): {way_out}")
+    problem = f"the ending {kind} is not known" if kind else "the name has no ending"
+    raise ValueError(f"{path}: {problem} (known: {KNOWN}): {way_out}")
 
 
-def find_files(source: str, split: str | None = None) -> list[Path]:
-    """The file, or the files that a pattern or a folder stands for, in the order of their names.
+def find_files(source: str, split: str | None = None, endings: Sequence[str] = ()) -> list[Path]:
+    """The file, or the files of a pattern or a folder, in the order of their names.
 
-    In a folder, those are read whose names or folders say `split` (or train, if `split` is None and no others are
-    there); all of them, where no name says any. Files left alone are named in the log.
+    In a folder, files are read if their names or folders contain `split` (or train, if `split` is None and there are no
+    others); all files, if no name contains a split. The log names the files that are not read.
 
     Raises:
-        ValueError: there are none, or it is not clear which.
+        ValueError: there are no files, or the choice is ambiguous.
     """
     path = Path(source)
     if path.is_dir():
-        return _files_of_split(path, split)
+        return _files_of_split(path, split, endings)
     if not path.exists() and glob.has_magic(source):
-        if found := [Path(file) for file in sorted(glob.glob(source, recursive=True)) if Path(file).is_file()]:
-            return found
+        if files := [Path(file) for file in sorted(glob.glob(source, recursive=True)) if Path(file).is_file()]:
+            return files
         raise ValueError(f"no file matches {source}")
     return [existing(path)]
 
 
-def _files_of_split(folder: Path, split: str | None) -> list[Path]:
-    by_split = _split_files(folder)
+def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> list[Path]:
+    by_split = _split_files(folder, endings)
     if not by_split:
-        raise ValueError(f"{folder} is a folder without data files (known endings: {KNOWN}), and not of save_to_disk")
+        known = ", ".join([KNOWN, *(ending[1:] for ending in endings)])
+        raise ValueError(f"{folder} has no data files (known endings: {known}) and was not written by save_to_disk")
     names = sorted(by_split.keys() - {""})
     if not names and split in (None, "train"):
         chosen = by_split[""]
     elif split is None and len(names) > 1:
         raise ValueError(
-            f"{folder} has files of the splits {', '.join(names)}: set dataset_name to it, and each is read as what it "
-            f"is; or name files by a pattern, as in {folder / (names[-1] + '*')}"
+            f"{folder} has files of the splits {', '.join(names)}: set dataset_name to it to read each as its "
+            f"split, or choose files with a pattern, as in {folder / (names[-1] + '*')}"
         )
     elif split is not None and split not in names:
         raise ValueError(f"{folder} has no split {split!r}" + (f", but {', '.join(names)}" if names else ""))
     else:
         chosen = by_split[split or names[0]]
-    kinds = sorted({ending(file) for file in chosen})
+    kinds = sorted({ending(file) for file in chosen} - set(endings))
     if len({COLUMNAR.get(kind, TEXTUAL.get(kind)) for kind in kinds}) > 1:
         raise ValueError(
-            f"{folder} has files of several kinds, {', '.join(kinds)}: name those of one by a pattern, as in "
+            f"{folder} has files of several kinds, {', '.join(kinds)}: choose one kind with a pattern, as in "
             f"{folder / ('*' + kinds[0])}"
         )
     read = {file for name in (names if split else ()) for file in by_split[name]} | set(chosen)
@@ -179,23 +201,31 @@ def _files_of_split(folder: Path, split: str | None) -> list[Path]:
     return chosen
 
 
-def split_names(folder: Path) -> list[str]:
-    """Splits of a folder, as save_to_disk or the names of files say; [] where there is only one, nameless."""
-    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder).keys() - {""})
+def split_names(folder: Path, endings: Sequence[str] = ()) -> list[str]:
+    """Splits of a folder, by save_to_disk or the names of files; [] if there is only one without a name."""
+    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder, endings).keys() - {""})
 
 
-def _split_files(folder: Path) -> dict[str, list[Path]]:
-    """The data files of a folder by the split that their names say; "" of others."""
-    found: dict[str, list[Path]] = {}
-    for file in _visible_files(folder):
+def _split_files(folder: Path, endings: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """The data files of a folder by the split in their names; "" for other files. With `endings`, files with one of
+    them if no other files have rows: FOLDER/SPLIT/CLASS/file, or FOLDER/CLASS/file."""
+    by_split: dict[str, list[Path]] = {}
+    files = _visible_files(folder)
+    if endings and not any(ending(file) in (*COLUMNAR, *TEXTUAL) for file in files):
+        for file in (file for file in files if ending(file) in endings):
+            parts = file.relative_to(folder).parts
+            split = SPLIT_WORDS.get(parts[0].lower(), "") if len(parts) > 2 else ""
+            by_split.setdefault(split, []).append(file)
+        return by_split
+    for file in files:
         if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN) and not NO_DATA.match(file.name):
             words = (
                 SPLIT_WORDS.get(word)
                 for part in reversed(file.relative_to(folder).parts)
                 for word in re.split("[^a-z]+", part.lower())
             )
-            found.setdefault(next(filter(None, words), ""), []).append(file)
-    return found
+            by_split.setdefault(next(filter(None, words), ""), []).append(file)
+    return by_split
 
 
 def _visible_files(folder: Path) -> list[Path]:
@@ -204,16 +234,16 @@ def _visible_files(folder: Path) -> list[Path]:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether `source`, being no path here and without the ending of a file, can be a name on the Hub."""
+    """Whether `source` can be a name on the Hub: it is not a local path and has no ending of a file."""
     kind = ending(Path(source))
-    known = kind in (*COLUMNAR, *TEXTUAL, *PLAIN, *WAYS_OUT)
-    if kind and Path(source).parent.is_dir():  # a file's name, mistyped
-        known |= bool(did_you_mean(source, map(str, Path(source).parent.iterdir())))
-    return not known and not Path(source).exists() and bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source))
+    is_file_name = kind in (*COLUMNAR, *TEXTUAL, *PLAIN, *WAYS_OUT)
+    if kind and Path(source).parent.is_dir():  # a misspelt file name
+        is_file_name |= bool(did_you_mean(source, map(str, Path(source).parent.iterdir())))
+    return not is_file_name and not Path(source).exists() and bool(re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source))
 
 
 def existing(path: Path) -> Path:
-    """`path`, a file. Raises: ValueError, there is none; the nearest name beside it."""
+    """`path`, an existing file. Raises: ValueError, with the most similar name beside it."""
     if path.is_file():
         return path
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -1,4 +1,4 @@
-"""Training, validation and test rows as a configuration asks for them, and a count of what leaks between them."""
+"""Training, validation and test rows by the settings, and a count of rows that leak between them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
+from hftrain.config.defaults import ENOUGH_TO_CHOOSE
 from hftrain.config.sources import read_source
 from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
@@ -20,15 +21,15 @@ from hftrain.data.sources import split_names
 from hftrain.metrics.intervals import wilson
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-FEW = 100  # validation rows: by fewer, an accuracy of 90 % is known to +-6 points or worse
+SET_ASIDE = {  # as `held_out_size` has it
+    "validation": "a tenth of 1,000 rows and more, a twentieth of fewer",
+    "test": "a tenth, at least 50 or a fifth",
+}
 
 
 def load_splits(
@@ -41,27 +42,29 @@ def load_splits(
     score: str | None = None,
     **reading: Any,
 ) -> dict[str, Rows]:
-    """{"train", "validation", "test"}: each from its files or the data set's own split, else cut off the training rows.
+    """{"train", "validation", "test"}: each from its files or the data set's own split, or else cut from the training
+    rows.
 
-    `columns` and `reading` are as in `load_rows`. `bad` of a split are the rows left out of its source; what is cut off
-    the training rows has none. With `config.fold`, the test rows are that fold of the training rows.
+    `columns` and `reading` are as in `load_rows`. `bad` of a split are the rows left out of its source; a split cut
+    from the training rows has none. With `config.fold`, the test rows are that fold of the training rows.
 
     Args:
-        compare: columns that make two rows the same (default: all), the input first: rows of the same input land on the
-            same side of a cut, and are what leaks.
-        stratify: column with a class, or a list of labels: each gets its share of what is cut off. So does each source.
-        score: the task's score, if it is a share of the rows, for a warning that they are few.
+        compare: columns that decide whether two rows are the same (default: all), the input first: rows with the same
+            input stay in the same split, or else count as leaks.
+        stratify: column with a class, or a list of labels: each is represented in the cut by its share, like each
+            source.
+        score: the task's score, if it is a share of the rows, for a warning that there are few of them.
 
     Raises:
-        ValueError: rows that cannot be used, or splits that leave nothing.
+        ValueError: rows cannot be used, or a split is empty.
     """
     if config.folds is not None and config.fold is None:
         raise ValueError(
-            "folds: this recipe trains once. Its last line runs every fold if it is run(main, Config) with "
-            "`from hftrain import run`, in place of main(parse(Config)); --fold 1 runs the first alone"
+            "folds: this recipe trains only once. Replace its last line main(parse(Config)) by run(main, Config) with "
+            "`from hftrain import run` to run every fold, or run a single one with --fold 1"
         )
     compare = compare or list(columns)
-    column = columns.get(compare[0], compare[0])  # as the user calls it
+    column = columns.get(compare[0], compare[0])  # the user's name for it
 
     def load(source: str, split: str | None = None) -> Rows:
         return load_rows(
@@ -76,24 +79,24 @@ def load_splits(
 
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
-        sources = {name: [read_source(file) for file in each] for name, each in files.items() if each}
+        sources = {name: [read_source(file) for file in parts] for name, parts in files.items() if parts}
         joining: dict[str, Any] = {"compare": compare, "seed": seed, "max_bad_rows": config.max_bad_rows}
-        rows = {name: join_sources(each, load, **joining) for name, each in sources.items()}
+        rows = {name: join_sources(parts, load, **joining) for name, parts in sources.items()}
     else:
         name = config.dataset_name
         assert name is not None
-        known = _split_names(name, config.dataset_config_name)
-        if known and "train" not in known:
-            raise ValueError(f"{name} has no split named train; it has {', '.join(known)}")
+        split_names = _split_names(name, config.dataset_config_name, reading.get("endings", ()))
+        if split_names and "train" not in split_names:
+            raise ValueError(f"{name} has no split named train; it has {', '.join(split_names)}")
         sources = {}
-        wanted_splits = [split for split in SPLITS if split in known and not (config.folds and split == "test")]
+        wanted_splits = [split for split in SPLITS if split in split_names and not (config.folds and split == "test")]
         rows = {split: load(name, split) for split in wanted_splits} or {"train": load(name)}
     bad = {name: split.bad for name, split in rows.items()}
     cut: dict[str, Any] = {"by": compare[0], "column": column}
     if config.folds and config.fold:
         strata = strata_of(rows["train"], stratify)
-        kept, tested = fold_rows(rows["train"], config.folds, config.fold, seed, strata=strata, **cut)
-        rows |= {"train": rows["train"].select(kept), "test": rows["train"].select(tested)}
+        trained, tested = fold_rows(rows["train"], config.folds, config.fold, seed, strata=strata, **cut)
+        rows |= {"train": rows["train"].select(trained), "test": rows["train"].select(tested)}
     shares = {"validation": config.validation_split, "test": config.test_split}
     wanted = {name: 0 if name in rows else share for name, share in shares.items()}
     if any(share != 0 for share in wanted.values()):
@@ -101,7 +104,7 @@ def load_splits(
         rows |= split_rows(rows["train"], wanted["validation"], wanted["test"], seed, strata=strata, **cut)
     for name in SPLITS:
         if name not in rows:
-            raise ValueError(f"there are no {name} rows: name a {name}_file, or set {name}_split above 0")
+            raise ValueError(f"there are no {name} rows: set {name}_file, or {name}_split above 0")
     if sources:
         rows["train"] = weighted(rows["train"], sources["train"], compare, seed)
     rows = {name: replace(split, bad=bad.get(name, []), split=name) for name, split in rows.items()}
@@ -113,9 +116,9 @@ def load_splits(
 
 
 def strata_of(rows: Rows | Dataset, column: str | None) -> list[str] | None:
-    """What `split_rows` draws by: the source of each row and its class, or its set of labels; None: all rows are alike.
+    """The strata for `split_rows`: the source of each row and its class or set of labels; None: a single stratum.
 
-    Sets of labels that only one row has are one stratum together."""
+    Sets of labels with only one row form one stratum together."""
     names = [""] * len(rows)
     if column is not None:
         names = [label if isinstance(label, str) else "\0".join(sorted(label)) for label in rows[column]]
@@ -128,45 +131,44 @@ def strata_of(rows: Rows | Dataset, column: str | None) -> list[str] | None:
 
 
 def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
-    """Logs how many rows each split has, by source too; `chosen`: those whose size nobody set."""
+    """Logs the number of rows of each split, also by source; `chosen`: the splits whose size hftrain chose."""
     how = ""
     if chosen:
-        how = (
-            f" ({' and '.join(name for name in SPLITS if name in chosen)}: set aside, a tenth, at least 50 or a fifth, "
-            f"at most 2,000; {'_split and '.join(sorted(chosen))}_split set it)"
-        )
+        names = [name for name in SPLITS if name in chosen]
+        rules = "; ".join(f"{name} {SET_ASIDE[name]}" for name in names)
+        how = f" (held out: {rules}; to change it set {'_split and '.join(names)}_split)"
     logger.warning("rows: %s%s", ", ".join(f"{len(rows[name]):,} {name}" for name in SPLITS), how)
     counts = {name: Counter(sources_of(rows[name])) for name in SPLITS}
-    for source in dict.fromkeys(source for each in counts.values() for source in each):
-        there = ", ".join(f"{each[source]:,} {name}" for name, each in counts.items() if each[source])
+    for source in dict.fromkeys(source for by_source in counts.values() for source in by_source):
+        there = ", ".join(f"{by_source[source]:,} {name}" for name, by_source in counts.items() if by_source[source])
         logger.warning("rows of %s: %s", source, there)
 
 
 def few_to_choose_by(rows: int, score: str | None) -> str | None:
-    """What to say of a validation set of so many rows, if they are too few to choose a model by."""
-    if rows >= FEW:
+    """A warning if a validation set of `rows` rows is too small to choose a model by."""
+    if rows >= ENOUGH_TO_CHOOSE:
         return None
     if score:
         low, high = wilson(round(0.9 * rows), rows)
-        known = f"{score} of 90 % is known to +-{50 * (high - low):.0f} points"
+        precision = f"{score} of 90 % has a margin of +-{50 * (high - low):.0f} points"
     else:
-        known = f"a mean over them is known to +-{1.96 / math.sqrt(rows):.2f} standard deviations of a row"
-    return f"{rows} validation rows: {known}; give a validation_file, raise validation_split, or set folds 5"
+        precision = f"a mean over them has a margin of +-{1.96 / math.sqrt(rows):.2f} standard deviations of a row"
+    return f"{rows} validation rows: {precision}; set validation_file, raise validation_split, or set folds 5"
 
 
 def dialect_of(config: DataConfig) -> Dialect:
     return Dialect(config.delimiter, config.encoding, tuple(config.column_names))
 
 
-def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
-    """Splits of a folder or of a data set on the Hub; [] where there is only one, nameless."""
+def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[str]) -> list[str]:
+    """Splits of a folder or of a data set on the Hub; [] if there is only one without a name."""
     folder = Path(dataset_name).expanduser()
     if folder.is_dir() and config_name is None:
-        return split_names(folder)
+        return split_names(folder, endings)
     from datasets import get_dataset_split_names
 
     try:
-        return get_dataset_split_names(dataset_name, config_name)
+        return list(get_dataset_split_names(dataset_name, config_name))
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
             f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub: "
@@ -175,30 +177,30 @@ def _split_names(dataset_name: str, config_name: str | None) -> list[str]:
 
 
 def find_leaks(rows: Mapping[str, Rows], columns: Sequence[str], column: str = "") -> dict[str, Rows]:
-    """The rows, where each held-out split knows which of its rows stand in the training rows too; the log says so, and
-    calls the first of `columns` `column`."""
+    """The rows, with `leaks` of each held-out split: how many of its rows are in the training rows too. The log shows
+    them, with `column` as the name of the first of `columns`."""
     checked = {"train": rows["train"]}
     for name, other in rows.items():
         if name == "train":
             continue
-        found = leaks(rows["train"], other, columns)
-        checked[name] = replace(other, leaks=found)
-        if found.inputs:
-            alike = found.inputs - found.rows
+        leaked = leaks(rows["train"], other, columns)
+        checked[name] = replace(other, leaks=leaked)
+        if leaked.inputs:
+            alike = leaked.inputs - leaked.rows
             logger.warning(
-                "leak: of %d %s rows %d stand in the training rows too%s; for example %s",
+                "leak: %d of %d %s rows are in the training rows too%s; for example %s",
                 *(
+                    leaked.rows,
                     len(other),
                     name,
-                    found.rows,
-                    f", and of {alike} more the {column or columns[0]} does" if alike else "",
+                    f", {alike} more share only the {column or columns[0]}" if alike else "",
                 ),
-                found.examples[0],
+                leaked.examples[0],
             )
     return checked
 
 
 def sizes(rows: Mapping[str, Rows]) -> str:
-    """How many rows serve what, for a report's first sentence."""
+    """The number of rows of each split, for a report's first sentence."""
     served = {"train": "to train on", "validation": "to choose by", "test": "to test on"}
     return ", ".join(f"{len(split):,} {served[name]}" for name, split in rows.items())

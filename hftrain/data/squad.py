@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,9 @@ from hftrain.data.sources import ending
 
 def read_squad(path: Path, encoding: str | None = None) -> Iterator[Item] | None:
     """Questions as (line of the question's id, [{"id", "title", "context", "question", "answers"}]); None if the file
-    is not one JSON object with "data", a list of articles, as SQuAD's are.
+    is not one JSON object with "data", a list of articles, like SQuAD's.
 
-    A question without the key "answers" has none; `is_impossible` and `plausible_answers` are not read.
+    A question without the key "answers" has no answer; `is_impossible` and `plausible_answers` are not read.
     """
     if ending(path) != ".json" or is_lines(path, encoding):
         return None
@@ -27,22 +27,22 @@ def read_squad(path: Path, encoding: str | None = None) -> Iterator[Item] | None
         if not any("paragraphs" in article for article in articles):
             return None
     except (ValueError, TypeError, KeyError, RecursionError):
-        return None  # rows of another kind, or damaged: their reader says where
+        return None  # rows of another kind, or damaged: their reader reports it
     return _questions(path, content, articles)
 
 
-def _questions(path: Path, content: bytes, articles: Any) -> Iterator[Item]:
+def _questions(path: Path, content: bytes, articles: Iterable[Any]) -> Iterator[Item]:
     place, line = 0, 1
     try:
         for number, article in enumerate(articles, 1):
             title = article.get("title") or f"article {number}"
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    found = content.find(json.dumps(question["id"]).encode(), place)
-                    if found > 0:
-                        place, line = found, line + content.count(b"\n", place, found)
+                    position = content.find(json.dumps(question["id"]).encode(), place)
+                    if position > 0:
+                        place, line = position, line + content.count(b"\n", place, position)
                     row = {"id": question["id"], "title": title, "context": paragraph["context"]}
                     yield line, [row | {"question": question["question"], "answers": question.get("answers", [])}]
     except (KeyError, TypeError, AttributeError) as error:
         missing = f"no {error}" if isinstance(error, KeyError) else str(error)
-        yield line, Fault(f"not SQuAD's form, so no question after it can be read: {missing}")
+        yield line, Fault(f"not SQuAD's format, so no question after it can be read: {missing}")

@@ -1,4 +1,4 @@
-"""Reader of everything that comes as Arrow tables: columnar files, `save_to_disk` folders, the Hub."""
+"""Reader of Arrow tables: columnar files, `save_to_disk` folders, the Hub."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from hftrain.data.readers import BATCH_ROWS, Item, missing, top
 from hftrain.data.unread import Unread
 
 Tables = Iterator["pa.Table | pa.RecordBatch"]
+BATCH_BYTES = 1 << 26  # of a batch, where its rows are large
 
 
 def parquet_tables(path: Path) -> Tables:
     import pyarrow.parquet
 
-    yield from pyarrow.parquet.ParquetFile(path).iter_batches(BATCH_ROWS)
+    file = pyarrow.parquet.ParquetFile(path)
+    size = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+    rows = file.metadata.num_rows * BATCH_BYTES // max(1, size)  # of pictures a few
+    yield from file.iter_batches(max(1, min(BATCH_ROWS, rows)))
 
 
 def arrow_tables(path: Path) -> Tables:
@@ -36,7 +40,7 @@ def arrow_tables(path: Path) -> Tables:
             yield from (reader.get_batch(index) for index in range(reader.num_record_batches))
 
 
-SAVED = ("dataset_info.json", "dataset_dict.json")  # one of them is in a folder of save_to_disk
+SAVED = ("dataset_info.json", "dataset_dict.json")  # a folder of save_to_disk has one of them
 
 
 def is_saved(folder: Path) -> bool:
@@ -45,7 +49,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def saved_splits(folder: Path) -> list[str]:
-    """Splits of a folder of save_to_disk; [] of a single, nameless data set."""
+    """Splits of a folder of save_to_disk; [] for a single data set without splits."""
     described = _read_json(folder / SAVED[1]) if (folder / SAVED[1]).is_file() else {"splits": []}
     try:
         return [_inside(folder, split) for split in described["splits"]]
@@ -54,7 +58,7 @@ def saved_splits(folder: Path) -> list[str]:
 
 
 def saved_tables(folder: Path, split: str | None) -> Tables:
-    """Raises: ValueError, a folder that is damaged, or that names files outside itself."""
+    """The tables of a split. Raises: ValueError, the folder is damaged, or names files outside itself."""
     from datasets import load_from_disk
 
     for part in [folder / name for name in saved_splits(folder)] or [folder]:
@@ -78,9 +82,9 @@ def _read_json(path: Path) -> Any:
 
 
 def _inside(folder: Path, name: str) -> str:
-    """`name`, the path of something in `folder`. Raises: ValueError, it leads out of it."""
+    """The path of `name` in `folder`. Raises: ValueError, it is outside of the folder."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{folder} names the file {name!r}, which is outside of it: not read")
+        raise ValueError(f"{folder} names the file {name!r}, which is outside of it and is not read")
     return name
 
 
@@ -91,7 +95,7 @@ def hub_tables(name: str, config_name: str | None, split: str | None) -> Tables:
         loaded = load_dataset(name, config_name)
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
-            f"{name!r} is no file and no folder here, and could not be loaded from the Hub: "
+            f"{name!r} is not a local file or folder and could not be loaded from the Hub: "
             f"{type(error).__name__}: {error}"
         ) from error
     return _tables_of_split(name, loaded, split)
@@ -106,7 +110,7 @@ def _tables_of_split(name: str, loaded: Any, split: str | None) -> Tables:
         if split not in loaded:
             names = ", ".join(map(repr, loaded))
             if split is None:
-                raise ValueError(f"{name} has the splits {names}: set dataset_name to it, and each is read as such")
+                raise ValueError(f"{name} has the splits {names}: set dataset_name to it to read each as its split")
             raise ValueError(f"{name} has no split {split!r}, but {names}")
         loaded = loaded[split]
     return loaded.with_format("arrow").iter(BATCH_ROWS)
@@ -115,7 +119,7 @@ def _tables_of_split(name: str, loaded: Any, split: str | None) -> Tables:
 def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread | None = None) -> Iterator[Item]:
     number = 0
     try:
-        for table in tables:
+        for table in (part for whole in tables for part in _parts(whole)):
             if unread is not None:
                 filled = {name: len(table) - table.column(name).null_count for name in table.schema.names}
                 unread.take_in(
@@ -130,6 +134,12 @@ def read_tables(source: str, tables: Tables, columns: list[str], unread: Unread 
         raise ValueError(f"{source}, after row {number}: not a readable Arrow or Parquet file: {error}") from None
 
 
+def _parts(table: pa.Table | pa.RecordBatch) -> Iterator[pa.Table | pa.RecordBatch]:
+    """A batch as parts that fit into memory as Python's objects."""
+    rows = max(1, len(table) * BATCH_BYTES // max(1, table.nbytes))
+    yield from (table.slice(start, rows) for start in range(0, max(1, len(table)), rows))
+
+
 def _fault_in(values: Iterable[Any]) -> Fault | None:
     return next((value for value in values if isinstance(value, Fault)), None)
 
@@ -139,17 +149,17 @@ def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[
         columns = table.schema.names
         rows = zip(*(_values(source, table, name) for name in columns), strict=True)
         return [_fault_in(row) or dict(zip(columns, map(without_fillers, row), strict=True)) for row in rows]
-    head, *rest = [column] if column in table.schema.names else column.split(".")
+    head, *nested = [column] if column in table.schema.names else column.split(".")
     try:
         array = table.column(head)
-        for part in rest:
+        for part in nested:
             array = pc.struct_field(array, part)
     except (KeyError, pa.ArrowException):
         raise ValueError(f"{source}: {missing(column, _flat_names(table.schema))}") from None
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        # Arrow files may hold bytes that are not UTF-8; as binary they come out one by one and can be blamed.
+        # Arrow files may contain bytes that are not UTF-8; read as binary, the bad row can be named.
         return [_text_or_fault(raw, column) for raw in array.cast(pa.large_binary()).to_pylist()]
     if pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         return [_text_or_bytes(raw) for raw in array.to_pylist()]
@@ -164,7 +174,7 @@ def _values(source: str, table: pa.Table | pa.RecordBatch, column: str) -> list[
 
 
 def _has_json_values(kind: pa.DataType) -> bool:
-    """Whether values of this type are such as JSON has."""
+    """Whether JSON has values of this type."""
     if pa.types.is_struct(kind):
         return all(_has_json_values(field.type) for field in kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -173,13 +183,13 @@ def _has_json_values(kind: pa.DataType) -> bool:
     return number or pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> Any:
     return value
 
 
-def _as_json_value(value: Any) -> Any:
-    """The value as JSON has it: whole decimals as integers, dates and times in ISO 8601, others as their text; bytes
-    stay where they are no text."""
+def _as_json_value(value: object) -> Any:
+    """The value as JSON: whole decimals as integers, dates and times in ISO 8601, others as text; bytes stay bytes if
+    they are not text."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -211,15 +221,15 @@ def _value_or_fault(scalar: pa.Scalar, column: str, convert: Callable[[Any], Any
         return Fault(f"column {column!r}: invalid UTF-8: {error.reason}")
 
 
-def without_fillers(value: Any) -> Any:
-    """Without the nulls that a column of objects puts where other rows have something."""
+def without_fillers(value: object) -> Any:
+    """The value without the nulls that fill keys of other rows in a column of objects."""
     if isinstance(value, dict):
         return {name: without_fillers(entry) for name, entry in value.items() if entry is not None}
     return [without_fillers(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """Names of the classes whose numbers the column holds, alone or in lists (`datasets.ClassLabel`); [] of others."""
+    """Names of the classes whose numbers the column holds, alone or in lists (`datasets.ClassLabel`), otherwise []."""
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = described.get("info", {}).get("features", {}).get(column, {})
     while isinstance(feature, dict) and "feature" in feature:
@@ -227,10 +237,10 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
     return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []
 
 
-def _name(value: Any, names: list[str]) -> Any:
-    """The class's name in place of its number, in lists too; what is no number of a class stays."""
+def _name(value: object, names: list[str]) -> Any:
+    """The name of the class in place of its number, also in lists; other values stay."""
     if isinstance(value, list):
-        return [_name(each, names) for each in value]
+        return [_name(item, names) for item in value]
     return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 

@@ -1,4 +1,4 @@
-"""Columns of the data that nothing reads."""
+"""Columns of the data that are not read."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ logger = logging.getLogger(__name__)
 
 
 class Unread(Counter[str]):
-    """Columns that nothing reads though rows have something in them, and in how many rows."""
+    """Non-empty columns that are not read, with the number of rows that have them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.files: list[str] = []  # in which they are, where that is known
+        self.files: list[str] = []  # the files that have them, if known
 
     def count(self, row: Mapping[str, Any], read: Iterable[str], file: str = "") -> None:
-        """Takes in a row, of which the columns `read` are read."""
+        """Counts the columns of a row except those in `read`."""
         self.take_in({name: 1 for name in row.keys() - set(read) if row[name] not in (None, "", [], {})}, file)
 
     def take_in(self, rows: Mapping[str, int], file: str = "") -> None:
-        """Takes in columns that nothing reads: in how many rows of the file each has something."""
+        """Adds columns that are not read: name -> number of rows of the file that have it."""
         self.update(rows)
         if rows and file and file not in self.files[-1:]:
             self.files.append(file)
@@ -33,4 +33,4 @@ class Unread(Counter[str]):
             more = len(set(self.files)) - 1
             where = f" in {self.files[0]}" if self.files else ""
             where += f" and {more} other file{'s' if more > 1 else ''}" if more > 0 else ""
-            logger.warning("columns that nothing reads: %s%s%s", named, where, f". {advice}" if advice else "")
+            logger.warning("columns that are not read: %s%s%s", named, where, f". {advice}" if advice else "")

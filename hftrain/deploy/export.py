@@ -1,4 +1,4 @@
-"""A trained model as servers want it: merged, in half precision, in shards, as GGUF; and vectors to test servers."""
+"""A trained model for servers: merged, in half precision, in shards, as GGUF; with vectors to test servers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ GGUF_TYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 @dataclass
 class Vector:
-    """What a server of the model has to answer to one prompt, decoding greedily."""
+    """The answer that a server of the model must give to one prompt with greedy decoding."""
 
-    messages: list[dict[str, str]] | None  # None where the tokenizer has no chat template: `prompt` is the text
-    prompt: str  # as the chat template renders the messages, with the head of the assistant's turn
+    messages: list[dict[str, str]] | None  # None without a chat template: `prompt` is the text
+    prompt: str  # the messages rendered by the chat template, with the begin of the assistant's turn
     prompt_ids: list[int]
     output_ids: list[int]
-    margins: list[float]  # of each output token: its logit less the second best; near 0, rounding decides
+    margins: list[float]  # of each output token: its logit minus the second best; near 0, rounding decides
     output: str
 
 
@@ -47,11 +47,11 @@ def export(
 
     Args:
         llama_cpp: a checkout of llama.cpp, or its convert_hf_to_gguf.py: writes model.gguf too.
-        max_new_tokens: of each test vector's answer.
+        max_new_tokens: maximum tokens of each test vector's answer.
         merging: other arguments of `merge`.
 
     Raises:
-        ValueError: as `merge`; the converter is not there, or fails.
+        ValueError: as in `merge`, or the converter is missing or fails.
     """
     output = Path(output)
     converter = find_converter(llama_cpp) if llama_cpp else None
@@ -77,7 +77,7 @@ def make_vectors(
     *,
     trust_remote_code: bool = False,
 ) -> list[Vector]:
-    """What the model in `folder` answers, in the precision it is stored in; [] of a model that does not write."""
+    """The answers of the model in `folder`, in its stored precision; [] if the model does not generate text."""
     if not kind(folder, read_config(folder, trust_remote_code=trust_remote_code)).endswith("ForCausalLM"):
         return []
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -106,14 +106,14 @@ def find_converter(llama_cpp: str | Path) -> Path:
     """llama.cpp's convert_hf_to_gguf.py, at this path or in this folder.
 
     Raises:
-        ValueError: it is not there; how to get it.
+        ValueError: it is missing; the message says how to get it.
     """
     path = Path(llama_cpp).expanduser()
     path = path / "convert_hf_to_gguf.py" if path.is_dir() else path
     if not path.is_file():
         raise ValueError(
-            f"no convert_hf_to_gguf.py at {path}: GGUF is written by llama.cpp's own converter, which comes with its "
-            "source. git clone https://github.com/ggml-org/llama.cpp; pip install gguf; then --gguf llama.cpp"
+            f"no convert_hf_to_gguf.py at {path}: llama.cpp's own converter, which comes with its source, writes GGUF. "
+            "Run: git clone https://github.com/ggml-org/llama.cpp; pip install gguf; then use --gguf llama.cpp"
         )
     return path
 
@@ -122,7 +122,7 @@ def convert_to_gguf(converter: Path, folder: Path, dtype: str) -> Path:
     """Writes folder/model.gguf from the model in `folder`.
 
     Raises:
-        ValueError: the converter fails; the end of what it says.
+        ValueError: the converter fails; the message has the end of its output.
     """
     file = folder / "model.gguf"
     command = [sys.executable, str(converter), str(folder), "--outfile", str(file), "--outtype", GGUF_TYPES[dtype]]

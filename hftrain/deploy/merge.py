@@ -1,18 +1,18 @@
-"""Adapters into the weights they were trained for, and any model into another precision: written, read back from the
-disk, and compared with what was trained."""
+"""Merges adapters into their weights and converts models to another precision; the result is read back from the disk
+and compared with the trained model."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hftrain.data.files import whole
+from hftrain.data.files import staged
 from hftrain.data.sealed import seal
 from hftrain.models.adapters import four_bits, load_adapted, load_base
 from hftrain.models.load import DTYPES
@@ -21,6 +21,9 @@ from hftrain.models.trust import refusing_code
 from hftrain.models.weights import naming_damage
 from hftrain.report import carry_model_card
 from hftrain.train import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -40,18 +43,18 @@ PROMPTS = (
     "Q: A train leaves at 9:40 and arrives at 11:15. How long does it take?\nA:",
     '{"name": "Ada Lovelace", "born": 1815, "known_for": [',
 )
-# Of the rounding of weights; 100 times what SmolLM2-135M shows. A wrong merge is off by far more.
+# Limits for rounding of weights: 100 times the value of SmolLM2-135M. A wrong merge exceeds them by far.
 MAX_KL = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 
 
 class NotTheSame(ValueError):
-    """What was written is not the model that was trained."""
+    """The written model differs from the trained model."""
 
 
 class Parity(NamedTuple):
-    """How far the outputs of two models lie apart, over every position of some prompts."""
+    """The difference of two models' outputs over all positions of some prompts."""
 
-    max_difference: float  # of any logit
+    max_difference: float  # maximum over all logits
     mean_kl: float  # KL(first || second) of the distributions, in nats
     top1_agreement: float  # share of positions with the same most probable class
 
@@ -63,7 +66,7 @@ class Parity(NamedTuple):
 
 
 def compare(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Parity:
-    """Of logits (T, V) of each prompt. A number for itself, as of a reward, counts as the logit of yes beside no."""
+    """The comparison of logits (T, V) of each prompt. A single number, such as a reward, counts as the logit of yes."""
     a, b = torch.cat(list(first)).double(), torch.cat(list(second)).double()
     if a.shape[-1] == 1:
         a, b = (torch.nn.functional.pad(logits, (0, 1)) for logits in (a, b))
@@ -72,9 +75,9 @@ def compare(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Pa
 
 
 @torch.no_grad()
-def logits_of(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[torch.Tensor]:
-    """(T, V) fp32 on the CPU for each prompt, a chat where the tokenizer has a template; of a classifier (1, V)."""
-    found = []
+def logits_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[torch.Tensor]:
+    """(T, V) fp32 on the CPU for each prompt, a chat if the tokenizer has a template; (1, V) for a classifier."""
+    logits_of_prompts = []
     for prompt in prompts:
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}]
@@ -87,10 +90,10 @@ def logits_of(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[
         output = model(**inputs)
         if "logits" in output:
             logits = output.logits
-        else:  # of an answer's first and last token: numbers for themselves, as many as there are tokens
+        else:  # the first and last token of an answer: one independent number per token
             logits = torch.stack([output.start_logits, output.end_logits]).unsqueeze(-1)
-        found.append(logits.float().cpu().flatten(0, -2))
-    return found
+        logits_of_prompts.append(logits.float().cpu().flatten(0, -2))
+    return logits_of_prompts
 
 
 def merge(
@@ -108,32 +111,32 @@ def merge(
 ) -> Parity:
     """Writes the model of `folder`, with its adapter merged into the weights if it is one, to `output`.
 
-    The model is loaded and merged in fp32; a base that was trained on in 4 bits is dequantized. What was written is
-    read back, and its logits, computed in fp32, are compared with those of the model that was trained.
+    The model is loaded and merged in fp32; a base in 4 bits is dequantized. The written model is read back, and its
+    logits, computed in fp32, are compared with those of the trained model.
 
     Args:
-        folder: an output folder, or what else `save_pretrained` wrote.
-        dtype: of the weights that are written, "bfloat16" for instance; None: the base model's.
-        max_shard_size: of one file.
+        folder: an output folder, or any folder of `save_pretrained`.
+        dtype: format of the written weights, for instance "bfloat16"; None: the base model's.
+        max_shard_size: maximum size of one file.
         prompts: texts to compare on.
-        max_kl: the mean KL divergence that is allowed; None: as `MAX_KL` has it for `dtype`.
-        base: the base model of an adapter, where it is not what the adapter names.
-        load_in_4bit: whether the base was; None: as the run's checkpoints say.
+        max_kl: the allowed mean KL divergence; None: `MAX_KL` for `dtype`.
+        base: the base model of an adapter, if it differs from the one that the adapter names.
+        load_in_4bit: whether the base was in 4 bits; None: as in the run's checkpoints.
         trust_remote_code: run Python code that comes with the model.
 
     Raises:
-        NotTheSame: the models differ by more than is allowed; nothing is left of what was written.
-        ValueError: `output` is there already, or the model is of a kind that texts cannot be given to.
+        NotTheSame: the models differ by more than allowed; the written files are deleted.
+        ValueError: `output` exists already, or the model cannot read texts.
     """
     folder, output = Path(folder), Path(output)
     load_in_4bit = trained_in_4bit(folder) if load_in_4bit is None else load_in_4bit
     if output.exists():
-        raise ValueError(f"{output} is there already: choose another --output, or delete it")
+        raise ValueError(f"{output} exists already: choose another --output, or delete it")
     config = read_config(folder, base, trust_remote_code=trust_remote_code)
     name = kind(folder, config)
     auto_class = next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
     if auto_class is None:
-        raise ValueError(f"{folder} holds a {name}, which cannot be compared on texts: merge it with peft")
+        raise ValueError(f"{folder} contains a {name}, which cannot be compared on texts: merge it with peft")
     adapter, auto = (folder / ADAPTER).is_file(), getattr(transformers, auto_class)
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with refusing_code(folder), naming_damage(folder):
@@ -147,13 +150,13 @@ def merge(
             with naming_damage(folder):
                 model = auto.from_pretrained(folder, dtype=torch.float32, **trust)
     before = logits_of(model.eval().to(device), tokenizer, prompts)
-    if quantized:  # a base of its own, without adapters in it
+    if quantized:  # a separate base, without adapters in it
         plain = load_base(folder, auto, base, dtype=torch.float32, **trust, **quantized)
         model = load_adapted(folder, auto, plain.dequantize().to(torch.float32), **trust)
     if adapter:
         model = merged(model)
     stored: Any = DTYPES[dtype] if dtype else config.dtype or torch.float32
-    with whole(output) as stage:
+    with staged(output) as stage:
         model.to(stored).save_pretrained(stage, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(stage)
         del model
@@ -163,34 +166,35 @@ def merge(
         allowed = max(MAX_KL[stored], MAX_KL[rounded]) if max_kl is None else max_kl
         if not parity.mean_kl <= allowed:
             raise NotTheSame(
-                f"what was written is not the model that was trained: {parity}, where a mean KL of {allowed:.2g} is "
-                "allowed (max_kl). Nothing of it is kept"
+                f"the written model is not the model that was trained: {parity}, but a mean KL of only "
+                f"{allowed:.2g} is allowed (max_kl). It was deleted"
             )
-        became = "The adapter is merged into the weights" if adapter else "The weights are written anew"
-        said = f"{became}, as {str(stored).removeprefix('torch.')}. Against the model that has these scores: {parity}."
+        became = "The adapter is merged into the weights" if adapter else "The weights are converted"
+        changed = f"{became}, as {str(stored).removeprefix('torch.')}."
+        note = f"{changed} Compared with the model that has these scores: {parity}."
         try:
-            carry_model_card(folder, stage, place=output, auto_class=auto_class, said=said)
-        except Exception as error:  # whatever somebody has made of it, it is not worth the model
+            carry_model_card(folder, stage, place=output, auto_class=auto_class, note=note)
+        except Exception as error:  # the card may have been edited in any way; it is not worth losing the model
             warnings.warn(f"the card {folder / 'README.md'} is not carried over: {error}", stacklevel=2)
         seal(stage)
     return parity
 
 
 def merged(model: Any) -> Any:
-    """The base model of a `PeftModel` with the adapter in its weights. Where input and output embeddings are one matrix
-    and the adapter has made them differ, they become two."""
+    """The base model of a `PeftModel` with the adapter in its weights. If input and output embeddings are one matrix
+    and the adapter makes them differ, they become two."""
     base = model.get_base_model()
     settings = base.config.get_text_config()
     inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
     tied = outputs is not None and settings.tie_word_embeddings
     if tied:
         shared = {id(parameter) for parameter in inputs.parameters()}
-        for module in outputs.modules():  # the layer itself, or the one that an adapter is wrapped around
+        for module in outputs.modules():  # the layer itself, or the one inside an adapter
             weight = module._parameters.get("weight")
             if id(weight) in shared:
                 module.weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # says that they are no longer tied
+        warnings.simplefilter("ignore")  # it warns that they are no longer tied
         model = model.merge_and_unload(safe_merge=True)
     if tied:
         inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
@@ -201,6 +205,6 @@ def merged(model: Any) -> Any:
 
 
 def trained_in_4bit(folder: Path) -> bool:
-    """Whether a run's newest checkpoint says that its base was loaded in 4 bits."""
-    found = checkpoint.checkpoints(folder)
-    return bool(found) and "quantization_config" in checkpoint.read(found[-1]).contract.get("model", {})
+    """Whether the base was loaded in 4 bits, by the run's newest checkpoint."""
+    saved = checkpoint.checkpoints(folder)
+    return bool(saved) and "quantization_config" in checkpoint.read(saved[-1]).contract.get("model", {})

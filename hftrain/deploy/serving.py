@@ -1,4 +1,4 @@
-"""Does a server give what the exported model gives? Its tokens and greedy answers against the export's test vectors."""
+"""Compares the tokens and greedy answers of a server with the test vectors of an exported model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.deploy.export import VECTORS, Vector
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
 class Answer:
-    """What a server said to one test vector; None where it does not tell."""
+    """A server's response to one test vector; None for facts that it does not return."""
 
     prompt_ids: list[int] | None
     prompt_tokens: int | None
@@ -24,30 +27,30 @@ class Answer:
 
 @dataclass
 class Verdict:
-    """What came of one test vector."""
+    """The result of one test vector."""
 
-    problems: list[str]  # none: the server gives what the export gives
+    problems: list[str]  # empty: the server gives the same answer as the export
     notes: list[str]  # differences that rounding explains
-    compared: str  # of the prompt: its "tokens", their "number", or "nothing", as the server tells
+    compared: str  # how the prompt was compared: its "tokens", their "number", or "nothing"
 
 
 def read_vectors(path: str | Path) -> list[Vector]:
-    """Test vectors from a file, or of an exported folder.
+    """Test vectors from a file or an exported folder.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the file does not exist.
     """
     path = Path(path)
     path = path / VECTORS if path.is_dir() else path
     if not path.is_file():
-        raise ValueError(f"no {path}: `hftrain export` writes the test vectors that a server is compared with")
+        raise ValueError(f"{path} does not exist: `hftrain export` writes the test vectors")
     return [Vector(**vector) for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]]
 
 
 def check_server(
     url: str,
     vectors: Sequence[Vector],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     model: str | None = None,
     near: float = 0.05,
@@ -56,18 +59,18 @@ def check_server(
     """Compares an OpenAI-compatible server with test vectors.
 
     Args:
-        url: of the server, with or without /v1.
-        tokenizer: the export's, which tells at which token two answers part.
-        model: what the server calls the model; None: the one it lists.
-        near: answers may part at a token whose logit leads by less: there, rounding decides.
+        url: address of the server, with or without /v1.
+        tokenizer: the export's, which finds the token at which two answers differ.
+        model: the server's name of the model; None: the one it lists.
+        near: answers may differ from a token on whose logit leads by less, since rounding decides there.
         timeout: seconds for each answer.
 
     Raises:
-        ValueError: the server cannot be reached, or answers with an error.
+        ValueError: the server cannot be reached, or returns an error.
     """
     server = url.rstrip("/").removesuffix("/v1")
     if model is None:
-        way_out = "say which with --model (of `transformers serve FOLDER` it is FOLDER as you wrote it)"
+        way_out = "choose it with --model (for `transformers serve FOLDER` it is FOLDER as you wrote it)"
         try:
             listed = [entry["id"] for entry in ask(f"{server}/v1/models", None, timeout)["data"]]
         except ValueError as error:
@@ -79,27 +82,27 @@ def check_server(
 
 
 def answer(server: str, model: str, vector: Vector, timeout: float) -> Answer:
-    asked = {"model": model, "temperature": 0, "max_tokens": len(vector.output_ids), "stream": False}
+    request = {"model": model, "temperature": 0, "max_tokens": len(vector.output_ids), "stream": False}
     if vector.messages:
-        said = ask(f"{server}/v1/chat/completions", asked | {"messages": vector.messages}, timeout)
-        output = said["choices"][0]["message"]["content"] or ""
+        response = ask(f"{server}/v1/chat/completions", request | {"messages": vector.messages}, timeout)
+        output = response["choices"][0]["message"]["content"] or ""
     else:
-        said = ask(f"{server}/v1/completions", asked | {"prompt": vector.prompt}, timeout)
-        output = said["choices"][0]["text"]
-    return Answer(tokens(server, model, vector, timeout), (said.get("usage") or {}).get("prompt_tokens"), output)
+        response = ask(f"{server}/v1/completions", request | {"prompt": vector.prompt}, timeout)
+        output = response["choices"][0]["text"]
+    return Answer(tokens(server, model, vector, timeout), (response.get("usage") or {}).get("prompt_tokens"), output)
 
 
 def tokens(server: str, model: str, vector: Vector, timeout: float) -> list[int] | None:
-    """The server's own tokens of the prompt, where it has an endpoint that tells: vLLM, SGLang, llama.cpp."""
+    """The server's own tokens of the prompt, if it has an endpoint for them: vLLM, SGLang, llama.cpp."""
     text = {"prompt": vector.prompt, "content": vector.prompt, "add_special_tokens": False, "add_special": False}
     chat = {"messages": vector.messages, "add_generation_prompt": True} if vector.messages else {}
-    for asked in ([chat] if chat else []) + [text | {"parse_special": True}]:
+    for body in ([chat] if chat else []) + [text | {"parse_special": True}]:
         try:
-            found = ask(f"{server}/tokenize", {"model": model, **asked}, timeout).get("tokens")
+            ids = ask(f"{server}/tokenize", {"model": model, **body}, timeout).get("tokens")
         except ValueError:
             continue
-        if found:
-            return found
+        if ids:
+            return ids
     return None
 
 
@@ -112,18 +115,20 @@ def judge(vector: Vector, answer: Answer, tokenizer: Any, near: float) -> Verdic
             f"{vector.prompt_ids[at : at + 5]} ({tokenizer.decode(vector.prompt_ids[at : at + 5])!r})"
         )
     elif answer.prompt_tokens not in (None, len(vector.prompt_ids)):
-        problems.append(f"the prompt has {answer.prompt_tokens} tokens there, {len(vector.prompt_ids)} here")
+        problems.append(
+            f"the prompt has {answer.prompt_tokens} tokens on the server, but {len(vector.prompt_ids)} here"
+        )
     if answer.output != vector.output:
         texts = (
             tokenizer.decode(vector.output_ids[:k], skip_special_tokens=True) for k in range(len(vector.output_ids) + 1)
         )
         at = max((k for k, text in enumerate(texts) if answer.output.startswith(text)), default=0)
         at = min(at, len(vector.output_ids) - 1)
-        said = f"the answers part at token {at}: {answer.output!r} instead of {vector.output!r}"
+        difference = f"the answers differ from token {at} on: {answer.output!r} instead of {vector.output!r}"
         if vector.margins[at] < near:
-            notes.append(f"{said}; a near tie (margin {vector.margins[at]:.3f}), which rounding decides")
+            notes.append(f"{difference}; a near tie (margin {vector.margins[at]:.3f}), which rounding decides")
         else:
-            problems.append(f"{said} (margin {vector.margins[at]:.3f})")
+            problems.append(f"{difference} (margin {vector.margins[at]:.3f})")
     compared = "nothing" if answer.prompt_tokens is None else "number"
     return Verdict(problems, notes, compared if answer.prompt_ids is None else "tokens")
 
@@ -139,7 +144,7 @@ def ask(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
     """GET, or POST with a JSON body -> JSON.
 
     Raises:
-        ValueError: no server, no JSON, or an error of HTTP with what the server says.
+        ValueError: there is no server, no JSON, or an HTTP error, with the server's message.
     """
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
@@ -149,4 +154,4 @@ def ask(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
     except urllib.error.HTTPError as error:
         raise ValueError(f"{url} answers {error.code}: {error.read().decode(errors='replace')[:500]}") from error
     except (OSError, json.JSONDecodeError) as error:
-        raise ValueError(f"{url} cannot be asked: {error}") from error
+        raise ValueError(f"{url} cannot be reached: {error}") from error

@@ -1,5 +1,4 @@
-"""One run on any number of processes: what plain, DDP, FSDP2 and DeepSpeed ZeRO runs do differently stands here and
-nowhere else."""
+"""Runs on any number of processes: all differences between plain, DDP, FSDP2 and DeepSpeed ZeRO runs."""
 
 from hftrain.distributed.agreement import require_agreement
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
@@ -7,12 +6,12 @@ from hftrain.distributed.state import (
     cut_like,
     draw,
     fingerprint_parameters,
+    gathered,
     load_optimizer,
     load_parameters,
     named_state,
+    unsharded_models,
     weights,
-    whole_models,
-    whole_while_used,
     without_state,
 )
 from hftrain.distributed.step import (
@@ -47,6 +46,7 @@ __all__ = [
     "exchange_nothing_in_forward",
     "expect_missing_gradients",
     "fingerprint_parameters",
+    "gathered",
     "is_out_of_memory",
     "is_sharded",
     "leaves",
@@ -59,10 +59,9 @@ __all__ = [
     "set_bucket_sizes",
     "set_learning_rate",
     "total",
+    "unsharded_models",
     "was_launched",
     "weights",
-    "whole_models",
-    "whole_while_used",
     "without_state",
     "zero_stage",
 ]

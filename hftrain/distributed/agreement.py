@@ -1,4 +1,4 @@
-"""Processes that would train different runs are refused before they do, with what differs."""
+"""Refuses processes that would train different runs, and names the differences."""
 
 import hashlib
 import json
@@ -13,10 +13,10 @@ from hftrain.config.nested import flatten_json
 
 
 def require_agreement(accelerator: Accelerator, facts: Mapping[str, Any]) -> None:
-    """Compares `facts` (of JSON values, or what has a `str`) between the processes; every one has to call.
+    """Compares `facts` (JSON values, or values with a `str`) between the processes; every process must call.
 
     Raises:
-        ValueError: on every process alike, with each value that differs and the ranks and hosts that have it.
+        ValueError: on all processes, with each value that differs and the ranks and hosts that have it.
     """
     if accelerator.num_processes == 1:
         return

@@ -1,4 +1,4 @@
-"""The DeepSpeed JSON that a launch file names: found beside it, refused where DeepSpeed would read over a mistake."""
+"""The DeepSpeed JSON of a launch file: found beside it, and refused for mistakes that DeepSpeed would ignore."""
 
 import difflib
 import json
@@ -10,7 +10,7 @@ import psutil
 
 ANYTHING = "a block whose keys are not checked"
 
-# Each key that DeepSpeed reads: None has a value; a dict, or one of DeepSpeed's own models, has keys of its own.
+# The keys that DeepSpeed reads. None: a value; a dict, or one of DeepSpeed's models: a block of keys.
 MONITOR = "deepspeed.monitor.config."
 KEYS: dict[str, Any] = {
     **dict.fromkeys(
@@ -58,9 +58,9 @@ KEYS: dict[str, Any] = {
     },
 }  # fmt: skip
 
-# What the recipe's settings decide, so that a file must not.
+# Decided by the recipe's settings, so a file must not set them.
 OURS = {
-    "optimizer": "the recipe makes the optimizer: set optim, learning_rate, weight_decay",
+    "optimizer": "the recipe creates the optimizer: set optim, learning_rate, weight_decay",
     "scheduler": "the recipe sets the learning rate: set lr_scheduler_type, warmup_steps",
 }
 AUTO = {
@@ -74,39 +74,39 @@ AUTO = {
 
 
 def find_deepspeed_file(name: str) -> Path:
-    """The DeepSpeed file `name`, relative to the launch file that names it, else to this folder; its content checked.
+    """The DeepSpeed file `name`, relative to the launch file, or else to this folder; its content is checked.
 
     Raises:
-        ValueError: no such file, no JSON, a key twice, a key that DeepSpeed does not know, a value that the recipe's
-            settings decide; with the file and all that is wrong.
+        ValueError: the file does not exist, is not JSON, or has a repeated key, an unknown key, or a value that the
+            recipe's settings decide; lists the file and all mistakes.
     """
     places = [folder / name for folder in (_launch_folder(), Path.cwd()) if folder]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         where = " nor ".join(dict.fromkeys(map(str, places)))
-        raise ValueError(f"deepspeed_config_file: there is no {where}; give the file's whole path in the launch file")
+        raise ValueError(f"deepspeed_config_file: {where} does not exist; give the full path in the launch file")
 
     def once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
-                raise ValueError(f"{path}: {key} is given twice")
-            found[key] = value
-        return found
+            if key in entries:
+                raise ValueError(f"{path}: the key {key} occurs twice")
+            entries[key] = value
+        return entries
 
     try:
         config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}: no JSON: {error.msg}") from None
+        raise ValueError(f"{path}:{error.lineno}: not valid JSON: {error.msg}") from None
     if problems := list(check_deepspeed(config)):
         raise ValueError("\n  ".join([f"{path}:", *problems]))
     return path
 
 
-def check_deepspeed(config: Any) -> Iterator[str]:
-    """What is wrong with a DeepSpeed configuration, a line each; DeepSpeed itself ignores most unknown keys."""
+def check_deepspeed(config: object) -> Iterator[str]:
+    """The mistakes in a DeepSpeed configuration, one line each; DeepSpeed itself ignores most unknown keys."""
     if not isinstance(config, dict):
-        yield "is no mapping of keys to values"
+        yield "is not a mapping of keys to values"
         return
     yield from _unknown(config, KEYS, "")
     for key, meaning in AUTO.items():
@@ -116,18 +116,18 @@ def check_deepspeed(config: Any) -> Iterator[str]:
             yield f'{key} is {json.dumps(values[last])}: set "auto"; the recipe\'s {meaning} decides it'
 
 
-def _unknown(config: Any, known: Any, prefix: str) -> Iterator[str]:
-    known = _keys_of(known) if isinstance(known, str) and known != ANYTHING else known
-    if known is None or known == ANYTHING or not isinstance(config, dict):  # null: the block is left out
+def _unknown(config: object, keys: Any, prefix: str) -> Iterator[str]:
+    keys = _keys_of(keys) if isinstance(keys, str) and keys != ANYTHING else keys
+    if keys is None or keys == ANYTHING or not isinstance(config, dict):  # null: the block is absent
         return
     for key, value in config.items():
         if not prefix and key in OURS:
-            yield f"{key}: {OURS[key]}, and leave this block out"
-        elif key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0)
-            yield f"{prefix}{key}: DeepSpeed knows no such key; did you mean {prefix}{nearest[0]}?"
+            yield f"{key}: {OURS[key]}, and remove this block"
+        elif key not in keys:
+            nearest = difflib.get_close_matches(key, keys, n=1, cutoff=0)
+            yield f"{prefix}{key}: DeepSpeed does not know this key; did you mean {prefix}{nearest[0]}?"
         else:
-            yield from _unknown(value, known[key], f"{prefix}{key}.")
+            yield from _unknown(value, keys[key], f"{prefix}{key}.")
 
 
 def _keys_of(model: Any) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def _keys_of(model: Any) -> dict[str, Any]:
 
 
 def _launch_folder() -> Path | None:
-    """The folder of the launch file that `accelerate launch --config_file` or `hftrain run` was given."""
+    """The folder of the launch file of `accelerate launch --config_file` or `hftrain run`."""
     for process in psutil.Process().parents():
         try:
             words, folder = process.cmdline(), Path(process.cwd())

@@ -1,4 +1,4 @@
-"""The state that an optimizer keeps of each parameter: whether what was saved fits it."""
+"""Checks that a saved optimizer state fits the parameters."""
 
 import math
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ import torch
 
 
 def misfits(
-    optimizer: torch.optim.Optimizer, name: str, parameter: Any, state: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer, name: str, parameter: torch.Tensor, state: Mapping[str, torch.Tensor]
 ) -> list[str]:
-    """What is wrong with a saved `state` of the parameter `name`, a line each: a kernel would read beyond a tensor that
-    is too small, or fail at a key that is missing."""
+    """The mistakes in a saved `state` of the parameter `name`, one line each: a kernel would read beyond a tensor that
+    is too small, or fail at a missing key."""
     shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
     expected = state_shapes(optimizer, parameter, shape, state)
-    if expected is None:  # an optimizer of the user's own: what has as many dimensions as the parameter has its shape
+    if expected is None:  # a user's optimizer: values with as many dimensions as the parameter must have its shape
         expected = {k: shape if v.ndim == len(shape) and v.ndim else tuple(v.shape) for k, v in state.items()}
     problems = [f"optimizer.{name}.{key} is missing" for key in expected if key not in state]
     for key, value in state.items():
@@ -26,9 +26,9 @@ def misfits(
 
 
 def state_shapes(
-    optimizer: torch.optim.Optimizer, parameter: Any, shape: tuple[int, ...], state: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor, shape: tuple[int, ...], state: Mapping[str, torch.Tensor]
 ) -> dict[str, tuple[int, ...]] | None:
-    """Keys and shapes of the state that `optimizer` keeps of a parameter of `shape`; None of an unknown optimizer."""
+    """Keys and shapes of the state of `optimizer` for a parameter of `shape`; None for an unknown optimizer."""
     if type(optimizer).__module__.startswith("deepspeed"):  # runs with AdamW only
         group: dict[str, Any] = {"amsgrad": False}
     else:
@@ -39,7 +39,9 @@ def state_shapes(
     if "beta2_decay" in group:  # Adafactor
         keys = {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])} if len(shape) > 1 else {}
         return {"step": ()} | (keys or {"variance": shape})
-    has_muon = any("ns_steps" in other for other in getattr(optimizer, "param_groups", []))  # its rest has AdamW
+    has_muon = any(
+        "ns_steps" in other for other in getattr(optimizer, "param_groups", [])
+    )  # it updates other parameters with AdamW
     if isinstance(optimizer, torch.optim.Adam) or has_muon or type(optimizer).__module__.startswith("deepspeed"):
         keys = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
         return keys | ({"max_exp_avg_sq": shape} if group["amsgrad"] else {})

@@ -1,4 +1,4 @@
-"""Joining the processes of a run, under the strategy that its launcher asked for."""
+"""Joins the processes of a run, with the strategy of its launcher."""
 
 import atexit
 import ctypes
@@ -28,37 +28,39 @@ def make_accelerator(
     log_with: Sequence[str] = (),
     project_dir: str | None = None,
 ) -> Accelerator:
-    """Joins the processes that `accelerate launch`, torchrun or nobody started.
+    """Joins the processes of `accelerate launch` or torchrun, or a single process without a launcher.
 
     Raises:
-        ValueError: fp16 without a GPU; DeepSpeed, FSDP or a tracker asked for and dropped by Accelerate; a DeepSpeed
-            file with a mistake.
+        ValueError: fp16 without a GPU; Accelerate dropped the requested DeepSpeed, FSDP or tracker; a DeepSpeed file
+            has a mistake.
     """
     on_cpu = not torch.accelerator.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if mixed_precision == "fp16" and on_cpu:
         raise ValueError(
-            "fp16 needs a GPU: its small gradients need a scaler that PyTorch has there only. Set bf16 or neither"
+            "fp16 needs a GPU: PyTorch scales its small gradients only there. Set bf16, or neither of the two"
         )
     several = "WORLD_SIZE" in os.environ
     if on_cpu and not several and "MASTER_ADDR" in os.environ:
         warnings.warn(
-            "accelerate launch found no GPU and started one process where several were asked for. The results are "
-            "the same, only slower; it starts several on CPUs with: accelerate launch --multi_gpu --num_processes N",
+            "accelerate launch found no GPU and started one process instead of several. The results are "
+            "the same, only slower; to start several on CPUs: accelerate launch --multi_gpu --num_processes N",
             stacklevel=2,
         )
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     bound_waiting()
-    timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))  # the watch, which names, is first
+    timeout = timedelta(
+        seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds)
+    )  # the watch reports first, with names
     join_again(timeout)
     accelerator = Accelerator(
-        # cpu=True makes Accelerate drop DeepSpeed without a word; left out, it ignores torchrun's processes on a CPU
+        # cpu=True makes Accelerate silently drop DeepSpeed; without it, it ignores torchrun's processes on a CPU
         cpu=on_cpu and not deepspeed,
         mixed_precision=mixed_precision,
-        # without the backend's name, Accelerate takes each DeepSpeed process on a CPU for the only one
+        # without the backend's name, Accelerate treats each DeepSpeed process on a CPU as the only one
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
-        # over 1, DeepSpeed keeps its accumulation buffers; where a step ends we say ourselves
+        # above 1, DeepSpeed keeps its accumulation buffers; we tell it where a step ends
         gradient_accumulation_steps=2 if deepspeed else 1,
         log_with=list(log_with) or None,
         project_dir=project_dir,
@@ -68,27 +70,27 @@ def make_accelerator(
     plugin = accelerator.state.deepspeed_plugin
     if deepspeed and plugin is None:
         raise ValueError(
-            "the launcher asked for DeepSpeed, but Accelerate dropped it: remove use_cpu from the launch file"
+            "the launcher requested DeepSpeed, but Accelerate dropped it: remove use_cpu from the launch file"
         )
     fsdp = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if fsdp and accelerator.num_processes > 1 and accelerator.distributed_type != DistributedType.FSDP:
         raise ValueError(
-            "the launcher asked for FSDP, but Accelerate dropped it, as it does on CPUs, and would run plain DDP: "
+            "the launcher requested FSDP, but Accelerate dropped it, as always on CPUs, and would run plain DDP: "
             "launch without --use_fsdp, or with --use_deepspeed --zero_stage 3"
         )
     if plugin is not None:
         plugin.deepspeed_config |= {
-            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies it; the real cut changes from step to step
+            "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only multiplies by it; the real size varies
             "gradient_accumulation_steps": 2,
             "gradient_clipping": max_grad_norm,  # DeepSpeed clips inside its step
             "steps_per_print": sys.maxsize,
         }
         if "bf16" in plugin.deepspeed_config:
-            plugin.deepspeed_config["bf16"]["check_grad_overflow"] = True  # else a NaN would reach the weights
+            plugin.deepspeed_config["bf16"]["check_grad_overflow"] = True  # otherwise a NaN would reach the weights
         if plugin.zero_stage == 3:
             plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
     if accelerator.distributed_type == DistributedType.FSDP and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
-        # else these are the layers of the model that this program trained first
+        # otherwise these are the layers of the first model that this program trained
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
     atexit.register(part)
@@ -96,19 +98,19 @@ def make_accelerator(
 
 
 def part() -> None:
-    """Parts from the other processes at the very end of the program, as NCCL wants it.
+    """Leaves the process group at the very end of the program, as NCCL requires.
 
-    Not after an error: the others may be gone, and NCCL would wait for them.
+    Not after an error: the other processes may be gone, and NCCL would wait for them.
     """
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
 
 
 def join_again(timeout: timedelta) -> None:
-    """Joins the processes that torchrun has started again after one failed.
+    """Joins the processes that torchrun restarted after a failure.
 
-    It keeps one store for all its attempts, and torch 2.13 reads there the addresses of processes that are dead: some
-    restarts would hang. Here each attempt has keys of its own.
+    torchrun uses one store for all attempts, and torch 2.13 reads the addresses of dead processes from it, so some
+    restarts would hang. Here each attempt has its own keys.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if attempt == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or dist.is_initialized():
@@ -129,13 +131,13 @@ def was_launched() -> bool:
 
 
 def die_with_parent() -> None:
-    """Asks Linux to send SIGTERM when the launcher dies: a killed `accelerate launch` leaves no orphan that trains
-    on."""
+    """Asks Linux to send SIGTERM when the launcher dies, so that a killed `accelerate launch` leaves no orphan that
+    continues to train."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1
         parent = os.getppid()
-        # Killed before this line, while we imported, it has left us to a process that adopts orphans, of another group.
-        # (torchrun gives its processes groups of their own; without it they find no rendezvous.)
+        # If it was killed before this line, during our imports, our parent is a process that adopts orphans.
+        # (torchrun gives its processes their own groups; without it they find no rendezvous.)
         adopter = parent == 1 or Path(f"/proc/{parent}/comm").read_text() == "systemd\n"
         if adopter and "WORLD_SIZE" not in os.environ and os.getpgid(parent) != os.getpgrp():
             sys.exit("the launcher is gone")

@@ -1,4 +1,6 @@
-"""The state of training as named, whole tensors: the same under every strategy and number of processes."""
+"""The state of training as named, unsharded tensors: the same for every strategy and number of processes."""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -8,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import torch
@@ -20,13 +22,18 @@ from hftrain.distributed.moments import misfits
 from hftrain.distributed.step import total, zero_stage
 from hftrain.distributed.watch import moved
 
+if TYPE_CHECKING:
+    from accelerate.optimizer import AcceleratedOptimizer
+
 logger = logging.getLogger(__name__)
 
 
-def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """`model.NAME` (fp32 masters, buffers) and `optimizer.NAME.KEY`, whole, on the CPU. Every process has to iterate.
+def named_state(
+    accelerator: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """`model.NAME` (fp32 masters, buffers) and `optimizer.NAME.KEY`, unsharded, on the CPU. All processes must iterate.
 
-    A PEFT model gives only what trains: the base is read from where it came from.
+    A PEFT model yields only the trained weights: the base is read from its source.
     """
     module = accelerator.unwrap_model(model)
     adapters_only = hasattr(module, "peft_config")
@@ -42,17 +49,17 @@ def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterato
 
 
 class Weight(NamedTuple):
-    """What an export has to hold of one parameter or buffer."""
+    """The names, shape and norm that an export must have for one parameter or buffer."""
 
-    names: list[str]  # several where it is tied
+    names: list[str]  # several if it is tied
     shape: tuple[int, ...]
     norm: float
 
 
 @torch.no_grad()
-def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
-    """The parameters and buffers (of a PEFT model the parameters that train) that belong into a file, measured in the
-    pieces where they lie and not by way of a whole copy, so that a copy can be held against them. Every process has to
+def weights(accelerator: Accelerator, model: nn.Module) -> list[Weight]:
+    """The parameters and buffers (of a PEFT model only the trained parameters) that belong into a file. They are
+    measured shard by shard, without an unsharded copy, so that a copy can be compared with them. Every process must
     call."""
     module = accelerator.unwrap_model(model)
     adapters_only = hasattr(module, "peft_config")
@@ -60,29 +67,29 @@ def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
     computed = set(getattr(module, "_keys_to_ignore_on_save", None) or ())  # Marian's positions: sines, in no file
-    kept = [
+    saved = [
         p for name, p in module.named_parameters() if (p.requires_grad or not adapters_only) and name not in computed
     ]
-    squares = [float(torch.linalg.vector_norm(_piece(p), dtype=torch.float64)) ** 2 for p in kept]
-    if any(hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in kept):  # else each process has all of them
+    squares = [float(torch.linalg.vector_norm(_piece(p), dtype=torch.float64)) ** 2 for p in saved]
+    if any(hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in saved):  # otherwise each process has all of them
         squares = total(accelerator, *squares)
-    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in kept]
-    found = [Weight(names[id(p)], s, math.sqrt(square)) for p, s, square in zip(kept, shapes, squares, strict=True)]
+    shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in saved]
+    measured = [Weight(names[id(p)], s, math.sqrt(square)) for p, s, square in zip(saved, shapes, squares, strict=True)]
     for prefix, part in module.named_modules() if not adapters_only else ():
-        for key, buffer in part.named_buffers(recurse=False):  # whole on each process
+        for key, buffer in part.named_buffers(recurse=False):  # unsharded on each process
             name = f"{prefix}.{key}" if prefix else key
             if key not in part._non_persistent_buffers_set and name not in computed:
                 norm = float(torch.linalg.vector_norm(buffer.float(), dtype=torch.float64))
-                found.append(Weight([name], tuple(buffer.shape), norm))
-    return found
+                measured.append(Weight([name], tuple(buffer.shape), norm))
+    return measured
 
 
 def _piece(parameter: Any) -> torch.Tensor:
-    """What this process holds of a parameter."""
+    """This process's shard of a parameter."""
     if not hasattr(parameter, "ds_id"):
         return parameter.to_local() if hasattr(parameter, "to_local") else parameter
     size, rank = parameter.ds_tensor.ds_numel, torch.distributed.get_rank()
-    if parameter.ds_tensor.numel() < size:  # it lies on a disk
+    if parameter.ds_tensor.numel() < size:  # it is on a disk
         from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
@@ -91,19 +98,19 @@ def _piece(parameter: Any) -> torch.Tensor:
 
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}
-LANES = 1 << 16  # at a time on a CPU, so that they stay in its cache
+LANES = 1 << 16  # numbers at a time on a CPU, so that they stay in its cache
 
 
 @torch.no_grad()
 def fingerprint_parameters(accelerator: Accelerator, named: Sequence[tuple[str, torch.Tensor, Sequence[int]]]) -> str:
-    """sha256 (hex) of the names, types and shapes of tensors, and of every bit in them. Every process has to call.
+    """sha256 (hex) of the names, types and shapes of tensors, and of every bit in them. Every process must call.
 
-    Bits enter as the sum of all numbers of a tensor, read as integers, and as the sum of each times its place, both
-    modulo 2^64: sums add up over the pieces of ZeRO-3, so that the result is the same under every strategy. A core
-    reads about 1 GB/s.
+    The bits count as the sum of all numbers of a tensor, read as integers, and as the sum of each times its place, both
+    modulo 2^64: sums can be added over the shards of ZeRO-3, so the result is the same for every strategy. A core reads
+    about 1 GB/s.
 
     Args:
-        named: (name, tensor, rows of it that do not count).
+        named: (name, tensor, rows of it to ignore).
     """
     main = accelerator.is_main_process
 
@@ -113,7 +120,7 @@ def fingerprint_parameters(accelerator: Accelerator, named: Sequence[tuple[str, 
             start = tensor.ds_tensor.ds_numel * torch.distributed.get_rank()
         elif main:
             start = 0
-        else:  # the main process has all of it
+        else:  # the main process has the complete tensor
             return 0, 0
         width = math.prod(getattr(tensor, "ds_shape", tensor.shape)[1:])
         return _checksum(_piece(tensor).detach(), start, width, item[2])
@@ -152,9 +159,9 @@ def _signed(value: int) -> int:
 
 
 def load_parameters(
-    accelerator: Accelerator, model: Any, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
+    accelerator: Accelerator, model: nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
 ) -> None:
-    """Puts back the parameters and buffers that `named_state` gave, cut for the strategy and the processes of now.
+    """Restores the parameters and buffers of `named_state`, sharded for the current strategy and processes.
 
     Raises:
         ValueError: a trainable parameter has no saved value, or a value has another shape.
@@ -166,23 +173,21 @@ def load_parameters(
     for name, parameter in module.named_parameters():
         if prefix + name not in tensors:
             if parameter.requires_grad:
-                raise ValueError(f"the checkpoint has no {prefix}{name}: it is of another model")
+                raise ValueError(f"the checkpoint has no {prefix}{name}: it belongs to another model")
             continue
         value, shape = tensors[prefix + name], tuple(getattr(parameter, "ds_shape", parameter.shape))
         if tuple(value.shape) != shape:
-            raise ValueError(
-                f"the checkpoint's {name} has shape {tuple(value.shape)}, the model's {shape}: it is of another model"
-            )
+            raise ValueError(f"the checkpoint's {name} has shape {tuple(value.shape)}, not {shape} as in this model")
         _set_whole(accelerator, parameter, value)
 
 
 def load_optimizer(
-    accelerator: Accelerator, model: Any, optimizer: Any, tensors: Mapping[str, torch.Tensor]
+    accelerator: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer, tensors: Mapping[str, torch.Tensor]
 ) -> list[str]:
-    """Puts back the optimizer's state that `named_state` gave; returns the trained parameters that it has none of.
+    """Restores the optimizer's state of `named_state`; returns the trained parameters without a state.
 
     Raises:
-        ValueError: the state is of another optimizer, or does not fit the parameters; nothing is put back then.
+        ValueError: the state belongs to another optimizer, or does not fit the parameters; then nothing is restored.
     """
     saved: dict[str, list[str]] = {}  # parameter -> keys of its state
     for entry in tensors:
@@ -204,8 +209,8 @@ def load_optimizer(
     return [name for name in trained if name not in states]
 
 
-def without_state(accelerator: Accelerator, model: Any, optimizer: Any) -> list[str]:
-    """The trained parameters of which the optimizer has no state: those that never got a gradient."""
+def without_state(accelerator: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer) -> list[str]:
+    """The trained parameters without an optimizer state: those that never got a gradient."""
     if _sharded_by_zero(accelerator):
         return []
     state = getattr(optimizer, "optimizer", optimizer).state
@@ -213,8 +218,8 @@ def without_state(accelerator: Accelerator, model: Any, optimizer: Any) -> list[
     return [name for name, parameter in named if parameter.requires_grad and not state.get(parameter)]
 
 
-def whole_while_used(model: nn.Module) -> AbstractContextManager:
-    """The parameters whole on every process, which ZeRO-3 cuts up at loading: for a forward pass before `prepare`."""
+def gathered(model: nn.Module) -> AbstractContextManager:
+    """Gathers the parameters that ZeRO-3 sharded at loading on every process: for a forward pass before `prepare`."""
     pieces = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
     if not pieces:
         return nullcontext()
@@ -224,32 +229,32 @@ def whole_while_used(model: nn.Module) -> AbstractContextManager:
 
 
 def draw(make: Callable[[], nn.Module]) -> nn.Module:
-    """`make()`, a model of new weights: under ZeRO-3 too they are drawn whole on every process, and cut up by
-    `prepare`, so that they are those of every other strategy. Every process has to call.
+    """`make()`, a model with new weights: also with ZeRO-3 they are drawn unsharded on every process and sharded by
+    `prepare`, so that they are the same for every strategy. Every process must call.
 
-    Where the processes of a machine would fill more than half of its free memory with them, transformers draws them
-    module by module and cuts them up at once: from the same distributions, but other random numbers.
+    If the processes of a machine would fill more than half of its free memory with them, transformers draws and shards
+    them module by module: from the same distributions, but with other random numbers.
     """
     from transformers.integrations import deepspeed
 
     if not deepspeed.is_deepspeed_zero3_enabled():
         return make()
-    with whole_models():
+    with unsharded_models():
         with torch.random.fork_rng(), torch.device("meta"):
             size = sum(parameter.nbytes for parameter in make().parameters())
         needed, free = size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), psutil.virtual_memory().available
         if all(gather_object([needed <= free / 2])):
             return make()
     logger.warning(
-        "new weights are drawn in pieces, since the processes of a machine would need %.1f GB of its memory for whole "
-        "ones: they are others than without ZeRO-3", needed / 1e9,
+        "new weights are drawn in shards, since the processes of a machine would need %.1f GB of memory for unsharded "
+        "ones: they differ from those without ZeRO-3", needed / 1e9,
     )  # fmt: skip
     return make()
 
 
 @contextmanager
-def whole_models() -> Iterator[None]:
-    """Models made in here are whole on this process, under ZeRO-3 too."""
+def unsharded_models() -> Iterator[None]:
+    """Models created in this context are unsharded, also with ZeRO-3."""
     from transformers.integrations import deepspeed
 
     if not deepspeed.is_deepspeed_zero3_enabled():
@@ -290,7 +295,7 @@ def _set_whole(accelerator: Accelerator, parameter: nn.Parameter, value: torch.T
 
 
 def _optimizer_state(
-    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter
+    accelerator: Accelerator, model: Any, optimizer: AcceleratedOptimizer, parameter: nn.Parameter
 ) -> Iterator[tuple[str, torch.Tensor]]:
     if not _sharded_by_zero(accelerator):
         state = optimizer.optimizer.state.get(parameter, {})
@@ -308,7 +313,11 @@ def _optimizer_state(
 
 @torch.no_grad()
 def _set_optimizer_state(
-    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: AcceleratedOptimizer,
+    parameter: nn.Parameter,
+    state: dict[str, torch.Tensor],
 ) -> None:
     if not _sharded_by_zero(accelerator):
         fused = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"])).get("fused")
@@ -316,8 +325,8 @@ def _set_optimizer_state(
         def placed(key: str, value: torch.Tensor) -> torch.Tensor:
             if key == "step":  # only fused kernels count on the device
                 return value.to(parameter.device if fused else "cpu", copy=True)
-            whole = value.shape == parameter.shape  # not so Adafactor's rows and columns
-            return cut_like(parameter, value) if whole else value.to(parameter.device, copy=True)
+            same_shape = value.shape == parameter.shape  # Adafactor's rows and columns have another shape
+            return cut_like(parameter, value) if same_shape else value.to(parameter.device, copy=True)
 
         optimizer.optimizer.state[parameter] = {key: placed(key, value) for key, value in state.items()}
         return
@@ -327,7 +336,7 @@ def _set_optimizer_state(
 
 
 def cut_like(like: Any, value: torch.Tensor) -> torch.Tensor:
-    """`value`, sharded as `like` is (FSDP2), or on its device."""
+    """`value`, sharded like `like` (FSDP2), or on its device."""
     if hasattr(like, "full_tensor"):
         from torch.distributed.tensor import distribute_tensor
 
@@ -340,13 +349,13 @@ def _sharded_by_zero(accelerator: Accelerator) -> bool:
 
 
 def _set_zero_piece(parameter: Any, value: torch.Tensor, key: str | None) -> None:
-    """Writes this process's piece of `value` into its fp32 master (key None) or optimizer state."""
+    """Writes this process's shard of `value` into its fp32 master (key None) or optimizer state."""
     from deepspeed import utils
 
     value = value.to(parameter.device, torch.float32)
     if not hasattr(parameter, "ds_id"):
         setter = utils.safe_set_full_optimizer_state if key else utils.safe_set_full_fp32_param
-    else:  # DeepSpeed's own whole setter of stage 3 fails where the pieces are padded
+    else:  # DeepSpeed's own setter of stage 3 fails if the shards are padded
         setter = utils.safe_set_local_optimizer_state if key else utils.safe_set_local_fp32_param
         size, rank = parameter.ds_tensor.numel(), torch.distributed.get_rank()
         padded = nn.functional.pad(value.flatten(), (0, size * torch.distributed.get_world_size() - value.numel()))
@@ -355,7 +364,7 @@ def _set_zero_piece(parameter: Any, value: torch.Tensor, key: str | None) -> Non
 
 
 def _create_zero_state(zero: Any, step: torch.Tensor) -> None:
-    """AdamW makes its state at the first step; a resumed run needs the places to write into before."""
+    """Creates AdamW's state before its first step, so that a resumed run can write into it."""
     stage_3 = hasattr(zero, "fp32_partitioned_groups_flat")
     for piece in zero.fp32_partitioned_groups_flat if stage_3 else zero.single_partition_of_fp32_groups:
         if "exp_avg" not in zero.optimizer.state[piece]:
@@ -365,7 +374,7 @@ def _create_zero_state(zero: Any, step: torch.Tensor) -> None:
 
 
 def _link_zero_state(zero: Any) -> None:
-    """Tells the parameters of ZeRO-1/2 where their state is; DeepSpeed does so when only the first group has any."""
+    """Links the parameters of ZeRO-1/2 to their state; DeepSpeed does so only if the first group alone has any."""
     if hasattr(zero, "_hp_optimizer_states_linked"):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()

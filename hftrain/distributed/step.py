@@ -1,8 +1,10 @@
-"""What the strategies do differently in a step: gradients, their exchange, their norm, the optimizer."""
+"""The differences of the strategies in a step: gradients, their exchange, their norm, the optimizer."""
+
+from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -11,14 +13,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hftrain.distributed.watch import moved
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU, or of the allocator on the CPU, which has no exception of its own."""
+    """Whether memory ran out, on a GPU or in the allocator of the CPU, which has no own exception."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def zero_stage(accelerator: Accelerator) -> int:
-    """0 without DeepSpeed."""
+    """The ZeRO stage; 0 without DeepSpeed."""
     return (
         accelerator.state.deepspeed_plugin.zero_stage
         if accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -27,12 +32,12 @@ def zero_stage(accelerator: Accelerator) -> int:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether a process holds only pieces of the parameters or of the optimizer's state."""
+    """Whether a process holds only shards of the parameters or of the optimizer's state."""
     return accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP)
 
 
 def describe(accelerator: Accelerator) -> str:
-    """On what a run computes, and how it is shared out."""
+    """The device, the number of processes and the strategy, in words."""
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
     alone = f"{accelerator.device.type}, {precision}"
     if accelerator.num_processes == 1:
@@ -70,7 +75,7 @@ def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last:
 
 
 class ZeroGradients(torch.autograd.Function):
-    """A value as it is; the parameters beside it get gradients of zeros."""
+    """Returns a value unchanged; the given parameters get gradients of zeros."""
 
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
@@ -83,8 +88,8 @@ class ZeroGradients(torch.autograd.Function):
 
 
 def leaves(value: torch.Tensor) -> set[int]:
-    """Identities of the parameters that a value was computed from."""
-    found: set[int] = set()
+    """Ids of the parameters that a value was computed from."""
+    ids: set[int] = set()
     seen: set[Any] = {None}
     ahead: list[Any] = [value.grad_fn]
     while ahead:
@@ -92,9 +97,9 @@ def leaves(value: torch.Tensor) -> set[int]:
         if node not in seen:
             seen.add(node)
             if hasattr(node, "variable"):
-                found.add(id(node.variable))
+                ids.add(id(node.variable))
             ahead += [following for following, _ in node.next_functions]
-    return found
+    return ids
 
 
 def accumulating(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager:
@@ -115,28 +120,32 @@ def average_gradients(accelerator: Accelerator, model: Any) -> None:
 
 
 def exchange_nothing_in_forward(model: Any) -> None:
-    """DDP sends buffers round in the first forward pass, where a process out of memory would not appear; they are equal
-    already. It does so again only after a backward pass that exchanges gradients."""
+    """Stops DDP from broadcasting buffers in the first forward pass, in which a process out of memory would be missing;
+    they are equal already. It broadcasts again only after a backward pass that exchanges gradients."""
     model.require_forward_param_sync = False
 
 
 def clip_and_step(
-    accelerator: Accelerator, model: Any, parameters: list[torch.nn.Parameter], optimizer: Any, max_grad_norm: float
+    accelerator: Accelerator,
+    model: Any,
+    parameters: list[torch.nn.Parameter],
+    optimizer: Optimizer,
+    max_grad_norm: float,
 ) -> float:
-    """Clips to `max_grad_norm` (0: not), takes the optimizer step unless the norm is not finite, and clears the
+    """Clips to `max_grad_norm` (0: no clipping), takes the optimizer step unless the norm is not finite, and clears the
     gradients.
 
     Args:
-        parameters: all of the model's. To collect them takes longer than to clip the gradients of a small model.
+        parameters: all parameters of the model; collecting them here would take longer than clipping a small model.
 
     Returns:
-        the norm of the whole gradient before clipping, equal on every process.
+        the norm of the complete gradient before clipping, equal on every process.
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.step()  # clips; leaves the weights alone when the norm is not finite
         return float(model.get_global_grad_norm())
     for parameter in parameters:
-        if parameter.requires_grad and parameter.grad is None:  # as ZeRO has it: weights and moments decay everywhere
+        if parameter.requires_grad and parameter.grad is None:  # like ZeRO: weights and moments decay everywhere
             parameter.grad = torch.zeros_like(parameter)
     norm = clip(accelerator, parameters, max_grad_norm or math.inf)
     if accelerator.scaler is not None or math.isfinite(norm):
@@ -157,8 +166,8 @@ def clip(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: 
     return float(norm)
 
 
-def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> None:
-    """Throws away what a step that will not be taken has accumulated."""
+def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
+    """Discards the accumulated gradients of a skipped step."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.zero_grad()
         if hasattr(model.optimizer, "zero_grad"):
@@ -166,6 +175,6 @@ def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> Non
     optimizer.zero_grad()
 
 
-def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

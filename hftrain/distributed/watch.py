@@ -1,9 +1,8 @@
-"""A process that stops, dies or hangs ends the job, and is named: rank, host, process id, and where it stands.
+"""A process that stops, dies or hangs ends the job, with its rank, host, process id and position in the code.
 
-Without this, the others wait in a collective until its timeout, whose message names nobody. Each process tells the
-others several times within the timeout that it lives and where its main thread is, through the store that
-torch.distributed keeps. Time is counted in these beats, so that a job that was suspended as a whole accuses nobody.
-"""
+Without this, the others wait in a collective until its timeout, whose message names no process. Several times within
+the timeout, each process reports through torch.distributed's store that it lives and where its main thread is. Time is
+counted in these beats, so that a job that was suspended as a whole blames no process."""
 
 import atexit
 import json
@@ -22,12 +21,12 @@ import torch
 
 from hftrain.config.errors import innermost
 
-_moves = 0  # what the main thread has done in sum, so that long steps that look alike are told from one that hangs
+_moves = 0  # a counter of the main thread's progress, to distinguish long steps from a hang
 _watch: "Watch | None" = None
 
 
 def moved() -> None:
-    """Called where the processes meet in each step."""
+    """Counts progress; called where the processes meet in each step."""
     global _moves
     _moves += 1
 
@@ -44,26 +43,26 @@ def watch_over(rank: int, processes: int, timeout: float) -> None:
 
 
 class Watch:
-    """What this process knows of the others, and they of it."""
+    """The reports of all processes, exchanged by this one."""
 
     def __init__(self, rank: int, processes: int, timeout: float):
         from torch.distributed.distributed_c10d import _get_default_store
 
         store: Any = _get_default_store()
         self.rank, self.timeout, self.seconds = rank, timeout, beat_seconds(timeout)
-        # a connection of its own: the main thread's may be waiting, and would keep us out
+        # a separate connection: the main thread's may be blocked
         self.store = torch.distributed.PrefixStore("hftrain-watch", store.clone())
         self.store_seconds = max(10.0, self.seconds)
         self.store.set_timeout(timedelta(seconds=self.store_seconds))
         self.main, self.left = threading.main_thread(), threading.Event()
         self.stack: tuple = ()
-        self.still = self.beats = 0  # beats in which the main thread has not moved
+        self.still = self.beats = 0  # beats in which the main thread has not advanced
         self.heard: list[dict[str, Any]] = [{"rank": other} for other in range(processes)]
-        self.silent = [0] * processes  # beats since each was heard of
+        self.silent = [0] * processes  # beats since the last report of each process
         self._tell()
         atexit.register(self._leave)
         self.hook, sys.excepthook = sys.excepthook, self._explain
-        works = (self._exchange, self._judge)  # two: the first may hang in the network
+        works = (self._exchange, self._judge)  # two threads: the first may hang in the network
         self.threads = [
             threading.Thread(target=work, daemon=True, name=f"hftrain watch {work.__name__}") for work in works
         ]
@@ -79,9 +78,9 @@ class Watch:
 
     def _leave(self) -> None:
         self.left.set()
-        for thread in self.threads:  # Python would end one that is in the store in a way that aborts the program
+        for thread in self.threads:  # Python would end a thread inside the store in a way that aborts the program
             thread.join(self.store_seconds)
-        with suppress(RuntimeError):  # who keeps the store has left before us
+        with suppress(RuntimeError):  # the process with the store ended before us
             self._tell(left=True)
 
     def _exchange(self) -> None:
@@ -90,7 +89,7 @@ class Watch:
             try:
                 self._tell()
                 values = [json.loads(value) for value in self.store.multi_get(keys)]
-            except RuntimeError:  # who keeps the store does not answer: `_judge` sees nobody move
+            except RuntimeError:  # the process with the store does not answer: `_judge` notices it
                 continue
             for other, value in enumerate(values):
                 if value != self.heard[other]:
@@ -108,24 +107,26 @@ class Watch:
             self.silent = [beats + 1 for beats in self.silent]
             if verdict := self.verdict(self.timeout):
                 os.write(2, f"\nhftrain: {verdict}\nRank {self.rank} ends the job.\n".encode())
-                os._exit(1)  # the main thread hangs where no exception reaches it
+                os._exit(1)  # the main thread hangs, so no exception would reach it
 
     def verdict(self, timeout: float) -> str | None:
-        """Who is the matter, if somebody has been for `timeout` seconds; None if nobody."""
+        """A message on the process that has been stuck for `timeout` seconds; None if all work."""
         there = [value for value in self.heard if not value.get("left")]
         silent = [value for value in there if self.silent[value["rank"]] * self.seconds > timeout]
         first = min((value["rank"] for value in there if value not in silent), default=self.rank)
-        patience = timeout + (2 * self.seconds if self.rank > first else 0)  # one speaks, unless it is hindered
-        if self.silent[self.rank] * self.seconds > patience:  # not even ourselves
-            return f"the store that rank 0 or its launcher keeps is silent for {timeout:g} s\n" + _list(there[:1])
+        patience = timeout + (2 * self.seconds if self.rank > first else 0)  # the first process reports, if it can
+        if self.silent[self.rank] * self.seconds > patience:  # not even our own reports arrive
+            return f"the store that rank 0 or its launcher keeps has not answered for {timeout:g} s\n" + _list(
+                there[:1]
+            )
         if any(self.silent[value["rank"]] * self.seconds > patience for value in silent):
-            return f"not heard of for {timeout:g} s: stopped, killed, or its machine cut off\n" + _list(silent)
+            return f"no report for {timeout:g} s: stopped, killed, or its machine is unreachable\n" + _list(silent)
         if there and all(value.get("still", 0) * self.seconds > patience for value in there):
-            return f"no process has moved for {timeout:g} s (ddp_timeout)\n" + _list(there)
+            return f"no process has advanced for {timeout:g} s (ddp_timeout)\n" + _list(there)
         return None
 
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """Says which process is gone when one's connection breaks; whoever is alive beats within two beats."""
+        """Reports which process is gone when a connection breaks; living processes report within two beats."""
         in_torch = Path(torch.__file__).resolve().parent in innermost(trace)[0].parents
         if in_torch and "by peer" in str(error) and not os.environ.get("HFTRAIN_TRACEBACK"):
             cause = f"another process, or its connection, is gone: {str(error).splitlines()[0]}"
@@ -136,11 +137,11 @@ class Watch:
         if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words):
             self.left.wait(4 * self.seconds)
             verdict = self.verdict(2.5 * self.seconds)
-            os.write(2, f"\nhftrain: {verdict or 'every process is still heard of'}\n".encode())
+            os.write(2, f"\nhftrain: {verdict or 'all processes still report'}\n".encode())
 
 
 def _list(processes: Iterable[dict[str, Any]]) -> str:
-    """A line for each place where processes are, the rarest first: the odd one out is the likely culprit."""
+    """A line for each position of processes, the rarest first: it is probably the cause."""
     places: dict[str, list[str]] = {}
     for process in processes:
         name = f"rank {process['rank']} (host {process.get('host', '?')}, pid {process.get('pid', '?')})"

@@ -1,7 +1,9 @@
-"""What a strategy has to be told of a model before and after it wraps it."""
+"""Preparation and checks of a model before and after a strategy wraps it."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -10,18 +12,21 @@ from torch import nn
 
 from hftrain.distributed.step import zero_stage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def place(accelerator: Accelerator, model: Any) -> None:
-    """Moves a model to its device before it is wrapped, unless it will be cut up or was placed when it was loaded."""
-    whole = accelerator.distributed_type != DistributedType.FSDP and zero_stage(accelerator) < 3
-    if whole and not getattr(model, "is_quantized", False) and not hasattr(model, "hf_device_map"):
+
+def place(accelerator: Accelerator, model: nn.Module) -> None:
+    """Moves a model to its device before it is wrapped, unless it will be sharded or was placed when it was loaded."""
+    unsharded = accelerator.distributed_type != DistributedType.FSDP and zero_stage(accelerator) < 3
+    if unsharded and not getattr(model, "is_quantized", False) and not hasattr(model, "hf_device_map"):
         model.to(accelerator.device)
 
 
 def set_bucket_sizes(accelerator: Accelerator, model: nn.Module) -> None:
-    """Fills in the sizes that a DeepSpeed file leaves "auto" where Accelerate cannot: it reads `hidden_size` of the
-    model's configuration, which has none if the model is made of two (`EncoderDecoderModel`), or is no model of
-    transformers. Here it is the widest embedding's or, without any, norm's."""
+    """Fills in sizes that a DeepSpeed file leaves "auto" and Accelerate cannot fill in: Accelerate needs `hidden_size`
+    in the model's configuration, which is missing if the model consists of two (`EncoderDecoderModel`) or is not a
+    model of transformers. Here it is the widest embedding's or, without embeddings, norm's."""
     plugin, config = accelerator.state.deepspeed_plugin, getattr(model, "config", None)
     if plugin is None or hasattr(config, "hidden_size") or hasattr(config, "hidden_sizes"):
         return
@@ -36,12 +41,12 @@ def set_bucket_sizes(accelerator: Accelerator, model: nn.Module) -> None:
     settings |= {key: size for key, size in sizes.items() if settings.get(key) == "auto"}
 
 
-def check_gradients(accelerator: Accelerator, model: Any) -> None:
-    """Refuses what DeepSpeed, and FSDP2 where layers are dropped, cannot do: processes exchange gradients in the order
-    in which they come, and crash or hang where one has a gradient that another has not.
+def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
+    """Refuses models that DeepSpeed (and FSDP2, for dropped layers) cannot train: processes exchange gradients in the
+    order of their computation, and crash or hang if only some of them have a gradient.
 
     Raises:
-        ValueError: the model drops layers by chance, or has a module for each expert.
+        ValueError: the model drops random layers, or has a separate module for each expert.
     """
     deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
     if accelerator.num_processes == 1 or not (deepspeed or accelerator.distributed_type == DistributedType.FSDP):
@@ -50,32 +55,32 @@ def check_gradients(accelerator: Accelerator, model: Any) -> None:
     dropping = [key for key, value in settings.items() if "layerdrop" in key and value]
     if dropping:
         raise ValueError(
-            f"{type(model).__name__} drops layers by chance ({dropping[0]}={settings[dropping[0]]}), others on each "
-            f"process, which ZeRO and FSDP cannot do: set model_config.{dropping[0]} 0, or use DDP"
+            f"{type(model).__name__} drops random layers ({dropping[0]}={settings[dropping[0]]}), different ones on "
+            f"each process, which ZeRO and FSDP do not support: set model_config.{dropping[0]} 0, or use DDP"
         )
     for name, module in model.named_modules() if deepspeed else ():
-        each = isinstance(module, nn.ModuleList | nn.ModuleDict) and "expert" in name.rpartition(".")[2]
-        if each and any(parameter.requires_grad for parameter in module.parameters()):
+        per_expert = isinstance(module, nn.ModuleList | nn.ModuleDict) and "expert" in name.rpartition(".")[2]
+        if per_expert and any(parameter.requires_grad for parameter in module.parameters()):
             raise ValueError(
-                f"{name} has a module for each expert, and one that no token of a batch is sent to gets no gradient, "
-                "which ZeRO cannot do: use DDP or FSDP2, or freeze the experts"
+                f"{name} has a module for each expert, and an expert without tokens in a batch gets no gradient, which "
+                "ZeRO does not support: use DDP or FSDP2, or freeze the experts"
             )
 
 
-def check_sharing(accelerator: Accelerator, model: Any) -> None:
-    """Refuses what Accelerate 1.15 and torch 2.13 cannot cut up with FSDP2, which they say in the middle of a run.
+def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
+    """Refuses models that Accelerate 1.15 and torch 2.13 cannot shard with FSDP2, which would fail during the run.
 
     Raises:
-        ValueError: a parameter would be in two FSDP groups; a buffer stands among the weights.
+        ValueError: a parameter would be in two FSDP groups, or the weights contain a buffer.
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return
-    way_out = "launch with --use_deepspeed --zero_stage 3 (ds_configs/zero3.yaml), which cuts up the same"
+    way_out = "launch with --use_deepspeed --zero_stage 3 (ds_configs/zero3.yaml), which shards the same"
     plugin = accelerator.state.fsdp_plugin
     if shared := shared_between_groups(model, fsdp2_prepare_auto_wrap_policy(plugin, model)):
         raise ValueError(
-            f"FSDP2 cannot cut up {type(model).__name__}: Accelerate puts {' = '.join(shared)} into two groups, which "
-            f"torch does not take; {way_out}"
+            f"FSDP2 cannot shard {type(model).__name__}: Accelerate puts {' = '.join(shared)} into two groups, which "
+            f"torch does not support; {way_out}"
         )
     buffers = sorted(model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys())
     if buffers and plugin.cpu_ram_efficient_loading:
@@ -85,11 +90,12 @@ def check_sharing(accelerator: Accelerator, model: Any) -> None:
         )
 
 
-def shared_between_groups(model: Any, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
+def shared_between_groups(model: nn.Module, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
     """Names of the first parameter that two of Accelerate's FSDP groups would have (`fsdp2_prepare_model`); [] if none.
 
-    A group is each layer, the input embedding, the output embedding (one group if they share a weight), and what is
-    left. Embeddings are a group even where a layer has them, as BertEmbeddings has, which Accelerate takes for a layer.
+    The groups are each layer, the input embedding, the output embedding (one group if they share a weight), and the
+    remaining parameters. Embeddings are a group even inside a layer, like BertEmbeddings, which Accelerate treats as a
+    layer.
     """
     embeddings = [get() for name in ("input", "output") if (get := getattr(model, f"get_{name}_embeddings", None))]
     embeddings = [module for module in embeddings if module is not None]
@@ -101,7 +107,7 @@ def shared_between_groups(model: Any, is_layer: Callable[[nn.Module], bool] | No
         mine = {group}
         if path and is_layer is not None and is_layer(module):
             mine = {id(module)}
-        elif any(module is each for each in embeddings):
+        elif any(module is embedding for embedding in embeddings):
             mine = {id(embeddings[0] if tied else module), group} - {id(model)}
         for name, parameter in module.named_parameters(recurse=False):
             groups.setdefault(id(parameter), set()).update(mine)
@@ -114,7 +120,7 @@ def shared_between_groups(model: Any, is_layer: Callable[[nn.Module], bool] | No
 
 
 def expect_missing_gradients(accelerator: Accelerator, model: Any) -> None:
-    """Lets a process take part in the exchange of a gradient that only others have: of an expert that none of its
-    tokens was sent to."""
+    """Lets a process take part in the exchange of a gradient that only others have: that of an expert that got none of
+    its tokens."""
     if accelerator.distributed_type == DistributedType.FSDP:
         model.set_reduce_scatter_unused_params(True)

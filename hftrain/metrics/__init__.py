@@ -1,8 +1,8 @@
 """Metrics that work offline.
 
-`load_metrics` gives those of a task, batch by batch and over processes; `load_metric` one `evaluate.Metric`, with all
-predictions at once, named and keyed as on the Hub. Both read one table, `table`, and its functions: `counts` (accuracy,
-precision, recall, F1, Matthews, confusions), `ranking` (ROC, precision-recall), `calibration`, `regression`,
+`load_metrics` returns those of a task, for batches and processes; `load_metric` one `evaluate.Metric`, for all
+predictions at once, with the names and keys of the Hub. Both read one table, `table`, and its functions: `counts`
+(accuracy, precision, recall, F1, Matthews, confusions), `ranking` (ROC, precision-recall), `calibration`, `regression`,
 `entities`, `answers`, `texts` (BLEU, chrF).
 
 A new metric is a function and a row of the table. For `evaluate.load(path)`, which copies a script away, it also has
@@ -28,12 +28,13 @@ __all__ = ["FITTING", "NAMES", "Metrics", "belongs", "check_names", "load_metric
 
 
 def load_metric(name_or_path: str, config_name: str | None = None) -> EvaluationModule:
-    """One of ours by its name (`NAMES`), else whatever `evaluate.load` finds: a folder, a script or a name on the Hub.
+    """One of our metrics by its name (`NAMES`), or else what `evaluate.load` finds: a folder, a script, a name on the
+    Hub.
 
     It holds its predictions in memory: compute on one process, with all of them.
 
     Raises:
-        ValueError: there is no such metric, or it is on the Hub and the Hub cannot be reached.
+        ValueError: the metric does not exist, or the Hub cannot be reached.
     """
     import evaluate
 
@@ -42,11 +43,11 @@ def load_metric(name_or_path: str, config_name: str | None = None) -> Evaluation
         return metric(config_name, keep_in_memory=True)
     try:
         return evaluate.load(name_or_path, config_name, keep_in_memory=True)
-    except Exception as error:  # the Hub client, the network and the script itself all raise what they like
+    except Exception as error:  # the Hub client, the network and the script raise any kind of error
         every = {*NAMES, *(name for names in FITTING.values() for name in names)}
         near = difflib.get_close_matches(name_or_path, sorted(every), n=1)
-        meant = f"Did you mean {near[0]!r}?" if near else "Is the network there?"
+        hint = f"Did you mean {near[0]!r}?" if near else "Is the network available?"
         raise ValueError(
             f"metric {name_or_path!r} could not be loaded: {type(error).__name__}: {error}\n"
-            f"{meant} These need no network: {', '.join(NAMES)}, or a folder or script with an evaluate.Metric."
+            f"{hint} These work without a network: {', '.join(NAMES)}, any folder or script with an evaluate.Metric."
         ) from error

@@ -1,32 +1,42 @@
-"""Our metrics as `evaluate.Metric`s: what `evaluate.load` finds in the folders beside this file.
+"""Our metrics as `evaluate.Metric`s, which `evaluate.load` finds in the folders beside this file.
 
 Only these need `evaluate`. A folder's module is its documentation and a class that names a row of the table.
 """
 
+from __future__ import annotations
+
+import sys
+from inspect import getdoc
 from typing import Any
 
 import datasets
 import evaluate
 
 from hftrain.metrics import answers, calibration, counts, entities, ranking, regression
+from hftrain.metrics.checks import Values
 from hftrain.metrics.table import MULTI, TABLE, Metric
 
 TEXT, CLASS, NUMBER = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
 
 
 class Face(evaluate.Metric):
-    """All predictions at once; `key` is the metric's name in the table, `about` what it computes from which columns."""
+    """All predictions at once. A subclass has the module's docstring as its description, and the module's name as its
+    name in the table."""
 
-    key: str
-    about: str
     cite = ""
+
+    @property
+    def key(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
 
     def _info(self) -> evaluate.MetricInfo:
         features = _features(TABLE[self.key], self.config_name)
-        return evaluate.MetricInfo(description=self.about, citation=self.cite, features=features)
+        return evaluate.MetricInfo(
+            description=getdoc(sys.modules[type(self).__module__]), citation=self.cite, features=features
+        )
 
     def _infer_feature_from_batch(self, batch: dict[str, list]) -> datasets.Features:
-        if not all(len(column) for column in batch.values()):  # evaluate would look at the first of none
+        if not all(len(column) for column in batch.values()):  # evaluate would read the first item of an empty list
             raise ValueError("nothing to score: " + ", ".join(f"{len(texts)} {name}" for name, texts in batch.items()))
         return super()._infer_feature_from_batch(batch)
 
@@ -42,7 +52,7 @@ def _several_labels(metric: Metric, config_name: str) -> bool:
 
 
 def _features(metric: Metric, config_name: str) -> Any:
-    """The columns that a metric takes, or lists of those that it may take."""
+    """The columns of a metric, or a list of alternatives."""
     labels = datasets.Sequence(CLASS) if _several_labels(metric, config_name) else CLASS
     match metric.state:
         case "texts":
@@ -61,14 +71,16 @@ def _features(metric: Metric, config_name: str) -> Any:
         case "entities":
             return datasets.Features(predictions=datasets.Sequence(TEXT), references=datasets.Sequence(TEXT))
         case _:
-            right = {"text": datasets.Sequence(TEXT), "answer_start": datasets.Sequence(datasets.Value("int32"))}
+            answers = {"text": datasets.Sequence(TEXT), "answer_start": datasets.Sequence(datasets.Value("int32"))}
             answer = {"id": TEXT, "prediction_text": TEXT}
             if metric.state == "answers_v2":
                 answer["no_answer_probability"] = NUMBER
-            return datasets.Features(predictions=answer, references={"id": TEXT, "answers": right})
+            return datasets.Features(predictions=answer, references={"id": TEXT, "answers": answers})
 
 
-def _score(metric: Metric, several: bool, predictions: Any, references: Any, scores: Any, **options: Any) -> Any:
+def _score(
+    metric: Metric, several: bool, predictions: Any, references: Any, scores: Values | None, **options: Any
+) -> Any:
     """The value of all examples; the options are those of the metric's function."""
     function = metric.load()
     state: Any

@@ -1,4 +1,4 @@
-"""What a guess that looks at no input scores: the least that a model has to beat."""
+"""Scores of a guess that reads no input: the baseline of a model."""
 
 import math
 from collections.abc import Sequence
@@ -6,24 +6,25 @@ from typing import Any
 
 import numpy as np
 
-IGNORED = -100  # a label that is not learnt
-MOST = 5_000  # examples that are counted
+IGNORED = -100  # a label that the loss ignores
+MOST = 5_000  # maximum examples that are counted
 
 
-def unigram_guess(training: Any, held_out: Any, vocabulary: int) -> dict[str, float]:
-    """The loss and the perplexity of guessing each token of `held_out` by how often it is in `training`, whatever comes
-    before it. One more is counted of each token of the vocabulary, for those that training lacks.
+def unigram_guess(training: Sequence[Any], held_out: Sequence[Any], vocabulary: int) -> dict[str, float]:
+    """The loss and the perplexity of guessing each token of `held_out` by its frequency in `training`, without context.
+    Each count is increased by one, for tokens that training lacks.
 
     Args:
-        training, held_out: sequences of examples with "labels"; of many, 5,000 evenly spread ones are counted.
+        training, held_out: sequences of examples with "labels"; if there are more than 5,000, evenly spread ones are
+            counted.
 
     Returns:
-        {"loss", "perplexity"}; {} if nothing is to be predicted.
+        {"loss", "perplexity"}; {} without labels.
     """
-    seen, asked = _counts(training, vocabulary), _counts(held_out, vocabulary)
-    if not asked.sum():
+    seen, targets = _counts(training, vocabulary), _counts(held_out, vocabulary)
+    if not targets.sum():
         return {}
-    loss = float(asked @ (np.log(seen.sum() + vocabulary) - np.log(seen + 1)) / asked.sum())
+    loss = float(targets @ (np.log(seen.sum() + vocabulary) - np.log(seen + 1)) / targets.sum())
     return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
 
 

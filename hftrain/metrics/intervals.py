@@ -1,26 +1,27 @@
-"""How far a score may be from what many more test examples would give: 95 % intervals.
+"""95 % intervals of scores: how far they may be from the scores of many more test examples.
 
-`wilson` for a share of examples, `mean` and `ratio` for means, `bootstrap` for everything else. An interval is of the
-choice of test examples alone: another seed of the training would give another model.
+`wilson` for a share of examples, `mean` and `ratio` for means, `bootstrap` for everything else. An interval reflects
+only the choice of test examples, not the seed of the training.
 """
+
+from __future__ import annotations
 
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
-from hftrain.metrics.checks import some
+from hftrain.metrics.checks import Values, some
 
 logger = logging.getLogger(__name__)
 
 Interval = tuple[float, float]
 
 LEVEL = 0.95
-Z = 1.959963984540054  # of the normal distribution, with 2.5 % beyond it
-FEWEST = 40  # resamples: the fewest whose outer 2.5 % are a value of their own
+Z = 1.959963984540054  # the value of the normal distribution with 2.5 % above it
+FEWEST = 40  # fewest resamples whose outer 2.5 % are at least one value
 
 
 def wilson(successes: float, total: int) -> Interval:
@@ -28,7 +29,7 @@ def wilson(successes: float, total: int) -> Interval:
     width at 0 and 1 too.
 
     Raises:
-        ValueError: nothing was counted.
+        ValueError: `total` is 0.
     """
     some(total)
     share, z2 = successes / total, Z * Z / total
@@ -37,8 +38,8 @@ def wilson(successes: float, total: int) -> Interval:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean(values: Any) -> Interval | None:
-    """The interval of the mean of (N,) values, by the normal distribution; None of fewer than two."""
+def mean(values: Values) -> Interval | None:
+    """The interval of the mean of (N,) values, by the normal distribution; None for fewer than two."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None
@@ -46,10 +47,10 @@ def mean(values: Any) -> Interval | None:
     return middle - half, middle + half
 
 
-def ratio(sums: Any, counts: Any) -> Interval | None:
+def ratio(sums: Values, counts: Values) -> Interval | None:
     """The interval of sum(sums) / sum(counts), a mean over items (tokens) that come in N groups (documents), (N,) each:
-    by the normal distribution, with the variance of a ratio of means (Cochran, 1977, eq. 6.13). None of fewer than two.
-    """
+    by the normal distribution, with the variance of a ratio of means (Cochran, 1977, eq. 6.13). None for fewer than
+    two."""
     sums, counts = np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     if len(sums) < 2:
         return None
@@ -70,13 +71,13 @@ def bootstrap(
     Args:
         compute: indices of `size` examples, drawn with replacement -> {score: value}. A score that is not defined for
             them is left out.
-        resamples: None: 400; fewer, but 100 at least, of more than 5,000 examples, whose intervals are narrow anyway.
-        budget: seconds of this thread, after which no further resample is drawn, and the log says how many there are.
-            The first k resamples are the same whatever the budget.
+        resamples: None: 400; fewer, but at least 100, for more than 5,000 examples, whose intervals are narrow anyway.
+        budget: seconds of this thread after which resampling stops; the log then has the number of resamples.
+            The first k resamples do not depend on the budget.
 
     Returns:
-        no interval where most resamples leave the score out, where there are fewer than 40 of them, or where all of
-        them agree: an interval without width would promise what so few examples cannot.
+        no interval for a score that most resamples leave out, with fewer than 40 resamples, or if all resamples agree:
+            an interval of width 0 would be too optimistic for so few examples.
     """
     some(size)
     wanted = resamples or max(100, min(400, 2_000_000 // size))
@@ -86,7 +87,9 @@ def bootstrap(
         drawn.append(compute(generator.integers(size, size=size)))
     if len(drawn) < wanted:
         advice = (len(drawn), wanted, budget)
-        logger.warning("95 %% intervals are from %d resamples of the test rows, not %d: %g s are over", *advice)
+        logger.warning(
+            "95 %% intervals use %d resamples of the test rows, not %d: the time limit of %g s is over", *advice
+        )
     intervals = {}
     for name in dict.fromkeys(name for scores in drawn for name in scores):
         values = [scores[name] for scores in drawn if name in scores]

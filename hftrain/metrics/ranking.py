@@ -1,8 +1,10 @@
 """How well scores rank: ROC and precision-recall curves and the areas under them.
 
-Their exact values need every example's score, so these states keep them: one number an example for two classes, one for
-each class or label otherwise, in the type they come in. Shapes: N examples, K classes or labels.
+Their exact values need every example's score, so the states keep all scores: one number per example for two classes,
+otherwise one for each class or label, in their original type. Shapes: N examples, K classes or labels.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,14 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from hftrain.metrics.checks import class_ids, numbers, same_length, some
+from hftrain.metrics.checks import Values, class_ids, numbers, same_length, some
 from hftrain.metrics.counts import indicators
 
 Average = Literal["macro", "micro", "weighted"]
 
 
 class Column(NamedTuple):
-    """One class against the rest: is an example one (N,) bool, its score (N,)."""
+    """One class against the rest: whether an example belongs to it (N,) bool, and its score (N,)."""
 
     name: str
     positive: np.ndarray
@@ -26,7 +28,7 @@ class Column(NamedTuple):
 
 @dataclass
 class Scores:
-    """Scores with what is true.
+    """Scores with their references.
 
     Args:
         labels: names of the K columns, for messages.
@@ -36,14 +38,14 @@ class Scores:
     scores: list[np.ndarray] = field(default_factory=list)
     references: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, predictions: Any, references: Any, scores: Any) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values) -> None:
         """Scores (N,) of the second of two classes, or (N, K); references: classes (N,), or labels (N, K) of 0 and 1.
 
         Raises:
-            ValueError: scores that are missing or not finite, or whose shape does not fit the references.
+            ValueError: scores are missing or not finite, or their shape does not fit the references.
         """
         if scores is None:
-            raise ValueError("a metric that ranks needs scores: a probability for each example and class")
+            raise ValueError("a ranking metric needs scores: a probability for each example and class")
         same_length(scores=scores, references=references)
         if not len(references):
             return
@@ -57,35 +59,35 @@ class Scores:
             raise ValueError(f"scores {scores.shape} do not fit references {references.shape}")
         if references.ndim == 1 and ((references < 0) | (references >= classes)).any():
             wrong = references[(references < 0) | (references >= classes)][0]
-            raise ValueError(f"a reference is class {wrong}, but the scores are of the classes 0 to {classes - 1}")
+            raise ValueError(f"a reference is class {wrong}, but the scores have the classes 0 to {classes - 1}")
         if references.ndim == 1 and scores.ndim == 2 and classes == 2:
-            scores = scores[:, 1]  # the other is what is left
+            scores = scores[:, 1]  # the other column is its complement
         self.scores.append(scores)
         self.references.append(references)
 
-    def merge(self, other: "Scores") -> None:
+    def merge(self, other: Scores) -> None:
         self.scores += other.scores
         self.references += other.references
 
     def columns(self) -> list[Column]:
-        """Each class against the rest; of two classes only the second."""
+        """Each class against the rest; for two classes only the second."""
         some(len(self.scores))
         scores, references = np.concatenate(self.scores), np.concatenate(self.references)
         if scores.ndim == 1:
             return [Column(self.labels[1] if self.labels else "1", references == 1, scores)]
         names = self.labels or [str(column) for column in range(scores.shape[1])]
-        truth = references.T if references.ndim == 2 else [references == each for each in range(scores.shape[1])]
-        return [Column(*each) for each in zip(names, truth, scores.T, strict=True)]
+        truth = references.T if references.ndim == 2 else [references == number for number in range(scores.shape[1])]
+        return [Column(*fields) for fields in zip(names, truth, scores.T, strict=True)]
 
 
 def roc_auc(scores: Scores, average: Average | None = "macro") -> Any:
     """Probability that a positive is ranked above a negative, ties half (Fawcett, 2006); one class against the rest.
 
     Args:
-        average: over the classes; weighted by how often they are true; micro: of all decisions together; None: (K,).
+        average: over the classes; weighted by their references; micro: over all decisions together; None: (K,).
 
     Raises:
-        ValueError: a class is the reference never, or always.
+        ValueError: a class is never or always the reference.
     """
     return _averaged(scores, average, area_under_roc)
 
@@ -93,6 +95,26 @@ def roc_auc(scores: Scores, average: Average | None = "macro") -> Any:
 def average_precision(scores: Scores, average: Average | None = "macro") -> Any:
     """Sum over thresholds of (recall_n - recall_n-1) precision_n. `average` and Raises are those of `roc_auc`."""
     return _averaged(scores, average, area_under_pr)
+
+
+def top_3_accuracy(scores: Scores) -> float:
+    """Share of the examples whose class is among the 3 of highest score; of equal scores later classes come first, as
+    scikit-learn has it."""
+    return _top(scores, 3)
+
+
+def top_5_accuracy(scores: Scores) -> float:
+    """As `top_3_accuracy`, among 5."""
+    return _top(scores, 5)
+
+
+def _top(scores: Scores, count: int) -> float:
+    some(len(scores.scores))
+    rows, references = np.concatenate(scores.scores), np.concatenate(scores.references)
+    if rows.ndim == 1:
+        return 1.0  # of two classes
+    best = np.argsort(rows, axis=1, kind="stable")[:, ::-1][:, :count]
+    return float((best == references[:, None]).any(axis=1).mean())
 
 
 def area_under_roc(column: Column) -> float:
@@ -110,7 +132,7 @@ def area_under_pr(column: Column) -> float:
 
 
 def together(columns: Sequence[Column]) -> Column:
-    """All decisions as those of one class (micro)."""
+    """All decisions as one class (micro)."""
     _, positive, scores = zip(*columns, strict=True)
     return Column("all together", np.concatenate(positive), np.concatenate(scores))
 
@@ -136,7 +158,7 @@ def _cumulative(column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         how_many = "every one" if positive.all() else "none"
         raise ValueError(
             f"a ranking is not defined: {how_many} of {len(positive)} references is {name!r}. Evaluate on rows of all "
-            "classes, or leave ROC-AUC and average precision away"
+            "classes, or remove ROC-AUC and average precision from the metrics"
         )
     order = np.argsort(-scores, kind="stable")
     scores, positive = scores[order], positive[order]

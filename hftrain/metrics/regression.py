@@ -1,11 +1,12 @@
-"""Regression and correlation. All but Spearman follow from moments, which merge without loss of digits."""
+"""Regression and correlation. All except Spearman are computed from moments, which merge without loss of precision."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from hftrain.metrics.checks import numbers, same_length, some
+from hftrain.metrics.checks import Values, numbers, same_length, some
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Moments:
     products: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)))
     errors: np.ndarray = field(default_factory=lambda: np.zeros(2))  # sums of absolute errors, of squared errors
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """Numbers, (N,) each."""
         pair = _pair(predictions, references)
         if n := pair.shape[1]:
@@ -25,7 +26,7 @@ class Moments:
             centred, error = pair - means[:, None], pair[0] - pair[1]
             self.merge(Moments(n, means, centred @ centred.T, np.array([np.abs(error).sum(), error @ error])))
 
-    def merge(self, other: "Moments") -> None:
+    def merge(self, other: Moments) -> None:
         if n := self.n + other.n:
             apart = other.means - self.means
             self.products = self.products + other.products + np.outer(apart, apart) * (self.n * other.n / n)
@@ -40,11 +41,11 @@ class Pairs:
 
     pairs: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """Numbers, (N,) each."""
         self.pairs.append(_pair(predictions, references))
 
-    def merge(self, other: "Pairs") -> None:
+    def merge(self, other: Pairs) -> None:
         self.pairs += other.pairs
 
 
@@ -72,7 +73,7 @@ def r_squared(moments: Moments) -> float:
 
 
 def pearson(moments: Moments, what: str = "Pearson's correlation") -> float:
-    """-1 to 1; NaN where the predictions are all equal.
+    """-1 to 1; NaN if all predictions are equal.
 
     Raises:
         ValueError: the references are all equal, or there is only one.
@@ -87,19 +88,19 @@ def pearson(moments: Moments, what: str = "Pearson's correlation") -> float:
 
 def spearman(pairs: Pairs) -> float:
     """Pearson's correlation of the ranks; equal values share the mean of their ranks. NaN and Raises: `pearson`."""
-    some(sum(each.shape[1] for each in pairs.pairs))
+    some(sum(pair.shape[1] for pair in pairs.pairs))
     predictions, references = np.concatenate(pairs.pairs, axis=1)
     moments = Moments()
     moments.add(_ranks(predictions), _ranks(references))
     return pearson(moments, "Spearman's correlation")
 
 
-def _pair(predictions: Any, references: Any) -> np.ndarray:
+def _pair(predictions: Values, references: Values) -> np.ndarray:
     same_length(predictions=predictions, references=references)
     pair = [numbers(name, values) for name, values in (("predictions", predictions), ("references", references))]
     for name, values in zip(("predictions", "references"), pair, strict=True):
         if values.ndim != 1:
-            raise ValueError(f"{name} have to be one number for each example, but they have the shape {values.shape}")
+            raise ValueError(f"{name} must be one number for each example, but their shape is {values.shape}")
     return np.stack(pair).astype(np.float64)
 
 
@@ -109,7 +110,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _constant(spread: float, n: int, mean: float) -> bool:
-    """No spread but what rounding leaves."""
+    """Whether the spread is only rounding error."""
     return bool(spread <= n * (4 * np.finfo(np.float64).eps * mean) ** 2)
 
 

@@ -1,4 +1,4 @@
-"""The metrics of a task, batch by batch: a batch changes small states; states of batches and processes merge.
+"""The metrics of a task, batch by batch: a batch updates small states; states of batches and processes are merged.
 
     metrics = load_metrics(["accuracy", "f1", "roc_auc"], "single_label_classification", labels=["no", "yes"])
     for ...:
@@ -6,10 +6,12 @@
     metrics.gather(accelerate.utils.gather_object)
     metrics.compute()  # {"accuracy": 0.93, "f1": 0.91, "roc_auc": 0.97}
 
-Kept are counts and sums, however many examples there are. What needs every example keeps a part of each: its scores
-(ROC-AUC, average precision), a pair of numbers (Spearman), five numbers an answer (SQuAD), and the predictions as they
-are for a metric that is not ours. Logits are never kept.
+States are counts and sums, for any number of examples. Metrics that need every example store a part of each: its scores
+(ROC-AUC, average precision), a pair of numbers (Spearman), five numbers per answer (SQuAD), and the unchanged
+predictions for a metric that is not ours. Logits are never stored.
 """
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,13 +27,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hftrain.metrics import answers, calibration, checks, counts, entities, ranking, regression
+from hftrain.metrics.checks import Values
 from hftrain.metrics.table import AVERAGES, TABLE, belongs, check_names
 
-CURVES_OF = 50  # classes at most; the report keeps no scores of more
+CURVES_OF = 50  # maximum classes; for more, the report stores no scores
 
 
 class Measure(NamedTuple):
-    """The key of the state it reads, and what it reads from it: a number or {name: number}."""
+    """The key of a state, and a function from the state to a number or {name: number}."""
 
     state: str
     compute: Callable[[Any], Any]
@@ -41,33 +44,33 @@ class Measure(NamedTuple):
 class TokenCounts(counts.Counts):
     """`Counts` of the tags of all tokens."""
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         super().add(list(chain.from_iterable(predictions)), list(chain.from_iterable(references)))
 
 
 @dataclass
 class Collected:
-    """Predictions and references as they are, for a metric that is not ours."""
+    """Unchanged predictions and references, for a metric that is not ours."""
 
     predictions: list[Any] = field(default_factory=list)
     references: list[Any] = field(default_factory=list)
 
-    def add(self, predictions: Iterable[Any], references: Iterable[Any], scores: Any = None) -> None:
+    def add(self, predictions: Iterable[Any], references: Iterable[Any], scores: Values | None = None) -> None:
         self.predictions += np.asarray(predictions).tolist() if hasattr(predictions, "shape") else predictions
         self.references += np.asarray(references).tolist() if hasattr(references, "shape") else references
 
-    def merge(self, other: "Collected") -> None:
+    def merge(self, other: Collected) -> None:
         self.predictions += other.predictions
         self.references += other.references
 
 
 @dataclass
 class Metrics:
-    """Made by `load_metrics`. Measures that read the same state share it.
+    """The metrics of `load_metrics`. Measures that read the same state share it.
 
     Attributes:
         labels: names of the classes, in the order of their numbers; () if the task has no classes.
-        states: "counts", "scores", "bins", ...: what has been seen; the report reads them too.
+        states: "counts", "scores", "bins", ...: filled by the batches; the report reads them too.
     """
 
     task: str
@@ -75,37 +78,37 @@ class Metrics:
     measures: Mapping[str, Measure]
     states: dict[str, Any]
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
-        """A batch of N examples, as arrays (of the CPU) or lists:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
+        """Adds a batch of N examples, as arrays (on the CPU) or lists:
 
         - single_label_classification: classes (N,) and (N,), scores: probabilities (N, K).
         - multi_label_classification: 0 or 1 (N, L) and (N, L), scores: probabilities (N, L).
         - regression: numbers (N,) and (N,).
         - token_classification: N lists of tags, a tag for each word.
-        - question_answering: N answers ("" for none), N lists of right answers; scores (N,): of there being none.
+        - question_answering: N answers ("" for no answer), N lists of reference answers; scores (N,): of no answer.
 
         Raises:
-            ValueError: lengths or shapes do not fit, a number is NaN, or scores that a metric needs are missing.
+            ValueError: lengths or shapes do not fit, a number is NaN, or needed scores are missing.
         """
         if scores is not None:
-            checks.numbers("scores", scores)  # the largest of NaN would be the first class
+            checks.numbers("scores", scores)  # argmax of NaN would be the first class
         for state in self.states.values():
             state.add(predictions, references, scores)
 
-    def merge(self, other: "Metrics") -> None:
-        """Adds what another one, of the same metrics, has seen."""
+    def merge(self, other: Metrics) -> None:
+        """Adds the states of another one with the same metrics."""
         for key, state in self.states.items():
             state.merge(other.states[key])
 
     def gather(self, gather: Callable[[list[Any]], list[Any]]) -> None:
-        """Every process gets what all have seen. Call it once, with `accelerate.utils.gather_object`."""
-        first, *others = gather([self.states])
+        """Gives every process the states of all. Call it once, with `accelerate.utils.gather_object`."""
+        first, *other_states = gather([self.states])
         self.states = first
-        for states in others:
+        for states in other_states:
             self.merge(Metrics(self.task, self.labels, self.measures, states))
 
     def compute(self) -> dict[str, float]:
-        """Name -> value, in the order asked for; what has several numbers gives each under its own name.
+        """Name -> value, in the given order; a metric with several numbers has a name for each.
 
         Raises:
             ValueError: nothing was added; a metric is not defined for these references (ROC-AUC of one class).
@@ -117,18 +120,18 @@ class Metrics:
         return results
 
     def compute_defined(self) -> dict[str, float]:
-        """As `compute`, without the metrics that are not defined for what was seen."""
+        """As `compute`, without the metrics that are not defined for these references."""
         results: dict[str, float] = {}
         for name, measure in self.measures.items():
             with suppress(ValueError):
                 results |= Metrics(self.task, self.labels, {name: measure}, self.states).compute()
         return {name: value for name, value in results.items() if math.isfinite(value)}
 
-    def rehearse(self, references: Any) -> dict[str, float]:
-        """Raises what `compute` would raise for all these references, whatever the model says: before training.
+    def rehearse(self, references: Values) -> dict[str, float]:
+        """Raises, before training, the errors that `compute` would raise for these references with any predictions.
 
         Returns:
-            the results of right predictions, of the metrics that are ours.
+            the results of correct predictions by our own metrics.
         """
         ours = {name: measure for name, measure in self.measures.items() if measure.state != name}
         states = {key: deepcopy(self.states[key]) for key in {measure.state for measure in ours.values()}}
@@ -142,20 +145,20 @@ class Metrics:
 def load_metrics(
     names: Sequence[str], task: str, *, labels: Sequence[str] = (), scheme: str | None = None, report: bool = False
 ) -> Metrics:
-    """The metrics of these names: ours (`FITTING`), else whatever `evaluate.load` finds.
+    """The metrics of these names: ours (`FITTING`), or else what `evaluate.load` finds.
 
-    `precision`, `recall` and `f1` alone are those of the second of two classes, the macro mean of more classes and of
-    labels; `roc_auc` and `average_precision` alone are the macro mean. `_macro`, `_micro`, `_weighted` say which mean;
+    `precision`, `recall` and `f1` alone are for the second of two classes, or the macro mean of more classes and of
+    labels; `roc_auc` and `average_precision` alone are the macro mean. `_macro`, `_micro`, `_weighted` choose the mean;
     `_per_class` gives each class ("f1_<label>").
 
     Args:
         task: a key of `FITTING`.
         labels: names of the classes, in the order of their numbers.
-        scheme: of the tags: IOB2 or IOBES count strictly, None as conlleval does.
-        report: keep also what `hftrain.report` draws, whatever the names: confusions, calibration, scores.
+        scheme: scheme of the tags: IOB2 or IOBES count strictly, None like conlleval.
+        report: also collect what `hftrain.report` draws, for any names: confusions, calibration, scores.
 
     Raises:
-        ValueError: a metric of ours does not fit the task; one of another's cannot be loaded.
+        ValueError: one of our metrics does not fit the task, or another metric cannot be loaded.
     """
     check_names(names, task)
     several = task == "multi_label_classification"
@@ -178,10 +181,10 @@ def load_metrics(
         else:
             states[name] = Collected()
             measures[name] = _foreign(name)
-    kept = {measure.state for measure in measures.values()}
+    used = {measure.state for measure in measures.values()}
     if report and task.endswith("label_classification"):
-        kept |= {"counts", "bins", "scores"} if len(labels) <= CURVES_OF else {"counts", "bins"}
-    return Metrics(task, labels, measures, {key: state for key, state in states.items() if key in kept})
+        used |= {"counts", "bins", "scores"} if len(labels) <= CURVES_OF else {"counts", "bins"}
+    return Metrics(task, labels, measures, {key: state for key, state in states.items() if key in used})
 
 
 def rehearse(
@@ -192,36 +195,37 @@ def rehearse(
     labels: Sequence[str] = (),
     best: str | None = None,
 ) -> str:
-    """Raises before training what would be raised after hours of it; returns the metric of the best model.
+    """Raises, before training, errors that would otherwise come after hours; returns the metric of the best model.
 
     Args:
-        names, task, labels: of `load_metrics`.
-        references: of each split that will be evaluated, as `Metrics.add` takes them.
+        names, task, labels: as for `load_metrics`.
+        references: the references of each split that will be evaluated, as for `Metrics.add`.
         best: metric_for_best_model; None: the F1 of entities and answers if it is there, else the first metric.
 
     Raises:
-        ValueError: a metric cannot be loaded, or is not defined for the references of a split; `best` is none of them.
+        ValueError: a metric cannot be loaded, or is not defined for the references of a split; or `best` is not
+            evaluated.
     """
-    known = {"loss": 0.0}
-    for split, each in references.items():
+    results = {"loss": 0.0}
+    for split, rows in references.items():
         metrics = load_metrics(names, task, labels=labels)
         try:
-            known |= metrics.rehearse(each)
+            results |= metrics.rehearse(rows)
         except ValueError as error:
             raise ValueError(f"metrics of the {split} rows: {error}") from error
     if best is None:
-        scores = [name.removeprefix("overall_") for name in known if name != "loss"]
+        scores = [name.removeprefix("overall_") for name in results if name != "loss"]
         best = "f1" if "f1" in scores and task in ("token_classification", "question_answering") else scores[0]
     best = best.removeprefix("eval_")
-    others = [Path(name).stem for name, measure in metrics.measures.items() if measure.state == name]
-    if not {best, f"overall_{best}"} & known.keys() and not any(belongs(best, name) for name in others):
-        said = ", ".join([*(name.removeprefix("overall_") for name in known), *others])
-        raise ValueError(f"metric_for_best_model={best!r} is not evaluated; there are {said} (metrics)")
+    foreign = [Path(name).stem for name, measure in metrics.measures.items() if measure.state == name]
+    if not {best, f"overall_{best}"} & results.keys() and not any(belongs(best, name) for name in foreign):
+        names_shown = ", ".join([*(name.removeprefix("overall_") for name in results), *foreign])
+        raise ValueError(f"metric_for_best_model={best!r} is not evaluated; the metrics are {names_shown} (metrics)")
     return best
 
 
 def _measures(task: str, labels: Sequence[str]) -> dict[str, Measure]:
-    """Name -> measure, of the metrics of the table that fit the task."""
+    """Name -> measure, for the metrics of the table that fit the task."""
     measures: dict[str, Measure] = {}
     for name, metric in TABLE.items():
         if task not in metric.tasks:
@@ -242,7 +246,7 @@ def _measures(task: str, labels: Sequence[str]) -> dict[str, Measure]:
 def _per_class(name: str, function: Callable[..., Any], labels: Sequence[str], state: Any) -> dict[str, float]:
     chosen = {} if isinstance(state, ranking.Scores) else {"labels": range(len(labels))}
     values = np.atleast_1d(function(state, average=None, **chosen))
-    shown = labels if len(values) == len(labels) else labels[1:]  # of two classes, the second is ranked
+    shown = labels if len(values) == len(labels) else labels[1:]  # for two classes, the second is ranked
     return {f"{name}_{label}": float(value) for label, value in zip(shown, values, strict=True)}
 
 
@@ -253,10 +257,10 @@ def _foreign(name: str) -> Measure:
 
     def compute(state: Collected) -> dict[str, float]:
         result = metric.compute(predictions=state.predictions, references=state.references) or {}
-        found = {key: float(value) for key, value in result.items() if isinstance(value, Real)}
-        if not found:
-            raise ValueError(f"metric {name!r} gives no number, only {', '.join(result) or 'nothing'}")
-        alone = len(found) == 1
-        return {short if alone else f"{short}_{key}": value for key, value in found.items()}
+        numbers = {key: float(value) for key, value in result.items() if isinstance(value, Real)}
+        if not numbers:
+            raise ValueError(f"metric {name!r} returns no number, only {', '.join(result) or 'nothing'}")
+        alone = len(numbers) == 1
+        return {short if alone else f"{short}_{key}": value for key, value in numbers.items()}
 
     return Measure(name, compute)

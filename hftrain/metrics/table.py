@@ -1,11 +1,11 @@
-"""The table of metrics: one row each says all that the package knows of it. Which others fit a task is asked of it too.
+"""The table of metrics: one row per metric has all facts that the package needs.
 
-It imports nothing heavy, so that settings are checked against it before torch and numpy are imported.
+It imports nothing heavy, so that settings can be checked before torch and numpy are imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -20,14 +20,14 @@ class Metric(NamedTuple):
     """A row of the table.
 
     Attributes:
-        higher: whether a higher value is better; None: the metric is no single number.
-        title: of its chart; "": its name.
-        unit: "share" is a number from 0 to 1 that reports show in percent.
-        tasks: those whose `--metrics` take it.
-        state: what `function` reads: a key of `streaming.load_metrics` or of `face`; "": scored elsewhere.
-        function: module of `hftrain.metrics` and name.
-        averaged: it takes an average over classes, and its name one of `AVERAGES` as a suffix.
-        fair: a guess that looks at no input does not win it by chance.
+        higher: whether a higher value is better; None: the metric is not a single number.
+        title: title of its chart; "": its name.
+        unit: "share" is a number from 0 to 1, shown in percent.
+        tasks: the tasks whose `--metrics` accept it.
+        state: the input of `function`: a key of `streaming.load_metrics` or of `face`; "": scored elsewhere.
+        function: module of `hftrain.metrics`, and function in it.
+        averaged: it accepts an average over classes, and its name one of `AVERAGES` as a suffix.
+        fair: a guess that reads no input cannot win it by chance.
     """
 
     higher: bool | None
@@ -54,6 +54,8 @@ TABLE: dict[str, Metric] = {
     "recall": Metric(True, "", "share", BOTH, "counts", "counts.recall", averaged=True),
     "f1": Metric(True, "", "share", BOTH, "counts", "counts.f1", averaged=True),
     "roc_auc": Metric(True, "ROC-AUC", "share", BOTH, "scores", "ranking.roc_auc", averaged=True, fair=True),
+    "top_3_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_3_accuracy"),
+    "top_5_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_5_accuracy"),
     "average_precision": Metric(True, "", "share", BOTH, "scores", "ranking.average_precision", averaged=True),
     "expected_calibration_error": Metric(False, "", "", BOTH, "bins", "calibration.expected_calibration_error"),
     "matthews_correlation": Metric(True, "", "", (SINGLE,), "counts", "counts.matthews", fair=True),
@@ -64,7 +66,7 @@ TABLE: dict[str, Metric] = {
     "spearmanr": Metric(True, "", "", (REGRESSION,), "pairs", "regression.spearman"),
     "squad": Metric(True, "", "", (ANSWERS,), "answers", "answers.squad"),
     "squad_v2": Metric(True, "", "", (ANSWERS,), "answers_v2", "answers.squad_v2"),
-    # of `load_metric` alone
+    # only for `load_metric`
     "sacrebleu": Metric(True, "sacreBLEU", "", (), "texts", "texts.bleu"),
     "chrf": Metric(True, "chrF", "", (), "texts", "texts.chrf"),
     "exact_match": Metric(True, "", "share", (), "text", "texts.exact_match", fair=True),
@@ -79,7 +81,7 @@ TABLE: dict[str, Metric] = {
     "reward_margin": Metric(True),
     "exact": Metric(True, fair=True),
     "overall_f1": Metric(True, "F1 of entities"),
-    # of `evaluate`
+    # metrics of `evaluate`
     "bleu": Metric(True),
     "comet": Metric(True),
     "map": Metric(True),
@@ -90,7 +92,7 @@ TABLE: dict[str, Metric] = {
     "wer": Metric(False, "Word error rate"),
 }
 NAMES = tuple(sorted(name for name, metric in TABLE.items() if metric.function))
-# The names that fit each task, ours; any other name or path goes to `evaluate.load`.
+# Our names that fit each task; any other name or path goes to `evaluate.load`.
 FITTING: dict[str, tuple[str, ...]] = {
     task: tuple(
         name + suffix
@@ -100,7 +102,7 @@ FITTING: dict[str, tuple[str, ...]] = {
     )
     for task in (SINGLE, MULTI, REGRESSION, TAGS, ANSWERS)
 }
-# Words in the names of other metrics that say whether a higher value is better.
+# Words in the names of other metrics that show whether a higher value is better.
 WORDS = {
     "auc": True,
     "correlation": True,
@@ -113,18 +115,18 @@ WORDS = {
 
 
 def belongs(result: str, name: str) -> bool:
-    """Whether a result may be one of the metric of this name or path."""
+    """Whether a result may belong to the metric of this name or path."""
     return result == Path(name).stem or result.startswith(f"{Path(name).stem}_")
 
 
 def metric_of(result: str) -> Metric:
-    """The row of a result ("f1_macro" is one of f1's); a row that knows nothing if the table has none."""
+    """The row of a result ("f1_macro" is one of f1's); an empty row if the table has none."""
     name = max((name for name in TABLE if belongs(result, name)), key=len, default="")
     return TABLE.get(name, Metric(None))
 
 
 def higher_is_better(result: str) -> bool | None:
-    """By the table, else by the words of the name; None: not known."""
+    """Whether a higher value is better, by the table or else by words of the name; None: unknown."""
     result = result.removeprefix("eval_")
     if (higher := metric_of(result).higher) is not None:
         return higher
@@ -133,10 +135,18 @@ def higher_is_better(result: str) -> bool | None:
 
 
 def check_names(names: Sequence[str], task: str) -> None:
-    """Raises ValueError for a metric of ours that does not fit the task, naming those that do."""
+    """Raises ValueError if one of our metrics does not fit the task; the message lists those that do."""
     ours = {*NAMES, *(name for fitting in FITTING.values() for name in fitting)}
     for name in names:
         if name in ours and name not in FITTING[task]:
-            raise ValueError(f"metric {name!r} is not for {task}: choose from {', '.join(FITTING[task])}")
+            raise ValueError(f"metric {name!r} does not fit {task}: choose from {', '.join(FITTING[task])}")
     if {"squad", "squad_v2"} <= set(names):
         raise ValueError("metrics squad and squad_v2 both give f1: choose squad_v2 if some questions have no answer")
+
+
+def name_problems(names: Sequence[str], task: str) -> Iterator[tuple[Sequence[str], str]]:
+    """What `check_names` raises, for the checks of a configuration with a setting `metrics`."""
+    try:
+        check_names(names, task)
+    except ValueError as error:
+        yield ("metrics",), str(error)

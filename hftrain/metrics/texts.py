@@ -1,4 +1,4 @@
-"""Scores of texts: BLEU and chrF as sacrebleu has them, and exact match."""
+"""Scores of texts: BLEU and chrF by sacrebleu, and exact match."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ def bleu(predictions: Sequence[str], references: Texts, **options: Any) -> dict[
 
     Args:
         references: a text for each prediction, or lists of equally many.
-        options: of `sacrebleu.metrics.BLEU`.
+        options: options of `sacrebleu.metrics.BLEU`.
 
     Raises:
-        ValueError: no predictions, or another number of references.
+        ValueError: predictions are missing, or the number of references differs.
     """
     from sacrebleu.metrics import BLEU
 

@@ -1,9 +1,10 @@
-"""The custom Transformer, known to transformers' Auto classes; loading of any model is in `hftrain.models.load`."""
+"""Registers the custom Transformer with transformers' Auto classes; `hftrain.models.load` loads any model."""
 
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -20,11 +21,13 @@ from .transformer.heads import (
     TransformerForSequenceClassification,
     TransformerForTokenClassification,
 )
+from .transformer.images import ImageTransformerConfig, TransformerForImageClassification
 from .transformer.transformer import TransformerModel
 
-AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
-# Saved folders also name and hold the code, so that trust_remote_code=True loads them without hftrain.
-TransformerConfig.register_for_auto_class()
+# Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
+for config_class in (TransformerConfig, ImageTransformerConfig):
+    AutoConfig.register(config_class.model_type, config_class)
+    config_class.register_for_auto_class()  # type: ignore[no-untyped-call]
 for auto_class, model_class in (
     (AutoModel, TransformerModel),
     (AutoModelForSeq2SeqLM, TransformerForConditionalGeneration),
@@ -33,14 +36,17 @@ for auto_class, model_class in (
     (AutoModelForSequenceClassification, TransformerForSequenceClassification),
     (AutoModelForTokenClassification, TransformerForTokenClassification),
     (AutoModelForQuestionAnswering, TransformerForQuestionAnswering),
+    (AutoModelForImageClassification, TransformerForImageClassification),
 ):
-    auto_class.register(TransformerConfig, model_class)
-    model_class.register_for_auto_class(auto_class.__name__)
+    auto_class.register(model_class.config_class, model_class)
+    model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
 
 __all__ = [
+    "ImageTransformerConfig",
     "TransformerConfig",
     "TransformerForCausalLM",
     "TransformerForConditionalGeneration",
+    "TransformerForImageClassification",
     "TransformerForMaskedLM",
     "TransformerForQuestionAnswering",
     "TransformerForSequenceClassification",

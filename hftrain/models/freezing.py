@@ -9,21 +9,21 @@ from torch import nn
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Takes the parameters that a pattern names out of training; returns their names.
+    """Freezes the parameters that match a pattern; returns their names.
 
-    A pattern is a part of a parameter's dotted name, whole words of it: "embeddings" or "encoder.layer.0". Each word
-    may have wildcards ("*.bias"), and "0-3" stands for the numbers 0, 1, 2, 3.
+    A pattern is a sequence of whole words in a parameter's dotted name: "embeddings" or "encoder.layer.0". Each word
+    may have wildcards ("*.bias"), and "0-3" means the numbers 0, 1, 2, 3.
 
     Raises:
-        ValueError: a pattern that names nothing, with the nearest names; or patterns that leave nothing to train.
+        ValueError: a pattern matches nothing (the message has similar names), or nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     frozen: set[str] = set()
     for pattern in patterns:
-        found = [name for name in parameters if _names(pattern.split("."), name.split("."))]
-        if not found:
-            raise ValueError(f"freeze: {pattern!r} names no part of the model{_near(pattern, list(parameters))}")
-        frozen |= set(found)
+        matches = [name for name in parameters if _names(pattern.split("."), name.split("."))]
+        if not matches:
+            raise ValueError(f"freeze: {pattern!r} matches no part of the model{_near(pattern, list(parameters))}")
+        frozen |= set(matches)
     if all(name in frozen or not parameter.requires_grad for name, parameter in parameters.items()):
         raise ValueError(f"freeze: {', '.join(patterns)} leaves nothing to train")
     for name in frozen:

@@ -1,4 +1,4 @@
-"""Any model and its tokenizer: from the Hub, from a folder, or new; whole, quantized, or with adapters to train."""
+"""Any model and its tokenizer: from the Hub, from a folder, or new; complete, quantized, or with adapters."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from hftrain.config import ModelConfig
+from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
@@ -25,20 +26,24 @@ logger = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 
-def unknown_key(given: Iterable[str], known: Iterable[str], what: str) -> str | None:
-    """What to say of the first of `given` that is not `known`, with the nearest name; None if all are."""
-    known = sorted(known)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+def unknown_key(names: Iterable[str], known_names: Iterable[str], what: str) -> str | None:
+    """A message on the first of `names` that is not in `known_names`, with a similar name; None if all are known."""
+    known_names = sorted(known_names)
+    for name in names:
+        if name not in known_names:
+            near = difflib.get_close_matches(name, known_names, n=1)
             return f"{what} has no {name!r}; " + (
-                f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+                f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known_names)}"
             )
     return None
 
 
+@overload
+def load_tokenizer(config: FineTuneConfig, **kwargs: Any) -> PreTrainedTokenizerBase: ...
+@overload
+def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None: ...
 def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that `config` names or the model brings along; None for a new model without one.
+    """The tokenizer of `config` or of the model; None for a new model without one.
 
     Raises:
         ValueError: it cannot be loaded.
@@ -55,11 +60,11 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
             )
         except (OSError, ValueError) as error:
             key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
-            raise ValueError(not_to_be_had(key, name, error)) from error
+            raise ValueError(cannot_load(key, name, error)) from error
 
 
 def where(name: str | None) -> str | None:
-    """The name for `from_pretrained`: for a GGUF file, the folder with what was made of it."""
+    """The name for `from_pretrained`: for a GGUF file, the folder of the converted model."""
     if name is None or not name.endswith(".gguf"):
         return name
     from hftrain.models.gguf import folder_of
@@ -68,24 +73,24 @@ def where(name: str | None) -> str | None:
 
 
 def adapter_in(config: ModelConfig) -> Path | None:
-    """The folder `model_name_or_path`, where it holds an adapter.
+    """The folder `model_name_or_path` if it contains an adapter.
 
     Raises:
-        ValueError: it does, and `use_peft` is off.
+        ValueError: it does, but `use_peft` is off.
     """
     folder = Path(config.model_name_or_path or "")
     if not (folder / ADAPTER).is_file():
         return None
     if not getattr(config, "use_peft", False):
         raise ValueError(
-            f"model_name_or_path {folder} holds an adapter: set use_peft to train it on, or make a whole model of it "
-            f"(hftrain merge {folder}) and name {folder}-merged"
+            f"model_name_or_path {folder} contains an adapter: set use_peft to train it further, or merge it "
+            f"(hftrain merge {folder}) and use {folder}-merged"
         )
     return folder
 
 
-def not_to_be_had(key: str, name: str, error: Exception) -> str:
-    """What to say of a name that transformers could not load."""
+def cannot_load(key: str, name: str, error: Exception) -> str:
+    """A message on a name that transformers could not load."""
     where = (
         "cannot be loaded from this folder"
         if Path(name).is_dir()
@@ -94,14 +99,27 @@ def not_to_be_had(key: str, name: str, error: Exception) -> str:
     return f"{key} {name!r} {where}: {error}"
 
 
-def load_model_config(config: ModelConfig) -> PreTrainedConfig:
-    """The configuration of the pretrained model, with `config.model_config` written over it.
+def load_fast_tokenizer(config: FineTuneConfig, use: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """`load_tokenizer`, for a task that maps tokens to places in the text: `use` says which.
 
     Raises:
-        ValueError: an unknown model; an entry of `model_config` that it does not know, with the nearest it does.
+        ValueError: it cannot be loaded, or is not a fast tokenizer.
+    """
+    tokenizer = load_tokenizer(config, **kwargs)
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot map {use}")
+    return tokenizer
+
+
+def load_model_config(config: ModelConfig) -> PreTrainedConfig:
+    """The configuration of the pretrained model, overwritten with `config.model_config`.
+
+    Raises:
+        ValueError: the model is unknown, or lacks an entry of `model_config` (the message has a similar one).
     """
     name = where(config.model_name_or_path)
     assert name is not None
+    model_config: PreTrainedConfig
     if folder := adapter_in(config):
         model_config = base_config(folder, trust_remote_code=config.trust_remote_code)[0]
         write_over(model_config, config.model_config)
@@ -112,35 +130,34 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
                 name, revision=config.model_revision, trust_remote_code=config.trust_remote_code
             )
         except (OSError, ValueError) as error:
-            raise ValueError(not_to_be_had("model_name_or_path", name, error)) from error
+            raise ValueError(cannot_load("model_name_or_path", name, error)) from error
     write_over(model_config, config.model_config)
     return model_config
 
 
 def load_model(
     config: ModelConfig,
-    auto_class: Any,
+    auto_class: type[Any],
     *,
     new: Callable[[], PreTrainedConfig] | None = None,
     settings: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Any:
-    """The pretrained model `config.model_name_or_path`, with `config.model_config` written over its configuration.
+    """The pretrained model `config.model_name_or_path`, its configuration overwritten with `config.model_config`.
 
     Args:
         auto_class: one of transformers' Auto classes, `AutoModelForSeq2SeqLM` for instance.
-        new: gives the shape of a model with random weights, if `config` names none.
-        settings: attributes of the model's configuration that the task has to say, its labels for instance; with them a
-            head of other sizes than the saved one is made anew.
+        new: returns the shape of a model with random weights, if `config` has no pretrained one.
+        settings: attributes of the model's configuration that the task decides, for instance its labels; if they change
+            the size of the saved head, a new head is made.
         kwargs: for `from_pretrained`.
 
     Returns:
-        The model; its attribute `new_modules` names those of its modules whose weights were not in the folder. Of a
-        folder with an adapter, its base model with the adapter in place (a `PeftModel`).
+        The model; its attribute `new_modules` lists its modules without weights in the folder. For a folder with an
+        adapter, the base model with the adapter (a `PeftModel`).
 
     Raises:
-        ValueError: an entry of `model_config` that this model does not know, with the nearest it does; an unknown
-            model.
+        ValueError: the model is unknown, or lacks an entry of `model_config` (the message has a similar one).
     """
     if config.attn_implementation:
         kwargs["attn_implementation"] = config.attn_implementation
@@ -163,10 +180,10 @@ def load_model(
         kwargs["quantization_config"] = four_bits(config.dtype)
     verbosity = hf_logging.get_verbosity()
     if settings is not None:
-        hf_logging.set_verbosity_error()  # its table of a new head's weights looks like a fault; it is said below
+        hf_logging.set_verbosity_error()  # its warning on a new head looks like an error; we log it below
     try:
         with naming_damage(str(name), revision):
-            model, told = auto_class.from_pretrained(
+            model, loading = auto_class.from_pretrained(
                 name,
                 config=model_config,
                 dtype=dtype,
@@ -180,12 +197,14 @@ def load_model(
         if "Unrecognized configuration class" not in str(error):
             raise
         kind = model_config.model_type
-        raise ValueError(f"model_name_or_path {name!r} is a {kind}: not among {auto_class.__name__}") from error
+        raise ValueError(
+            f"model_name_or_path {name!r} is a {kind}, which {auto_class.__name__} does not support"
+        ) from error
     finally:
         hf_logging.set_verbosity(verbosity)
     keep_layout(model)
-    drawn = {*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])}
-    for key, saved, wanted in told["mismatched_keys"]:
+    drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    for key, saved, wanted in loading["mismatched_keys"]:
         if wanted[0] != model.config.num_labels:
             raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
@@ -197,8 +216,8 @@ def load_model(
     return model
 
 
-def with_adapter(model: Any, folder: Path, auto_class: Any, trust_remote_code: bool) -> Any:
-    """The base model with the adapter of `folder` in place, as `add_adapters` wants it."""
+def with_adapter(model: nn.Module, folder: Path, auto_class: type[Any], trust_remote_code: bool) -> Any:
+    """The base model with the adapter of `folder`, as `add_adapters` expects it."""
     if getattr(model, "is_loaded_in_4bit", False):
         import peft
 
@@ -209,10 +228,10 @@ def with_adapter(model: Any, folder: Path, auto_class: Any, trust_remote_code: b
 
 
 def write_over(model_config: PreTrainedConfig, entries: dict[str, Any]) -> None:
-    """Sets `entries`, of which each must be there already.
+    """Overwrites existing attributes with `entries`.
 
     Raises:
-        ValueError: one is not.
+        ValueError: the configuration lacks an entry.
     """
     problem = unknown_key(entries, model_config.to_dict(), f"the configuration of {model_config.model_type}")
     if problem:

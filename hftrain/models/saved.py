@@ -1,4 +1,4 @@
-"""A folder that `save_pretrained` wrote, a model or an adapter: what is in it, loading it, going through texts."""
+"""A folder that `save_pretrained` wrote, a model or an adapter: its contents, and loading it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
     from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
@@ -24,15 +25,15 @@ KIND_OF_ADAPTER = {
 
 
 def read_config(folder: Path, base: str | None = None, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The model's configuration; of an adapter the one beside it, which knows its labels, or else its base model's.
-    `name_or_path` is the folder of the model, of an adapter that of its base.
+    """The model's configuration; for an adapter the one beside it, which has the labels, or else its base model's.
+    `name_or_path` is the folder of the model, for an adapter that of its base.
 
     Args:
-        base: the base model of an adapter, where it is not what the adapter names.
+        base: the base model of an adapter, if it differs from the one that the adapter names.
 
     Raises:
-        ValueError: there is no model in `folder`, or one that needs its author's Python code and is not trusted; an
-            adapter's base model is not where it should be.
+        ValueError: `folder` has no model, the model needs its author's Python code without trust, or the base model of
+            an adapter cannot be found.
     """
     from transformers import AutoConfig
 
@@ -44,19 +45,21 @@ def read_config(folder: Path, base: str | None = None, *, trust_remote_code: boo
 
         return base_config(folder, base, trust_remote_code=trust_remote_code)[0]
     if not (folder / "config.json").is_file():
-        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): name the output folder of a run")
+        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): give the output folder of a run")
     if base is not None:
-        raise ValueError(f"{folder} holds a whole model: a base (--base {base}) is for adapters")
+        raise ValueError(f"{folder} contains a complete model: a base (--base {base}) is only for adapters")
     with refusing_code(folder):
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
 
 def kind(folder: Path, config: PreTrainedConfig) -> str:
-    """What the model is, as transformers' classes are named: "...ForSequenceClassification", ..."""
+    """The kind of the model by transformers' class names: "...ForSequenceClassification", ..."""
     if (folder / ADAPTER).is_file():
         from peft import PeftConfig
 
         task = str(PeftConfig.from_pretrained(str(folder)).task_type)
+        if task == "None":  # PEFT has no name for images; the configuration is beside the adapter
+            return (config.architectures or [config.model_type])[0]
         return KIND_OF_ADAPTER.get(task, task)
     return (config.architectures or [config.model_type])[0]
 
@@ -67,8 +70,22 @@ def load(
     """The model, ready to predict, its tokenizer, and the device it is on (None: the accelerator if there is one).
 
     Args:
-        auto_class: of transformers, "AutoModelForSequenceClassification" for instance.
+        auto_class: the class of transformers, for instance "AutoModelForSequenceClassification".
     """
+    import transformers
+
+    from hftrain.models.trust import refusing_code
+
+    with refusing_code(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model, device = load_weights(folder, auto_class, config, device, trust_remote_code)
+    return model, tokenizer, device
+
+
+def load_weights(
+    folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool = False
+) -> tuple[Any, str]:
+    """`load` without a tokenizer."""
     import torch
     import transformers
 
@@ -78,29 +95,28 @@ def load(
     auto = getattr(transformers, auto_class)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     with refusing_code(folder), naming_damage(folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         if (folder / ADAPTER).is_file():
             from hftrain.models.adapters import load_adapted
 
             model = load_adapted(folder, auto, base_name=config.name_or_path, trust_remote_code=trust_remote_code)
         else:
             model = auto.from_pretrained(folder, config=config, trust_remote_code=trust_remote_code)
-    return model.eval().to(device), tokenizer, device
+    return model.eval().to(device), device
 
 
-def remember(config: Any, **settings: Any) -> None:
-    """Writes what `hftrain predict` has to know under the key "hftrain" of a model's configuration."""
+def remember(config: PreTrainedConfig, **settings: Any) -> None:
+    """Writes settings that `hftrain predict` needs under the key "hftrain" of a model's configuration."""
     config.hftrain = (getattr(config, "hftrain", None) or {}) | settings
 
 
-def recall(config: Any, name: str) -> Any:
-    """What `remember` wrote under `name`; None if it wrote nothing. Version 0.1.0 wrote each name as a key of its own,
-    which is read where there is no key "hftrain"."""
+def recall(config: PreTrainedConfig, name: str) -> Any:
+    """The value that `remember` wrote under `name`, or None. Version 0.1.0 wrote each name as a separate key, which is
+    read if the key "hftrain" is missing."""
     remembered = getattr(config, "hftrain", None)
     return getattr(config, name, None) if remembered is None else remembered.get(name)
 
 
-def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **settings: Any) -> None:
+def save_remembered(accelerator: Accelerator, model: nn.Module, folder: str | Path, **settings: Any) -> None:
     """`remember` in a trained model and in the configuration saved in `folder`. Every process calls."""
     config = accelerator.unwrap_model(model).config
     remember(config, **settings)
@@ -110,15 +126,18 @@ def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **
 
 
 def refuse_nan(scores: Iterable[float], folder: Path) -> None:
-    """Raises: ValueError, a score is no number, so that no prediction means anything."""
+    """Raises: ValueError, a score is NaN, so the predictions are meaningless."""
     if any(math.isnan(score) for score in scores):
         raise ValueError(
-            f"the model in {folder} gives NaN for scores: its training has diverged, or its weights are damaged "
+            f"the model in {folder} gives NaN scores: its training has diverged, or its weights are damaged "
             f"(hftrain verify {folder})"
         )
 
 
 def warn_of_cuts(lengths: Sequence[int], room: int) -> None:
-    """Says on stderr how many of the texts are longer than what is read of them."""
+    """Prints to stderr how many texts are longer than the model reads."""
     if cut := sum(length > room for length in lengths):
-        print(f"{cut} of {len(lengths)} texts are longer than the {room} tokens the model reads: cut", file=sys.stderr)
+        print(
+            f"{cut} of {len(lengths)} texts are longer than the {room} tokens that the model reads and were truncated",
+            file=sys.stderr,
+        )

@@ -1,4 +1,4 @@
-"""Python code that comes with a model folder runs only where the user asks for it."""
+"""Python code in a model folder runs only if the user allows it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ class CodeRefused(ValueError):
 
 @contextmanager
 def refusing_code(name: str | Path) -> Iterator[None]:
-    """Inside, a model that `from_pretrained(..., trust_remote_code=False)` refuses is refused in the user's words.
+    """Within this context, models that `from_pretrained(..., trust_remote_code=False)` refuses raise a clear error.
 
     Raises:
         CodeRefused: `name` cannot be loaded without its own Python code.
     """
     try:
         yield
-    except CodeRefused:  # of a model that this one is made of: its own name stands in it
+    except CodeRefused:  # raised for a part of this model: the message has the part's name
         raise
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
         raise CodeRefused(
-            f"{name} cannot be loaded without Python code of its author, which was not run. Read that code; if you "
+            f"{name} cannot be loaded without Python code of its author, which was not run. Read the code; if you "
             "trust it, set --trust_remote_code"
         ) from error

@@ -1,5 +1,4 @@
-"""What a saved model says of new texts: `hftrain predict`. The folder is loaded as anyone would load it; what kind of
-model it holds, its configuration says. One file here for each kind."""
+"""`hftrain predict`: predictions of a saved model for new texts. The model's configuration decides its kind."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from hftrain.labels import predict as labels
 from hftrain.models.saved import kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
+from hftrain.tasks.image_classification import predict as imaging
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -28,26 +28,27 @@ def predict(
     trust_remote_code: bool = False,
     each_word: bool = False,
 ) -> list[Any]:
-    """One prediction for each text, in the order of `texts`; of what kind, the model's configuration says:
+    """One prediction for each text, in the order of `texts`, by the kind of the model:
 
-    - encoder-decoder: the text it writes;
+    - encoder-decoder: the generated text;
     - sequence classification: the class, the labels or the number, see `classifying.classify`;
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
-    - question answering: the answer to each of `texts` that stands in its context of `pairs`, see `answering.answer`.
+    - image classification: the same for image files, see `imaging.classify`;
+    - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
-        folder: an output folder, a `checkpoint-N` in it, or what else `save_pretrained` wrote: a model or an adapter.
-        pairs: the second text of each, where the model was trained on pairs.
+        folder: an output folder, a `checkpoint-N` in it, or any folder of `save_pretrained`: a model or an adapter.
+        pairs: the second text of each pair, if the model was trained on pairs.
         batch_size: texts of similar length at a time.
-        device: "cpu", "cuda:1", ...; None takes the accelerator if there is one.
-        source_prefix: put before each text (T5); None: what was put there in training.
-        base: the base model of an adapter, where it is not what the adapter names.
-        num_beams, max_new_tokens: of the search, where text is generated; None: as the folder's generation_config says.
+        device: "cpu", "cuda:1", ...; None: the accelerator if there is one.
+        source_prefix: prepended to each text (T5); None: as in training.
+        base: the base model of an adapter, if it differs from the one that the adapter names.
+        num_beams, max_new_tokens: for generated text; None: the values of the folder's generation_config.
         trust_remote_code: run Python code that comes with the model.
-        each_word: token classification gives the tag of each word, never entities.
+        each_word: token classification returns the tag of each word, never entities.
 
     Raises:
-        ValueError: there is no model in `folder`, or one of a kind that is not known here.
+        ValueError: `folder` has no model, or one of an unsupported kind.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -58,12 +59,14 @@ def predict(
     what = kind(folder, config)
     if pairs is not None and not any(task in what for task in ("ForSequenceClassification", "ForQuestionAnswering")):
         raise ValueError(
-            f"{folder} holds a {what}, which reads single texts: leave pairs (--pair_column, --context) away"
+            f"{folder} contains a {what}, which reads single texts: remove pairs (--pair_column, --context)"
         )
+    if "ForImageClassification" in what:
+        return imaging.classify(folder, config, texts, batch_size, device, trust_remote_code)
     if "ForTokenClassification" in what:
         return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code, each_word)
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{folder} holds a {what}, which reads texts, no lists of words")
+        raise ValueError(f"{folder} contains a {what}, which reads texts, not lists of words")
     if "ForSequenceClassification" in what:
         return classifying.classify(folder, config, texts, pairs, batch_size, device, trust_remote_code)
     if "ForQuestionAnswering" in what:
@@ -76,12 +79,12 @@ def predict(
         chosen = {key: value for key, value in search.items() if value is not None}
         return translate(folder, config, texts, batch_size, device, chosen, trust_remote_code)
     raise ValueError(
-        f"{folder} holds a {what}, which hftrain predict does not support. "
-        "Load it with transformers' from_pretrained or pipeline; with a language model, talk: hftrain chat."
+        f"{folder} contains a {what}, which hftrain predict does not support. "
+        "Load it with transformers' from_pretrained or pipeline; for a language model use hftrain chat."
     )
 
 
-def line(prediction: Any) -> str:
+def line(prediction: object) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
     if isinstance(prediction, str):
         words = " ".join(prediction.splitlines())

@@ -1,4 +1,4 @@
-"""Files to predict from, each read as the training of the model's task reads it, and written again with predictions."""
+"""Files to predict from: read like the training files of the model's task, and written with predictions."""
 
 from __future__ import annotations
 
@@ -13,53 +13,57 @@ from hftrain.config import DataConfig
 from hftrain.data.conll import is_tagged, read_lines, with_tags
 from hftrain.data.lines import Dialect, Fault, decode, raw_lines
 from hftrain.data.readers import Item, check_text
-from hftrain.data.sources import COLUMNAR, JSON, PLAIN, TEXTUAL, check_ending, ending, existing, open_file
+from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, check_ending, ending, existing, open_file
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
+from hftrain.tasks.image_classification.predict import image_files
 from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
 from hftrain.tasks.tagging.tables import read_table
+from hftrain.terminal import visible
+from hftrain.vision.sources import ENDINGS, beside
 
 logger = logging.getLogger(__name__)
 
-# The usual columns of the text and of the second text, the first that is there.
+# The usual columns of the text and of the second text, in order of preference.
 COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForTokenClassification": (("tokens", "words", "text"), ()),
     "ForQuestionAnswering": (("question",), ("context",)),
     "ForSequenceClassification": (("text",), ()),
+    "ForImageClassification": (("image", "img", "file_name", "path"), ()),
 }
 
 
 class Inputs(NamedTuple):
-    """What to predict from, and how the predictions are written: a list of them -> lines of text."""
+    """Texts to predict from, and a function that writes predictions: a list -> lines of text."""
 
     texts: list[Any]
     pairs: list[str] | None
     write: Callable[[list[Any]], Iterator[str]]
-    form: str = "text"  # "rows" come out as JSON lines, "conll" with a tag beside each word
+    form: str = "text"  # "rows" are written as JSON lines, "conll" with a tag for each word
 
 
 @dataclass
 class Reading(TaggingConfig, DataConfig):
-    """Settings of a file, as the readers of training take them."""
+    """Settings of a file, as the readers of training expect them."""
 
     column: str | None = None
-    """Column of the text; null: as it is usual for the task."""
+    """Column of the text; null: the usual one of the task."""
 
     pair_column: str | None = None
-    """Column of the second text of a pair, likewise."""
+    """Column of the second text of a pair; null: the usual one of the task."""
 
 
 def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, line: Callable[[Any], str]) -> Inputs:
     """The texts of a file.
 
     Args:
-        kind: the class of the model, as `folder.kind` names it; `labels`: the names of its classes.
-        line: writes a prediction for a plain text.
+        kind: the class of the model, from `saved.kind`; `labels`: the names of its classes.
+        line: a prediction -> a line of text, for a plain text file.
 
     Raises:
-        ValueError: a file that cannot be read, or a row that cannot be used.
+        ValueError: the file cannot be read, or a row cannot be used.
     """
     existing(path)
     dialect, form = dialect_of(config), ending(path)
@@ -69,9 +73,11 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     if tagging and _is_conll(path, labels, config):
         return read_sentences(path, config)
     if tagging and config.column is None:
-        items = read_table(path, config)
+        items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
+    if "ForImageClassification" in kind:
+        return read_images(path, config, line)
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:
             raise ValueError(
@@ -79,7 +85,7 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
             )
         texts = read_texts(path, dialect)
         if "ForSequenceClassification" not in kind and not tagging and (sources := _sources(texts)):
-            logger.warning("%s has pairs, source TAB target: the sources are translated", path)
+            logger.warning("%s has pairs, source TAB target: only the sources are translated", path)
             texts = sources
         return Inputs(texts, None, lambda predictions: map(line, predictions))
     rows = list(read_rows(path, items, dialect))
@@ -94,21 +100,58 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     return Inputs(texts, pairs, write, "rows")
 
 
+def name_images(names: Sequence[str], line: Callable[[Any], str]) -> Inputs:
+    """Image files and folders of them; a line names the file before its prediction."""
+    files = image_files(names)
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for file, prediction in zip(files, predictions, strict=True):
+            yield f"{visible(file)}\t{line(prediction)}"
+
+    return Inputs(files, None, write)
+
+
+def read_images(path: Path, config: Reading, line: Callable[[Any], str]) -> Inputs:
+    """The images of a file with rows, whose paths are relative to it, or of an image file."""
+    if ending(path) in ENDINGS:
+        return name_images([str(path)], line)
+    rows = list(read_rows(path, None, dialect_of(config)))
+    usual = COLUMNS["ForImageClassification"][0]
+    column = config.column or next((name for name in usual if rows and name in rows[0][1]), usual[0])
+    images = []
+    for place, row in rows:
+        if row.get(column) is None:
+            raise ValueError(f"{place}: no image under {column!r}; --column names one of {', '.join(row)}")
+        images += beside(path, [row[column]])
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for (_, row), prediction in zip(rows, predictions, strict=True):
+            named = row[column]["path"] if isinstance(row[column], dict) else row[column]
+            shown = {**row, column: named if isinstance(named, str) else None}  # no bytes of images
+            yield json.dumps({**shown, "prediction": prediction}, ensure_ascii=False, default=str)
+
+    return Inputs(images, None, write, "rows")
+
+
 def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
-    """Whether a file has a word a line, in columns: any that training reads so, but of plain text those with tags."""
+    """Whether a file has one word per line, in columns: as in training, but a plain text file only if it has tags."""
     form = ending(path)
     if form == ".tsv":
-        return config.column is None and read_table(path, config) is None and not names_columns(path, config)
+        return (
+            config.column is None
+            and read_table(path, config, dialect_of(config)) is None
+            and not names_columns(path, config, dialect_of(config))
+        )
     if form in PLAIN:
-        found = config.word_column is not None or is_tagged(path, labels, config.encoding)
-        if found:
-            logger.warning("%s is read as CoNLL columns: a word a line, its tag in the last column", path)
-        return found
-    return form not in (*COLUMNAR, *JSON, ".csv")
+        is_conll = config.word_column is not None or is_tagged(path, labels, config.encoding)
+        if is_conll:
+            logger.warning("%s is read as CoNLL columns: one word per line, its tag in the last column", path)
+        return is_conll
+    return form not in (*COLUMNAR, *JSON, *SPREADSHEETS)
 
 
 def read_sentences(path: Path, config: Reading) -> Inputs:
-    """The sentences of a CoNLL file as lists of words; each predicted tag comes out on the line of its word."""
+    """The sentences of a CoNLL file as lists of words; each predicted tag is written on the line of its word."""
     sentences, places = [], []
     how: dict[str, Any] = {
         "word_column": config.word_column,
@@ -133,14 +176,14 @@ def read_sentences(path: Path, config: Reading) -> Inputs:
 
 
 def _sources(texts: Sequence[str]) -> list[str]:
-    """The first of the two parts that a TAB separates in each line; [] where a line has not two."""
+    """The first of two TAB-separated parts in each line; [] if a line does not have two."""
     parts = [text.split("\t") for text in texts]
     filled = [part for part in parts if part != [""]]
     return [part[0] for part in parts] if filled and all(len(part) == 2 for part in filled) else []
 
 
 def read_texts(path: Path, dialect: Dialect) -> list[str]:
-    """The lines of a text file, empty ones too."""
+    """The lines of a text file, including empty ones."""
     check_text(path, dialect.encoding)
     texts = []
     for number, raw in raw_lines(path, dialect.encoding):
@@ -152,10 +195,10 @@ def read_texts(path: Path, dialect: Dialect) -> list[str]:
 
 
 def read_rows(path: Path, items: Iterator[Item] | None, dialect: Dialect) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, row) of a file, of the `items` of its own reader if it has one.
+    """(place, row) of a file, from `items` of its own reader if there is one.
 
     Raises:
-        ValueError: a row that cannot be used, or that has a prediction already.
+        ValueError: a row cannot be used, or already has a prediction.
     """
     opened = None if items else open_file(path, {"row": ""}, dialect)
     for number, values in items or (opened.items if opened else ()):
@@ -165,7 +208,7 @@ def read_rows(path: Path, items: Iterator[Item] | None, dialect: Dialect) -> Ite
             raise ValueError(f"{place}: {values}{way_out}")
         row = values[0]
         if "prediction" in row:
-            raise ValueError(f'{place}: has a "prediction" already, which would be overwritten')
+            raise ValueError(f'{place}: already has a "prediction", which would be overwritten')
         yield place, row
 
 
@@ -177,32 +220,32 @@ def column_of(
     usual: Sequence[str],
     tagging: bool,
 ) -> list[Any]:
-    """The texts in a column, which `option` names, or which is one of the `usual`; for tagging also lists of words.
+    """The texts in the column of `option`, or in one of the `usual` columns; for tagging also lists of words.
 
     Raises:
-        ValueError: no such column, or no text in it.
+        ValueError: the column does not exist, or has no text.
     """
-    found = []
+    values = []
     for place, row in rows:
         name = column or next((name for name in usual if name in row), None)
         value = row.get(name) if name else None
         if tagging and isinstance(value, str):
             value = unwritten_or_text(value)
-        if tagging and isinstance(value, str):  # beside tags with a space between, words have one too
-            tags = next((row[each] for each in OF_WORDS if isinstance(row.get(each), str)), "")
+        if tagging and isinstance(value, str):  # if spaces separate the tags, they separate the words too
+            tags = next((row[usual_name] for usual_name in OF_WORDS if isinstance(row.get(usual_name), str)), "")
             value = value.split() if tags and len(tags.split()) == len(value.split()) else value
         words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
         if not isinstance(value, str) and not words:
-            text = f"{option} names " if name is None else f"no text under {name!r}; {option} names "
+            text = f"set {option} to " if name is None else f"no text in {name!r}; set {option} to "
             raise ValueError(f"{place}: {text}one of {', '.join(row)}")
-        found.append(value)
-    return found
+        values.append(value)
+    return values
 
 
 def check_output(path: Path, form: str) -> None:
-    """Raises: ValueError, the ending of the output says something else than what would be in it."""
+    """Raises: ValueError, the ending of the output does not fit its content."""
     kind = ending(path)
     if form == "rows" and kind in (*COLUMNAR, *set(TEXTUAL).difference(JSON)):
-        raise ValueError(f"--output {path}: rows are written as JSON lines, so call it .jsonl")
+        raise ValueError(f"--output {path}: rows are written as JSON lines: use the ending .jsonl")
     if form == "conll" and kind in (*COLUMNAR, *JSON):
-        raise ValueError(f"--output {path}: the file's lines are written with a tag beside each word: call it .conll")
+        raise ValueError(f"--output {path}: lines are written with a tag for each word: use the ending .conll")

@@ -1,8 +1,8 @@
-"""What the user sees of a run: the display while it trains, and the files that explain it afterwards.
+"""What the user sees of a run: the display during training, and the files that explain the run afterwards.
 
 `Progress` is drawn on the terminal, `History` is `metrics.jsonl`, `write_results` is `all_results.json`, `write_report`
 is `report.html` with `figures/*.png`, `write_model_card` is `README.md`. Call `write_report` before `write_model_card`:
-the card shows the curves that the report has drawn.
+the card shows the curves that the report draws.
 """
 
 from hftrain.report.card import carry_model_card, write_model_card

@@ -1,4 +1,4 @@
-"""The model card: `README.md` with the metadata that the Hub reads, and the story of the run for people."""
+"""The model card: `README.md` with the metadata that the Hub reads, and a description of the run for people."""
 
 import re
 import shutil
@@ -48,18 +48,19 @@ def write_model_card(
     remarks: Sequence[str] = (),
 ) -> Path:
     """Write `README.md` in `output_dir`; it shows the curve `figures/loss.png` and the first four of `figures`, where
-    `write_report` has left them.
+    `write_report` writes them.
 
     Args:
         task: pipeline tag of the Hub, "translation", "text-classification", ...
-        usage: Python that loads the model and uses it, as a reader would paste it.
+        usage: Python code that loads and uses the model, ready to paste.
         results: metric -> value on `split` of `dataset`; metrics by their `evaluate` names ("sacrebleu", "accuracy").
-        dataset_ids: names on the Hub of what it was trained on. `dataset` is for people and may be any name.
+        dataset_ids: names of the training data on the Hub. `dataset` is for people and may be any name.
         language: ISO 639 codes ("de", "deu"), not locales.
-        base_model: what training began from; a name on the Hub goes into the metadata, a folder only into the text.
+        base_model: the model that training began from; a name on the Hub goes into the metadata, a folder only into the
+            text.
         adapter: the folder holds a PEFT adapter.
         license: left out unless known.
-        scored: metric -> its value for people, with its 95 % interval. `guessed`: the same of a constant guess.
+        scored: metric -> its value for people, with its 95 % interval. `guessed`: the same for a constant guess.
         remarks: sentences below the results.
     """
     from huggingface_hub import EvalResult, ModelCardData
@@ -101,12 +102,12 @@ def write_model_card(
             rows = [row | {"constant guess": guesses.get(row["metric"], "")} for row in rows]
         parts += ["## Results", f"On the {_plain(split)} split of {_plain(dataset)}:", _table(rows)]
         parts += ["\n".join(f"- **{_plain(remark)}**" for remark in remarks)]
-    if shown := [_image(each) for each in figures[:4] if (output_dir / "figures" / f"{each.name}.png").exists()]:
+    if shown := [_image(figure) for figure in figures[:4] if (output_dir / "figures" / f"{figure.name}.png").exists()]:
         parts += ["\n".join(shown)]
     parts += ["## Use", _fenced(usage.strip(), "python")]
     if data:
-        by_name, rest = by_split(data)
-        parts += ["## Training data", _table(by_name), _facts(rest)]
+        by_name, unsplit = by_split(data)
+        parts += ["## Training data", _table(by_name), _facts(unsplit)]
     if (output_dir / "figures" / "loss.png").exists():
         parts += ["## Training", "![Training and evaluation loss](figures/loss.png)"]
     if changed:
@@ -114,9 +115,9 @@ def write_model_card(
     if chosen:
         parts += ["Settings chosen for the data and the model:", _table(chosen_rows(chosen))]
     shown_above = flatten(changed or {}).keys() | (chosen or {}).keys()
-    if others := {name: value for name, value in flatten(config or {}).items() if name not in shown_above}:
-        text = "\n".join(f"{name}: {format_setting(value)}" for name, value in others.items())
-        summary = f"<summary>{len(others)} settings at their defaults</summary>"
+    if defaults := {name: value for name, value in flatten(config or {}).items() if name not in shown_above}:
+        text = "\n".join(f"{name}: {format_setting(value)}" for name, value in defaults.items())
+        summary = f"<summary>{len(defaults)} settings at their defaults</summary>"
         parts += [f"<details>{summary}\n\n{_fenced(text, 'yaml')}\n\n</details>"]
     if samples:
         parts += ["## Samples", _table(samples[:10])]
@@ -127,13 +128,13 @@ def write_model_card(
     return output_dir / "README.md"
 
 
-def carry_model_card(folder: Path, output: Path, *, place: Path, auto_class: str, said: str) -> None:
-    """Writes to `output` the card of a run, if `folder` has one, and its figures, for its model in another form.
+def carry_model_card(folder: Path, output: Path, *, place: Path, auto_class: str, note: str) -> None:
+    """Writes to `output` the card and the figures of a run, if `folder` has them, for its model in another form.
 
     Args:
-        place: what the model will be loaded from.
-        auto_class: of transformers, which loads it.
-        said: what became of the model, as a paragraph.
+        place: where the model will be loaded from.
+        auto_class: the class of transformers that loads it.
+        note: a paragraph on how the model was changed.
     """
     from huggingface_hub import ModelCard
 
@@ -141,7 +142,7 @@ def carry_model_card(folder: Path, output: Path, *, place: Path, auto_class: str
         return
     card = ModelCard.load(folder / "README.md")
     metadata = card.data
-    if "hftrain" not in (metadata.tags or []):  # PEFT writes a form to fill in
+    if "hftrain" not in (metadata.tags or []):  # PEFT writes an empty template
         return
     metadata.library_name = "transformers"
     code = f"""from transformers import {auto_class}, AutoTokenizer
@@ -150,15 +151,15 @@ tokenizer = AutoTokenizer.from_pretrained({str(place)!r})
 model = {auto_class}.from_pretrained({str(place)!r})"""
     use = f"\n## Use\n\n{_fenced(code, 'python')}\n"
     text = re.sub(r"\n## Use\n.*?(?=\n## |\Z)", lambda _: use, card.text.replace("\r\n", "\n"), flags=re.DOTALL)
-    lead, heading, rest = text.partition("\n## ")
-    card.text = f"{lead}\n{_plain(said)}\n{heading}{rest}"
+    lead, heading, sections = text.partition("\n## ")
+    card.text = f"{lead}\n{_plain(note)}\n{heading}{sections}"
     card.save(output / "README.md")
     if (folder / "figures").is_dir():
         shutil.copytree(folder / "figures", output / "figures")
 
 
 def _image(figure: Figure) -> str:
-    """Two of them stand side by side on the Hub."""
+    """HTML of a width that puts two side by side on the Hub."""
     return f'<img src="figures/{escape(figure.name)}.png" alt="{escape(figure.title)}" width="460">'
 
 
@@ -177,8 +178,8 @@ def _facts(values: Mapping[str, Any], show: Callable[[Any], str] = format_value)
     return _table([{"": name, "value": show(value)} for name, value in flatten(values).items()])
 
 
-def _plain(text: Any) -> str:
-    """Text that Markdown shows as it is, on one line."""
+def _plain(text: object) -> str:
+    """Text that Markdown shows unchanged, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", presentable(" ".join(str(text).split())))
 
 

@@ -1,17 +1,24 @@
-"""What the report says of the rows of a split: how many there are, which were left out, which leak, what they are."""
+"""The table of a split in the report: how many rows it has, how many were left out or leak, and details."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hftrain.data.rows import Rows
 from hftrain.data.several import source_counts
 
 
 def share(count: int, of: int) -> str:
-    """A count with its percentage: "12 (3.4 %)"; "0" alone."""
+    """A count with its percentage: "12 (3.4 %)"; for 0 only "0"."""
     return f"{count:,} ({100 * count / of:.1f} %)" if count else "0"
+
+
+def evenly(items: int, count: int) -> list[int]:
+    """Up to `count` indices of so many items, evenly spread from the first to the last."""
+    return np.linspace(0, items - 1, min(count, items)).astype(int).tolist()
 
 
 def describe_split(
@@ -20,10 +27,10 @@ def describe_split(
     """A column of the table of the data.
 
     Args:
-        details: what the task adds, name -> value.
-        unit: what a row is, in the plural.
-        inputs: what of it is compared with the training rows, in the plural.
-        refused: rows left out after they were read.
+        details: name -> value that the task adds.
+        unit: the name of a row, in the plural.
+        inputs: the name of the part that is compared with the training rows, in the plural.
+        refused: number of rows left out after reading.
     """
     left_out = len(rows.bad) + refused
     return {

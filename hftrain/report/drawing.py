@@ -1,4 +1,4 @@
-"""A drawing that is written once and comes out twice: as SVG for the page, light and dark, and as PNG for the card."""
+"""A drawing that is rendered twice: as SVG for the page, light and dark, and as PNG for the card."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from typing import Any, Literal
 from hftrain.report.figures import COLOURS, encodable, save_png
 from hftrain.report.formats import escape
 
-# A number is a colour of the series; the names are page.css's, which has them for a dark page too.
+# A number is the colour of a series; names are defined in page.css, also for dark pages.
 Colour = int | Literal["ink", "muted", "rule", "card"]
 LIGHT = {"ink": "#16191d", "muted": "#626b77", "rule": "#dfe3e8", "card": "#ffffff"}
 Anchor = Literal["start", "middle", "end"]
-SIZE, SMALL = 11.0, 9.0  # of letters
-TITLE = 30.0  # height of a picture's title
+SIZE, SMALL = 11.0, 9.0  # font sizes
+TITLE = 30.0  # height of the title
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Mark:
     """A rectangle, a line or a text."""
 
     kind: Literal["box", "line", "text"]
-    points: tuple[tuple[float, float], ...]  # of a box: its corner and its size
+    points: tuple[tuple[float, float], ...]  # for a box: its corner and its size
     colour: Colour
     opacity: float = 1
     tip: str = ""
@@ -46,7 +46,7 @@ class Drawing:
     def box(
         self, x: float, y: float, width: float, height: float, colour: Colour, *, opacity: float = 1, tip: str = ""
     ) -> None:
-        """`tip`: lines that hovering shows."""
+        """`tip`: lines shown on hovering."""
         self.marks.append(Mark("box", ((x, y), (width, height)), colour, opacity, tip))
 
     def line(self, *points: tuple[float, float], colour: Colour = "rule", dashed: bool = False) -> None:
@@ -55,11 +55,11 @@ class Drawing:
     def text(
         self, x: float, y: float, text: str, anchor: Anchor = "start", colour: Colour = "muted", **how: Any
     ) -> None:
-        """`y` is the line that letters stand on. `how`: small, bold, turn."""
+        """`y` is the baseline of the letters. `how`: small, bold, turn."""
         self.marks.append(Mark("text", ((x, y),), colour, text=text, anchor=anchor, **how))
 
     def svg(self, label: str) -> str:
-        """`label` says what is to be seen, for those who do not see it."""
+        """`label` describes the drawing for screen readers."""
         wide = ' class="wide"' if self.width > 460 else ""
         parts = "".join(map(_svg, self.marks))
         view = f'viewBox="0 0 {self.width:g} {self.height:g}"'
@@ -86,7 +86,7 @@ class Drawing:
         axes.set_axis_off()
         shapes = [mark for mark in self.marks if mark.kind != "text"]
         for order, (kind, run) in enumerate(groupby(shapes, key=lambda mark: mark.kind)):
-            if kind == "box":  # all at once: the thousands of a matrix would take seconds
+            if kind == "box":  # all at once: the thousands of boxes of a matrix would take seconds
                 boxes = list(run)
                 colours = [to_rgba(_light(mark.colour), mark.opacity) for mark in boxes]
                 axes.add_collection(PolyCollection(list(map(_corners, boxes)), facecolors=colours, zorder=order))
@@ -116,7 +116,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A `Figure` of the page: a drawing with its title; `label` tells in words what it shows."""
+    """A `Figure` of the page: a drawing with its title; `label` describes it in words."""
 
     name: str
     title: str
@@ -133,30 +133,30 @@ class Drawn:
 
 
 def text_width(text: str, size: float = SIZE) -> float:
-    """About how wide it is set; a little too much rather than too little."""
+    """The approximate width, rather too large than too small."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     capital = sum(letter.isupper() or letter in "mw%@" for letter in text)
     return size * (1.05 * wide + 0.74 * capital + 0.58 * (len(text) - wide - capital))
 
 
 def elided(texts: Sequence[str], width: float, size: float = SIZE) -> list[str]:
-    """Each on one line of at most `width`: what is too long loses its middle; those that would then look alike lose
-    what they have in common at both ends."""
+    """Each text on one line of at most `width`: long texts lose their middle; those that would then look alike lose
+    their common beginning and end instead."""
     lines = [" ".join(text.split()) for text in texts]
     short = [_without_middle(line, width, size) for line in lines]
-    for alike in {each for each in short if short.count(each) > 1}:
-        group = [line for line, each in zip(lines, short, strict=True) if each == alike]
+    for alike in {short_line for short_line in short if short.count(short_line) > 1}:
+        group = [line for line, short_line in zip(lines, short, strict=True) if short_line == alike]
         begin = _alike(group)
         end = min(_alike([line[::-1] for line in group]), min(map(len, group)) - begin)
-        for place, each in enumerate(short):
-            if each == alike:
+        for place, short_line in enumerate(short):
+            if short_line == alike:
                 core = lines[place][begin : len(lines[place]) - end]
                 short[place] = _without_middle(f"…{core}{'…' if end else ''}", width, size)
     return short
 
 
 def _alike(lines: Sequence[str]) -> int:
-    """Letters that all begin with."""
+    """The number of letters that all lines begin with."""
     return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*lines, strict=False)))
 
 

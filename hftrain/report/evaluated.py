@@ -1,5 +1,6 @@
-"""The figures and the table that show what `hftrain.metrics` has counted on a test set."""
+"""The figures and the table that show the counts of `hftrain.metrics` on a test set."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,13 @@ from hftrain.report.drawing import Drawn
 from hftrain.report.figures import Curves, Figure, Series
 from hftrain.report.page import Table
 
-LINES = 6  # that a chart of curves can show
+LINES = 6  # the most that a chart of curves shows
 
 
 def evaluation_figures(metrics: Metrics) -> list[Figure]:
-    """Of what `metrics` (loaded with report=True) has seen: confusions or F1 by class, ROC, precision, calibration.
+    """Figures of `metrics` (loaded with report=True): confusions or F1 by class, ROC, precision, calibration.
 
-    What one class alone makes undefined is left out.
+    Figures that a single class makes undefined are left out.
     """
     states, labels = metrics.states, metrics.labels
     figures: list[Figure] = []
@@ -38,30 +39,28 @@ def per_class(metrics: Metrics) -> list[dict[str, Any]]:
     """{"class", "precision", "recall", "f1", "examples"} of each class, label or type of entity."""
     if "entities" in metrics.states:
         scores = seqeval(metrics.states["entities"])
-        return [{"type": name, **each} for name, each in scores.items() if not name.startswith("overall_")]
+        return [{"type": name, **values} for name, values in scores.items() if not name.startswith("overall_")]
     if "counts" not in metrics.states:
         return []
     state, every = metrics.states["counts"], range(len(metrics.labels))
     columns = [function(state, None, labels=every) for function in (counts.precision, counts.recall, counts.f1)]
     names = ("class", "precision", "recall", "f1", "number")
-    rows = zip(metrics.labels, *(each.tolist() for each in (*columns, state.per_class(every).references)), strict=True)
+    rows = zip(
+        metrics.labels, *(values.tolist() for values in (*columns, state.per_class(every).references)), strict=True
+    )
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def per_class_table(metrics: Metrics, title: str = "By class") -> list[Table]:
-    """The table of `per_class`, or none."""
+    """The table of `per_class`, or an empty list."""
     rows = per_class(metrics)
-    return [Table(title, rows, note="number: how many there are in the references")] if rows else []
+    return [Table(title, rows, note="number: occurrences in the references")] if rows else []
 
 
 def roc_figure(scores: ranking.Scores, name: str = "roc") -> Curves:
-    """ROC: each class against the rest; of more than six, all decisions together and the five with the least area."""
+    """ROC of each class against the rest; for more than six classes, all together and the five with the least area."""
     columns, note = _chosen(scores)
-    series = []
-    for column in columns:
-        curve = ranking.roc_curve(column)
-        label = f"{column.name} ({ranking.area_under_roc(column):.3f})"
-        series.append(_steps(label, curve["fpr"], curve["tpr"]))
+    series = _curves(columns, ranking.area_under_roc, _roc_points)
     series.append(Series("chance", [0.0, 1.0], [0.0, 1.0], dashed=True, colour=5))
     note = f"In brackets the area under the curve. {note}".strip()
     return Curves(
@@ -70,13 +69,9 @@ def roc_figure(scores: ranking.Scores, name: str = "roc") -> Curves:
 
 
 def pr_figure(scores: ranking.Scores, name: str = "precision_recall") -> Curves:
-    """Precision over recall, of the classes that `roc_figure` shows."""
+    """Precision over recall for the classes that `roc_figure` shows."""
     columns, note = _chosen(scores)
-    series = []
-    for column in columns:
-        curve = ranking.pr_curve(column)
-        label = f"{column.name} ({ranking.area_under_pr(column):.3f})"
-        series.append(_steps(label, curve["recall"][::-1], curve["precision"][::-1]))
+    series = _curves(columns, ranking.area_under_pr, _pr_points)
     if len(columns) == 1:
         share = float(columns[0].positive.mean())
         series.append(Series("chance", [0.0, 1.0], [share, share], dashed=True, colour=5))
@@ -86,8 +81,8 @@ def pr_figure(scores: ranking.Scores, name: str = "precision_recall") -> Curves:
 
 def calibration_figure(bins: Bins, name: str = "calibration") -> Drawn:
     """The reliability diagram of the bins."""
-    each = binned(bins)
-    columns = (each["edges"], each["count"], each["confidence"], each["accuracy"])
+    summary = binned(bins)
+    columns = (summary["edges"], summary["count"], summary["confidence"], summary["accuracy"])
     return reliability(*columns, error=expected_calibration_error(bins), name=name)
 
 
@@ -97,7 +92,7 @@ def f1_figure(rows: list[dict[str, Any]], name: str = "f1_by_class") -> Drawn:
     ordered = sorted(rows, key=lambda row: -row["f1"])
     numbers = {row[key]: f"of {row['number']:,}" for row in ordered}
     values = {row[key]: row["f1"] for row in ordered}
-    note = f"Behind each value, how many of the {key} there are in the references."
+    note = f"The number after each value counts the {key} in the references."
     return bars(name, "F1", values, notes=numbers, high=1.0, unit=f"of each {key}", note=note)
 
 
@@ -108,17 +103,36 @@ def length_figure(
     unit: str = "examples",
     title: str = "Lengths",
 ) -> Drawn:
-    """How long the examples (N,) are in tokens before anything is cut, and what share is beyond the limit."""
+    """The lengths of the examples (N,) in tokens before truncation, and the share beyond the limit."""
     cut = float(np.mean(np.asarray(lengths) > limit)) if limit is not None else 0.0
-    label = f"limit {limit:,}: {100 * cut:.1f} % are cut" if limit is not None else ""
+    label = f"limit {limit:,}: {100 * cut:.1f} % are truncated" if limit is not None else ""
     return histogram(name, title, lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
 
 
+def _curves(
+    columns: Sequence[ranking.Column],
+    area: Callable[[ranking.Column], float],
+    points: Callable[[ranking.Column], tuple[np.ndarray, np.ndarray]],
+) -> list[Series]:
+    return [_steps(f"{column.name} ({area(column):.3f})", *points(column)) for column in columns]
+
+
+def _roc_points(column: ranking.Column) -> tuple[np.ndarray, np.ndarray]:
+    curve = ranking.roc_curve(column)
+    return curve["fpr"], curve["tpr"]
+
+
+def _pr_points(column: ranking.Column) -> tuple[np.ndarray, np.ndarray]:
+    curve = ranking.pr_curve(column)
+    return curve["recall"][::-1], curve["precision"][::-1]
+
+
 def _steps(name: str, x: np.ndarray, y: np.ndarray) -> Series:
-    """The line through the points, (N,) each, without those that are where their neighbours are on a grid of 500."""
+    """The line through the points, (N,) each, without points that share a cell of a grid of 500 with their
+    neighbours."""
     moves = (np.diff(np.round(500 * np.stack([x, y])), axis=1) != 0).any(axis=0)
-    kept = np.append(True, moves) | np.append(moves, True)
-    return Series(name, x[kept].tolist(), y[kept].tolist())
+    shown = np.append(True, moves) | np.append(moves, True)
+    return Series(name, x[shown].tolist(), y[shown].tolist())
 
 
 def _defined(scores: ranking.Scores) -> list[ranking.Column]:
@@ -126,13 +140,13 @@ def _defined(scores: ranking.Scores) -> list[ranking.Column]:
 
 
 def _chosen(scores: ranking.Scores) -> tuple[list[ranking.Column], str]:
-    """The columns that a chart shows, and what it says of the others."""
+    """The columns that a chart shows, and a note on the others."""
     every = scores.columns()
     columns = _defined(scores)
     absent = f"{len(every) - len(columns)} of {len(every)} classes are left out: always or never true."
     notes = [absent] if len(columns) < len(every) else []
     if len(columns) > LINES:
         lowest = sorted(columns, key=ranking.area_under_roc)[: LINES - 1]
-        notes.append(f"Of {len(columns)} classes: all together, and the {LINES - 1} with the least area under ROC.")
+        notes.append(f"{len(columns)} classes: all together, and the {LINES - 1} with the least area under ROC.")
         columns = [ranking.together(columns), *lowest]
     return columns, " ".join(notes)

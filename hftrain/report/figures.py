@@ -16,12 +16,12 @@ from hftrain.report.formats import escape, format_number, presentable
 
 # Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
 COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
-POINTS = 2000  # of a line; more cannot be seen, and would make the page of a long run heavy
-FEW = 40  # points that deserve a dot each
+POINTS = 2000  # maximum points of a line; more are invisible and would make the page large
+FEW = 40  # lines with at most this many points get dots
 
 
 class Figure(Protocol):
-    """What the page asks of a chart: `name` is its PNG's file stem, `subtitle` follows the title, `note` is below."""
+    """The interface of a chart: `name` is its PNG's file stem, `subtitle` follows the title, `note` is below."""
 
     @property
     def name(self) -> str: ...
@@ -40,7 +40,7 @@ class Series:
     """One line: y over ascending x; None is a gap.
 
     Args:
-        faint: thin and pale, in the colour of the series that follows, for the noise behind it.
+        faint: thin and pale, in the colour of the next series, for its noise.
         dashed: for a reference, such as chance.
         colour: index into `COLOURS`; None takes the next one.
     """
@@ -59,15 +59,15 @@ class Curves:
 
     Args:
         name: file stem of the PNG.
-        title: what is drawn, in `unit` ("tokens per second").
-        x_label: with its unit, if it has one.
-        y_log: None decides: logarithmic when all is positive and the largest value is over 20 times the median, that is
-            when a linear axis would press half of the points into its lowest twentieth.
+        title: the quantity, in `unit` ("tokens per second").
+        x_label: label of the x axis, with its unit.
+        y_log: None: logarithmic if all values are positive and the largest is over 20 times the median, so that a
+            linear axis would squeeze half of the points into its lowest twentieth.
         y_range: fixed ends of the y axis, (0, 1) for a rate.
         note: a caption.
 
     Raises:
-        ValueError: x and y of a series differ in length; a logarithmic axis is asked for values that are not positive.
+        ValueError: x and y of a series differ in length; values on a logarithmic axis are not positive.
     """
 
     name: str
@@ -80,11 +80,13 @@ class Curves:
     note: str = ""
 
     def __post_init__(self) -> None:
-        for each in self.series:
-            if len(each.x) != len(each.y):
-                raise ValueError(f"figure {self.name!r}, series {each.name!r}: {len(each.x)} x but {len(each.y)} y")
+        for series in self.series:
+            if len(series.x) != len(series.y):
+                raise ValueError(
+                    f"figure {self.name!r}, series {series.name!r}: {len(series.x)} x but {len(series.y)} y"
+                )
         if self.y_log and any(value <= 0 for value in self._values()):
-            raise ValueError(f"figure {self.name!r}: a logarithmic axis has no place for values <= 0")
+            raise ValueError(f"figure {self.name!r}: a logarithmic axis cannot show values <= 0")
 
     @property
     def logarithmic(self) -> bool:
@@ -100,9 +102,9 @@ class Curves:
     def html(self) -> str:
         """Legend, and an `<svg>` that is complete without scripts; `data-chart` has the numbers for hovering."""
         keys = [
-            f'<li class="s{colour}{" dashed" * each.dashed}">{escape(each.name)}</li>'
-            for colour, each in self._coloured()
-            if not each.faint
+            f'<li class="s{colour}{" dashed" * series.dashed}">{escape(series.name)}</li>'
+            for colour, series in self._coloured()
+            if not series.faint
         ]
         return (f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else "") + self._svg()
 
@@ -110,7 +112,7 @@ class Curves:
         left, right, top, bottom = 52, 448, 10, 214
         log = self.logarithmic
         scale = math.log10 if log else float
-        x_low, x_high = _ends([value for each in self.series for value in each.x], pad=0)
+        x_low, x_high = _ends([value for series in self.series for value in series.x], pad=0)
         y_low, y_high, y_ticks = _y_axis(self._values(), log, self.y_range)
 
         def at_x(value: float) -> float:
@@ -130,21 +132,25 @@ class Curves:
             parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{tick_text(tick)}</text>')
         parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
         parts.append(f'<text class="label" x="{right}" y="{bottom + 32}">{escape(self.x_label)}</text>')
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             runs = _unbroken(x, y)
             path = "".join("M" + "L".join(f"{at_x(x)} {at_y(y)}" for x, y in run) for run in runs)
-            parts.append(f'<path class="line s{colour}{" faint" * each.faint}{" dashed" * each.dashed}" d="{path}"/>')
-            # A point without neighbours has no line, so it needs its dot.
-            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not each.dashed]
+            parts.append(
+                f'<path class="line s{colour}{" faint" * series.faint}{" dashed" * series.dashed}" d="{path}"/>'
+            )
+            # A point without neighbours has no line, so it needs a dot.
+            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not series.dashed]
             parts += [f'<circle class="s{colour}" cx="{at_x(x)}" cy="{at_y(y)}" r="2.6"/>' for x, y in dots]
             short = [None if value is None else float(f"{value:.5g}") for value in y]
-            lines.append({"name": each.name, "colour": colour, "x": x, "y": short})
+            lines.append({"name": series.name, "colour": colour, "x": x, "y": short})
         ends = {"left": left, "right": right, "top": top, "bottom": bottom, "x": [x_low, x_high], "y": [y_low, y_high]}
         chart = {**ends, "log": log, "xLabel": self.x_label, "series": lines}
         data = escape(json.dumps(chart, separators=(",", ":")))
-        told = "; ".join(f"{each.name}: {told_in_words(each.x, each.y)}" for each in self.series if not each.faint)
-        label = escape(f"{self.title} over {self.x_label}. {told}")
+        summary = "; ".join(
+            f"{series.name}: {describe_series(series.x, series.y)}" for series in self.series if not series.faint
+        )
+        label = escape(f"{self.title} over {self.x_label}. {summary}")
         return f'<svg viewBox="0 0 460 250" role="img" aria-label="{label}" data-chart="{data}">{"".join(parts)}</svg>'
 
     def png(self, path: Path) -> None:
@@ -152,7 +158,7 @@ class Curves:
         save_png(self._plot, path)
 
     def _plot(self) -> Any:
-        # The Agg canvas itself instead of pyplot: no display, no global state, nothing to close.
+        # The Agg canvas instead of pyplot: no display, no global state, nothing to close.
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as Canvas
         from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -160,18 +166,18 @@ class Curves:
         canvas = Canvas(figsize=(7, 4), dpi=200, layout="constrained")
         FigureCanvasAgg(canvas)
         axes = canvas.add_subplot()
-        for colour, each in self._coloured():
-            x, y = thin(each.x, each.y)
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             axes.plot(
                 x,
                 [math.nan if value is None else value for value in y],
                 color=COLOURS[colour],
-                linewidth=0.7 if each.faint else 1.6,
-                alpha=0.35 if each.faint else 1,
-                linestyle="--" if each.dashed else "-",
-                marker="o" if len(x) <= FEW and not each.dashed else "",
+                linewidth=0.7 if series.faint else 1.6,
+                alpha=0.35 if series.faint else 1,
+                linestyle="--" if series.dashed else "-",
+                marker="o" if len(x) <= FEW and not series.dashed else "",
                 markersize=4,
-                label=encodable(each.name),
+                label=encodable(series.name),
             )
         low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
         axes.margins(x=0.01)
@@ -191,18 +197,18 @@ class Curves:
         return canvas
 
     def _values(self) -> list[float]:
-        return [value for each in self.series for value in each.y if value is not None]
+        return [value for series in self.series for value in series.y if value is not None]
 
     def _coloured(self) -> list[tuple[int, Series]]:
         following, coloured = 0, []
-        for each in self.series:
-            coloured.append(((following if each.colour is None else each.colour) % len(COLOURS), each))
-            following += not each.faint
+        for series in self.series:
+            coloured.append(((following if series.colour is None else series.colour) % len(COLOURS), series))
+            following += not series.faint
         return coloured
 
 
 def thin(x: Sequence[float], y: Sequence[float | None], limit: int = POINTS) -> tuple[list[float], list[float | None]]:
-    """At most `limit` points that look the same: both ends, and the lowest, the highest and a gap of each stretch."""
+    """At most `limit` points with the same look: both ends, and the lowest, the highest and a gap of each stretch."""
     if len(x) <= limit:
         return list(x), list(y)
     kept = {0, len(x) - 1}
@@ -217,7 +223,7 @@ def thin(x: Sequence[float], y: Sequence[float | None], limit: int = POINTS) -> 
     return [x[index] for index in sorted(kept)], [y[index] for index in sorted(kept)]
 
 
-def told_in_words(x: Sequence[float], y: Sequence[float | None]) -> str:
+def describe_series(x: Sequence[float], y: Sequence[float | None]) -> str:
     """lowest 1.75 at 2,750, highest 6.17 at 250, last 1.85."""
     points = [(value, at) for at, value in zip(x, y, strict=True) if value is not None]
     if len(points) < 2:
@@ -231,13 +237,13 @@ def save_png(plot: Callable[[], Any], path: Path) -> None:
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
-        # Of a script that the font lacks, the picture shows boxes; the page has the browser's fonts and shows letters.
+        # The picture shows boxes for scripts that the font lacks; the page uses the browser's fonts.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         plot().savefig(path)
 
 
 def encodable(text: str) -> str:
-    """`text` as a font can show it."""
+    """`text` without characters that a font cannot show."""
     return presentable(text).encode("utf-8", "backslashreplace").decode()
 
 
@@ -264,7 +270,7 @@ def _y_axis(values: Sequence[float], log: bool, fixed: tuple[float, float] | Non
         return low, high, [tick for tick in ticks if low <= tick <= high]
     low, high = fixed or _ends(values, pad=0.05)
     if not fixed and values and 0 <= min(values) < 0.5 * max(values):
-        low = 0.0  # an axis that nearly reaches zero should show how far it is
+        low = 0.0  # an axis that nearly reaches zero should include it
     if not fixed and values:  # a share has no room above 1, a percentage none above 100
         high = next((most for most in (1.0, 100.0) if max(values) <= most < high), high)
         low = max(low, 0.0) if min(values) >= 0 else low

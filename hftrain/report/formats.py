@@ -1,4 +1,4 @@
-"""How numbers, durations, sizes and settings are written for people."""
+"""Numbers, durations, sizes and settings as text for people."""
 
 import html
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from hftrain.terminal import visible
 
 
-def format_number(value: Any) -> str:
+def format_number(value: object) -> str:
     """Four significant digits: 95.1234 -> 95.12, 0.00012345 -> 1.234e-4; whole numbers keep all: 12345 -> 12,345."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
@@ -29,14 +29,14 @@ def format_number(value: Any) -> str:
 
 def format_duration(seconds: float) -> str:
     """42 s, 3 min 20 s, 2 h 05 min, 3 d 04 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    if total < 86400:
+        return f"{total // 3600} h {total % 3600 // 60:02d} min"
+    return f"{total // 86400} d {total % 86400 // 3600:02d} h"
 
 
 def format_bytes(count: float) -> str:
@@ -49,7 +49,7 @@ def format_bytes(count: float) -> str:
 
 
 def by_split(data: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows of a table with a column per split, and what belongs to no split.
+    """Rows of a table with a column per split, and the values that belong to no split.
 
     {"train": {"examples": 9}, "vocabulary": 80} -> [{"": "examples", "train": 9}], {"vocabulary": 80}.
     """
@@ -59,8 +59,8 @@ def by_split(data: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, A
     return rows, {name: value for name, value in data.items() if name not in splits}
 
 
-def format_value(value: Any) -> str:
-    """A number as `format_number` writes it, a list of them with commas, everything else as text."""
+def format_value(value: object) -> str:
+    """A number by `format_number`, a list of numbers with commas, everything else as text."""
     return ", ".join(map(format_number, value)) or "none" if isinstance(value, (list, tuple)) else format_number(value)
 
 
@@ -71,13 +71,13 @@ def chosen_rows(chosen: Mapping[str, tuple[Any, str]]) -> list[dict[str, str]]:
     ]
 
 
-def format_setting(value: Any) -> str:
-    """A setting as one would type it, exact, without what names the user: the working folder is ".", a home "~"."""
+def format_setting(value: object) -> str:
+    """A setting exactly as one would type it, without user names: the working folder is ".", a home "~"."""
     return without_home(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def without_home(text: str) -> str:
-    """`text` without folders that name a user: the working folder is ".", a home folder "~"."""
+    """`text` without folders that contain a user name: the working folder is ".", a home folder "~"."""
     if "/" not in text and "\\" not in text:
         return text
     here, home = {os.getcwd(), os.environ.get("PWD", "")}, {os.path.expanduser("~")}
@@ -90,11 +90,11 @@ def without_home(text: str) -> str:
     return text
 
 
-def presentable(value: Any) -> str:
-    """Text for a page that others read: control characters spelt out, no folder that names a user."""
+def presentable(value: object) -> str:
+    """Text for a public page: control characters are spelt out, and no folder contains a user name."""
     return visible(without_home(str(value)))
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """`presentable`, as HTML."""
     return html.escape(presentable(value))

@@ -1,21 +1,26 @@
-"""What a run ran on: versions and hardware, without anything that names a person or a host."""
+"""Versions and hardware of a run, without the name of a person or a host."""
+
+from __future__ import annotations
 
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PACKAGES = ("hftrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "evaluate", "peft", "deepspeed")
 
 
-def environment(accelerator: Any = None) -> dict[str, Any]:
-    """Versions, hardware and cut of this run, JSON-ready; no host name, user name or folder.
+def environment(accelerator: Accelerator | None = None) -> dict[str, Any]:
+    """Versions, hardware and number of processes of this run, JSON-ready; no host name, user name or folder.
 
-    With an `accelerate.Accelerator` the world size and the precision are its own; else WORLD_SIZE is taken.
+    World size and precision are those of the `accelerate.Accelerator`; without one, WORLD_SIZE counts.
     """
-    found: dict[str, Any] = {
+    details: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
@@ -23,20 +28,20 @@ def environment(accelerator: Any = None) -> dict[str, Any]:
         "world_size": int(os.environ.get("WORLD_SIZE", "1")) if accelerator is None else accelerator.num_processes,
     }
     if accelerator is not None:
-        found["mixed_precision"] = accelerator.mixed_precision
-        found["distributed"] = str(accelerator.distributed_type).rpartition(".")[2]
+        details["mixed_precision"] = accelerator.mixed_precision
+        details["distributed"] = str(accelerator.distributed_type).rpartition(".")[2]
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            details[package] = version(package)
         except PackageNotFoundError:
             continue
     if commit := _git_commit():
-        found["git_commit"] = commit
-    return found
+        details["git_commit"] = commit
+    return details
 
 
 def _cpu() -> str:
-    # /proc/cpuinfo knows the model; platform.processor() is empty on most Linux systems.
+    # /proc/cpuinfo names the model; platform.processor() is empty on most Linux systems.
     info = Path("/proc/cpuinfo")
     lines = info.read_text(errors="replace").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -48,7 +53,7 @@ def _gpus() -> list[str]:
     import torch
 
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    return [f"{each.name}, {each.total_memory / 2**30:.0f} GiB" for each in properties]
+    return [f"{device.name}, {device.total_memory / 2**30:.0f} GiB" for device in properties]
 
 
 def _git_commit() -> str | None:

@@ -1,4 +1,4 @@
-"""`report.html`: everything about a run on one page that needs nothing but itself."""
+"""`report.html`: everything about a run on one page without external files."""
 
 import base64
 import hashlib
@@ -17,8 +17,19 @@ from hftrain.report.formats import by_split, chosen_rows, escape, format_number,
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A cell that is a small picture: the bytes of a PNG or JPEG file."""
+
+    content: bytes
+
+    def html(self) -> str:
+        kind = "png" if self.content.startswith(b"\x89PNG") else "jpeg"
+        return f'<img src="data:image/{kind};base64,{base64.b64encode(self.content).decode()}" alt="" loading="lazy">'
+
+
+@dataclass(frozen=True)
 class Table:
-    """Rows under a title, a column for each key in the order they appear. Rows after `visible` are folded away."""
+    """Rows under a title, a column for each key in the order they appear. Rows after `visible` are folded."""
 
     title: str
     rows: Sequence[Mapping[str, Any]]
@@ -33,14 +44,15 @@ class Table:
         numeric = {name for name in columns if all(isinstance(row.get(name, 0), (int, float)) for row in self.rows)}
         head = "".join(f"<th{' class=number' * (name in numeric)}>{escape(name)}</th>" for name in columns)
 
-        # Sentences side by side are unreadable on a phone: page.css stacks the cells of prose there.
+        # Sentences side by side are unreadable on a phone: page.css stacks such cells there.
         longest = max((len(value) for row in self.rows for value in row.values() if isinstance(value, str)), default=0)
         kind = "prose" if longest > (60 if numeric else 30) else "facts"
 
-        def cell(name: str, value: Any) -> str:
-            # dir=auto: an Arabic or Hebrew sample is set from right to left.
+        def cell(name: str, value: object) -> str:
+            # dir=auto: Arabic and Hebrew samples run from right to left.
             layout = "class=number" if name in numeric else "dir=auto"
-            return f'<td {layout} data-label="{escape(name)}">{escape(format_number(value))}</td>'
+            content = value.html() if isinstance(value, Picture) else escape(format_number(value))
+            return f'<td {layout} data-label="{escape(name)}">{content}</td>'
 
         def body(rows: Sequence[Mapping[str, Any]]) -> str:
             lines = "".join(f"<tr>{''.join(cell(name, row.get(name, '')) for name in columns)}</tr>" for row in rows)
@@ -76,14 +88,14 @@ def write_report(
 
     Args:
         summary: the tiles on top, most important first: name -> number, or text (for a number with its unit).
-        config: every setting, resolved; may be nested. `changed`: those that are not at their default. `chosen`: those
+        config: every setting, resolved; may be nested. `changed`: those that differ from the default. `chosen`: those
             that follow from the data and the model, with the reason.
         history: `History.rows()`; every number in it becomes a curve.
         samples: rows of a table, such as source, hypothesis, reference.
         data: name -> value, or split -> {name -> value}, which becomes a table with a column per split.
         figures: charts of the results, before the curves. `tables`: further tables, after the samples.
-        lead: one sentence below the title: what was trained on what.
-        about: facts of the model, in a line below that, with today's date.
+        lead: one sentence below the title: which model was trained on which data.
+        about: facts about the model, in a line below that, with today's date.
         beside: names in `summary` -> a few words below the number. `remarks`: sentences below the tiles.
 
     Raises:
@@ -131,7 +143,7 @@ def write_page(
     top: str,
     sections: Sequence[tuple[str, str | Table | Sequence[Figure]]],
 ) -> Path:
-    """Write a page that needs nothing but itself; a section without content is left out.
+    """Write a page without external files; a section without content is left out.
 
     Args:
         lead: one sentence below the title. `facts`: a line below that.
@@ -149,7 +161,7 @@ def write_page(
     style, script = (
         files("hftrain.report").joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
-    # The page may run this script and nothing else, and fetch nothing: a sample does no harm even if escaping failed.
+    # The page may run only this script and fetch nothing: a sample is harmless even if escaping fails.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
     page = f"""<!doctype html>
@@ -177,8 +189,8 @@ def write_page(
     return path
 
 
-def _tile(value: Any) -> str:
-    """A number; the interval behind it, in brackets, is smaller."""
+def _tile(value: object) -> str:
+    """A number; its interval in brackets is smaller."""
     number, bracket, interval = format_number(value).partition(" (")
     return escape(number) + (f" <small>{escape(bracket.strip() + interval)}</small>" if bracket else "")
 
@@ -202,19 +214,17 @@ def _pairs(values: Mapping[str, Any], show: Callable[[Any], str] = format_value)
 
 def _configuration(config: Mapping[str, Any], changed: Mapping[str, Any], chosen: Mapping[str, tuple[Any, str]]) -> str:
     first = flatten(changed)
-    rest = {name: value for name, value in flatten(config).items() if name not in first and name not in chosen}
-    told = _pairs(first, format_setting) if first else "<p class=note>Every setting is at its default.</p>"
+    defaults = {name: value for name, value in flatten(config).items() if name not in first and name not in chosen}
+    table = _pairs(first, format_setting) if first else "<p class=note>Every setting is at its default.</p>"
     if chosen:
-        note = "Chosen for the data and the model; one that is set is left as it is."
-        told += Table("Chosen", chosen_rows(chosen), note=note).html()
-    if not rest:
-        return told if first or chosen else ""
-    others = (
-        f"<details><summary>{len(rest)} settings at their defaults</summary>{_pairs(rest, format_setting)}</details>"
-    )
-    return told + others
+        note = "Chosen for the data and the model; a setting of yours is never changed."
+        table += Table("Chosen", chosen_rows(chosen), note=note).html()
+    if not defaults:
+        return table if first or chosen else ""
+    summary = f"<summary>{len(defaults)} settings at their defaults</summary>"
+    return f"{table}<details>{summary}{_pairs(defaults, format_setting)}</details>"
 
 
 def _data(data: Mapping[str, Any]) -> str:
-    rows, rest = by_split(data)
-    return (Table("Data", rows, visible=len(rows)).html() if rows else "") + _pairs(rest)
+    rows, unsplit = by_split(data)
+    return (Table("Data", rows, visible=len(rows)).html() if rows else "") + _pairs(unsplit)

@@ -22,7 +22,7 @@ SECONDS_BETWEEN_DRAWINGS = 0.2
 
 
 class Progress:
-    """Shows where a run stands: step, loss, learning rate, gradient norm, tokens/s, memory, time left.
+    """Shows the state of a run: step, loss, learning rate, gradient norm, tokens/s, memory, time left.
 
         with Progress(total=1000, start=200, enabled=accelerator.is_main_process) as progress:
             progress.update(201, {"loss": 2.31})
@@ -30,15 +30,15 @@ class Progress:
             with progress.phase("evaluating", total=40) as at:
                 at(1)
 
-    `update` is for every step and costs a microsecond when nothing is to be drawn; `log` is for every logging step.
+    Call `update` at every step (it costs a microsecond if nothing is drawn) and `log` at every logging step.
     Without a terminal (or with TERM=dumb) `log`, `phase` and `print` write plain lines without control characters,
     and `update` writes nothing.
 
     Args:
         total: steps of the whole run.
-        start: steps that were done before this process began; the time left is judged without them.
-        enabled: False keeps silent, for processes other than the main one.
-        file: where to, by default `sys.stdout`.
+        start: steps done before this process began; the estimate of the time left ignores them.
+        enabled: False shows nothing, for processes other than the main one.
+        file: where to write, by default `sys.stdout`.
     """
 
     def __init__(self, total: int, start: int = 0, *, enabled: bool = True, file: TextIO | None = None) -> None:
@@ -51,7 +51,7 @@ class Progress:
         self._drawn = 0.0
         self._live: Live | None = None
         if enabled and self._file.isatty() and os.environ.get("TERM") != "dumb":
-            # Drawn by the steps, not by a thread: one that held a lock while a data worker was forked would hang it.
+            # The steps draw it, not a thread: a thread with a lock would hang a data worker that is forked meanwhile.
             self._live = Live(
                 console=Console(file=self._file, highlight=False),
                 auto_refresh=False,
@@ -78,7 +78,7 @@ class Progress:
             return
         self.step = step
         now = time.monotonic()
-        # The first step is longer than the others (compilation, caches): the clock for the time left starts after it.
+        # The first step takes longer than the others (compilation, caches): the estimate starts after it.
         self._first = self._first or (step, now)
         if values:
             self._values.update(values)
@@ -86,7 +86,7 @@ class Progress:
             self._draw()
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """A line to keep. On a terminal only evaluations (`eval_*`) are: the bar shows the rest."""
+        """A permanent line. On a terminal only for evaluations (`eval_*`): the bar shows the rest."""
         if not self.enabled:
             return
         evaluated = any(name.startswith("eval_") for name in values)
@@ -101,7 +101,7 @@ class Progress:
     def print(self, text: str, wrap: bool = True) -> None:
         """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out.
 
-        wrap: break long lines between words; not where they are to be pasted."""
+        wrap: break long lines between words; False for text that users paste."""
         if not self.enabled:
             return
         text = visible(text)
@@ -115,7 +115,7 @@ class Progress:
 
     @contextmanager
     def _until_unreadable(self) -> Iterator[None]:
-        """A terminal that was closed ends the display, and not the run."""
+        """A closed terminal ends the display, not the run."""
         try:
             yield
         except OSError:
@@ -124,7 +124,8 @@ class Progress:
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show that the run is `name` ("evaluating", "saving"); yields what to call with the parts done so far."""
+        """Show that the run is `name` ("evaluating", "saving"); yields a function to call with the number of parts
+        done."""
 
         def at(done: int) -> None:
             self._phase = (name, done, total)
@@ -178,22 +179,22 @@ class Progress:
 
 
 def say(text: str, file: TextIO | None = None) -> bool:
-    """Prints to `file`, by default `sys.stdout`; where that fails it is left alone from here on, and False returned.
+    """Prints to `file`, by default `sys.stdout`. Returns False on failure, and then never writes to it again.
 
-    A pager was closed, a connection lost, the disk of a log is full: that ends no run."""
+    A closed pager, a lost connection or a full disk does not end a run."""
     file = file or sys.stdout
     try:
         print(text, file=file, flush=True)
     except OSError as error:
         _silence(file)
         if not isinstance(error, BrokenPipeError):
-            warnings.warn(f"the output cannot be written any more ({error}): the run goes on without", stacklevel=2)
+            warnings.warn(f"the output can no longer be written ({error}): the run continues without it", stacklevel=2)
         return False
     return True
 
 
 def _silence(file: TextIO) -> None:
-    if file is sys.stdout:  # whose buffer Python would try again to write when it ends
+    if file is sys.stdout:  # Python would try to flush its buffer at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
@@ -208,8 +209,8 @@ def _shown(values: Mapping[str, Any]) -> list[str]:
 
 
 def _memory() -> str:
-    """Peak memory of the tensors on the GPU, or what the process holds where there is none."""
-    torch = sys.modules.get("torch")  # a process that has not loaded it holds nothing on a GPU
+    """Peak memory of the tensors on the GPU, or the memory of the process without a GPU."""
+    torch = sys.modules.get("torch")  # a process that has not loaded torch has nothing on a GPU
     if torch and torch.cuda.is_available():
         return f"GPU {format_bytes(torch.cuda.max_memory_allocated())}"
     import psutil

@@ -1,4 +1,4 @@
-"""The end of a recipe: everything about the run that people read, in the output folder and, if asked, on the Hub."""
+"""The end of a recipe: writes the report, the card and the scores, and uploads them with push_to_hub."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """What a task shows of its run: for the report, the model card and the terminal.
+    """The results of a task for the report, the model card and the terminal.
 
     Args:
-        title: of the report and the card.
+        title: title of the report and the card.
         task: pipeline tag of the Hub, "translation", "text-classification", ...
-        usage: Python that loads the model and uses it, as a reader would paste it.
-        metric: the key in `scores` that is the headline.
-        scores: metric -> value on the test rows; where `split` is "validation", the scores are those of `fit`.
-        data: about the data: split -> name -> value, or name -> value.
-        lead: a sentence or two on what was learnt from what.
-        samples: rows of a table, input beside output.
+        usage: Python code that loads and uses the model, ready to paste.
+        metric: the key in `scores` of the main score.
+        scores: metric -> value on the test rows; if `split` is "validation", the scores of `fit` are used.
+        data: facts about the data: split -> name -> value, or name -> value.
+        lead: one or two sentences on what the model does and which data it learnt from.
+        samples: rows of a table with inputs and outputs.
         figures: charts, the main ones first: the card shows four.
         language: ISO 639 codes ("de", "deu"), not locales.
-        dataset_ids: names on the Hub of what it was trained on.
-        baseline: "test_METRIC" or "eval_METRIC" -> the score of a guess that looks at no input. A loss that is no
-            better is named.
+        dataset_ids: names of the training data on the Hub.
+        baseline: "test_METRIC" or "eval_METRIC" -> the score of a guess that reads no input. A remark names a loss that
+            is not better.
         intervals: "test_METRIC" -> its 95 % interval.
-        remarks: sentences on what the scores hide.
+        remarks: sentences on facts that the scores hide.
     """
 
     title: str
@@ -64,13 +64,13 @@ class Report:
 
 
 @explain_disk(
-    "the model stands, but its scores, report or card were not written",
-    "Make room, or mend the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
+    "the model is complete, but its scores, report or card were not written",
+    "Make room, or repair the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
 )
 def publish(
     accelerator: Accelerator, config: TrainConfig, results: Mapping[str, Any], report: Report
 ) -> dict[str, Any]:
-    """Writes `all_results.json`, `run.json`, `report.html` and the model card `README.md`; prints the score and where
+    """Writes `all_results.json`, `run.json`, `report.html` and the model card `README.md`; prints the scores and where
     they are. Every process calls; the main one writes.
 
     Args:
@@ -94,7 +94,7 @@ def publish(
     if not folder.is_dir():
         tests = {key: value for key, value in results.items() if key.startswith("test_")}
         raise ValueError(
-            f"{folder} was deleted or renamed after the model was written to it. Give it its name back and run again "
+            f"{folder} was deleted or renamed after the model was written to it. Restore its name and run again "
             f"with --resume_from_checkpoint auto. The scores: {tests}"
         )
     scores = {key.removeprefix(prefix): value for key, value in results.items() if key.startswith(prefix)}
@@ -117,7 +117,7 @@ def publish(
     }
     tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): scored[key] for key in numbers}
     beside = {f"{split} {key}".replace("_", " "): f"constant guess: {value}" for key, value in guessed.items()}
-    tiles |= {"steps": results["total_steps"], "tokens/s, all in": results["train_tokens_per_second"]}
+    tiles |= {"steps": results["total_steps"], "tokens/s, overall": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
     losses = [row["loss"] for row in history if row.get("loss") is not None]
     tiles |= {"training loss, last": losses[-1]} if losses else {}
@@ -159,10 +159,10 @@ def publish(
 
 
 def upload(config: TrainConfig) -> None:
-    """Puts the output folder on the Hub, without checkpoints.
+    """Uploads the output folder to the Hub, without checkpoints.
 
     Raises:
-        RuntimeError: the Hub cannot be reached or does not let us; with the command that uploads later.
+        RuntimeError: the Hub cannot be reached or refuses; the message has the command for a later upload.
     """
     from huggingface_hub import HfApi
 
@@ -174,9 +174,9 @@ def upload(config: TrainConfig) -> None:
         url = hub.upload_folder(
             repo_id=name, folder_path=config.output_dir, ignore_patterns=ignored, commit_message="Trained with hftrain"
         )
-    except Exception as error:  # of the network, of the Hub or of its client: they have no class in common
+    except Exception as error:  # errors of the network, the Hub and its client share no class
         later = f"hf auth login; hf upload {name} {config.output_dir} . --exclude 'checkpoint-*/**' '.*'"
         raise RuntimeError(
-            f"{config.output_dir} is complete, but was not uploaded to {name}: {error}\nLater: {later}"
+            f"{config.output_dir} is complete, but was not uploaded to {name}: {error}\nUpload it later with: {later}"
         ) from error
     say(f"uploaded to {url}")

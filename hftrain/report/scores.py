@@ -1,5 +1,5 @@
-"""Scores for people: with their 95 % interval, beside what a guess that looks at no input has, and in words where they
-show that nothing was learnt."""
+"""Scores for people: their 95 % intervals, a comparison with a guess that reads no input, and a remark if nothing was
+learnt."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,16 +7,16 @@ from typing import Any
 from hftrain.metrics.table import TABLE, higher_is_better, metric_of
 from hftrain.report.formats import format_number
 
-IN_PERCENT = ("question-answering",)  # tasks whose scores are percentages already, as the scripts of SQuAD have them
-NOISE = 0.02  # of a loss without an interval
-LISTED = 8  # names at most that a sentence lists
+IN_PERCENT = ("question-answering",)  # tasks whose scores are percentages, as in the scripts of SQuAD
+NOISE = 0.02  # relative noise of a loss without an interval
+LISTED = 8  # maximum names in a sentence
 MORE_TRAINING = "train for more epochs (num_train_epochs), or raise learning_rate"
 
 Interval = tuple[float, float]
 
 
-def format_score(metric: str, value: Any, interval: Sequence[float] | None = None, task: str = "") -> str:
-    """A share as "89.0 % (86.0-91.5)", another number as "36.12 (34.5-37.8)"; without an interval the number alone.
+def format_score(metric: str, value: object, interval: Sequence[float] | None = None, task: str = "") -> str:
+    """A share as "89.0 % (86.0-91.5)", another number as "36.12 (34.5-37.8)"; without an interval only the number.
 
     Args:
         metric: without "test_" or "eval_".
@@ -33,29 +33,29 @@ def format_score(metric: str, value: Any, interval: Sequence[float] | None = Non
 
 
 def _between(ends: Sequence[str]) -> str:
-    """Two numbers with a dash, which two minus signs would hide."""
+    """Two numbers with a dash, or with "to" if a minus sign would hide the dash."""
     return (" to " if any("-" in end for end in ends) else "-").join(ends)
 
 
 def not_learnt(
     loss: float, guess: float, interval: Sequence[float] | None = None, *, whose: str = "a constant guess has"
 ) -> str:
-    """Says that `loss` is not below `guess` by more than noise: its interval, or 2 % without one. "" if it is.
+    """A remark if `loss` is not below `guess` by more than noise (its interval, or 2 % without one), else "".
 
     Args:
-        whose: "a constant guess has", "before training it was": what stands before `guess` in the sentence.
+        whose: "a constant guess has", "before training it was": the words before `guess` in the sentence.
     """
     rival = f"{whose} {format_number(guess)}"
     if loss >= guess * (1 - NOISE):
-        return f"has not learnt: loss {format_number(loss)}, {rival}; {MORE_TRAINING}"
+        return f"the model has not learnt: loss {format_number(loss)}, {rival}; {MORE_TRAINING}"
     if interval is not None and interval[1] >= guess:
         shown = format_score("loss", loss, interval)
-        return f"is not shown to have learnt: loss {shown}, {rival}; more test rows would tell"
+        return f"it is not certain that the model has learnt: loss {shown}, {rival}; use more test rows"
     return ""
 
 
 def beats(metric: str, value: float, guess: float, interval: Sequence[float] | None = None) -> bool:
-    """Whether a score is better than a guess's by more than noise: its interval, or 2 % without one."""
+    """Whether a score is better than the guess's by more than noise: its interval, or 2 % without one."""
     if higher_is_better(metric) is False:
         return (value * (1 + NOISE) if interval is None else interval[1]) < guess
     return (value - NOISE * abs(value) if interval is None else interval[0]) > guess
@@ -71,34 +71,34 @@ def no_better(
     guess: str = "a constant guess",
     help: str = MORE_TRAINING,
 ) -> list[str]:
-    """Says that a score of `results` is no better than that of a guess, or not shown to be.
+    """A remark if a score of `results` is not better than a guess's, or not certainly.
 
     Args:
-        guess: what has the score of `baseline`: "always 'yes'".
-        help: the settings that help.
+        guess: a description of the guess behind `baseline`, such as "always 'yes'".
+        help: advice, such as the settings that help.
     """
     value, rival = results.get(metric), baseline.get(metric)
     name = metric.partition("_")[2]
     if value is None or rival is None or beats(name, value, rival, intervals.get(metric)):
         return []
     better = beats(name, value, rival)
-    verb, way_out = ("is not shown to be", "more test rows would tell") if better else ("is no", help)
+    verb, way_out = ("is not certainly", "use more test rows") if better else ("is no", help)
     shown, guessed = format_score(name, value, intervals.get(metric), task), format_score(name, rival, None, task)
     return [f"{name} {shown} {verb} better than {guess}, which has {guessed}; {way_out}"]
 
 
 def never_predicted(kind: str, missing: Mapping[str, int], total: int, *, help: str = MORE_TRAINING) -> list[str]:
-    """Says which classes (`kind`) are never predicted, though test rows have them.
+    """A remark on classes (`kind`) that are never predicted, though test rows have them.
 
     Args:
-        missing: class -> how many there are in the references.
-        total: how many references there are of all classes.
+        missing: class -> occurrences in the references.
+        total: occurrences of all classes.
     """
     if not missing:
         return []
     names = [f"{name!r} ({count:,})" for name, count in sorted(missing.items(), key=lambda item: -item[1])]
     listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-    return [f"never predicted, of {total:,} {kind} in the test rows: {listed}; {help}"]
+    return [f"never predicted: {listed} (of {total:,} {kind} in the test rows); {help}"]
 
 
 def verdict(
@@ -107,10 +107,10 @@ def verdict(
     intervals: Mapping[str, Interval],
     start: Mapping[str, Any],
 ) -> list[str]:
-    """Says that a run has learnt nothing, by its test loss, or else by its validation loss.
+    """A remark if a run has learnt nothing, by its test loss, or else by its validation loss.
 
-    A loss above the guess's with scores that beat the guess's is that of a model that is right and too sure of itself:
-    it has learnt.
+    A model whose loss is above the guess's, but whose scores beat the guess's, is accurate and overconfident: it has
+    learnt.
 
     Args:
         start: metrics ("eval_*") of the model before training, if they are known.
@@ -129,13 +129,13 @@ def verdict(
 
 
 def _any_beats(results: Mapping[str, Any], rivals: Mapping[str, float], intervals: Mapping[str, Interval]) -> bool:
-    """Whether one of `results`, the loss aside, is better than its rival. Those that chance cannot win decide, where
-    there are any: predictions at random have a better F1 than always the other class."""
+    """Whether one of `results`, except the loss, is better than its rival. If some metrics are fair (chance cannot win
+    them), only they count: random predictions have a better F1 than a constant prediction of the other class."""
     scores = {name: name.partition("_")[2] for name in rivals if _number(results.get(name))}
     scores = {name: metric for name, metric in scores.items() if higher_is_better(metric) is not False}
     fair = {name: metric for name, metric in scores.items() if metric in TABLE and TABLE[metric].fair} or scores
     return any(beats(metric, results[name], rivals[name], intervals.get(name)) for name, metric in fair.items())
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float)

@@ -1,4 +1,4 @@
-"""Text to tokens and back: a tokenizer from the training text, rows as examples, examples as a batch."""
+"""Text to tokens and back: a tokenizer learnt from the training text, rows as examples, examples as a batch."""
 
 from hftrain.text.examples import attention_mask, list_lengths, pad, tokenized
 from hftrain.text.pairs import collate_pairs, tokenize_pairs

@@ -1,11 +1,13 @@
-"""What a causal language model adds to text: its batches, and documents packed into rows.
+"""Batches for causal language models, also of documents packed into rows.
 
 Shapes: B rows, T tokens of a row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,17 +15,20 @@ from hftrain import text
 from hftrain.losses import IGNORE, Batch
 from hftrain.models.fit import check_fit
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 def collate_causal(
     examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, pad_to_multiple_of: int = 1, flat: bool = False
 ) -> Batch:
-    """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, where no token looks.
+    """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, which no token attends to.
 
-    Packs, which carry "position_ids", get these and no attention mask: that is what makes transformers, and our own
-    model, keep the documents of a row apart. Padding has position 0: each of its tokens is a document alone.
+    Packs, which have "position_ids", get these and no attention mask: this makes transformers, and our own
+    model, separate the documents of a row. Padding has position 0: each of its tokens is a separate document.
 
     Args:
-        flat: all packs in one row, as the flash attention kernels want it (`wants_flat`).
+        flat: all packs in one row, as the flash attention kernels need it (`wants_flat`).
 
     Returns:
         int64 (B, T): input_ids, labels (-100 at padding), and attention_mask or position_ids. The labels are not
@@ -41,7 +46,7 @@ def collate_causal(
     )
 
 
-def causal_lengths(examples: Any) -> np.ndarray:
+def causal_lengths(examples: Sequence[Any]) -> np.ndarray:
     """(N, 1) int64: tokens of each example, of packs, of a `datasets.Dataset`, or of a list."""
     if hasattr(examples, "lengths"):
         return np.asarray(examples.lengths, dtype=np.int64).reshape(-1, 1)
@@ -50,13 +55,15 @@ def causal_lengths(examples: Any) -> np.ndarray:
     return np.array([[len(example["input_ids"])] for example in examples], dtype=np.int64)
 
 
-def wants_flat(model: Any) -> bool:
-    """Whether the model's attention keeps packs apart in a batch of one row only, as the flash kernels do."""
+def wants_flat(model: PreTrainedModel) -> bool:
+    """Whether the model's attention separates packs only in a batch of one row, like the flash kernels."""
     return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
 
 
-def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
-    """`collate_causal` as this tokenizer and this model's attention want it.
+def causal_collator(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+    """`collate_causal` for this tokenizer and this model's attention.
 
     Raises:
         ValueError: the tokenizer has no pad token, or more tokens than the model has embeddings.

@@ -1,4 +1,4 @@
-"""Rows as tokenized examples, kept on disk under a key of everything they were made from; examples as padded tensors.
+"""Rows as tokenized examples, cached on disk by a key of everything that they depend on; examples as padded tensors.
 
 Shapes: B examples of a batch, T tokens, N examples of a data set.
 """
@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 import hftrain
 from hftrain.data.examples import Examples
-from hftrain.data.files import cache, sha256_of, whole
+from hftrain.data.files import cache, sha256_of, staged
 from hftrain.data.rows import Rows, fingerprint
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WHERE_FROM = {"is_local", "local_files_only", "name_or_path"}  # settings of a saved tokenizer that change no token
+WHERE_FROM = {"is_local", "local_files_only", "name_or_path"}  # settings of a saved tokenizer that do not change tokens
 BATCH_ROWS = 1_000
 TOKENS = pa.list_(pa.int32())
 
@@ -43,26 +43,26 @@ def tokenized(
     convert: Callable[[dict[str, list[Any]]], tuple[Mapping[str, list[Any]], Mapping[str, int]]],
     *,
     schema: pa.Schema,
-    arguments: Any,
+    arguments: object,
     lengths: Sequence[str] = ("input_ids",),
     cache_dir: str | Path | None = None,
 ) -> Examples:
-    """What `convert` makes of `rows`, kept on disk, memory-mapped, under a key made of the rows, the whole tokenizer,
-    `arguments`, and the code: the version and every module of this package, and the file that `convert` is written in.
-    A second start with the same key finds it there. On several
-    processes: `with accelerator.local_main_process_first(): examples = tokenized(...)`.
+    """The examples that `convert` makes of `rows`, cached on disk and memory-mapped. The key depends on the rows, the
+    tokenizer, `arguments`, and the code: the version and all modules of this package, and the file of `convert`. A
+    second start with the same key reads the cache. With several processes:
+    `with accelerator.local_main_process_first(): examples = tokenized(...)`.
 
     Args:
-        convert: a function of Python: a batch of rows (column -> values) -> examples (column of `schema` -> values, as
-            many as it likes) and counts of what it did, for instance {"truncated": 3}.
-        schema: of the examples; `TOKENS` is the type of token ids.
-        arguments: everything else that the result depends on, as JSON can hold it.
+        convert: a Python function: a batch of rows (column -> values) -> any number of examples (column of `schema` ->
+            values) and counts, for instance {"truncated": 3}.
+        schema: the schema of the examples; `TOKENS` is the type of token ids.
+        arguments: everything else that the result depends on, as JSON.
         lengths: columns whose tokens are the examples' lengths.
         cache_dir: the default is a folder in the cache of `datasets` (HF_DATASETS_CACHE, HF_HOME).
 
     Returns:
-        The examples with the sums of the counts. Their fingerprint is of the rows and of what the examples hold: other
-        code that makes the same of them leaves it as it is.
+        The examples with the sums of the counts. Their fingerprint depends on the rows and on the content of the
+        examples: it stays if other code makes the same examples.
     """
     import datasets
 
@@ -70,11 +70,11 @@ def tokenized(
     read = fingerprint(rows)
     folder = Path(cache_dir or cache()) / _key(read, tokenizer, convert, schema, arguments)
     if folder.exists() and (damage := _damage(folder)):
-        logger.warning("the tokenized data in %s are damaged (%s) and are made again", folder, damage)
+        logger.warning("the tokenized data in %s are damaged (%s) and will be made again", folder, damage)
         shutil.rmtree(folder)
     if not folder.exists():
         counts: Counter[str] = Counter()
-        with whole(folder) as stage:
+        with staged(folder) as stage:
             with pa.OSFile(str(stage / "examples.arrow"), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                 for batch in rows.iter(BATCH_ROWS):
                     columns, counted = convert(batch)
@@ -88,13 +88,13 @@ def tokenized(
             (stage / "manifest.json").write_text(json.dumps(manifest))
     made = datasets.Dataset.from_file(str(folder / "examples.arrow"))
     manifest = json.loads((folder / "manifest.json").read_text())
-    # not the fingerprint of `datasets`, which looks at the file's date
+    # not the fingerprint of `datasets`, which depends on the file's date
     measured = list_lengths(made, lengths)
     return Examples(made, measured, counts=manifest["counts"], fingerprint=manifest["content"], rows=rows)
 
 
 def _key(
-    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
+    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: object
 ) -> str:
     digest = hashlib.sha256(_package().encode() + Path(convert.__code__.co_filename).read_bytes())
     digest.update(json.dumps([read, fingerprint_tokenizer(tokenizer), str(schema), arguments]).encode())
@@ -103,7 +103,8 @@ def _key(
 
 @functools.cache
 def _package() -> str:
-    """sha256 (hex) of this package's version and of all its modules: which of them make examples need not be listed."""
+    """sha256 (hex) of this package's version and all its modules, so that we need no list of those that make
+    examples."""
     root = Path(hftrain.__file__).parent
     digest = hashlib.sha256(hftrain.__version__.encode())
     for path in sorted(root.rglob("*.py")):
@@ -112,12 +113,11 @@ def _package() -> str:
 
 
 def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 (hex) of everything that `tokenizer` would save, its class, and the versions of the libraries it runs
-    on."""
+    """sha256 (hex) of everything that `tokenizer` would save, its class, and the versions of its libraries."""
     import tokenizers
     import transformers
 
-    tokenizer("a")  # a plain call makes it forget the truncation and padding of the last, which it would save
+    tokenizer("a")  # a plain call resets the truncation and padding of the last call, which it would save
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -132,7 +132,7 @@ def fingerprint_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _damage(folder: Path) -> str | None:
-    """Why what is written there is not what was written, or None."""
+    """A description of the damage of a cached folder, or None."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         intact = manifest["content"] and sha256_of(folder / "examples.arrow") == manifest["sha256"]
@@ -142,12 +142,12 @@ def _damage(folder: Path) -> str | None:
 
 
 def of_split(rows: Rows | Dataset) -> str:
-    """Begins a message about rows with their split, if that is known: "train: "."""
+    """The begin of a message about rows: their split, if it is known: "train: "."""
     return f"{rows.split}: " if rows.split else ""
 
 
 def list_lengths(examples: Dataset, columns: Sequence[str]) -> np.ndarray:
-    """(N, K) int64: how long the lists of each example are in each of K columns, from their offsets alone."""
+    """(N, K) int64: the lengths of the lists of each example in each of K columns, from their offsets."""
     tables: Iterator[pa.Table] = examples.select_columns(list(columns)).with_format("arrow").iter(100_000)
     counted = [np.stack([pc.list_value_length(table.column(name)) for name in columns], axis=1) for table in tables]
     return np.concatenate([np.zeros((0, len(columns))), *counted]).astype(np.int64)

@@ -40,17 +40,17 @@ def tokenize_pairs(
 ) -> Examples:
     """Rows {"source", "target"} as examples {"input_ids": (S,), "labels": (T,)}: token ids with special tokens.
 
-    The i-th example is the i-th row; kept on disk as `tokenized` does.
+    The i-th example is the i-th row; cached on disk by `tokenized`.
 
     Args:
-        max_source_length, max_target_length: in tokens, special tokens included. Longer texts are cut, keep their
+        max_source_length, max_target_length: in tokens, special tokens included. Longer texts are truncated, keep their
             special tokens, and are counted: in the log, and as "source truncated" and "target truncated".
-        source_lang, target_lang: codes of a multilingual tokenizer, which is set to them; the others ignore them.
-        source_prefix: put before each source ("translate English to German: ").
+        source_lang, target_lang: languages for a multilingual tokenizer; other tokenizers ignore them.
+        source_prefix: prepended to each source ("translate English to German: ").
         cache_dir: as in `tokenized`.
 
     Raises:
-        ValueError: an unknown language, a length under 2, or a tokenizer that does not mark the end of a text.
+        ValueError: the language is unknown, a length is under 2, or the tokenizer does not mark the end of a text.
     """
     if min(max_source_length, max_target_length) < 2:
         raise ValueError(f"max lengths must be 2 or more, got {max_source_length} and {max_target_length}")
@@ -60,9 +60,7 @@ def tokenize_pairs(
         tokenizer.src_lang, tokenizer.tgt_lang = source_lang, target_lang
     ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} - {None}
     if not ends & set(tokenizer(text_target="a")["input_ids"]):
-        raise ValueError(
-            f"{type(tokenizer).__name__} adds no end token to a text, so the model could not learn to stop"
-        )
+        raise ValueError(f"{type(tokenizer).__name__} adds no end token to a text, so the model cannot learn to stop")
 
     limits = {"source": max_source_length, "target": max_target_length}
 
@@ -95,7 +93,7 @@ def tokenize_pairs(
 def _encode(
     tokenizer: PreTrainedTokenizerBase, argument: str, texts: list[str], max_length: int
 ) -> tuple[list[list[int]], int]:
-    """Token ids of each text, and how many were cut: those alone are encoded again, by the tokenizer's own rules."""
+    """Token ids of each text, and how many were truncated: only these are encoded again, by the tokenizer's rules."""
     ids = tokenizer(**{argument: texts}, return_attention_mask=False, verbose=False)["input_ids"]
     long = [index for index, tokens in enumerate(ids) if len(tokens) > max_length]
     if long:
@@ -112,13 +110,14 @@ def collate_pairs(
     decoder_start_token_id: int | None,
     pad_to_multiple_of: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """Pad examples to a batch; the decoder reads the labels shifted right by one.
+    """Pads examples to a batch; the decoder reads the labels shifted right by one.
 
-    Padding is on the right, where causal self-attention needs no mask for it, and told by position, never by id: the
-    pad token may be the end token.
+    Padding is on the right, where causal self-attention needs no mask. It is recognized by position, never by id, since
+    the pad token may be the end token.
 
     Args:
-        decoder_start_token_id: what the decoder reads first; None: the last label (mBART: a text ends in its language).
+        decoder_start_token_id: the first input of the decoder; None: the last label (mBART: a text ends with its
+            language).
         pad_to_multiple_of: S and T are rounded up to a multiple of this.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Tokenizers: one learnt from the training text, what a model has to know of one, tokens as text again."""
+"""Tokenizers: learning one from the training text, facts of it that a model needs, decoding."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-# What a token may not reach across: a word, a digit or a run of signs, each with the space before it, or other spaces.
+# A token stays within one of these: a word, a digit or a run of signs, each with the space before it, or other spaces.
 WORDS = r" ?[\p{L}\p{M}]+| ?\p{N}| ?[^\s\p{L}\p{M}\p{N}]+|\s+(?!\S)|\s+"
 
 
@@ -31,17 +31,17 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Byte-pair encoding (Sennrich et al., 2016, https://aclanthology.org/P16-1162) of bytes, learned from `texts`.
 
-    Nothing is unknown and nothing is lost: `decode(encode(text))` is the text in Unicode form NFC, whatever it holds;
-    what looks like a special token in it is text. A word at the start of a text gets the tokens it has inside one, and
-    each digit is a token. An encoded text ends in `</s>`. The same texts give the same tokenizer.
+    No text is unknown or lost: `decode(encode(text))` is always the text in Unicode form NFC; special tokens written in
+    it stay text. A word at the start of a text gets the same tokens as inside a text, and each digit is a token. An
+    encoded text ends with `</s>`. The same texts give the same tokenizer.
 
     Args:
-        vocab_size: at most this many tokens, counting 256 bytes, 4 special and the added ones; fewer when the texts
-            hold no more pairs that occur `min_frequency` times.
-        added_tokens: words that stay one token wherever they stand, such as language codes.
+        vocab_size: maximum number of tokens, including 256 bytes, 4 special and the added ones; fewer if the texts
+            contain no more pairs that occur `min_frequency` times.
+        added_tokens: words that are always one token, such as language codes.
 
     Returns:
-        A tokenizer that `save_pretrained` and `AutoTokenizer` know. `<pad>` has id 0, `<s>` 1, `</s>` 2, `<unk>` 3.
+        A tokenizer for `save_pretrained` and `AutoTokenizer`. `<pad>` has id 0, `<s>` 1, `</s>` 2, `<unk>` 3.
 
     Raises:
         ValueError: `vocab_size` is too small for the bytes.
@@ -88,7 +88,7 @@ def texts_of(rows: Rows | Dataset) -> Iterator[str]:
 
 
 def learn_tokenizer(rows: Rows | Dataset, vocab_size: int) -> PreTrainedTokenizerBase:
-    """`train_tokenizer` on every text of `rows`, once: kept in the cache for the other processes and the next run."""
+    """`train_tokenizer` on every text of `rows`; cached for the other processes and the next run."""
     import tokenizers
 
     digest = hashlib.sha256(Path(__file__).read_bytes())
@@ -96,13 +96,13 @@ def learn_tokenizer(rows: Rows | Dataset, vocab_size: int) -> PreTrainedTokenize
     folder = cache() / f"tokenizer-{digest.hexdigest()}"
     make_once(folder, lambda stage: train_tokenizer(texts_of(rows), vocab_size).save_pretrained(stage))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    tokenizer.name_or_path = ""  # the cache is no place to come from
+    tokenizer.name_or_path = ""  # do not name the cache as the origin
     logger.warning("tokenizer: %s byte-pair tokens, learnt from the training texts", f"{len(tokenizer):,}")
     return tokenizer
 
 
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What a new model's configuration has to know of its tokenizer: `vocab_size` and the special tokens' ids."""
+    """The facts of a tokenizer that a new model's configuration needs: `vocab_size` and the special tokens' ids."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id")
     return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in names}}
 
@@ -112,12 +112,12 @@ def language_id(tokenizer: PreTrainedTokenizerBase, target_lang: str | None) -> 
     tokenizers (mBART, NLLB, M2M100); None for the others.
 
     Raises:
-        ValueError: a multilingual tokenizer does not know `target_lang`.
+        ValueError: a multilingual tokenizer lacks `target_lang`.
     """
     ids = language_ids(tokenizer)
     if ids and target_lang not in ids:
         near = [code for code in ids if target_lang and code[:2] == target_lang[:2]]
-        hint = f"; perhaps {' or '.join(near)}" if near else f"; it knows {', '.join(ids)}"
+        hint = f"; perhaps {' or '.join(near)}" if near else f"; it has {', '.join(ids)}"
         raise ValueError(f"this tokenizer has no language {target_lang!r}{hint} (source_lang, target_lang)")
     return ids[target_lang] if ids else None
 

@@ -1,7 +1,9 @@
-"""Settings that the user leaves open are chosen here, for the examples and the model of the run at hand."""
+"""Chooses open settings for the examples and the model of the run."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,17 +13,23 @@ from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
 from hftrain.train.flops import count_parameters
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tuple[Plan, int]:
-    """Fills in the open settings of `config`; returns the plan and the number of steps. A run that goes on takes what
-    its checkpoint holds. Every process has to call.
+
+def choose_settings(
+    model: nn.Module, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
+) -> tuple[Plan, int]:
+    """Fills in the open settings of `config`; returns the plan and the number of steps. A resumed run uses the values
+    of its checkpoint. Every process must call.
 
     Args:
         lengths: (N, K) tokens of each of an example's K sequences.
+        held_out: the examples of other splits by name.
 
     Raises:
-        ConfigError: what the user sets contradicts what is chosen.
-        SystemExit: the settings were asked for, and are printed.
+        ConfigError: a setting of the user contradicts a chosen one.
+        SystemExit: `--print_config` was given; the settings are printed.
     """
     parameters = count_parameters(model)
     adapted = hasattr(model, "peft_config")
@@ -34,7 +42,8 @@ def choose_settings(model: Any, lengths: np.ndarray, config: TrainConfig) -> tup
         new=getattr(config, "model_name_or_path", None) is None,
         adapters=adapted,
         longest=int(tokens.max(initial=1)),
-        metric=config.scored_by,
+        metric=config.metric_for_best_model or config.scored_by,
+        validation=len(held_out["validation"]) if held_out and "validation" in held_out else None,
     )
     defaults.fill(config, known, pinned(config))
     plan = Plan(
@@ -56,14 +65,17 @@ def choose_best_metric(
     config: TrainConfig, task: str, metrics: Sequence[str], references: Mapping[str, Any], *, labels: Sequence[str] = ()
 ) -> None:
     """Tries the metrics on the references of the held-out splits, before any training, and fills in
-    `metric_for_best_model` where it is open. The arguments are those of `hftrain.metrics.rehearse`, which raises."""
+    `metric_for_best_model` if it is open. The arguments are those of `hftrain.metrics.rehearse`, which raises."""
     held_out = {name: references[name] for name in ("validation", "test")}
     best = rehearse(metrics, task, held_out, labels=labels, best=config.metric_for_best_model)
     config.choose("metric_for_best_model", best, defaults.BY_METRIC)
 
 
 def pinned(config: TrainConfig) -> dict[str, Any]:
-    """What the run that is resumed chose. A version that chose nothing recorded what its defaults were."""
+    """The choices of the run that is resumed. A version that chose nothing recorded its defaults."""
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
+    if contract:
+        # true where it was not set, before it was chosen
+        before = {"load_best_model_at_end": contract.get("load_best_model_at_end")} | before
     return {name: value for name, value in before.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Runs side by side: whether their data are the same, the settings that differ, scores and curves."""
+"""Comparison of runs: whether their data are the same, the settings that differ, scores and curves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hftrain.report.page import Table, write_page
 
 SPLITS = ("test", "validation", "train")
 PREFIX = {"test": "test_", "validation": "eval_"}
-# Settings that name the run, and change nothing in it.
+# Settings that name the run and do not change it.
 OF_THE_NAME = {"output_dir", "run_name", "hub_model_id", "resume_from_checkpoint"}
 FACTS = {
     "steps": "total_steps",
@@ -36,11 +36,11 @@ FACTS = {
 
 @dataclass
 class Run:
-    """What the output folder of a run says of it; `name` is the folder as it was typed."""
+    """The content of a run's output folder; `name` is the folder as it was typed."""
 
     name: str
     settings: dict[str, Any]
-    data: dict[str, str]  # split -> fingerprint of its rows, or "examples " and that of their tokens, where it is known
+    data: dict[str, str]  # split -> fingerprint of its rows, or "examples " and that of their tokens, if known
     sizes: dict[str, Any]  # split -> number of rows
     results: dict[str, Any]
     history: list[dict[str, Any]]
@@ -50,29 +50,29 @@ class Run:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """Raises: ValueError, fewer than two runs or more than there are colours, one twice, or a folder without a run."""
+    """Raises: ValueError, there are fewer than two runs or too many, one is repeated, or a folder has no run."""
     if not 2 <= len(folders) <= len(COLOURS):
-        raise ValueError(f"name two to {len(COLOURS)} output folders to compare, got {len(folders)}")
+        raise ValueError(f"give two to {len(COLOURS)} output folders to compare, not {len(folders)}")
     places = [folder.resolve() for folder in folders]
     if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
-        raise ValueError(f"{twice} is named twice")
+        raise ValueError(f"{twice} is given twice")
     return [read_run(folder) for folder in folders]
 
 
 def read_run(folder: Path) -> Run:
-    """A run that is done, or one that has begun: then without results, and with the settings of its last checkpoint.
+    """A finished run, or an unfinished one, without results and with the settings of its last checkpoint.
 
     Raises:
-        ValueError: there is no run in `folder`, or a file of it is damaged.
+        ValueError: `folder` has no run, or a file of it is damaged.
     """
     log = folder / "metrics.jsonl"
     results, run = (_read(folder / name) for name in ("all_results.json", "run.json"))
     if not log.is_file() and not results:
-        raise ValueError(f"no run in {folder} (neither metrics.jsonl nor all_results.json): name its output folder")
+        raise ValueError(f"no run in {folder} (neither metrics.jsonl nor all_results.json): give an output folder")
     described = {name: (run.get("data") or {}).get(name) for name in SPLITS}
     splits = {name: facts for name, facts in described.items() if isinstance(facts, dict) and facts}
     data = {
-        name: ("examples " if "documents" in facts else "") + facts["fingerprint"]  # of pretraining: tokens, not rows
+        name: ("examples " if "documents" in facts else "") + facts["fingerprint"]  # for pretraining: tokens, not rows
         for name, facts in splits.items()
         if "fingerprint" in facts
     }
@@ -94,7 +94,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object; {} if there is no such file. Raises: ValueError, it is something else."""
+    """A JSON object; {} if the file does not exist. Raises: ValueError, it is not an object."""
     if not file.is_file():
         return {}
     try:
@@ -102,7 +102,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{file} is damaged: it should hold an object, not a {type(value).__name__}")
+        raise ValueError(f"{file} is damaged: it should contain an object, not a {type(value).__name__}")
     return value
 
 
@@ -110,52 +110,52 @@ def _of_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """The settings in the contract of the last checkpoint, and the fingerprints of the examples of each split."""
     from hftrain.train.checkpoint.reading import checkpoints
 
-    contract = next((_read(each / "manifest.json").get("contract") for each in reversed(checkpoints(folder))), None)
+    contract = next((_read(path / "manifest.json").get("contract") for path in reversed(checkpoints(folder))), None)
     contract = contract or {}
     data = {name: f"examples {contract[f'{name}_data']}" for name in SPLITS if f"{name}_data" in contract}
     derived = {*(f"{name}_data" for name in SPLITS), "base_weights", "examples", "data", "total_steps"}
     return {key: value for key, value in contract.items() if key not in derived}, data
 
 
-# ---- what differs
+# ---- differences
 
 
 def cautions(runs: Sequence[Run]) -> list[str]:
-    """What a reader has to know before comparing: sentences, the gravest first; [] if all rows are the same."""
-    found = []
+    """Warnings before a comparison, the most serious first; [] if all rows are the same."""
+    sentences = []
     consequence = {
-        "test": "test scores are of different rows and cannot be compared",
-        "validation": "evaluations during training are of different rows and cannot be compared",
-        "train": "the runs have learnt from different rows",
+        "test": "test scores come from different rows and cannot be compared",
+        "validation": "evaluations during training come from different rows and cannot be compared",
+        "train": "the runs learnt from different rows",
     }
     for split in SPLITS:
         shown = ", ".join(f"{run.name}: {_rows(run, split)}" for run in runs)
-        known = comparable(runs, split)
-        if known is False:
-            found.append(f"The {split} rows differ: {consequence[split]} ({shown}).")
-        elif known is None and any(split in run.data for run in runs):
-            found.append(f"Whether the {split} rows are the same is not known ({shown}).")
+        same = comparable(runs, split)
+        if same is False:
+            sentences.append(f"The {split} rows differ: {consequence[split]} ({shown}).")
+        elif same is None and any(split in run.data for run in runs):
+            sentences.append(f"Whether the {split} rows are the same is not known ({shown}).")
     if not any(run.data for run in runs):
-        found.append("Whether the data are the same is not known: no run has a run.json or a checkpoint.")
+        sentences.append("Whether the data are the same is not known: no run has a run.json or a checkpoint.")
     of_tokens = any(key.endswith("perplexity") for run in runs for key in run.results)
     if of_tokens and len({run.tokenizer for run in runs}) > 1:
-        found.append("The tokenizers differ: loss and perplexity are means over different tokens.")
+        sentences.append("The tokenizers differ: loss and perplexity are means over different tokens.")
     metrics = {key for run in runs for key, value in run.results.items() if key.endswith("_signature") and value}
     for key in sorted(metrics):
         if len({run.results.get(key) for run in runs}) > 1:
-            found.append(f"{key.removesuffix('_signature')} is computed in different ways (see {key}).")
-    found += [f"The settings of {run.name} are not known." for run in runs if not run.settings]
-    return found + [f"{run.name} is not done: it has no scores yet." for run in runs if not run.results]
+            sentences.append(f"{key.removesuffix('_signature')} is computed in different ways (see {key}).")
+    sentences += [f"The settings of {run.name} are not known." for run in runs if not run.settings]
+    return sentences + [f"{run.name} is not finished: it has no scores yet." for run in runs if not run.results]
 
 
 def comparable(runs: Sequence[Run], split: str) -> bool | None:
-    """Whether all runs have the same rows in a split; None: not known. Tokens say nothing beside rows, or beside tokens
-    of another tokenizer."""
-    found = [run.data.get(split) for run in runs]
-    kinds = {value is not None and value.startswith("examples ") for value in found}
-    if None in found or len(kinds) > 1:
+    """Whether all runs have the same rows in a split; None: not known. Fingerprints of tokens cannot be compared with
+    those of rows, or of tokens of another tokenizer."""
+    fingerprints = [run.data.get(split) for run in runs]
+    kinds = {value is not None and value.startswith("examples ") for value in fingerprints}
+    if None in fingerprints or len(kinds) > 1:
         return None
-    if len(set(found)) == 1:
+    if len(set(fingerprints)) == 1:
         return True
     return None if True in kinds and len({run.tokenizer for run in runs}) > 1 else False
 
@@ -168,10 +168,10 @@ def _rows(run: Run, split: str) -> str:
 def different(runs: Sequence[Run], values: Sequence[Mapping[str, Any]], name: str) -> Table:
     """The keys of `values`, one mapping for each run, that have more than one value."""
     rows, partly = [], 0
-    for key in dict.fromkeys(key for each in values for key in each):
-        shown = [format_setting(each[key]) if key in each else "" for each in values]
-        partly += any(each and key not in each for each in values)
-        if len({text for text, each in zip(shown, values, strict=True) if key in each}) > 1:
+    for key in dict.fromkeys(key for mapping in values for key in mapping):
+        shown = [format_setting(mapping[key]) if key in mapping else "" for mapping in values]
+        partly += any(mapping and key not in mapping for mapping in values)
+        if len({text for text, mapping in zip(shown, values, strict=True) if key in mapping}) > 1:
             rows.append({name: key, **dict(zip((run.name for run in runs), shown, strict=True))})
     note = f"{partly} more are not in all of the runs." if partly else ""
     return Table(name, rows, note=note, visible=40)
@@ -194,23 +194,23 @@ def scores(runs: Sequence[Run], split: str) -> Table:
                 {"score": key.removeprefix(prefix), **dict(zip((run.name for run in runs), shown, strict=True))}
             )
     note = (
-        "In brackets 95 % intervals, of the choice of rows alone."
+        "In brackets: 95 % intervals for the choice of rows."
         if any(run.results.get("intervals") for run in runs)
         else ""
     )
     if comparable(runs, split) is False:
-        note = f"These scores are of different rows and cannot be compared. {note}".strip()
+        note = f"These scores come from different rows and cannot be compared. {note}".strip()
     return Table(f"Scores, {split}", rows, note=note, visible=20)
 
 
-def score(value: Any, interval: Sequence[float] | None) -> str:
+def score(value: object, interval: Sequence[float] | None) -> str:
     """0.9 (0.86 to 0.93)."""
     around = f" ({format_number(interval[0])} to {format_number(interval[1])})" if interval else ""
     return format_number(value) + around
 
 
 def facts(runs: Sequence[Run]) -> Table:
-    """How long the runs trained, and how much."""
+    """Duration and amount of training."""
     rows = []
     for label, key in FACTS.items():
         values = [run.results.get(key) for run in runs]
@@ -221,11 +221,11 @@ def facts(runs: Sequence[Run]) -> Table:
     return Table("Training", rows)
 
 
-# ---- for people
+# ---- output
 
 
 def tables(runs: Sequence[Run]) -> list[Table]:
-    """What is shown in terminal and page, in this order."""
+    """The tables for terminal and page, in this order."""
     return [
         scores(runs, "test"),
         scores(runs, "validation"),
@@ -263,9 +263,9 @@ def _short(text: str) -> str:
 
 
 def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
-    """Writes the page. Raises: ValueError, `path` is not called as a page."""
+    """Writes the page. Raises: ValueError, `path` does not end with .html."""
     if path.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"--output {path}: the comparison is a page, so call it .html")
+        raise ValueError(f"--output {path}: the comparison is a page: use the ending .html")
     path.parent.mkdir(parents=True, exist_ok=True)
     per_step, x_label = _axis(runs)
     curves = overlaid({run.name: run.history for run in runs}, per_step=per_step, x_label=x_label)
@@ -283,7 +283,7 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
 
 
 def _axis(runs: Sequence[Run]) -> tuple[dict[str, float], str]:
-    """What the x axis of the curves shows: steps, or where a step is not as many rows in all runs, rows seen."""
+    """The x axis of the curves: steps, or rows seen if the steps of the runs have different numbers of rows."""
     counts = [(run.name, run.results.get("samples_seen"), run.results.get("total_steps")) for run in runs]
     per_step = {name: seen / steps for name, seen, steps in counts if seen and steps}
     if len(per_step) < len(runs) or max(per_step.values()) <= 1.01 * min(per_step.values()):

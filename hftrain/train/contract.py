@@ -1,7 +1,7 @@
-"""The contract of a run: what has to be equal for a resumed run to be the run that was stopped.
+"""The contract of a run: facts that must be equal for a resumed run to equal the stopped one.
 
-A setting is refused on resume if it differs, unless it is in `ALLOWED`, or `DERIVED` from something that is compared
-in its place. So a setting that a recipe gains is refused until somebody has thought about it.
+A setting is refused on resume if it differs, unless it is in `ALLOWED`, or in `DERIVED` and its consequence is compared
+instead. So a new setting of a recipe is refused until it has been considered.
 """
 
 from __future__ import annotations
@@ -9,19 +9,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples, fingerprint_of
 from hftrain.train import checkpoint
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 CUT = "memory only; a changed cut is reported, since dropout follows it"
 ROUNDING = "another way to compute the same numbers, up to rounding"
-OUTPUT = "what is written, logged or kept, not what is computed"
+OUTPUT = "output and logging, not the computation"
 MACHINE = "the machine, not the results"
 
 # Settings that may differ, and why.
@@ -49,11 +53,11 @@ ALLOWED = {
     "eval_on_start": "an evaluation before the first step chooses nothing",
     "max_bad_rows": "the rows themselves are compared",
     "max_nonfinite_steps": "the skipped steps are counted over the whole run",
-    "resume_from_checkpoint": "says where to go on",
-    "resume_allow": "says what may differ",
+    "resume_from_checkpoint": "chooses the checkpoint",
+    "resume_allow": "lists settings that may differ",
 }
 
-# Settings that may differ as long as what follows from them is equal: the key of the contract that is compared.
+# Settings that may differ if their consequence is equal: the key of the contract that is compared.
 DERIVED = {
     "num_train_epochs": "total_steps",
     "max_steps": "total_steps",
@@ -70,18 +74,18 @@ DERIVED = {
     "model_revision": "model",
 }
 
-# What version 0.1.0 recorded of the settings. A later key is compared only where the checkpoint has it too.
+# The settings that version 0.1.0 recorded. A later key is compared only if the checkpoint has it too.
 RECORDED_FIRST = (
     "seed", "global_batch_size", "global_batch_tokens", "learning_rate", "lr_scheduler_type", "warmup_steps",
     "decay_steps", "min_lr_ratio", "optim", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
     "max_grad_norm", "label_smoothing_factor", "ema_decay", "bf16", "fp16",
 )  # fmt: skip
 
-# What older versions did where they did not record a setting: this is compared in its place.
+# Settings that older versions did not record, with the value of those versions, which is compared instead.
 UNKNOWN = {"train_sampling_strategy": "random"}
 
-# Differences after which evaluations can still be compared with those before. After any other one that --resume_allow
-# lets through, the best model is chosen anew.
+# Differences after which evaluations can still be compared with those before. After any other difference that
+# --resume_allow accepts, the best model is chosen anew.
 COMPARABLE = {
     *RECORDED_FIRST, "total_steps", "examples", "train_data", "test_data", "eval_steps", "early_stopping_patience",
     "load_best_model_at_end", "neftune_noise_alpha", "freeze",
@@ -90,13 +94,13 @@ COMPARABLE = {
 
 def run_contract(
     accelerator: Accelerator,
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     total: int,
     config: TrainConfig,
     held_out: Mapping[str, Sequence[Any]] | None = None,
 ) -> dict[str, Any]:
-    """What is compared on resume, as JSON values. Every process has to call."""
+    """The facts that are compared on resume, as JSON values. Every process must call."""
     volatile = {"_name_or_path", "transformers_version", "architectures", "auto_map", "use_cache"}
     derived: dict[str, Any] = {}
     if hasattr(model, "config"):
@@ -113,7 +117,7 @@ def run_contract(
     base = list(base_weights(model, config))
     if base:
         derived["base_weights"] = distributed.fingerprint_parameters(accelerator, base)
-    if commit := getattr(getattr(model, "config", None), "_commit_hash", None):  # of the Hub; a folder has none
+    if commit := getattr(getattr(model, "config", None), "_commit_hash", None):  # from the Hub; a folder has none
         derived["base_commit"] = commit
     contract = {name: getattr(config, name) for name in RECORDED_FIRST}
     contract |= {"greater_is_better": config.higher_is_better}
@@ -122,22 +126,22 @@ def run_contract(
         free = name in ALLOWED or name in config.no_result or DERIVED.get(name) in derived
         if not free and name not in contract:
             contract[name] = json.loads(json.dumps(getattr(config, name), default=str))
-    chosen = {name: choice.value for name, choice in config.chosen.items()}  # a resume takes them
+    chosen = {name: choice.value for name, choice in config.chosen.items()}  # a resumed run uses them
     return contract | derived | {"chosen": chosen}
 
 
 def optional(contract: Mapping[str, Any]) -> set[str]:
-    """The keys of `contract` that an older version did not record, and the one that it recorded otherwise."""
+    """The keys of `contract` that an older version did not record, or recorded differently."""
     first = {*RECORDED_FIRST, "model", "total_steps", "examples"}
     return {"data"} | {key for key in contract if key not in first and not key.startswith("adapter_")}
 
 
-def base_weights(model: Any, config: TrainConfig) -> Iterator[tuple[str, torch.Tensor, Sequence[int]]]:
-    """What a checkpoint does not hold of the weights, but a run depends on: (name, tensor, rows that do not count).
+def base_weights(model: nn.Module, config: TrainConfig) -> Iterator[tuple[str, torch.Tensor, Sequence[int]]]:
+    """Weights that a run depends on but a checkpoint does not contain: (name, tensor, rows to ignore).
 
-    Of a PEFT model, all that is frozen; of a model that is its own reference, all, as training begins. Left out is what
-    no result depends on and may be drawn otherwise elsewhere: the random head behind a trained one, and the rows of
-    new tokens, in whose place the adapter's stand.
+    For a PEFT model, all frozen weights; for a model that is its own reference, all initial weights. Weights without
+    effect on results, which may be random, are left out: the random head replaced by a trained one, and the rows of new
+    tokens, which the adapter replaces.
     """
     adapted = hasattr(model, "peft_config")
     if not adapted and not getattr(config, "needs_reference", False):
@@ -147,6 +151,7 @@ def base_weights(model: Any, config: TrainConfig) -> Iterator[tuple[str, torch.T
     if adapted:
         from peft.utils.other import ModulesToSaveWrapper
 
+        module: Any
         for module in model.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 unused |= {id(parameter) for parameter in module.original_module.parameters()}
@@ -157,29 +162,29 @@ def base_weights(model: Any, config: TrainConfig) -> Iterator[tuple[str, torch.T
         if id(parameter) in unused or (adapted and parameter.requires_grad):
             continue
         yield name, parameter, rows.get(id(parameter), ())
-        quantized = getattr(parameter, "quant_state", None)  # 4 bits: the scales are no parameters
+        quantized = getattr(parameter, "quant_state", None)  # 4 bits: the scales are not parameters
         for key, value in quantized.as_dict().items() if quantized else ():
             if isinstance(value, torch.Tensor):
                 yield f"{name}.{key}", value, ()
 
 
 def compare(saved: checkpoint.Saved, current: Mapping[str, Any], allow: Sequence[str]) -> tuple[set[str], list[str]]:
-    """The settings and inputs that differ from the checkpoint's, let through by `allow`, and lines to print.
+    """The settings and inputs that differ from the checkpoint's and are accepted by `allow`, and lines to print.
 
     Raises:
-        ValueError: one differs that is not let through.
+        ValueError: another one differs.
     """
     known = optional(current)
     notes = []
     before, now = UNKNOWN | saved.contract, dict(current)
     for contract in (before, now):
-        contract.pop("chosen", None)  # it says how the settings came about, which are compared
+        contract.pop("chosen", None)  # it only explains the settings, which are compared
     commits = before.get("base_commit"), now.get("base_commit")
-    if before.get("base_weights") == now.get("base_weights"):  # then another commit changes nothing
+    if before.get("base_weights") == now.get("base_weights"):  # then another commit does not matter
         before.pop("base_commit", None)
         now.pop("base_commit", None)
         if None not in commits and commits[0] != commits[1]:
-            notes.append(f"the base model is of commit {commits[1]} now, of {commits[0]} when saved")
+            notes.append(f"the base model is now of commit {commits[1]}, but was of {commits[0]} when saved")
     notes += checkpoint.check_contract(before, now, allow, known)
     installed = checkpoint.versions()
     recorded = saved.manifest["versions"]
@@ -189,10 +194,10 @@ def compare(saved: checkpoint.Saved, current: Mapping[str, Any], allow: Sequence
         if version != installed.get(name)
     ]
     if other:
-        notes.append(f"other versions than when saved, and perhaps other rounding: {'; '.join(other)}")
+        notes.append(f"versions differ from the saved run, and perhaps rounding: {'; '.join(other)}")
     return {key.partition(".")[0] for key in checkpoint.differences(before, now, known)}, notes
 
 
-def json_value(value: Any) -> Any:
-    """Sets, which have no order, as sorted lists; enumerations as their values."""
+def json_value(value: object) -> Any:
+    """Converts sets to sorted lists and enumerations to their values."""
     return sorted(value) if isinstance(value, set) else getattr(value, "value", value)

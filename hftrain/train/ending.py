@@ -1,4 +1,4 @@
-"""How a run ends before its time: what is saved, and the command that goes on."""
+"""Early ends of a run: saves the state and prints the command to resume."""
 
 from __future__ import annotations
 
@@ -20,47 +20,47 @@ if TYPE_CHECKING:
 
 
 def save(run: Run, *, last: bool) -> None:
-    """Saves a checkpoint in the output folder; if that fails and the run ends with it, in a folder that takes it."""
+    """Saves a checkpoint in the output folder, or in another folder if that fails and the run must end."""
     state, home = run.state, Path(run.config.output_dir)
     if run.accelerator.is_main_process:
-        with suppress(OSError):  # which the save is told of too
+        with suppress(OSError):  # the save gets the error too
             make_again(home)
     run.save(home)
     for refuge in checkpoint.refuges(home) if last else []:
         if run.last_saved != state.step:
             run.save(refuge)
     if run.config.load_best_model_at_end and state.best_step == state.step != run.last_saved:
-        state.best_step, state.best_metrics = run.best_saved  # the best that can still be kept
+        state.best_step, state.best_metrics = run.best_saved  # the best one that is saved
 
 
 def explain_export(run: Run) -> AbstractContextManager[None]:
-    """Inside, a disk that does not take the final model ends the run with the place of the checkpoint that holds it."""
+    """A context in which an error of the disk ends the run with the checkpoint that contains the final model."""
     where, again = run.refuge or f"{run.config.output_dir}/{run.last_good()}", resume_command(run.refuge)
-    way_out = f"{where} holds it. Make room, or mend the folder, and go on:\n  {again}"
+    way_out = f"{where} contains it. Make room, or repair the folder, and resume:\n {again}"
     return explain_disk(f"the model was not written to {run.config.output_dir}", way_out)
 
 
 def leave(run: Run) -> NoReturn:
-    """Ends a run that was asked to stop, after its checkpoint is saved."""
+    """Ends a run after a stop signal, when its checkpoint is saved."""
     step, refuge = run.state.step, run.refuge
     saved = "saved" if run.last_saved == step else f"NOT saved (the last one saved: {run.last_good()})"
     saved = f"{saved} in {refuge}" if refuge else saved if step else "nothing is saved yet"
     again = resume_command(refuge)
-    note = f"stopped after step {step:,}, {saved}. To go on, on any number of processes:\n  {again}"
+    note = f"stopped after step {step:,}, {saved}. To resume, on any number of processes:\n {again}"
     run.progress.print(note, wrap=False)
     sys.exit(EXIT_INTERRUPTED)
 
 
 def farewell(run: Run) -> str:
-    """What is saved once `fit` is done, and how what follows it is done again."""
+    """A message on what is saved after `fit`, and how to repeat the steps after it."""
     return (
         f"after training. The model and checkpoint-{run.state.step} are saved in {run.config.output_dir}; test scores, "
-        f"report and model card may not be. This makes them:\n  {resume_command(run.refuge)}"
+        f"report and model card may not be. To create them:\n {resume_command(run.refuge)}"
     )
 
 
 def resume_command(refuge: Path | None = None) -> str:
-    """This program's command, with what to resume from: `refuge`, or the newest checkpoint of the output folder."""
+    """This program's command that resumes from `refuge` or from the newest checkpoint of the output folder."""
     command, words = [], iter(sys.argv)
     for word in words:
         option, equals, _ = word.partition("=")

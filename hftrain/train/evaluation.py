@@ -1,10 +1,10 @@
-"""Evaluation sees every example exactly once, whatever the number of processes and the batch size, and gives results
+"""Evaluation processes every example exactly once, with any number of processes and any batch size, and returns results
 in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from hftrain.data.examples import Examples, fetch
 from hftrain.distributed import is_out_of_memory, total
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Collate, Loss
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 
@@ -24,7 +24,7 @@ def mean_loss(
     examples: Sequence[Any],
     batch_size: int,
     *,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
     loss: Loss,
 ) -> float:
     """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`."""
@@ -37,53 +37,56 @@ def mean_loss(
         sums[1] += loss.count(batch) * weight
     summed, items = total(accelerator, *sums)
     if items == 0:
-        raise ValueError("the evaluation examples have nothing to predict: every label is masked")
+        raise ValueError("the evaluation examples have no labels: all of them are masked")
     return summed / items
 
 
 @dataclass(frozen=True)
 class OneProcess:
-    """What `predict` needs of an `Accelerator`, where a finished model is used on one device."""
+    """The part of an `Accelerator` that `predict` needs for a finished model on one device."""
 
     device: str
     num_processes: int = 1
     process_index: int = 0
 
-    def unwrap_model(self, model: Any) -> Any:
+    def unwrap_model(self, model: nn.Module) -> Any:
         return model
 
 
+Processes: TypeAlias = Accelerator | OneProcess
+
+
 def predict(
-    accelerator: Accelerator | OneProcess,
+    accelerator: Processes,
     examples: Sequence[Any],
     batch_size: int,
     *,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
     generate: Callable[[Batch], list[Any]],
 ) -> list[Any]:
     """One prediction for each example, in the examples' order, on every process.
 
     Args:
-        examples: `Examples`, whose lengths put similar ones together, or any sequence.
+        examples: `Examples`, batched by similar lengths, or any sequence.
         generate: a batch on the device -> a list with one picklable prediction for each of its rows.
     """
-    found: list[tuple[int, Any]] = []
+    results: list[tuple[int, Any]] = []
     batches = _share(accelerator, Examples.of(examples).lengths, batch_size)
     for indices, _ in _shown(accelerator, batches, -(-len(examples) // batch_size)):
         batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
         with _memory(batch), torch.no_grad():
             predictions = generate(batch)
         if len(predictions) != len(indices):
-            raise ValueError(f"generate gave {len(predictions)} predictions for a batch of {len(indices)} examples")
-        found += zip(indices, predictions, strict=True)
+            raise ValueError(f"generate returned {len(predictions)} predictions for a batch of {len(indices)} examples")
+        results += zip(indices, predictions, strict=True)
     if accelerator.num_processes > 1:
-        found = gather_object(found)
-    by_index = dict(found)  # examples repeated to fill up the processes overwrite themselves
+        results = gather_object(results)
+    by_index = dict(results)  # repeated examples, which fill up the processes, overwrite themselves
     return [by_index[i] for i in range(len(examples))]
 
 
-def _shown(accelerator: Accelerator | OneProcess, batches: Iterator[Any], count: int) -> Iterator[Any]:
-    """The batches, with a bar on the terminal where a finished model predicts from them."""
+def _shown(accelerator: Processes, batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """The batches, with a progress bar on the terminal for predictions of a finished model."""
     if not isinstance(accelerator, OneProcess) or count < 2:
         return batches
     from rich.console import Console
@@ -94,7 +97,7 @@ def _shown(accelerator: Accelerator | OneProcess, batches: Iterator[Any], count:
 
 @contextmanager
 def _memory(batch: Batch) -> Iterator[None]:
-    """Says what to lower where a batch is more than the memory holds."""
+    """Adds advice to an out-of-memory error of a batch."""
     try:
         yield
     except RuntimeError as error:
@@ -102,22 +105,20 @@ def _memory(batch: Batch) -> Iterator[None]:
             raise
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in batch.items() if hasattr(value, "shape"))
         raise RuntimeError(
-            f"out of memory in evaluation with {shapes}. Lower eval_batch_size: no loss changes"
+            f"out of memory in evaluation with {shapes}. Lower eval_batch_size: losses do not change"
         ) from error
 
 
-def _share(
-    accelerator: Accelerator | OneProcess, lengths: np.ndarray, batch_size: int
-) -> Iterator[tuple[list[int], int]]:
+def _share(accelerator: Processes, lengths: np.ndarray, batch_size: int) -> Iterator[tuple[list[int], int]]:
     """This process's batches of similar lengths, as (indices, weight).
 
-    Before each batch the processes agree whether one of them was asked to stop; then EvaluationStopped is raised.
+    Before each batch the processes agree whether one of them got a stop signal; then EvaluationStopped is raised.
 
-    Every process gets equally many, since under ZeRO-3 and FSDP each forward pass is an appointment of all of them;
-    those that fill up repeat the first batch with weight 0.
+    Every process gets equally many, since ZeRO-3 and FSDP need all processes in each forward pass; batches that fill up
+    a process repeat the first one with weight 0.
     """
     if not len(lengths):
-        raise ValueError("there is no example to evaluate on")
+        raise ValueError("there are no examples to evaluate")
     order = np.argsort(lengths.sum(axis=1), kind="stable")[::-1]
     batches = [(order[i : i + batch_size].tolist(), 1) for i in range(0, len(order), batch_size)]
     batches += [(batches[0][0], 0)] * (-len(batches) % accelerator.num_processes)

@@ -1,17 +1,22 @@
-"""What a model computes for a token, and what its device could compute: model FLOPs utilisation (MFU).
+"""Model FLOPs per token and the peak of the device: model FLOPs utilisation (MFU).
 
-Model FLOPs are those that the mathematics needs, a product of (m, k) and (k, n) counting 2mkn; what is computed twice
-to save memory does not count (Chowdhery et al. 2022, PaLM, appendix B).
+Model FLOPs are those that the mathematics needs, with 2mkn for a product of (m, k) and (k, n); recomputation to save
+memory does not count (Chowdhery et al. 2022, PaLM, appendix B).
 """
+
+from __future__ import annotations
 
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Dense bf16 (fp16 where there is no bf16) with fp32 sums, TFLOP/s, of NVIDIA's and AMD's data sheets. The first match
 # counts. A card at a lower power limit does not reach it, and no share of it is above 1.
@@ -26,26 +31,26 @@ PEAKS = [
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """FLOP/s of a GPU at most, in dense bf16; None for a device that is not in the table."""
+    """Peak FLOP/s of a GPU in dense bf16; None for a device that is not in the table."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak * 1e12 for pattern, peak in PEAKS if re.search(pattern, name)), None)
 
 
-def size(parameter: Any) -> int:
-    """Numbers in a parameter, also one that ZeRO-3 has cut up or bitsandbytes has packed."""
+def size(parameter: torch.Tensor) -> int:
+    """The size of a parameter, also if ZeRO-3 has sharded it or bitsandbytes has packed it."""
     packed = getattr(parameter, "quant_state", None)
     return math.prod(packed.shape if packed is not None else getattr(parameter, "ds_shape", parameter.shape))
 
 
 def count_parameters(model: nn.Module, trained: bool = False) -> int:
-    """All parameters, or those that train, shared ones once; works on the meta device."""
+    """The number of all or of trained parameters, shared ones once; works on the meta device."""
     return sum(size(parameter) for parameter in model.parameters() if parameter.requires_grad or not trained)
 
 
-def training_flops(model: Any) -> Callable[[np.ndarray], float]:
-    """Model FLOPs of a training step, as a function of what it trains on.
+def training_flops(model: PreTrainedModel) -> Callable[[np.ndarray], float]:
+    """Model FLOPs of a training step, as a function of the lengths of its sequences.
 
     Per token 2 for each parameter that it is multiplied with, forward, and twice that backward, 6N in all; of frozen
     parameters, as under adapters, the gradient is not taken: 4N. Embeddings are looked up, not multiplied, but their
@@ -57,7 +62,7 @@ def training_flops(model: Any) -> Callable[[np.ndarray], float]:
         model: before or after it is wrapped.
 
     Returns:
-        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count one by one. Of an encoder-decoder
+        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count separately. For an encoder-decoder
         (K = 2, source and target) the encoder's parameters count for the source's tokens, the others for the target's.
     """
     config = model.config.get_text_config()
@@ -69,14 +74,14 @@ def training_flops(model: Any) -> Callable[[np.ndarray], float]:
     experts = _any(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
     used = (_any(config, "num_experts_per_tok", "moe_topk") or 1) / experts
     both = bool(getattr(config, "is_encoder_decoder", False))
-    per_token = [0.0, 0.0]  # of the encoder of two, and of all else
+    per_token = [0.0, 0.0]  # the encoder of an encoder-decoder, and everything else
     for name, parameter in matrices.items():
         if id(parameter) not in tables:
             share = used if ".experts." in name and experts > 1 else 1.0
             times = 6 if parameter.requires_grad else 4
             per_token[not (both and ".encoder." in f".{name}")] += times * size(parameter) * share
     layers = _layer_windows(config)
-    heads = _any(config, "num_attention_heads", "n_head") or 0  # Mamba has none, and no attention
+    heads = _any(config, "num_attention_heads", "n_head") or 0  # Mamba has no heads and no attention
     width = heads and heads * (getattr(config, "head_dim", None) or _any(config, "d_kv") or config.hidden_size // heads)
 
     def flops(lengths: np.ndarray) -> float:
@@ -87,14 +92,14 @@ def training_flops(model: Any) -> Callable[[np.ndarray], float]:
         if both:
             source, depth = lengths[:, 0], _any(config, "encoder_layers", "num_encoder_layers", "num_layers")
             total += per_token[0] * source.sum() + 12 * width * depth * (source**2).sum()
-            total += 12 * width * len(layers) * (source * last).sum()  # the decoder looks at the source too
+            total += 12 * width * len(layers) * (source * last).sum()  # the decoder attends to the source too
         return total + sum(12 * width * (last * np.minimum(last, window)).sum() for window in layers)
 
     return flops
 
 
-def _layer_windows(config: Any) -> list[float]:
-    """How far each layer's attention reaches, in tokens; of an encoder-decoder, each decoder layer's."""
+def _layer_windows(config: PreTrainedConfig) -> list[float]:
+    """The span of each layer's attention in tokens; for an encoder-decoder, of each decoder layer."""
     depth = _any(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
     window = _any(config, "sliding_window", "local_attention")
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * depth
@@ -103,6 +108,6 @@ def _layer_windows(config: Any) -> list[float]:
     return [reach[kind] for kind in kinds if "attention" in kind and "linear" not in kind]
 
 
-def _any(config: Any, *names: str) -> Any:
+def _any(config: PreTrainedConfig, *names: str) -> Any:
     """The first of these entries that the configuration has and that is not 0."""
     return next((value for name in names if (value := getattr(config, name, None))), None)

@@ -1,4 +1,4 @@
-"""Cross-validation: each fold of the rows is tested once, by a model that is trained on the other folds."""
+"""Cross-validation: a model trained on the other folds tests each fold once."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from hftrain.terminal import visible
 C = TypeVar("C", bound=RecipeConfig)
 SCORES = "cross_validation.json"
 NOTE = (
-    "95 %: the interval of the mean by the corrected resampled t-test (Nadeau and Bengio 2003), which allows for the "
-    "rows that the folds' training sets share. No model here is trained on all rows: for one, run without folds."
+    "95 %: the interval of the mean by the corrected resampled t-test (Nadeau and Bengio 2003), which considers the "
+    "rows that the training sets share. No model here is trained on all rows: to get one, run without folds."
 )
 
 
 def cross_validate(main: Callable[[C], dict[str, Any]], config: C) -> dict[str, Any]:
-    """Runs `main` for each fold, in `output_dir`/fold-1, fold-2, ..., and writes how their test scores spread.
+    """Runs `main` for each fold, in `output_dir`/fold-1, fold-2, ..., and writes a summary of their test scores.
 
-    With `resume_from_checkpoint` auto, each fold goes on where it stopped; a finished one is only scored again.
+    With `resume_from_checkpoint` auto, each fold continues where it stopped; a finished one is only scored again.
 
     Returns:
-        {"folds", "scores": `summarize`, "by_fold": what `main` returned of each}, which `cross_validation.json` holds.
+        {"folds", "scores": `summarize`, "by_fold": the result of `main` for each}, as in `cross_validation.json`.
     """
     assert config.folds is not None
     folder, results = Path(config.output_dir), []
@@ -42,7 +42,7 @@ def cross_validate(main: Callable[[C], dict[str, Any]], config: C) -> dict[str, 
         name = f"fold-{fold}"
         run_name = config.run_name and f"{config.run_name}-{name}"
         results.append(main(replace(config, fold=fold, output_dir=str(folder / name), run_name=run_name)))
-        gc.collect()  # the model of this fold, before the next one is loaded
+        gc.collect()  # free the model of this fold before the next one is loaded
     outcome = {"folds": config.folds, "scores": summarize(results), "by_fold": results}
     if PartialState().is_main_process:
         write(folder, config, outcome)
@@ -50,7 +50,7 @@ def cross_validate(main: Callable[[C], dict[str, Any]], config: C) -> dict[str, 
 
 
 def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Of each test score that every fold has: {"mean", "spread", "low", "high"}.
+    """For each test score that every fold has: {"mean", "spread", "low", "high"}.
 
     spread: the standard deviation over the folds; low, high: the 95 % interval of the mean, whose variance is
     (1 / K + 1 / (K - 1)) spread ** 2 of K folds (Nadeau and Bengio 2003).
@@ -71,7 +71,7 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
 
 
 def student_t(freedom: int) -> float:
-    """The number within which, either side of 0, lie 95 % of Student's t of so many degrees of freedom."""
+    """The bound around 0 that contains 95 % of Student's t with `freedom` degrees of freedom."""
     # t = sqrt(freedom) tan(angle) turns the density into cos(angle) ** (freedom - 1), which has no tail
     angles = np.linspace(0, np.pi / 2, 200_001)
     density = np.cos(angles) ** (freedom - 1)
@@ -80,8 +80,8 @@ def student_t(freedom: int) -> float:
 
 
 @explain_disk(
-    "every fold is trained, but their summary was not written",
-    "Make room, or mend the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
+    "all folds are trained, but their summary was not written",
+    "Make room, or repair the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
 )
 def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> None:
     """Writes `cross_validation.json` and `report.html`, and prints the scores."""
@@ -101,7 +101,7 @@ def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> Non
     write_report(
         folder,
         title=f"Cross-validation of {config.tested_on}",
-        lead=f"Each of {outcome['folds']} folds was tested by a model trained on the others.",
+        lead=f"A model trained on the other folds tested each of {outcome['folds']} folds.",
         summary={name.replace("_", " "): interval(values) for name, values in scores.items()},
         config=asdict(config),
         changed=changed(config),

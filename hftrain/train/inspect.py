@@ -1,7 +1,7 @@
-"""What the loop will see: the examples as the model gets them, which of their tokens are learnt, and what is wrong.
+"""The examples as the model gets them: which of their tokens are learnt, and which problems they have.
 
-`fit` measures a sample of every run for its report. Under `hftrain inspect`, which runs any recipe inside `asked`, it
-hands the examples over and ends there, before anything is trained or written.
+`fit` measures a sample of every run for its report. In `hftrain inspect`, which runs any recipe inside `asked`, it
+passes the examples on and ends, before anything is trained or written.
 
 Shapes: N examples, T tokens of one example.
 """
@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,42 +23,49 @@ from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hftrain.config.fields import TrainConfig
+
+PICTURES = 64  # examples whose pictures are kept
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
 
 
 class View(NamedTuple):
-    """What `fit` was given."""
+    """The arguments of `fit`."""
 
     examples: Examples
     collate: Callable[[list[Any]], Batch]
     plan: Plan
-    config: Any
-    model: Any
+    config: TrainConfig
+    model: PreTrainedModel
     processor: Any
     augment: Callable[[Any], Any] | None = None
     held_out: Mapping[str, Sequence[Any]] | None = None
 
 
 class Seen(Exception):
-    """Carries a `View` from `fit` through the recipe to who asked."""
+    """Carries a `View` from `fit` through the recipe to `hftrain inspect`."""
 
     def __init__(self, view: View):
-        super().__init__("fit was asked to show its examples")
+        super().__init__("fit only shows its examples")
         self.view = view
 
 
 class Example(NamedTuple):
     """One example as the model sees it.
 
-    kind: what its labels are: "next" tokens, tokens in place of "masked" ones, a "target" text, "tags" of tokens, one
-    for the "whole" example, or "none" that are known here.
+    kind: the kind of its labels: "next" tokens, tokens in place of "masked" ones, a "target" text, "tags" of tokens,
+    one label for the "whole" example, or "none" for unknown labels.
     """
 
     number: int
     kind: str
     ids: list[int]  # without padding
-    labels: list[int]  # of a target, its own tokens; else those of `ids`, -100 where nothing is learnt
-    rest: dict[str, Any]  # what else is in the batch: small values, or shapes
+    labels: list[int]  # the tokens of a target; otherwise those of `ids`, with -100 where nothing is learnt
+    rest: dict[str, Any]  # other content of the batch: small values, or shapes
+    pixels: torch.Tensor | None = None  # (C, H, W) of an image; of at most `PICTURES` examples
 
     @property
     def learnt(self) -> int:
@@ -66,13 +73,13 @@ class Example(NamedTuple):
 
 
 def inspecting() -> bool:
-    """Whether `fit` will show its examples and train nothing: what only the result needs may be left out."""
+    """Whether `fit` will only show its examples: work that only the result needs may be skipped."""
     return _ASKED.get() or printing.asked()
 
 
 @contextmanager
 def asked() -> Iterator[None]:
-    """Makes `fit` raise `Seen`."""
+    """A context in which `fit` raises `Seen`."""
     token = _ASKED.set(True)
     try:
         yield
@@ -81,55 +88,60 @@ def asked() -> Iterator[None]:
 
 
 def look(view: View, count: int = 64) -> dict[str, Any]:
-    """`measure` of `count` examples, for the report. Raises `Seen` if somebody asked for the examples."""
+    """`measure` of `count` examples, for the report. Raises `Seen` inside `asked`."""
     if _ASKED.get():
         raise Seen(view)
     return measure(view, sample(view, count))
 
 
 def sample(view: View, count: int) -> list[Example]:
-    """`count` examples, evenly spread, each as a batch of its own, with the noise of the step that sees it first."""
+    """`count` examples, evenly spread, each as a separate batch, with the noise of the first step that uses it."""
     chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
     steps, rows = view.plan.first_steps(chosen), fetch(view.examples, chosen)
-    return [_example(view, *each) for each in zip(chosen, steps, rows, strict=True)]
+    with_pixels = set(chosen[:: -(-len(chosen) // PICTURES)])
+    examples = [_example(view, *arguments) for arguments in zip(chosen, steps, rows, strict=True)]
+    return [example if example.number in with_pixels else example._replace(pixels=None) for example in examples]
 
 
-def _example(view: View, number: int, step: int, row: Any) -> Example:
+def _example(view: View, number: int, step: int, row: object) -> Example:
     if view.augment is not None:
         row = augmented(view.augment, row, view.plan.seed, step, number)
-    seed_all(view.plan.seed, step, 0)  # of a collate that draws: like the first micro-batch
+    seed_all(view.plan.seed, step, 0)  # for a random collate: as in the first micro-batch
     batch = {name: value for name, value in view.collate([row]).items() if isinstance(value, torch.Tensor)}
     ids, labels = batch.pop("input_ids", torch.zeros(1, 0)), batch.pop("labels", None)
     mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()
-    if "token_type_ids" in batch and not batch["token_type_ids"].any():  # there is one text
+    if "token_type_ids" in batch and not batch["token_type_ids"].any():  # there is only one text
         del batch["token_type_ids"]
     kind = _kind(view.model, ids, labels, "decoder_input_ids" in batch)
-    rest = {name: value.tolist() if value.numel() < 9 else tuple(value.shape) for name, value in batch.items()}
+    others = {name: value.tolist() if value.numel() < 9 else tuple(value.shape) for name, value in batch.items()}
     if kind in ("next", "masked", "tags"):
-        told = labels[mask] if labels is not None and mask.shape == labels.shape else ids[mask]
+        learnt = labels[mask] if labels is not None and mask.shape == labels.shape else ids[mask]
     elif kind == "target" and labels is not None:
-        told = labels[labels != IGNORE]
+        learnt = labels[labels != IGNORE]
     else:
-        rest |= {"label": _named(view.model, labels)} if labels is not None else {}
-        told = torch.zeros(0)
+        others |= {"label": _named(view.model, labels)} if labels is not None else {}
+        learnt = torch.zeros(0)
     tokens = ids[mask] if mask.shape == ids.shape else ids.flatten()
-    return Example(number, kind, tokens.long().tolist(), told.long().tolist(), rest)
+    pixels = batch["pixel_values"][0] if "pixel_values" in batch else None
+    return Example(number, kind, tokens.long().tolist(), learnt.long().tolist(), others, pixels)
 
 
-def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:
+def _kind(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:
     if labels is None or labels.ndim < 2 or labels.is_floating_point():
         return "none" if labels is None else "whole"
     if decoder or model.config.is_encoder_decoder:
         return "target"
-    if labels.shape != ids.shape:  # where an answer begins and ends, for instance
+    if labels.shape != ids.shape:  # for instance the begin and end of an answer
         return "whole"
-    if model.get_output_embeddings() is None and model.config.num_labels > 1:  # with one it gives rewards
+    if (
+        model.get_output_embeddings() is None and (model.config.num_labels or 0) > 1
+    ):  # with one label it is a reward model
         return "tags"
     learnt = labels != IGNORE
     return "next" if bool((labels == ids)[learnt].all()) else "masked"
 
 
-def _named(model: Any, labels: torch.Tensor) -> Any:
+def _named(model: PreTrainedModel, labels: torch.Tensor) -> Any:
     """The class that a single label means."""
     if labels.numel() > 1 or labels.is_floating_point():
         return labels.tolist() if labels.numel() < 9 else tuple(labels.shape)
@@ -137,8 +149,8 @@ def _named(model: Any, labels: torch.Tensor) -> Any:
 
 
 def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
-    """Numbers of the examples `seen`, of the lengths of all, and of the padding in the first steps; without those that
-    mean nothing for the task."""
+    """Numbers of the examples `seen`, of the lengths of all, and of the padding in the first steps; only those that
+    apply to the task."""
     numbers: dict[str, Any] = {"examples": len(view.examples), "examples looked at": len(seen)}
     lengths = view.plan.tokens
     if lengths.max() > 1:
@@ -159,12 +171,12 @@ def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
     return numbers
 
 
-def _sources(config: Any) -> list[Source]:
+def _sources(config: TrainConfig) -> list[Source]:
     return [read_source(file) for file in getattr(config, "train_file", None) or []]
 
 
 def _told_apart(seen: Sequence[Example], copies: int) -> list[tuple[Any, ...]]:
-    """What the model sees of each row; one that a weight repeats is one row, whose `copies` at most are neighbours."""
+    """The model's input for each row; a row that a weight repeats counts once, if at most `copies` are neighbours."""
     rows: list[tuple[Any, ...]] = []
     first = -copies
     for example in seen:
@@ -176,7 +188,7 @@ def _told_apart(seen: Sequence[Example], copies: int) -> list[tuple[Any, ...]]:
 
 
 def count_rows(view: View) -> dict[str, int]:
-    """Of all splits whose examples know their rows: how many are "leaked" into the training rows or "refused"."""
+    """For all splits whose examples have their rows: how many are "leaked" into the training rows or "refused"."""
     held_out = [split for name, split in (view.held_out or {}).items() if name != "train"]
     counts = {"leaked": 0, "refused": 0}
     for split in (view.examples, *held_out):
@@ -189,14 +201,14 @@ def count_rows(view: View) -> dict[str, int]:
 
 
 def end_ids(view: View) -> set[int]:
-    """Tokens that end a generated text: what the model stops at, or the tokenizer's own."""
-    told = getattr(getattr(view.model, "generation_config", None), "eos_token_id", None)
+    """Tokens that end a generated text, by the model or else by the tokenizer."""
+    configured = getattr(getattr(view.model, "generation_config", None), "eos_token_id", None)
     tokenizer = tokenizer_of(view.processor)
-    ends = {*(told if isinstance(told, list) else [told]), getattr(tokenizer, "eos_token_id", None)}
+    ends = {*(configured if isinstance(configured, list) else [configured]), getattr(tokenizer, "eos_token_id", None)}
     return {end for end in ends if end is not None}
 
 
-def tokenizer_of(processor: Any) -> Any:
+def tokenizer_of(processor: object) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
@@ -206,42 +218,44 @@ def _padding(view: View, steps: int = 20) -> float:
     padded = tokens = 0
     for step in range(min(steps, plan.steps_per_epoch)):
         lengths = plan.lengths[plan.examples(step)]
-        sizes = {
-            "micro_batch_size": config.micro_batch_size,
-            "micro_batch_tokens": config.micro_batch_tokens,
-            "equal_lengths": config.equal_length_micro_batches,
-        }
-        padded += sum(padded_tokens(lengths[group]) for group in cut(lengths, 1, **sizes))
+        groups = cut(
+            lengths,
+            1,
+            micro_batch_size=config.micro_batch_size,
+            micro_batch_tokens=config.micro_batch_tokens,
+            equal_lengths=config.equal_length_micro_batches,
+        )
+        padded += sum(padded_tokens(lengths[group]) for group in groups)
         tokens += int(lengths.sum())
     return 1 - tokens / padded
 
 
 class Limits(NamedTuple):
-    """How much of a thing is too much, as a share; what is over is a breach."""
+    """Limits, as shares; a number above its limit is a breach."""
 
     max_truncated: float = 0.05
     max_duplicates: float = 0.1
     max_padding: float = 0.5
     max_nothing_learnt: float = 0.0
     min_tokens_learnt: float = 0.0
-    max_leaked: int = 0  # rows held out that stand in the training rows
+    max_leaked: int = 0  # held-out rows that are in the training rows too
     max_refused: int = 0  # rows left out
 
 
 def breaches(numbers: dict[str, Any], limits: Limits, *, leaked: int = 0, refused: int = 0) -> list[str]:
-    """What is wrong, a sentence each."""
+    """The breached limits, one sentence each."""
     shares = {"truncated share": "max_truncated", "duplicates": "max_duplicates", "padding share": "max_padding"}
     shares |= {"nothing learnt": "max_nothing_learnt"}
-    found = [
+    sentences = [
         f"{name} {numbers[name]:.1%} is over {limit} = {getattr(limits, limit):.1%}"
         for name, limit in shares.items()
         if numbers.get(name, 0) > getattr(limits, limit)
     ]
     if (learnt := numbers.get("tokens learnt", 1)) <= limits.min_tokens_learnt:
-        found.append(f"tokens learnt {learnt:.1%} is not over min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
-    if numbers.get("end learnt") == 0 and numbers.get("tokens learnt", 0) < 1:  # a running text need not end
-        found.append("no example learns a token that ends it: what is generated would not stop")
+        sentences.append(f"tokens learnt {learnt:.1%} is not over min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
+    if numbers.get("end learnt") == 0 and numbers.get("tokens learnt", 0) < 1:  # running text need not end
+        sentences.append("no example learns its end token: generation would not stop")
     for name, count, most in (("leaked", leaked, limits.max_leaked), ("refused", refused, limits.max_refused)):
         if count > most:
-            found.append(f"{count:,} rows {name}, max_{name} = {most}")
-    return found
+            sentences.append(f"{count:,} rows {name}, max_{name} = {most}")
+    return sentences

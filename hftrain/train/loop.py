@@ -1,16 +1,17 @@
-"""The one loop. A task is four values: examples, `collate`, `loss` and `evaluate`; `fit` is the loop that takes them.
+"""The training loop. A task is four values: examples, `collate`, `loss` and `evaluate`; `fit` trains with them.
 
-A step is one optimizer step. Step s (from 0) sees the examples that (seed, s) determines, at the learning rate that s
-determines, with randomness that (seed, s, micro-batch) determines; `state.step` is the number of steps done. So to go
-on from step s, nothing needs to be saved but weights, optimizer state and s.
-"""
+A step is one optimizer step. For step s (from 0), (seed, s) determines the examples, s the learning rate, and (seed, s,
+micro-batch) the randomness; `state.step` is the number of finished steps. So only weights, optimizer state and s must
+be saved to resume from step s."""
+
+from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -34,10 +35,15 @@ from hftrain.train.routing import RouterLoss, find_router_loss
 from hftrain.train.run import Outcome, Run
 from hftrain.train.trials.gradients import Steady, try_examples
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hftrain.train.state import Processor
+
 
 def start(config: TrainConfig) -> Accelerator:
-    """The first line of every recipe: ZeRO-3 must be known before a model loads, and the seed before a head is
-    drawn. What an earlier run chose for `config` is open again."""
+    """The first line of every recipe: ZeRO-3 must be active before a model loads, and the seed set before a head is
+    drawn. Settings of `config` that an earlier run chose are open again."""
     config.reopen()
     if distributed.was_launched():
         distributed.die_with_parent()
@@ -51,23 +57,23 @@ def start(config: TrainConfig) -> Accelerator:
     )
     distributed.require_agreement(accelerator, {"settings": asdict(config), "versions": checkpoint.versions()})
     if not accelerator.is_main_process:
-        logging.getLogger("hftrain").setLevel(logging.ERROR)  # what is to be said of the data, one process says
+        logging.getLogger("hftrain").setLevel(logging.ERROR)  # only one process logs facts on the data
     if config.resume_from_checkpoint is None and not inspect.inspecting():
-        checkpoint.find(config.output_dir, None)  # refuses a folder that holds a run, before anything takes time
+        checkpoint.find(config.output_dir, None)  # refuses a folder with a run, before anything takes time
     set_seed(config.seed)
     return accelerator
 
 
 def fit(
     accelerator: Accelerator,
-    model: nn.Module,
+    model: PreTrainedModel,
     examples: Sequence[Any],
     config: TrainConfig,
     *,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    processor: Any = None,
+    processor: Processor | None = None,
     flops: Callable[[np.ndarray], float] | None = None,
     augment: Callable[[Any], Any] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
@@ -108,7 +114,7 @@ def fit(
         raise ValueError("equal_length_micro_batches needs the lengths of the examples: give fit `Examples`")
     examples = Examples.of(examples)
     lengths = examples.lengths
-    plan, total = choose_settings(model, lengths, config)
+    plan, total = choose_settings(model, lengths, config, held_out)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -119,7 +125,7 @@ def fit(
         min_lr_ratio=config.min_lr_ratio,
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
-    cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # refused now, not at the step that meets it
+    cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # fails now, not at the step with this example
     view = inspect.View(examples, collate, plan, config, model, processor, augment, held_out)
     seen = inspect.look(view)  # `hftrain inspect` ends here
     contract = run_contract(accelerator, model, examples, total, config, held_out)
@@ -181,7 +187,7 @@ def fit(
                 run.log(outcome, learning_rate, epoch=state.step / plan.steps_per_epoch)
                 if evaluate and (run.due("eval_steps", total) or state.step == total):
                     if outcome.stop:
-                        state.evaluation_due = True  # the run that goes on evaluates first
+                        state.evaluation_due = True  # the resumed run evaluates first
                     else:
                         run.evaluate(evaluate)
                 stop = outcome.stop > 0 or state.evaluation_due
@@ -195,7 +201,7 @@ def fit(
                 began = time.perf_counter()  # waiting for data is part of a step; evaluating and saving is not
         steady.put_back()
         run.finish()
-        if any(distributed.total(accelerator, signals.received)):  # came too late for a step to see it
+        if any(distributed.total(accelerator, signals.received)):  # came too late for the last step
             leave(run)
         now_saved(farewell(run))
     return model, run.results(plan)
@@ -203,7 +209,7 @@ def fit(
 
 def prepare(
     accelerator: Accelerator,
-    model: Any,
+    model: PreTrainedModel,
     config: TrainConfig,
     kept: Sequence[str] = (),
 ) -> tuple[Any, Any]:
@@ -211,17 +217,13 @@ def prepare(
     decay."""
     zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
     if config.ema_decay is not None and zero == 3:
-        raise ValueError(
-            "ema_decay needs whole parameters on each process, which ZeRO-3 does not keep: use ZeRO-2 or FSDP2"
-        )
+        raise ValueError("ema_decay needs unsharded parameters on each process: use ZeRO-2 or FSDP2 instead of ZeRO-3")
     if config.optim != "adamw_torch" and sharded:
         raise ValueError(
-            f"optim={config.optim} works on whole tensors, which ZeRO and FSDP cut up: set optim=adamw_torch"
+            f"optim={config.optim} needs unsharded tensors, but ZeRO and FSDP shard them: set optim=adamw_torch"
         )
     if config.halve_on_oom and sharded:
-        raise ValueError(
-            "halve_on_oom cannot take a ZeRO or FSDP step again: lower micro_batch_size or micro_batch_tokens"
-        )
+        raise ValueError("halve_on_oom cannot repeat a ZeRO or FSDP step: lower micro_batch_size or micro_batch_tokens")
     distributed.check_gradients(accelerator, model)
     distributed.check_sharing(accelerator, model)
     if config.activation_checkpointing:
@@ -259,18 +261,18 @@ def take_step(
 ) -> Outcome:
     """One optimizer step over this process's micro-batches; not taken if the loss or the gradient norm is not finite.
 
-    The objective is (sum of the loss) / (count of items) and, of a model with experts, the router loss, both over the
-    whole step. Gradients are averaged over the P processes by whoever exchanges them, hence the factor P.
+    The objective is (sum of the loss) / (count of items) plus, for a model with experts, the router loss, both over the
+    whole step. The exchange averages gradients over the P processes, hence the factor P.
     """
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
     (items,) = distributed.total(accelerator, sum(loss.count(m.batch) for m in micro_batches if len(m.indices)))
     if items == 0:
-        raise ValueError(f"step {step + 1} has nothing to learn: every label of its examples is masked")
+        raise ValueError(f"step {step + 1} has nothing to learn: all labels of its examples are masked")
     if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
         if not config.halve_on_oom:
             raise RuntimeError(run.out_of_memory_message(micro_batches[0]))
         return Outcome(out_of_memory=True)
-    losses: list[torch.Tensor] = []  # on the device: to read them one by one would make the CPU wait each time
+    losses: list[torch.Tensor] = []  # on the device: reading them one by one would make the CPU wait each time
     out_of_memory = False
     for i, micro in enumerate(micro_batches):
         last = i == len(micro_batches) - 1 and not config.halve_on_oom

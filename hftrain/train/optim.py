@@ -1,13 +1,18 @@
 """Parameter groups, optimizers, and the learning rate as a pure function of the step."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, kept: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -29,7 +34,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, kept: Collection[str
 
 class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` for the matrices of the layers, `torch.optim.AdamW` for vectors, embeddings and heads, which
-    are whatever stands outside the stack of layers (Jordan et al. 2024).
+    are all parameters outside the stack of layers (Jordan et al. 2024).
 
     Muon's update is scaled to AdamW's root mean square (`match_rms_adamw`, Liu et al. 2025, eq. 4), so that one
     learning rate serves both.
@@ -37,19 +42,19 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         lr: float,
         weight_decay: float,
         betas: tuple[float, float],
         eps: float,
         kept: Collection[str] = (),
     ):
-        # rows of embeddings and heads are looked up one by one: orthogonalising them together makes no sense
+        # rows of embeddings and heads are used one by one: orthogonalising them together makes no sense
         tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         tables |= {id(head.weight)} if head is not None else set()
         stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-        if layers := {id(p) for stack in stacks for p in stack.parameters()}:  # a classifier, a pooler stand outside
+        if layers := {id(p) for stack in stacks for p in stack.parameters()}:  # a classifier or a pooler is outside
             tables |= {id(p) for p in model.parameters()} - layers
         tables |= {id(parameter) for name, parameter in model.named_parameters() if name in kept}
         groups = parameter_groups(model, weight_decay, kept)
@@ -64,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         self._share()
 
     def _share(self) -> None:
-        """The parts work on this object's groups and state, so that one state_dict tells all."""
+        """The parts use this object's groups and state, so that one state_dict has everything."""
         start = 0
         for part in self.parts:
             end = start + len(part.param_groups)
@@ -81,7 +86,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    model: nn.Module,
+    model: PreTrainedModel,
     name: str,
     *,
     learning_rate: float,
@@ -107,7 +112,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=eps, fused=fused or None)  # None: foreach
 
 
-FUSED = {"cpu", "cuda", "xpu", "mps"}  # devices with one kernel for the whole of AdamW
+FUSED = {"cpu", "cuda", "xpu", "mps"}  # devices with a single kernel for AdamW
 
 
 def adamw_8bit(model: nn.Module, groups: list[dict[str, Any]], **settings: Any) -> torch.optim.Optimizer:
@@ -118,7 +123,7 @@ def adamw_8bit(model: nn.Module, groups: list[dict[str, Any]], **settings: Any) 
     import bitsandbytes
 
     class AdamW8bit(bitsandbytes.optim.AdamW8bit):
-        """Its own way to say which parameters keep 32 bits goes by their addresses, which a later model may get."""
+        """bitsandbytes identifies parameters with 32 bits by their address, which a later model may get."""
 
         def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
             bits = {"optim_bits": 32} if id(group["params"][pindex]) in tables else {}
@@ -150,34 +155,34 @@ def steps_of(value: float, total: int) -> int:
     return math.ceil(value if value >= 1 else value * total)
 
 
-ENOUGH = {True: 50, False: 200}  # steps under which little is learnt: of a pretrained model, of a new one
+ENOUGH = {True: 50, False: 200}  # fewest useful steps: of a pretrained model, of a new one
 
 
 def too_few_steps(
     total: int, per_epoch: int, *, pretrained: bool, warmup_steps: float = 0, max_steps: int | None = None
 ) -> list[str]:
-    """Says why a run of `total` steps teaches little, and what to set: it has under 50 of them (a new model: 200), or
-    the learning rate has its peak in the last one alone (in none is refused by `make_schedule`).
+    """Warnings on a run of `total` steps that teaches little, with advice: it has under 50 steps (a new model: 200), or
+    only its last step has the peak learning rate (`make_schedule` refuses a run without any).
 
     Args:
         per_epoch: steps in a pass over the training data. `warmup_steps`, `max_steps`: the settings.
     """
-    found, enough = [], ENOUGH[pretrained]
+    sentences, enough = [], ENOUGH[pretrained]
     if total < enough:
         kind = "a pretrained" if pretrained else "a new"
         longer = f"set num_train_epochs to {math.ceil(enough / per_epoch):,} or more"
         if max_steps is not None and total >= max_steps:
             longer = f"set max_steps to {enough} or more"
-        found.append(
+        sentences.append(
             f"{total:,} steps teach {kind} model little; {enough} or more are usual: {longer}, or make a step smaller "
             "(global_batch_size, global_batch_tokens)"
         )
     if total > 2 and steps_of(warmup_steps, total) >= total - 1:
-        found.append(
-            f"warmup_steps={warmup_steps:g} of {total:,} steps: the learning rate is highest in the last step alone; "
+        sentences.append(
+            f"warmup_steps={warmup_steps:g} of {total:,} steps: only the last step has the highest learning rate; "
             "lower it"
         )
-    return found
+    return sentences
 
 
 def make_schedule(
@@ -195,18 +200,16 @@ def make_schedule(
     """
     warmup, decay = steps_of(warmup_steps, total), steps_of(decay_steps, total)
     if warmup_steps < 1:
-        warmup = min(warmup, total - 1)  # rounded up, a share of one step would be all of it
+        warmup = min(warmup, total - 1)  # rounded up, a share of one step would be the whole run
     if decay_steps < 1 and warmup_steps + decay_steps <= 1:
-        decay = min(decay, total - warmup)  # shares that fit, but for being rounded up
+        decay = min(decay, total - warmup)  # shares that would fit without rounding up
     if name == "warmup_stable_decay" and warmup < total < warmup + decay:
         raise ValueError(
-            f"warmup_steps={warmup} and decay_steps={decay} are more than the run's {total} steps, and the learning "
-            "rate would jump between them: lower one, or give shares under 1"
+            f"warmup_steps={warmup} and decay_steps={decay} exceed the run's {total} steps, so the learning "
+            "rate would jump between them: lower one, or set shares under 1"
         )
     if warmup >= total:
-        raise ValueError(
-            f"warmup_steps={warmup} leaves nothing of the run's {total} steps: lower it, or give a share under 1"
-        )
+        raise ValueError(f"warmup_steps={warmup} uses all {total} steps of the run: lower it, or set a share under 1")
 
     def after_warmup(step: int) -> float:
         progress = (step - warmup) / (total - warmup)
@@ -250,7 +253,7 @@ class ExponentialMovingAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model holds the averages."""
+        """A context in which the model has the averages."""
         kept = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         self.write(self.average)
         try:

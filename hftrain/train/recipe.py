@@ -11,10 +11,10 @@ C = TypeVar("C", bound=RecipeConfig)
 
 
 def run(main: Callable[[C], dict[str, Any]], config_class: type[C]) -> dict[str, Any]:
-    """Calls `main` with the settings of the command line; once for each fold where they ask for folds.
+    """Calls `main` with the settings of the command line, or once for each fold with `--folds`.
 
     Returns:
-        What `main` returns; of folds, what `cross_validation.json` holds.
+        The result of `main`, or for folds the content of `cross_validation.json`.
     """
     config = parse(config_class)
     if config.folds is None or config.fold is not None:

@@ -1,7 +1,7 @@
-"""The router loss of models with experts, which keeps all experts busy: over the global batch, under any cut.
+"""The router loss of models with experts, which balances the experts over the global batch, for any cut.
 
 E sum_e f_e P_e (Fedus et al. 2021, equations 4 to 6), where f_e is the share of the tokens that chose expert e, and P_e
-the mean of its probability, over all layers. transformers computes it of one batch (`load_balancing_loss_func`), and a
+the mean of its probability, over all layers. transformers computes it for one batch (`load_balancing_loss_func`), and a
 product of two means of a whole step is not the mean of its micro-batches' products. But f has no gradient, and P is
 linear in the tokens. So the choices of the whole step are counted first, by a pass without gradients and with the same
 dropout, where a process has several micro-batches; then each micro-batch adds its own share.
@@ -32,35 +32,35 @@ logger = logging.getLogger(__name__)
 
 
 class Routed(NamedTuple):
-    """Sums over tokens, without padding, and layers."""
+    """Sums over layers and over tokens without padding."""
 
     chosen: torch.Tensor  # (E,) how often each expert was chosen
     probability: torch.Tensor  # (E,) the only one with a gradient
     tokens: torch.Tensor
 
     def loss(self, chosen: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """What these tokens add to the router loss of a step of so many `tokens`, which chose `chosen`."""
+        """The contribution of these tokens to the router loss of a step with `tokens` tokens, which chose `chosen`."""
         return len(chosen) * (chosen / tokens * self.probability / tokens).sum()
 
 
 class RouterLoss:
-    """Reads the router logits of a model while it listens, and turns them into the router loss of a step."""
+    """Records the router logits of a model while it listens, and computes the router loss of a step from them."""
 
-    def __init__(self, module: Any, coefficient: float, choices: int):
+    def __init__(self, module: nn.Module, coefficient: float, choices: int):
         self.coefficient, self.choices = coefficient, choices
-        self.heard: list[Routed] | None = None  # None: nobody listens
+        self.heard: list[Routed] | None = None  # None: not listening
         self.whole: tuple[torch.Tensor, torch.Tensor] | None = None  # choices and tokens of the step
-        self.shares: list[torch.Tensor] = []  # of the step's loss, from this process's micro-batches
+        self.shares: list[torch.Tensor] = []  # shares of the step's loss from this process's micro-batches
         self.checks: list[tuple[float, float]] | None = None  # our value and transformers', in the trial
-        self.dense = False  # there are no experts: a configuration has the coefficient anyway
+        self.dense = False  # the model has no experts, although its configuration has the coefficient
         module.register_forward_pre_hook(self._ask, with_kwargs=True)
         module.register_forward_hook(self._hear, with_kwargs=True)
 
-    def _ask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, kwargs if self.heard is None else kwargs | {"output_router_logits": True}
 
-    def _hear(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        if self.heard is None or not module.training:  # in evaluation it gives a reference
+    def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if self.heard is None or not module.training:  # in evaluation it is a reference
             return
         logits = output.router_logits or ()
         self.dense = not logits
@@ -82,7 +82,7 @@ class RouterLoss:
             self.heard = None
 
     def checked(self, loss: Loss) -> Loss:
-        """`loss` for a trial, which compares the router loss with transformers' own."""
+        """`loss` for a trial that compares the router loss with transformers' own."""
 
         def listened(model: nn.Module, batch: Batch) -> torch.Tensor:
             self.checks = self.checks or []
@@ -91,18 +91,18 @@ class RouterLoss:
 
         return replace(loss, summed=listened)
 
-    def agrees(self, model: Any) -> bool:
-        """Whether the trial gave what transformers computes, of a model with experts; says what follows."""
+    def agrees(self, model: nn.Module) -> bool:
+        """Whether the trial agrees with transformers, for a model with experts; logs the consequence."""
         checks, self.checks = self.checks or [], None
         if self.dense:
             return False
         close = 1e-4 if getattr(model, "dtype", torch.float32) == torch.float32 else 2e-2
         if not all(abs(ours - theirs) <= close * abs(theirs) for ours, theirs in checks):
-            logger.warning("the router loss is left out: %s has a formula of its own", type(model).__name__)
+            logger.warning("the router loss is left out: %s has its own formula", type(model).__name__)
             return False
         logger.warning(
-            "the router loss of the whole batch, times %g (router_aux_loss_coef in the model's configuration; 0 leaves "
-            "it out), is added to the objective; it is logged as router_loss, and not part of loss", self.coefficient,
+            "the router loss of the global batch, times %g (router_aux_loss_coef in the model's configuration; 0 turns "
+            "it off), is added to the objective; it is logged as router_loss and is not part of loss", self.coefficient,
         )  # fmt: skip
         return True
 
@@ -115,10 +115,10 @@ class RouterLoss:
         seed: int,
         step: int,
     ) -> bool:
-        """Before the first loss of a step: counts the choices of all of it, unless each process has one micro-batch.
+        """Counts the choices of the whole step before its first loss, unless each process has one micro-batch.
 
         Returns:
-            whether the memory of all processes was enough.
+            whether the memory of all processes sufficed.
         """
         self.whole, self.shares, parts, enough = None, [], [], True
         if len(micro_batches) == 1:
@@ -139,7 +139,8 @@ class RouterLoss:
         return True
 
     def share(self, accelerator: Accelerator, heard: Sequence[Routed], *, real: bool) -> torch.Tensor:
-        """What a micro-batch, of which the model was `heard`, adds to the objective; nothing if it is no `real` one."""
+        """The contribution of a micro-batch to the objective, from what was `heard`; 0 if the micro-batch is not
+        `real`."""
         part = added(heard, real)
         if self.whole is None:
             self.whole = self._over_processes(accelerator, part)
@@ -153,8 +154,8 @@ class RouterLoss:
 
 
 def find_router_loss(model: Any) -> RouterLoss | None:
-    """The router loss of a model whose configuration has a coefficient for it, unless transformers computes none for
-    this kind of model, which is logged."""
+    """The router loss of a model whose configuration has a coefficient for it, unless transformers does not compute it
+    for this kind of model, which is logged."""
     module = model.get_base_model() if hasattr(model, "get_base_model") else model  # without PEFT around it
     if not hasattr(module, "config"):
         return None
@@ -169,7 +170,7 @@ def find_router_loss(model: Any) -> RouterLoss | None:
     if not computes or module.config.is_encoder_decoder or "output_router_logits" not in takes or not choices:
         logger.warning(
             "the router loss is left out (router_aux_loss_coef is %g): only causal language models "
-            "whose forward pass computes it have one that is known here, and %s does not",
+            "whose forward pass computes it are supported, and %s does not",
             coefficient, type(module).__name__,
         )  # fmt: skip
         return None

@@ -1,4 +1,6 @@
-"""What `fit` remembers and writes: the run's state, its checkpoints, its best weights, its log."""
+"""The run of one `fit`: its state, checkpoints, best weights and log."""
+
+from __future__ import annotations
 
 import math
 import os
@@ -8,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate import Accelerator
@@ -28,7 +30,10 @@ from hftrain.train import checkpoint, ending
 from hftrain.train.flops import count_parameters, peak_flops
 from hftrain.train.optim import ExponentialMovingAverage, steps_of, too_few_steps
 from hftrain.train.resuming import beside_state, take_up
-from hftrain.train.state import Outcome, State
+from hftrain.train.state import Outcome, Processor, State
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 class Run:
@@ -37,11 +42,11 @@ class Run:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: Any,
-        optimizer: Any,
+        model: nn.Module,
+        optimizer: Optimizer,
         config: TrainConfig,
         contract: dict,
-        processor: Any,
+        processor: Processor | None,
     ):
         self.accelerator, self.model, self.optimizer, self.config = accelerator, model, optimizer, config
         self.contract, self.processor, self.parameters = contract, processor, list(model.parameters())
@@ -49,7 +54,7 @@ class Run:
         self.average: ExponentialMovingAverage | None = None
         self.signals = StopSignals()
         self.last_saved: int | None = None
-        self.refuge: Path | None = None  # the last checkpoint, where `output_dir` did not take it
+        self.refuge: Path | None = None  # the last checkpoint, if it could not be written to `output_dir`
         self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
         if config.report_to:
             flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
@@ -57,33 +62,35 @@ class Run:
             names: dict[str, Any] = {"wandb": {"name": name}, "trackio": {"name": name}, "mlflow": {"run_name": name}}
             accelerator.init_trackers(os.environ.get("WANDB_PROJECT", "hftrain"), config=flat, init_kwargs=names)
 
-    # ---- begin, go on, stop, end ----
+    # ---- begin, resume, stop, end ----
 
     def resume_or_begin(self, plan: Plan, total: int, seen: dict[str, Any]) -> None:
-        """Takes up the checkpoint that `resume_from_checkpoint` means, if any; opens the log and the display.
+        """Resumes from the checkpoint of `resume_from_checkpoint`, if any; opens the log and the display.
 
         `seen`: numbers of the training examples, for the report."""
         config, main = self.config, self.accelerator.is_main_process
-        found, notes = checkpoint.find(config.output_dir, config.resume_from_checkpoint)
-        distributed.require_agreement(self.accelerator, {f"checkpoint in {config.output_dir}": found and found.name})
-        if found:
-            saved = checkpoint.read(found, verified=True)
+        folder, notes = checkpoint.find(config.output_dir, config.resume_from_checkpoint)
+        distributed.require_agreement(self.accelerator, {f"checkpoint in {config.output_dir}": folder and folder.name})
+        if folder:
+            saved = checkpoint.read(folder, verified=True)
             notes += take_up(self, saved, plan, total)
             self.last_saved, self.best_saved = saved.step, (self.state.best_step, self.state.best_metrics)
-            self.refuge = None if found.resolve().parent == Path(config.output_dir).resolve() else found
+            self.refuge = None if folder.resolve().parent == Path(config.output_dir).resolve() else folder
             if main:
                 notes += checkpoint.set_aside(config.output_dir, saved.step)
         if config.ema_decay is not None:
             self.average = ExponentialMovingAverage(self.accelerator.unwrap_model(self.model), config.ema_decay)
-            for name, average in self.average.average.items() if found else ():
-                if f"ema.{name}" in saved.tensors:  # not if --resume_allow let ema_decay through: it begins here
+            for name, average in self.average.average.items() if folder else ():
+                if (
+                    f"ema.{name}" in saved.tensors
+                ):  # missing if --resume_allow accepted ema_decay: the average begins here
                     average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
         log, evaluated = Path(config.output_dir) / "metrics.jsonl", not self.state.evaluation_due
         self.history = History(log, self.state.step, evaluated=evaluated, enabled=main)
-        if found and main and self.history.lines < (logged := saved.state.get("log_lines", 0)):
+        if folder and main and self.history.lines < (logged := saved.state.get("log_lines", 0)):
             notes.append(
                 f"{self.history.path} has {self.history.lines} of the {logged} lines that were logged up to step "
-                f"{saved.step:,}, and the report will lack the others: were they deleted, or left in {found.parent}?"
+                f"{saved.step:,}, and the report will lack the others: were they deleted, or left in {folder.parent}?"
             )
         self.progress = Progress(total, start=self.state.step, enabled=main)
         self.clock = time.perf_counter() - self.state.seconds
@@ -98,17 +105,17 @@ class Run:
         introduction = introduce(self.accelerator, model, trained), plan.describe(total), *few
         for line in (*notes, *describe(config), *introduction):
             self.progress.print(line)
-        if main and not found:  # fp32 master, two moments, and the export at most as large as the master
+        if main and not folder:  # fp32 master, two moments, and the export at most as large as the master
             checkpoint.check_free_space(config.output_dir, 16 * trained, config.save_total_limit + 1)
 
     def finish(self) -> None:
-        """Leaves the kept weights in the model and in the output folder."""
+        """Puts the best or the last weights into the model and the output folder."""
         config, state = self.config, self.state
         best = self.best_folder()
         keep_best = config.load_best_model_at_end and state.best_step not in (None, state.step)
         problems = checkpoint.verify(best) if keep_best else []
-        if problems:  # a full disk kept it from being saved, or somebody deleted it
-            self.progress.print(f"the best model cannot be had ({best}: {problems[0]}): the last one is kept")
+        if problems:  # it was not saved on a full disk, or was deleted
+            self.progress.print(f"the best model is not available ({best}: {problems[0]}): the last one is used")
             state.best_step, state.best_metrics = None, {}
         if keep_best and not problems:
             saved = checkpoint.read(best, verified=True)
@@ -122,10 +129,10 @@ class Run:
         main = self.accelerator.is_main_process
         with ending.explain_export(self), moved_in(folder, step=step) if main else nullcontext(folder) as staging:
             export(self.accelerator, self.model, self.processor, staging)
-        self.model.eval()  # what is asked of it from here on is asked without dropout
+        self.model.eval()  # from here on without dropout
 
     def results(self, plan: Plan) -> dict[str, Any]:
-        """Totals of the whole run, and the metrics of the model that was kept."""
+        """Totals of the whole run, and the metrics of the final model."""
         state, config, model = self.state, self.config, self.accelerator.unwrap_model(self.model)
         metrics = state.best_metrics if config.load_best_model_at_end and state.best_metrics else state.metrics
         return {
@@ -160,21 +167,21 @@ class Run:
             state.loss_sum += outcome.loss
 
     def due(self, name: str, total: int) -> bool:
-        """Whether what is done each `eval_steps`, `save_steps` or `logging_steps` is to be done now."""
+        """Whether it is time for `eval_steps`, `save_steps` or `logging_steps`."""
         every = self.state.rarer.get(name, getattr(self.config, name))
         return every > 0 and self.state.step % steps_of(every, total) == 0
 
     def weigh(self, name: str, seconds: float) -> None:
-        """Once it is known how long an evaluation or a checkpoint takes: does it less often where it takes too much of
-        the run. Every process has to call; all decide alike."""
+        """Makes evaluations or checkpoints less frequent if a measured one takes too much of the run. Every process
+        must call; all decide alike."""
         state = self.state
         if name not in self.config.chosen or name in state.rarer or not state.step:
             return
-        each, steps = distributed.total(self.accelerator, seconds, state.step_seconds)
+        seconds_each, steps = distributed.total(self.accelerator, seconds, state.step_seconds)
         every, total = int(getattr(self.config, name)), self.progress.total
-        state.rarer[name] = stretched(every, each, steps / state.step * total, total)
+        state.rarer[name] = stretched(every, seconds_each, steps / state.step * total, total)
         if state.rarer[name] != every:
-            share = f"{each / self.accelerator.num_processes:.3g} s each are over a tenth of the run"
+            share = f"{seconds_each / self.accelerator.num_processes:.3g} s each are more than a tenth of the run"
             self.progress.print(f"{name} {every} becomes {state.rarer[name]}: {share}")
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
@@ -197,7 +204,7 @@ class Run:
     def _track(self, values: dict[str, Any]) -> None:
         try:
             self.accelerator.log(values, step=self.state.step)
-        except OSError as error:  # a full disk, a deleted folder: not worth the run
+        except OSError as error:  # a full disk or a deleted folder: not worth ending the run
             warnings.warn(f"the trackers ({', '.join(self.config.report_to)}) lost values: {error}", stacklevel=2)
 
     def _speed(self, flops: float, seconds: float, prefix: str = "") -> dict[str, Any]:
@@ -208,13 +215,13 @@ class Run:
         return {f"{prefix}tflops": rate / 1e12, f"{prefix}mfu": rate / peak if peak else "unknown"}
 
     def refuse_or_skip(self, outcome: Outcome, indices: np.ndarray) -> None:
-        """A step that was not taken, since its loss or gradient is not finite: the run ends, or goes on if it may."""
+        """Handles a skipped step, whose loss or gradient is not finite: the run ends, or continues if allowed."""
         state, config = self.state, self.config
         if self.accelerator.scaler is not None and math.isfinite(outcome.loss):
-            return  # fp16 finds its loss scale this way
+            return  # fp16 adjusts its loss scale this way
         state.nonfinite_steps += 1
         rows = sorted(
-            int(i) for found in gather_object([[int(i) for m in outcome.broken for i in m.indices]]) for i in found
+            int(i) for numbers in gather_object([[int(i) for m in outcome.broken for i in m.indices]]) for i in numbers
         )
         what = "gradient norm" if math.isfinite(outcome.loss) else "loss"
         which = "" if rows else "one of the "
@@ -224,15 +231,15 @@ class Run:
         self.history.append({"step": state.step, "event": "not finite", "of": what, "examples": rows})
         if state.nonfinite_steps > config.max_nonfinite_steps:
             raise FloatingPointError(
-                f"{message}. Last good checkpoint: {self.last_good()}. Look at these rows, lower learning_rate, or set "
+                f"{message}. Last good checkpoint: {self.last_good()}. Check these rows, lower learning_rate, or set "
                 "max_nonfinite_steps to skip such steps"
             )
         self.progress.print(f"{message}; skipped ({state.nonfinite_steps} of at most {config.max_nonfinite_steps})")
 
     def evaluate(self, evaluate: Callable[[nn.Module], dict[str, float]]) -> None:
-        """Scores the weights that would be kept (their moving average, if there is one).
+        """Scores the current weights (their moving average, if there is one).
 
-        Broken off by a signal, it leaves `state.evaluation_due`, and nothing else."""
+        If a signal stops it, it only sets `state.evaluation_due`."""
         state, config = self.state, self.config
         began = time.perf_counter()
         self.model.eval()
@@ -249,7 +256,7 @@ class Run:
         self.weigh("eval_steps", time.perf_counter() - began)
         name = (config.metric_for_best_model or "loss").removeprefix("eval_")
         if name not in metrics:
-            raise ValueError(f"metric_for_best_model={name!r} is not evaluated; there are {', '.join(metrics)}")
+            raise ValueError(f"metric_for_best_model={name!r} is not evaluated; the metrics are {', '.join(metrics)}")
         best, sign = state.best_metrics, 1 if config.higher_is_better else -1
         better = not best or sign * metrics[name] > sign * best[name]
         if best and metrics[name] == best[name]:
@@ -271,13 +278,13 @@ class Run:
     # ---- checkpoints ----
 
     def must_save(self, total: int) -> bool:
-        """At each `save_steps`, at the end (also an early one), and when the step is the best and is to be kept."""
+        """Saves at each `save_steps`, at the end (also an early one), and when the step is the best."""
         state, config = self.state, self.config
         is_best = config.load_best_model_at_end and state.best_step == state.step
         return self.due("save_steps", total) or is_best or state.step == total or self.patience_lost()
 
     def save(self, place: Path) -> None:
-        """place: `output_dir`, or another folder where that one does not take the checkpoint."""
+        """place: `output_dir`, or another folder if the checkpoint cannot be written there."""
         state, config = self.state, self.config
         if self.accelerator.scaler is not None:
             state.loss_scale = self.accelerator.scaler.state_dict()
@@ -323,41 +330,41 @@ class Run:
             lower = f"Set micro_batch_size under {len(micro.indices)}"
         return (
             f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: "
-            "results change only where the start says so. Or set halve_on_oom, activation_checkpointing or bf16"
+            "results change only with a warning at the start. Or set halve_on_oom, activation_checkpointing or bf16"
         )
 
     def halve(self, micro_batches: list[MicroBatch]) -> int:
-        """Half as many examples as the largest of these micro-batches holds, which did not fit into memory."""
+        """Half the examples of the largest of these micro-batches, which did not fit into memory."""
         largest = max(gather_object([max(len(m.indices) for m in micro_batches)]))
         if largest <= 1:
             raise RuntimeError(self.out_of_memory_message(micro_batches[0]))
         size = largest // 2
         self.progress.print(
-            f"out of memory in step {self.state.step + 1}: going on with micro-batches of at most {size} examples"
+            f"out of memory in step {self.state.step + 1}: continuing with micro-batches of at most {size} examples"
         )
         return size
 
 
-def introduce(accelerator: Accelerator, model: Any, trained: int) -> str:
-    """What is trained, and on what, in a line."""
+def introduce(accelerator: Accelerator, model: nn.Module, trained: int) -> str:
+    """The model, its trained parameters and the device, in a line."""
     name, number = type(getattr(model, "get_base_model", lambda: model)()).__name__, count_parameters(model)
     share = "all" if trained == number else f"{trained:,} ({trained / number:.2%})"
     return f"{name}: {number:,} parameters, trained: {share}; {distributed.describe(accelerator)}"
 
 
-def export(accelerator: Accelerator, model: Any, processor: Any, folder: Path) -> None:
-    """Writes what plain `from_pretrained` loads, reads it back and compares; every process calls, the main one writes.
-    Raises: ValueError, what was written is not what was trained."""
+def export(accelerator: Accelerator, model: nn.Module, processor: Processor | None, folder: Path) -> None:
+    """Writes files for plain `from_pretrained`, reads them back and compares; every process calls, the main one writes.
+    Raises: ValueError, the written model differs from the trained one."""
     weights = distributed.weights(accelerator, model)
     state_dict = accelerator.get_state_dict(model)
     if accelerator.is_main_process:
         module = accelerator.unwrap_model(model)
         module.save_pretrained(folder, state_dict=state_dict)
         if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
-            module.generation_config.save_pretrained(folder)  # an adapter's own save leaves it out
+            module.generation_config.save_pretrained(folder)  # saving an adapter omits it
         heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
         if heads or recall(module.config, "translation"):
-            module.config.save_pretrained(folder)  # it says what the head is for, or what is put before each source
+            module.config.save_pretrained(folder)  # it has the meaning of the head, or the prefix of each source
         if processor is not None:
             processor.save_pretrained(folder)
         share_weights(folder)

@@ -49,8 +49,8 @@ def of_a_checkpoint(folder: Path, draw: random.Random, sample: bool) -> Iterator
     def named_and_passed_over(out: Path, name: str) -> None:
         problems = checkpoint.verify(out / last.name)
         assert problems and all(problem.startswith(Path(name).name) for problem in problems), problems
-        found, notes = checkpoint.find(out, "auto")
-        assert found == out / good.name and notes == [f"passed over {last.name}: {problems[0]}"], (found, notes)
+        chosen, notes = checkpoint.find(out, "auto")
+        assert chosen == out / good.name and notes == [f"passed over {last.name}: {problems[0]}"], (chosen, notes)
 
     names = [path.relative_to(out).as_posix() for path in sorted(last.rglob("*")) if path.is_file()]
     yield from of_files(out, names, draw, sample, named_and_passed_over)

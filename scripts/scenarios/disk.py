@@ -82,8 +82,8 @@ def strike(folder: Path, place: Path, trouble: str, stage: str) -> Try:
     # the state of the last step is on a disk, but for a run that ended before its first, or lost what it had deleted
     last = any(path.name == "checkpoint-4" for path in saved)
     kept = last or stage == "reading" or (trouble == "deleted" and stage in ("export", "test scores", "publishing"))
-    right = "Traceback" not in log and code in (0, 1) and whole and kept
-    problem = None if right else f"code {code}, saved {[str(path) for path in saved]}: {log[-600:]!r}"
+    passed = "Traceback" not in log and code in (0, 1) and whole and kept
+    problem = None if passed else f"code {code}, saved {[str(path) for path in saved]}: {log[-600:]!r}"
     return Try(f"while {stage}", f"struck while {stage}" in log, problem)
 
 

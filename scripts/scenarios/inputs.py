@@ -71,7 +71,7 @@ def refusals(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
             except ValueError as error:
                 assert f"  {key}: " in str(error) and "--resume_allow" in str(error), str(error)
             else:
-                raise AssertionError("went on without a word")
+                raise AssertionError("continued silently")
 
         os.environ.update(environment)
         try:
@@ -116,7 +116,7 @@ def reports(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
         ("a line of the log deleted", log_cut, {}, "lines that were logged up to step 4"),
         ("the log deleted", lambda out: (out / "metrics.jsonl").unlink(), {}, "has 0 of the"),
         ("a checkpoint copied to another step's name", other_name, {}, "passed over checkpoint-9"),
-        ("another cut", lambda out: None, {"micro_batch_size": 3}, "other micro-batches than when saved"),
+        ("another cut", lambda out: None, {"micro_batch_size": 3}, "the micro-batches differ from the saved run"),
         (
             "the best checkpoint deleted",
             lambda out: shutil.rmtree(out / "checkpoint-3"),
@@ -126,7 +126,7 @@ def reports(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
     ]
     for name, harm, settings, sentence in draw.sample(tries, 2) if sample else tries:
 
-        def said(harm: Any = harm, settings: Any = settings, sentence: str = sentence) -> None:
+        def reported(harm: Any = harm, settings: Any = settings, sentence: str = sentence) -> None:
             out = shutil.copytree(before, folder / "out")
             try:
                 harm(out)
@@ -137,7 +137,7 @@ def reports(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
             finally:
                 shutil.rmtree(out)
 
-        yield Try(name, True, check(said))
+        yield Try(name, True, check(reported))
 
 
 torch.set_num_threads(1)

@@ -33,9 +33,9 @@ def kills(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
             code = wait(fork(lambda place=place: _come_and_go(place)))
             seconds = time.monotonic() - began
             left = sorted(path.name for path in place.iterdir())
-            right = code == 0 and left == [] and seconds < 5
-            problem = None if right else f"exit code {code}, {seconds:.1f} s, left {left}"
-            if not died and right:
+            passed = code == 0 and left == [] and seconds < 5
+            problem = None if passed else f"exit code {code}, {seconds:.1f} s, left {left}"
+            if not died and passed:
                 break  # the run had no such line
             yield Try(f"{scene}, kill at line {line}", died, problem)
 
@@ -52,8 +52,8 @@ def races(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
         codes = [wait(child) for child in children]
         stays = sorted(map(json.loads, log.read_text().splitlines())) if log.exists() else []
         apart = all(before[1] <= after[0] for before, after in pairwise(stays))
-        right = apart and codes.count(0) == len(stays) >= 1 and codes.count(REFUSED) + len(stays) == runs
-        yield Try(f"race {number}", True, None if right else f"{stays}, exit codes {codes}")
+        passed = apart and codes.count(0) == len(stays) >= 1 and codes.count(REFUSED) + len(stays) == runs
+        yield Try(f"race {number}", True, None if passed else f"{stays}, exit codes {codes}")
 
 
 def prepare(folder: Path, scene: str) -> None:

@@ -1,4 +1,4 @@
-"""Code and paths that somebody has planted in what a command reads: none runs, and none is followed.
+"""Code and paths planted in files that a command reads: no code runs, and no path is followed.
 
 A try has really happened if the plant is live: what trusts it (`pickle.loads`, `load_from_disk`, an import in that
 folder, `trust_remote_code=True`) does run or follow it.
@@ -24,7 +24,7 @@ from hftrain import cli
 from hftrain.config import DataConfig
 from hftrain.data.splits import load_splits
 from scenarios import Row, Try, check, fork, wait
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 from tests.train.resume_worker import WorkerConfig, trace, train
 
 ROOT = Path(cli.__file__).parents[2]
@@ -73,8 +73,8 @@ def plant_python(folder: Path, mark: Path) -> None:
 
 def plant_models(folder: Path, mark: Path) -> dict[str, Path]:
     """A model of a class of its own; an adapter of one; a model of a known class, whose tokenizer alone is planted."""
-    base = make_folder(folder / "base")
-    make_adapter(base, folder / "adapter")
+    base = chat_folder(folder / "base")
+    adapter_folder(base, folder / "adapter")
     places = {kind: folder / kind for kind in ("model", "adapter", "tokenizer")}
     for kind in ("model", "tokenizer"):
         shutil.copytree(base, places[kind])
@@ -180,8 +180,8 @@ def of_a_checkpoint(folder: Path, draw: random.Random, sample: bool) -> Iterator
 def of_weights(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
     """A model, or an adapter, whose weights are a pickle."""
     mark = folder / MARK
-    base = make_folder(folder / "model")
-    make_adapter(base, folder / "adapter")
+    base = chat_folder(folder / "model")
+    adapter_folder(base, folder / "adapter")
     weights = {"adapter": "adapter_model", "model": "model"}  # in this order: the adapter's base is good
     for kind, stem in weights.items():
         pickled = folder / kind / ("pytorch_model.bin" if kind == "model" else f"{stem}.bin")
@@ -214,8 +214,8 @@ def of_the_current_folder(folder: Path, draw: random.Random, sample: bool) -> It
         mark.unlink(missing_ok=True)
     done = subprocess.run([Path(sys.executable).with_name("hftrain"), "run", "recipe.py"], text=True, **how)
     for name, mark in marks.items():
-        right = not mark.exists() and done.returncode == 0 and "recipe has run" in done.stdout
-        problem = None if right else f"has run: {mark.exists()}; exit code {done.returncode}: {done.stderr[-200:]!r}"
+        passed = not mark.exists() and done.returncode == 0 and "recipe has run" in done.stdout
+        problem = None if passed else f"has run: {mark.exists()}; exit code {done.returncode}: {done.stderr[-200:]!r}"
         yield Try(f"{name}.py in the current folder", alive[name], problem)
 
 

@@ -77,7 +77,7 @@ def in_the_final_model(folder: Path, draw: random.Random, sample: bool) -> Itera
     _, calls = killed(lambda: save_model(whole, 2), None)
 
     def good_or_known(out: Path) -> None:
-        """One of the two models is there and good, or `verify` says that neither is; saving again mends it."""
+        """One of the two models is good, or `verify` reports that neither is; saving again repairs it."""
         if not sealed.problems(out):
             step = sealed.read_manifest(out)["step"]
             assert all(name in ("config.json",) or f"-{step}." in name for name in sealed.read_manifest(out)["files"])
@@ -110,7 +110,7 @@ def in_a_run(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
         process.kill()
         process.join()
         unfinished = any(out.glob(".saving-*"))
-        good = check(lambda: [checkpoint.read(each) for each in checkpoint.checkpoints(out)])
+        good = check(lambda: [checkpoint.read(checkpoint_folder) for checkpoint_folder in checkpoint.checkpoints(out)])
         yield Try(f"kill {attempt} in save {saves} of a start", unfinished, good)
     codes = exit_codes(fork(config))
 

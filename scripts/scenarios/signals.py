@@ -36,8 +36,8 @@ def in_phase(place: Path, phase: str, name: str) -> Try:
     code, log = run(place, phase, lambda: os.kill(os.getpid(), signal.Signals[name]), place / "out")
     again, log_again = run(place, None, lambda: None, place / "out")
     finished = again == 0 and (place / "out" / "README.md").exists()
-    right = code == 75 and "Traceback" not in log and MESSAGES.get(phase, "stopped") in log and finished
-    problem = None if right else f"exit code {code}, started again {again}: {(log + log_again)[-600:]!r}"
+    passed = code == 75 and "Traceback" not in log and MESSAGES.get(phase, "stopped") in log and finished
+    problem = None if passed else f"exit code {code}, started again {again}: {(log + log_again)[-600:]!r}"
     return Try(f"{name} while {phase}", f"struck while {phase}" in log, problem)
 
 
@@ -56,8 +56,8 @@ def while_importing(folder: Path, draw: random.Random, sample: bool) -> Iterator
         except subprocess.TimeoutExpired:
             program.kill()
             output, _ = program.communicate()
-        right = program.returncode == 75 and "Traceback" not in output and "nothing new is saved" in output
-        problem = None if right else f"exit code {program.returncode}: {output[-600:]!r}"
+        passed = program.returncode == 75 and "Traceback" not in output and "nothing new is saved" in output
+        problem = None if passed else f"exit code {program.returncode}: {output[-600:]!r}"
         yield Try(name, mark.exists(), problem)
 
 

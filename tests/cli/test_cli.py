@@ -71,7 +71,7 @@ def test_copy_overwrites_nothing_and_leaves_nothing_half_done(recipes, capsys):
     Path("configs").mkdir()
     Path("configs/count-far.yaml").write_text("mine")
     assert cli.main(["copy", "count"]) == 2
-    assert "configs/count-far.yaml is there already, and differs" in capsys.readouterr().err
+    assert "configs/count-far.yaml exists already and differs" in capsys.readouterr().err
     assert Path("configs/count-far.yaml").read_text() == "mine" and not Path("count.py").exists()
 
 
@@ -79,10 +79,10 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(recipes, capsys):
     assert cli.main(["run", "cuont"]) == 2
     assert (
         capsys.readouterr().err
-        == "hftrain: no recipe 'cuont': there are count, tell; or give the path of a recipe (x.py)\n"
+        == "hftrain: no recipe 'cuont': choose from count, tell, or give the path of a recipe (x.py)\n"
     )
     assert cli.main(["run", "nowhere/x.py"]) == 2
-    assert capsys.readouterr().err == "hftrain: there is no recipe file nowhere/x.py\n"
+    assert capsys.readouterr().err == "hftrain: the recipe file nowhere/x.py does not exist\n"
 
 
 def test_errors_are_one_line_and_a_traceback_if_asked_for(tmp_path, capsys, monkeypatch):
@@ -341,17 +341,19 @@ def test_an_adapter_is_loaded_onto_its_base(translator, tmp_path, capsys):
 def test_texts_that_are_too_long_are_counted(translator, capsys):
     folder, _, _ = translator
     assert cli.main(["predict", str(folder), "a " * 11, "b " * 12, "--device", "cpu"]) == 0
-    assert "1 of 2 texts are longer than the 12 tokens the model reads: cut" in capsys.readouterr().err
+    assert (
+        "1 of 2 texts are longer than the 12 tokens that the model reads and were truncated" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "column", "message"),
     [
-        (b'{"en": "a"}\n{"en": 3}\n', "en", "rows.jsonl, line 2: no text under 'en'"),
-        (b'{"en": "a"}\n', None, "line 1: --column names one of en"),
+        (b'{"en": "a"}\n{"en": 3}\n', "en", "rows.jsonl, line 2: no text in 'en'"),
+        (b'{"en": "a"}\n', None, "line 1: set --column to one of en"),
         (b'{"en": "a"}\nno\n', "en", "rows.jsonl, line 2: not valid JSON"),
         (b"[1]\n", "en", "rows.jsonl, line 1: not an object with columns but int: 1"),
-        (b'{"en": "a", "prediction": "b"}\n', "en", 'has a "prediction" already'),
+        (b'{"en": "a", "prediction": "b"}\n', "en", 'already has a "prediction"'),
         (b'{"en": "\xff"}\n', "en", "rows.jsonl, line 1: invalid UTF-8: byte 0xff at byte 9"),
     ],
 )
@@ -366,14 +368,14 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     from transformers import GPT2Config
 
     assert cli.main(["predict", str(tmp_path)]) == 2
-    assert "say what to predict from" in capsys.readouterr().err
+    assert "give a text: hftrain predict" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path), "--file", str(tmp_path / "rows.csv")]) == 2
     assert f"no file {tmp_path / 'rows.csv'}" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
     assert f"no model in {tmp_path}" in capsys.readouterr().err
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
-    assert "holds a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
+    assert "contains a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
 
 
 # ---- the wheel ----

@@ -62,10 +62,10 @@ def test_scores_of_other_test_rows_are_never_compared_in_silence(tmp_path, capsy
     one, two = make(tmp_path / "one"), make(tmp_path / "two", rows={"test": "y" * 16, "train": "u" * 16})
     said, page = compare(tmp_path, capsys, one, two)
     first, second = said.splitlines()[:2]
-    assert first.startswith("note: The test rows differ: test scores are of different rows and cannot be compared")
+    assert first.startswith("note: The test rows differ: test scores come from different rows and cannot be compared")
     assert f"{one}: 100 rows, xxxxxxxxxxxx, {two}: 100 rows, yyyyyyyyyyyy" in first
-    assert second.startswith("note: The train rows differ: the runs have learnt from different rows")
-    assert "These scores are of different rows and cannot be compared" in said.partition("Scores, test")[2]
+    assert second.startswith("note: The train rows differ: the runs learnt from different rows")
+    assert "These scores come from different rows and cannot be compared" in said.partition("Scores, test")[2]
     assert page.index("The test rows differ") < page.index("<h2>Scores, test</h2>")
     assert "no setting differs" in said
 
@@ -108,7 +108,7 @@ def test_a_run_that_goes_on_has_curves_and_no_scores(tmp_path, capsys):
         file.write('{"step": 21, "lo')
     with warnings.catch_warnings(record=True):
         said, page = compare(tmp_path, capsys, one, two)
-    assert f"note: {two} is not done: it has no scores yet." in said
+    assert f"note: {two} is not finished: it has no scores yet." in said
     assert f"note: The settings of {two} are not known." in said and "no setting differs" not in said
     assert (
         f"Whether the test rows are the same is not known ({one}: 100 rows, xxxxxxxxxxxx, {two}: no fingerprint)"
@@ -139,14 +139,14 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys):
         assert not (tmp_path / "c.html").exists()
         return capsys.readouterr().err
 
-    assert "name two to 6 output folders to compare, got 1" in fails(one)
-    assert f"{tmp_path / 'one'} is named twice" in fails(one, tmp_path / "x" / ".." / "one")
+    assert "give two to 6 output folders to compare, not 1" in fails(one)
+    assert f"{tmp_path / 'one'} is given twice" in fails(one, tmp_path / "x" / ".." / "one")
     assert f"no run in {tmp_path / 'none'}" in fails(one, tmp_path / "none")
     two = make(tmp_path / "two")
     (two / "run.json").write_text("[1]")
-    assert f"{two / 'run.json'} is damaged: it should hold an object, not a list" in fails(one, two)
+    assert f"{two / 'run.json'} is damaged: it should contain an object, not a list" in fails(one, two)
     assert cli.main(["compare", str(one), str(make(tmp_path / "three")), "--output", str(tmp_path / "c.pdf")]) == 2
-    assert "call it .html" in capsys.readouterr().err
+    assert "use the ending .html" in capsys.readouterr().err
 
 
 def test_lines_of_a_chart_are_those_of_the_log():

@@ -49,6 +49,7 @@ def test_what_the_documentation_promises_is_chosen(row):
     assert chosen == {
         counted: int(number(batch)), "num_train_epochs": float(epochs), "learning_rate": float(rate),
         "lr_scheduler_type": schedule, "warmup_steps": float(warmup), "metric_for_best_model": "loss",
+        "load_best_model_at_end": True,
     }  # fmt: skip
 
 
@@ -85,6 +86,18 @@ def test_what_the_user_sets_is_not_chosen_and_the_rate_follows_the_batch():
     assert choose(known, {"learning_rate": 3e-4, "global_batch_size": 64}).keys().isdisjoint({"learning_rate"})
     stable = {"lr_scheduler_type": "warmup_stable_decay", "decay_steps": 0.95}
     assert choose(known, stable)["warmup_steps"].value == 0.05, "there is no room for more"
+
+
+def test_few_validation_examples_choose_no_checkpoint():
+    few, known = Known("understanding", 200, 4000, 10**6, metric="accuracy", validation=10), "load_best_model_at_end"
+    reason = "10 validation examples, under 100, cannot tell checkpoints apart by accuracy: the last is kept"
+    assert choose(few, {})[known] == (False, reason)
+    assert not choose(replace(few, validation=99), {})[known].value
+    for enough in ({"validation": 100}, {"validation": None}, {"metric": "loss"}, {"metric": "eval_perplexity"}):
+        assert choose(replace(few, **enough), {})[known].value, enough
+    for given in ({"metric_for_best_model": "accuracy"}, {"early_stopping_patience": 3}):
+        assert choose(few, given)[known].value, "who names how to choose wants a choice"
+    assert known not in choose(few, {known: True})
 
 
 def test_evaluations_are_few_in_a_short_run_and_take_a_tenth_of_a_long_one():
@@ -168,6 +181,19 @@ def test_a_checkpoint_without_choices_keeps_its_settings(tmp_path, monkeypatch):
     assert config.num_train_epochs is None and config.warmup_steps == 0.1
 
 
+def test_a_checkpoint_of_before_the_choice_keeps_its_best_model(tmp_path, monkeypatch):
+    """Then load_best_model_at_end was true where it was not set, and not among what was chosen."""
+    old = {"learning_rate": 5e-5, "load_best_model_at_end": True, "chosen": {"learning_rate": 5e-5}}
+    monkeypatch.setattr(checkpoint, "contract_of", lambda *_: old)
+    config = OpenConfig(output_dir=str(tmp_path), resume_from_checkpoint="auto")
+    few = Known("understanding", 200, 4000, 10**6, metric="accuracy", validation=10)
+    defaults.fill(config, few, choosing.pinned(config))
+    assert config.load_best_model_at_end is True
+    fresh = OpenConfig(output_dir=str(tmp_path))
+    defaults.fill(fresh, few, {})
+    assert fresh.load_best_model_at_end is False
+
+
 def test_a_configuration_is_chosen_anew_for_each_run(tmp_path):
     config = TrainConfig(output_dir=str(tmp_path), max_steps=5)
     defaults.fill(config, Known("understanding", 200, 4000, 10**6), {})
@@ -207,7 +233,9 @@ def test_a_slow_evaluation_becomes_rarer_and_stays_so(tmp_path, capsys):
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Run, "weigh", lambda run, name, _, original=Run.weigh: original(run, name, 10.0))
         train(config)
-    assert config.eval_steps == 4 and "eval_steps 4 becomes 12: 10 s each are over a tenth" in capsys.readouterr().out
+    assert (
+        config.eval_steps == 4 and "eval_steps 4 becomes 12: 10 s each are more than a tenth" in capsys.readouterr().out
+    )
     assert checkpoint.read(tmp_path / "out" / "checkpoint-12").state["rarer"] == {"eval_steps": 12}
 
 

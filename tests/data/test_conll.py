@@ -9,6 +9,8 @@ import pytest
 from hftrain.data.conll import read_conll
 from hftrain.data.readers import Fault
 
+pytestmark = pytest.mark.unit
+
 TABS = "-DOCSTART-\tO\n\nAnna\tB-PER\nsleeps\tO\n\t\n# a comment\nin\tO\nNew\tB-LOC\nYork\tI-LOC\n"
 RIGHT = [(3, [["Anna", "sleeps"], ["B-PER", "O"]]), (7, [["in", "New", "York"], ["O", "B-LOC", "I-LOC"]])]
 
@@ -34,7 +36,7 @@ def test_which_columns(tmp_path):
     text = "1 Anna NNP B-NP B-PER\n2 sleeps VBZ B-VP O\n"
     assert read(tmp_path, text, word_column=2, tag_column=3) == [(1, [["Anna", "sleeps"], ["NNP", "VBZ"]])]
     assert read(tmp_path, text, word_column=2) == [(1, [["Anna", "sleeps"], ["B-PER", "O"]])]
-    with pytest.raises(ValueError, match=r"a\.conll has 5 columns, so no column 7 for the tag \(tag_column\)"):
+    with pytest.raises(ValueError, match=r"a\.conll has only 5 columns: column 7 for the tag does not exist"):
         read(tmp_path, text, tag_column=7)
 
 

@@ -12,6 +12,8 @@ from hftrain.data.packing import Packed, pack
 from hftrain.data.rows import BadRow, Leaks, Places, Rows
 from tests import ROOT
 
+pytestmark = pytest.mark.unit
+
 KNOWN = {"bad", "leaks", "places", "classes", "split", "truncated", "counts", "refused", "lengths", "fingerprint"}
 
 

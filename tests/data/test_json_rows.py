@@ -65,7 +65,7 @@ def test_a_key_that_stands_twice_is_a_bad_row(tmp_path, shape):
     good, twice = '{"text": "a"}', '{"text": "b", "meta": {"k": 1, "k": 2}}'
     content = f"{good}\n{twice}\n{good}\n" if shape == "lines" else f"[{good},\n{twice},\n{good}]"
     (tmp_path / "rows.json").write_text(content)
-    with pytest.raises(ValueError, match=r"rows.json, line 2: 'k' stands there twice"):
+    with pytest.raises(ValueError, match=r"rows.json, line 2: the key 'k' occurs twice"):
         load_rows(tmp_path / "rows.json", columns={"text": "text"})
     assert len(load_rows(tmp_path / "rows.json", columns={"text": "text"}, max_bad_rows=1)) == 2
 
@@ -112,8 +112,8 @@ def test_a_line_without_end_is_named_before_it_fills_the_memory(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code, tmp_path / "bomb.jsonl.gz"], capture_output=True, text=True)
     message, megabytes = run.stdout.splitlines()
-    assert "bomb.jsonl.gz, line 1: more than 16 MiB without a line end" in message
-    assert "put a line end between them" in message and int(megabytes) < 100
+    assert "bomb.jsonl.gz, line 1: more than 16 MiB without a line break" in message
+    assert "put line breaks between them" in message and int(megabytes) < 100
 
 
 def test_a_long_line_is_no_limit_for_an_array(tmp_path, monkeypatch):
@@ -122,5 +122,5 @@ def test_a_long_line_is_no_limit_for_an_array(tmp_path, monkeypatch):
     assert list(load_rows(tmp_path / "rows.json", columns=COLUMNS)) == WANTED
     for name in ("rows.jsonl", "rows.txt", "rows.csv"):
         (tmp_path / name).write_text('{"text": "' + "a" * 2000 + '"}\n{}\n')
-        with pytest.raises(ValueError, match=rf"{name}, line 1: more than 0 MiB without a line end"):
+        with pytest.raises(ValueError, match=rf"{name}, line 1: more than 0 MiB without a line break"):
             load_rows(tmp_path / name, columns={"text": "text"})

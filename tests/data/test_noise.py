@@ -5,6 +5,8 @@ import pytest
 
 from hftrain.data.noise import Noised, drop_tokens, mask_tokens, span_corruption, swap_tokens
 
+pytestmark = pytest.mark.unit
+
 MASK, IDS = 4, np.arange(10, 1000)
 
 

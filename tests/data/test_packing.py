@@ -7,6 +7,8 @@ import pytest
 
 from hftrain.data.packing import Packed, pack
 
+pytestmark = pytest.mark.unit
+
 
 def textbook(lengths, max_length):
     """Tokens of each pack of best-fit-decreasing, one document at a time."""

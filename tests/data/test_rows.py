@@ -86,7 +86,7 @@ def test_columns_that_nothing_reads_are_counted_in_every_format(tmp_path, name, 
     load_rows(path, columns=PAIR, unread=unread)
     assert dict(unread) == {"note": 2}
     unread.warn("source_column says what is read")
-    assert f"columns that nothing reads: note (2 rows) in {path}. source_column says" in caplog.text
+    assert f"columns that are not read: note (2 rows) in {path}. source_column says" in caplog.text
 
 
 def test_a_column_is_read_where_a_part_of_it_is(tmp_path):
@@ -112,7 +112,7 @@ def test_columnar_files_and_folders(tmp_path):
     with pytest.raises(ValueError, match=r"several has the splits 'train', 'test': set dataset_name to it"):
         load_rows(tmp_path / "several", columns=PAIR)
     (tmp_path / "other").mkdir()
-    with pytest.raises(ValueError, match="other is a folder without data files"):
+    with pytest.raises(ValueError, match="other has no data files"):
         load_rows(tmp_path / "other", columns=PAIR)
 
 
@@ -147,7 +147,7 @@ def test_aligned_files(tmp_path):
     pattern = tmp_path / "train.{lang}"
     rows = load_rows(pattern, columns=PAIR, languages=("de", "en"))
     assert list(rows) == [{"source": "eins", "target": "one"}, {"source": "zwei", "target": "two"}]
-    with pytest.raises(ValueError, match=r"\{lang\} stands for 2 languages .*set source_lang and target_lang"):
+    with pytest.raises(ValueError, match=r"\{lang\} needs 2 languages .*set source_lang and target_lang"):
         load_rows(pattern, columns=PAIR)
     with pytest.raises(ValueError, match=r"no file .*train\.fr; did you mean 'train\.en'"):
         load_rows(pattern, columns=PAIR, languages=("fr", "en"))
@@ -298,7 +298,7 @@ BAD_FILES = {
         "source\ttagret\na\tb\n",
         "line 1: no column 'target'; there are 'source', 'tagret'; did you mean 'tagret'?",
     ),
-    "twice.csv": ("source,target,source\na,b,c\n", "line 1: column 'source' stands there twice"),
+    "twice.csv": ("source,target,source\na,b,c\n", "line 1: column 'source' occurs twice"),
     "syntax.json": (
         '[{"source": "a", "target": "b"},\n{"source" "a"},\n{"source": "a", "target": "b"}]',
         "line 2: not valid JSON",
@@ -328,10 +328,10 @@ def test_damaged_files(tmp_path):
     whole = gzip.compress("".join(f"{number}\t{number * number}\n" for number in range(9_999)).encode())
     path = tmp_path / "rows.txt.gz"
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"rows\.txt\.gz, after line \d+: the packed file is damaged or cut short"):
+    with pytest.raises(ValueError, match=r"rows\.txt\.gz, after line \d+: the compressed file is damaged or truncated"):
         load_rows(path, columns=PAIR, max_bad_rows=100)
     path.write_bytes(b"a\tb\n")
-    with pytest.raises(ValueError, match=r"rows\.txt\.gz is no gz file: it is damaged, or not packed"):
+    with pytest.raises(ValueError, match=r"rows\.txt\.gz is not a gz file: it is damaged, or not compressed"):
         load_rows(path, columns=PAIR)
     for name in ("rows.parquet", "rows.arrow"):
         path = write(tmp_path / name, "PAR1 or something like it")
@@ -355,7 +355,7 @@ def test_missing_sources(tmp_path):
         text=True,
         timeout=60,
     )
-    assert "'nobody/no-such-data' is no file and no folder here, and could not be loaded from the Hub" in run.stdout
+    assert "'nobody/no-such-data' is not a local file or folder and could not be loaded from the Hub" in run.stdout
 
 
 def test_wrong_arguments(tmp_path):

@@ -7,24 +7,18 @@ import subprocess
 import sys
 
 import pytest
-from transformers import AutoModelForMaskedLM, BertConfig, BertForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from hftrain import cli
 from hftrain.data import sealed
-from tests import ROOT
-
-
-def tiny():
-    return BertForMaskedLM(
-        BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    )
+from tests import ROOT, tiny
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved") / "out"
     with sealed.moved_in(folder, step=7) as staging:
-        tiny().save_pretrained(staging)
+        tiny.model("BertForMaskedLM").save_pretrained(staging)
     return folder
 
 
@@ -68,7 +62,7 @@ def test_what_users_add_or_edit_is_no_damage_without_a_word(model, capsys):
     config = json.loads((model / "config.json").read_text()) | {"use_cache": False}
     (model / "config.json").write_text(json.dumps(config))
     code, out = verify(model, capsys)
-    assert code == 1 and "config.json: " in out and "if this is no edit of yours, it is damage" in out
+    assert code == 1 and "config.json: " in out and "unless you edited it, it is damaged" in out
     sealed.seal(model, ["config.json"])  # as a recipe does that writes its threshold
     assert verify(model, capsys)[0] == 0
 
@@ -84,7 +78,7 @@ def test_a_changed_manifest_is_found(model, capsys):
 def test_a_second_model_replaces_the_first_with_its_shards(model, capsys):
     (model / "README.md").write_text("mine")
     with sealed.moved_in(model, step=9) as staging:
-        tiny().save_pretrained(staging, max_shard_size="8KB")
+        tiny.model("BertForMaskedLM").save_pretrained(staging, max_shard_size="8KB")
     assert not (model / "model.safetensors").exists() and (model / "README.md").exists()
     assert len(list(model.glob("model-*.safetensors"))) > 1
     assert verify(model, capsys)[0] == 0
@@ -119,7 +113,7 @@ def test_a_kill_leaves_a_model_that_is_known_to_be_unfinished(model, capsys, mov
     command = [sys.executable, "-c", DIES, str(model), str(moves)]
     assert subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}).returncode == -9
     code, out = verify(model, capsys)
-    assert code == 1 and "its save did not end (.saving-model): resume the run" in out
+    assert code == 1 and "its save was not finished (.saving-model): resume the run" in out
     with sealed.moved_in(model, step=9) as staging:
         (staging / "a.safetensors").write_text("a")
     assert verify(model, capsys)[0] == 0

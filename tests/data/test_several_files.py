@@ -117,7 +117,7 @@ def test_limits_of_held_out_files_and_of_bad_rows(tmp_path, caplog):
     first, second = write(tmp_path / "a.jsonl", "a", 60), write(tmp_path / "b.jsonl", "b", 40)
     rows = load(first, validation_file=[second + "#15", write(tmp_path / "c.jsonl", "c", 5)], test_file=second + "#900")
     assert [len(rows[name]) for name in ("train", "validation", "test")] == [60, 20, 40]
-    assert "there are only 40 rows" in caplog.text
+    assert "it has only 40 rows" in caplog.text
     for path in (tmp_path / "a.jsonl", tmp_path / "b.jsonl"):
         path.write_text(path.read_text() + '{"text": null, "label": "a"}\n')
     with pytest.raises(ValueError, match="2 bad rows in all, max_bad_rows is 1"):
@@ -132,7 +132,7 @@ def test_sources_of_tokens_get_names_of_their_own():
     written = ["x/wiki.jsonl.gz@2", "y/wiki.jsonl", "old books*.txt#5"]
     assert list(pretraining.name_sources(written)) == ["wiki", "wiki-2", "old-books"]
     assert list(pretraining.name_sources(["x/wiki.jsonl#5"])) == ["text"]
-    with pytest.raises(ConfigError, match="source_weights and train_file: both say how often"):
+    with pytest.raises(ConfigError, match="source_weights and train_file: both weigh the sources"):
         PretrainingConfig(train_file=["a@2", "b"], source_weights={"a": 1.0, "b": 1.0})
 
 
@@ -170,5 +170,5 @@ def test_pretraining_reads_several_files(tmp_path, caplog):
     assert len(examples["train"]) == documents["wiki"] + 2 * documents["books"]
     told = pretraining.describe(tokens, examples)
     assert told["train"]["documents of wiki"] == documents["wiki"]
-    with pytest.raises(ValueError, match="a folder of hftrain prepare stands alone"):
+    with pytest.raises(ValueError, match="a folder of hftrain prepare cannot be combined"):
         pretraining.name_sources([files[0], str(tokens["train"].folder)])

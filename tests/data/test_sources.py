@@ -27,6 +27,8 @@ from hftrain.data.rows import load_rows
 from hftrain.data.squad import read_squad
 from hftrain.tasks.chat import load_chats
 
+pytestmark = pytest.mark.unit
+
 ROWS = [{"text": "Straße, the first", "label": "a"}, {"text": "two", "label": "b"}, {"text": "drei", "label": "a"}]
 COLUMNS = {"text": "text", "label": "label"}
 LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
@@ -66,10 +68,10 @@ def test_packed_files_are_known_by_their_content(tmp_path, kind):
         (tmp_path / name).write_bytes(packed)
         assert list(load_rows(tmp_path / name, columns=COLUMNS)) == ROWS
     (tmp_path / "rows.jsonl").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(ValueError, match=r"rows\.jsonl, after line \d: the packed file is damaged or cut short"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl, after line \d: the compressed file is damaged or truncated"):
         load_rows(tmp_path / "rows.jsonl", columns=COLUMNS, max_bad_rows=99)
     (tmp_path / f"rows.csv.{kind}").write_bytes(CSV.encode())
-    with pytest.raises(ValueError, match=rf"is no {kind} file: .* take \.{kind} off its name"):
+    with pytest.raises(ValueError, match=rf"is not a {kind} file: .* drop \.{kind} from its name"):
         load_rows(tmp_path / f"rows.csv.{kind}", columns=COLUMNS)
 
 
@@ -83,21 +85,24 @@ def test_endings_without_case_and_other_names_of_json_lines(tmp_path, name):
 
 NOT_DATA = {
     "rows.dat": (LINES, "the ending .dat is not known"),
-    "rows": (LINES, "no ending says what is in it"),
-    "book.xlsx": (zipped(b"x"), "the ending .xlsx is not known .*: save its sheet as .csv"),
+    "rows": (LINES, "the name has no ending"),
+    "book.xls": (zipped(b"x"), "the ending .xls is not known .*: save its sheet as .xlsx or .csv"),
+    "book.xlsx": (zipped(b"x"), "book.xlsx is not a readable Excel workbook: .*Save its sheet as .csv"),
+    "torn.xlsx": (b"PK\x03\x04", "torn.xlsx is not a readable Excel workbook"),
+    "book.xlsx.gz": (gzip.compress(b"PK"), "a compressed xlsx file cannot be read: decompress it"),
     "rows.zip": (zipped(LINES), "the ending .zip is not known .*: unpack it"),
     "rows.jsonl": (zipped(LINES), "rows.jsonl is a zip archive or an Office file: unpack it"),
     "rows.jsonl.gz": (gzip.compress(tar(LINES.encode())), "rows.jsonl.gz is an archive: unpack it"),
-    "rows.txt": (LINES, "rows.txt holds JSON, which would be read as text: call it .jsonl"),
+    "rows.txt": (LINES, "rows.txt contains JSON but would be read as text: rename it to .jsonl"),
     "pretty.txt": (json.dumps(ROWS, indent=1), "pretty.txt holds JSON"),
     "paper.txt": (b"%PDF-1.7 text", "paper.txt is a PDF"),
-    "mac.csv": (CSV.replace("\n", "\r"), "mac.csv: its lines end in CR alone"),
+    "mac.csv": (CSV.replace("\n", "\r"), "mac.csv: its lines end with CR only"),
     "utf16.txt": (CSV.encode("utf-16-le"), "utf16.txt is binary, not text .*set encoding utf-16-le"),
-    "rows.parquet.gz": (gzip.compress(b"PAR1"), "a packed parquet file is not read: unpack it"),
-    "tabs.csv": (CSV.replace(",", "\t"), "line 1: one column, 'text\\\\tlabel', whose parts TABs separate: set delim"),
-    "bars.csv": (CSV.replace(",", "|"), r"whose parts bars separate: set delimiter to '\|'"),
-    "commas.tsv": (CSV, "whose parts commas separate: set delimiter to ','"),
-    "twice.csv": ("text,label,text\na,b,c\n", "line 1: column 'text' stands there twice: rename one"),
+    "rows.parquet.gz": (gzip.compress(b"PAR1"), "a compressed parquet file cannot be read: decompress it"),
+    "tabs.csv": (CSV.replace(",", "\t"), "line 1: only one column, 'text\\\\tlabel', which contains TABs: set delim"),
+    "bars.csv": (CSV.replace(",", "|"), r"which contains bars: set delimiter to '\|'"),
+    "commas.tsv": (CSV, "which contains commas: set delimiter to ','"),
+    "twice.csv": ("text,label,text\na,b,c\n", "line 1: column 'text' occurs twice: rename one"),
 }
 
 
@@ -133,7 +138,7 @@ def test_a_first_line_that_is_a_row(tmp_path, delimiter):
     with pytest.raises(ValueError, match=r"no column 'word'; there are 'words', 'number'.* \(column_names\)"):
         load_rows(path, columns={"w": "word"}, dialect=splits.dialect_of(config))
     path.write_text(f"number{delimiter}words\n1{delimiter}a\n")
-    with pytest.raises(ValueError, match="line 1 names the columns: leave column_names away"):
+    with pytest.raises(ValueError, match="line 1 names the columns: do not set column_names"):
         load_rows(path, columns={"w": "words"}, dialect=splits.dialect_of(config))
     path.write_text(f"a{delimiter}b{delimiter}c\n")
     with pytest.raises(ValueError, match="3 fields, but column_names has 2: words, number"):
@@ -170,9 +175,9 @@ def test_the_settings_of_a_dialect():
     config = DataConfig(train_file="x.csv", delimiter="\\t", encoding="UTF8")
     assert splits.dialect_of(config) == Dialect("\t", None)
     assert DataConfig(train_file="x.csv", delimiter="TAB", encoding="latin-1").delimiter == "\t"
-    with pytest.raises(ConfigError, match=r"delimiter: is one character"):
+    with pytest.raises(ConfigError, match=r"delimiter: must be one character"):
         DataConfig(train_file="x.csv", delimiter=";;")
-    with pytest.raises(ConfigError, match=r"encoding: unknown to Python: 'windows1252x'; try windows-1252"):
+    with pytest.raises(ConfigError, match=r"encoding: is unknown to Python: 'windows1252x'; try windows-1252"):
         DataConfig(train_file="x.csv", encoding="windows1252x")
 
 
@@ -224,7 +229,7 @@ def test_a_folder_with_splits_is_a_data_set(tmp_path, caplog):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "a.csv").write_text(CSV)
     write_shards(tmp_path / "other", ["a.parquet"])
-    with pytest.raises(ValueError, match=r"files of several kinds, .csv, .parquet: name those of one by a pattern"):
+    with pytest.raises(ValueError, match=r"files of several kinds, .csv, .parquet: choose one kind with a pattern"):
         load_rows(tmp_path / "other", columns=COLUMNS)
 
 
@@ -235,7 +240,7 @@ def test_a_saved_data_set_stays_in_its_folder(tmp_path):
     good = json.loads(state.read_text())
     for name in ("../../mine/secret/data-00000-of-00001.arrow", f"{tmp_path}/mine/secret/data-00000-of-00001.arrow"):
         state.write_text(json.dumps(good | {"_data_files": [{"filename": name}]}))
-        with pytest.raises(ValueError, match=r"saved/train names the file .*, which is outside of it: not read"):
+        with pytest.raises(ValueError, match=r"saved/train names the file .*, which is outside of it and is not read"):
             load_rows(tmp_path / "saved", columns=COLUMNS)
     for damage in ("{}", "[", "[" * 100_000):
         state.write_text(damage)
@@ -314,6 +319,42 @@ def test_what_is_kept_is_made_again_where_it_is_damaged(tmp_path, caplog):
         caplog.clear()
         damage()
         make_once(folder, make)
-        assert f"{folder} is damaged ({named}) and is made again" in caplog.text
+        assert f"{folder} is damaged ({named}) and will be made again" in caplog.text
         assert (folder / "inside" / "a.json").read_text() == "{}"
     assert len(made) == 4
+
+
+# ---- Excel workbooks
+
+SHEET = """<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>
+<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c><c t="inlineStr"><is><t>stars</t></is></c></row>
+<row r="2"><c r="A2" t="s"><v>2</v></c><c r="B2" t="str"><f>"a"</f><v>a</v></c><c r="C2"><v>3.0</v></c></row>
+<row r="3"><c r="A3"/></row>
+<row r="4"><c r="A4" t="inlineStr"><is><t>two</t></is></c><c r="C4"><v>0.10000000000000001</v></c></row>
+<row r="5"><c r="A5" t="inlineStr"><is><t>drei</t></is></c><c r="B5" t="b"><v>1</v></c><c r="D5"><v>1</v></c></row>
+</sheetData></worksheet>"""
+TEXTS = """<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><si><t>text</t></si><si><t>label</t></si>
+<si><r><t>Stra\u00dfe, </t></r><r><rPr><b/></rPr><t xml:space="preserve">the
+first</t></r><rPh sb="0" eb="1"><t>not this</t></rPh></si></sst>"""
+BOOK = """<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>
+<sheet name="Reviews" sheetId="7" r:id="rId2"/><sheet name="Notes" sheetId="2" r:id="rId1"/></sheets></workbook>"""
+LINKS = """<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">
+<Relationship Id="rId1" Target="worksheets/sheet1.xml"/><Relationship Id="rId2" Target="worksheets/sheet9.xml"/>
+</Relationships>"""
+
+
+def test_the_first_sheet_of_a_workbook_is_read_as_csv(tmp_path, caplog):
+    parts = {"workbook": BOOK, "_rels/workbook.xml.rels": LINKS, "sharedStrings": TEXTS, "worksheets/sheet9": SHEET}
+    with zipfile.ZipFile(tmp_path / "Book.XLSX", "w") as book:
+        for name, content in parts.items():
+            book.writestr(f"xl/{name}" if "." in name else f"xl/{name}.xml", content)
+    columns = {"text": "text", "label": "label", "stars": "stars"}
+    rows = load_rows(tmp_path / "Book.XLSX", columns=columns, max_bad_rows=1, read=lambda values, _: values)
+    assert [tuple(row.values()) for row in rows] == [("Stra\u00dfe, the\nfirst", "a", "3"), ("two", "", "0.1")]
+    assert [(bad.place, bad.reason) for bad in rows.bad] == [
+        ("line 5", "4 fields, but the first line names 3: text, label, stars")
+    ]
+    assert "of its sheets Reviews, Notes the first, Reviews, is read" in caplog.text
+    with pytest.raises(ValueError, match=r"Book.XLSX, line 1: no column 'txt'.* did you mean 'text'"):
+        load_rows(tmp_path / "Book.XLSX", columns={"text": "txt"})

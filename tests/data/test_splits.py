@@ -13,6 +13,8 @@ from hftrain.data.names import alike
 from hftrain.data.splits import few_to_choose_by, load_splits, strata_of
 from hftrain.metrics.intervals import wilson
 
+pytestmark = pytest.mark.unit
+
 COLUMNS = {"text": "text", "label": "label"}
 
 
@@ -26,11 +28,22 @@ def classes(rows):
 
 
 @pytest.mark.parametrize(
-    ("rows", "aside"),
-    [(2, 1), (10, 2), (50, 10), (200, 40), (250, 50), (499, 50), (640, 64), (20_000, 2_000), (1_000_000, 2_000)],
-)
-def test_how_many_rows_are_set_aside_by_default(rows, aside):
-    assert held_out_size(rows) == aside
+    ("rows", "validation", "test"),
+    [
+        (2, 1, 1), (10, 1, 2), (50, 2, 10), (200, 10, 40), (250, 12, 50), (499, 25, 50), (640, 32, 64), (990, 50, 99),
+        (1_000, 100, 100), (20_000, 2_000, 2_000), (1_000_000, 2_000, 2_000),
+    ],
+)  # fmt: skip
+def test_how_many_rows_are_set_aside_by_default(rows, validation, test):
+    assert (held_out_size("validation", rows), held_out_size("test", rows)) == (validation, test)
+
+
+def test_a_text_with_many_rows_is_set_aside_whole_where_nobody_says_how_many():
+    rows = datasets.Dataset.from_list([{"text": f"text {i % 10}", "label": str(i)} for i in range(300)])
+    parts = split_rows(rows, None, 0.2, 1, by="text")
+    assert [len(parts[name]) for name in ("train", "validation", "test")] == [210, 30, 60]
+    with pytest.raises(ValueError, match="each stands in more than 15 rows: raise validation_split"):
+        split_rows(rows, 0.05, 0.2, 1, by="text")
 
 
 @pytest.mark.parametrize("share", [0.05, None, 40])
@@ -121,10 +134,10 @@ def test_a_validation_set_too_small_to_choose_by_is_named(tmp_path, caplog):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows_of({"a": 100, "b": 100})))
     rows = load_splits(DataConfig(train_file=str(path)), columns=COLUMNS, stratify="label", score="an accuracy")
-    assert [len(rows[name]) for name in ("train", "validation", "test")] == [120, 40, 40]
-    assert "40 validation rows: an accuracy of 90 % is known to +-10 points; give a validation_file" in caplog.text
-    assert "folds 5" in caplog.text and "a tenth, at least 50 or a fifth, at most 2,000" in caplog.text
-    assert few_to_choose_by(25, None).startswith("25 validation rows: a mean over them is known to +-0.39 standard")
+    assert [len(rows[name]) for name in ("train", "validation", "test")] == [150, 10, 40]
+    assert "10 validation rows: an accuracy of 90 % has a margin of +-19 points; set validation_file" in caplog.text
+    assert "folds 5" in caplog.text and "a twentieth of fewer; test a tenth, at least 50 or a fifth" in caplog.text
+    assert few_to_choose_by(25, None).startswith("25 validation rows: a mean over them has a margin of +-0.39 standard")
     assert few_to_choose_by(100, "an accuracy") is None
 
 

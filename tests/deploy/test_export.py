@@ -12,14 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hftrain.cli import main
 from hftrain.deploy.export import VECTORS, export
 from hftrain.deploy.serving import read_vectors
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 
 PROMPTS = ("some words", "1 2 3")
 
 
 def test_an_export_carries_what_it_answers(tmp_path):
     """Each vector is what plain transformers tokenizes and generates with the exported folder."""
-    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    folder = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out")
     parity = export(folder, tmp_path / "export", prompts=PROMPTS, max_new_tokens=8)
     assert 0 < parity.mean_kl < 1e-2
     weights = load_file(tmp_path / "export" / "model.safetensors")
@@ -38,7 +38,7 @@ def test_an_export_carries_what_it_answers(tmp_path):
 
 def test_a_model_without_a_template(tmp_path, capsys):
     """The vectors of a model that only continues text have no messages."""
-    base = make_folder(tmp_path / "base")
+    base = chat_folder(tmp_path / "base")
     (base / "chat_template.jinja").unlink()
     assert main(["export", str(base), "--dtype", "float16", "--max_new_tokens", "4"]) == 0
     assert "base-export: max |dlogit|" in capsys.readouterr().out
@@ -49,14 +49,14 @@ def test_a_model_without_a_template(tmp_path, capsys):
 
 def test_gguf_needs_llama_cpp(tmp_path, capsys):
     """Said before anything is written, with what to do."""
-    base = make_folder(tmp_path / "base")
+    base = chat_folder(tmp_path / "base")
     assert main(["export", str(base), "--gguf", str(tmp_path)]) == 2
     assert "git clone https://github.com/ggml-org/llama.cpp" in capsys.readouterr().err
     assert not (tmp_path / "base-export").exists()
 
 
 def test_a_converter_that_fails_is_quoted(tmp_path, capsys):
-    base, converter = make_folder(tmp_path / "base"), tmp_path / "convert_hf_to_gguf.py"
+    base, converter = chat_folder(tmp_path / "base"), tmp_path / "convert_hf_to_gguf.py"
     converter.write_text("import sys; sys.exit('no such architecture')")
     assert main(["export", str(base), "--gguf", str(converter), "--max_new_tokens", "2"]) == 2
     assert "is written, but not as GGUF" in (said := capsys.readouterr().err) and "no such architecture" in said

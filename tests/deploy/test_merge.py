@@ -15,7 +15,7 @@ from hftrain.deploy.merge import MAX_KL, NotTheSame, compare, logits_of, merge
 from hftrain.models import load
 from hftrain.report import write_model_card
 from hftrain.tasks import chat
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 
 PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
 
@@ -27,8 +27,8 @@ PROMPTS = ("some words", "1 2 3 and a few more words of no weight")
 )
 def test_the_merged_model_is_the_trained_one(tmp_path, tied, settings):
     """Plain `from_pretrained` of what was written gives the logits of the base with its adapter."""
-    base = make_folder(tmp_path / "base", tie_word_embeddings=tied)
-    folder = make_adapter(base, tmp_path / "out", **settings)
+    base = chat_folder(tmp_path / "base", tie_word_embeddings=tied)
+    folder = adapter_folder(base, tmp_path / "out", **settings)
     parity = merge(folder, tmp_path / "merged", prompts=PROMPTS)
     assert parity.mean_kl < 1e-9 and parity.max_difference < 1e-3 and parity.top1_agreement == 1
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
@@ -48,7 +48,7 @@ def test_the_merged_model_is_the_trained_one(tmp_path, tied, settings):
 )  # fmt: skip
 def test_embeddings_are_untied_when_needed(tmp_path, settings, stays_tied):
     """One matrix cannot hold an adapter of the input or the output embeddings alone."""
-    folder = make_adapter(make_folder(tmp_path / "base", tie_word_embeddings=True), tmp_path / "out", **settings)
+    folder = adapter_folder(chat_folder(tmp_path / "base", tie_word_embeddings=True), tmp_path / "out", **settings)
     assert merge(folder, tmp_path / "merged", prompts=PROMPTS).mean_kl < 1e-9
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"] is stays_tied
     assert ("lm_head.weight" in load_file(tmp_path / "merged" / "model.safetensors")) is not stays_tied
@@ -56,7 +56,7 @@ def test_embeddings_are_untied_when_needed(tmp_path, settings, stays_tied):
 
 def test_tokens_that_the_base_has_not(tmp_path):
     """New tokens' embeddings come with the adapter, and are in the merged model."""
-    base = make_folder(tmp_path / "base", tie_word_embeddings=False)
+    base = chat_folder(tmp_path / "base", tie_word_embeddings=False)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.add_tokens(["<|new|>"], special_tokens=True)
     model = AutoModelForCausalLM.from_pretrained(base)
@@ -79,8 +79,8 @@ def test_tokens_that_the_base_has_not(tmp_path):
 def test_a_base_in_4_bits_is_dequantized(tmp_path):
     """The adapter was trained on the quantized weights: the merged model is these, and not the base's own."""
     pytest.importorskip("bitsandbytes")
-    base = make_folder(tmp_path / "base", hidden_size=64, intermediate_size=128)
-    folder = make_adapter(base, tmp_path / "out", target_modules=["q_proj", "down_proj"])
+    base = chat_folder(tmp_path / "base", hidden_size=64, intermediate_size=128)
+    folder = adapter_folder(base, tmp_path / "out", target_modules=["q_proj", "down_proj"])
     parity = merge(folder, tmp_path / "merged", prompts=PROMPTS, load_in_4bit=True)
     assert parity.mean_kl < MAX_KL[torch.bfloat16]
     merge(folder, tmp_path / "unquantized", prompts=PROMPTS, load_in_4bit=False)
@@ -92,7 +92,7 @@ def test_a_base_in_4_bits_is_dequantized(tmp_path):
 def test_a_reward_model_with_new_tokens_on_a_base_in_4_bits(tmp_path):
     """The configuration beside the adapter is of the model that was trained: longer than the base, and quantized."""
     pytest.importorskip("bitsandbytes")
-    base = make_folder(tmp_path / "base", hidden_size=64)
+    base = chat_folder(tmp_path / "base", hidden_size=64)
     config = RecipeConfig(train_file="-", model_name_or_path=str(base), use_peft=True, lora_r=4, load_in_4bit=True)
     model = load.load_model(config, AutoModelForSequenceClassification, settings={"num_labels": 1})
     template = chat.Template(AutoTokenizer.from_pretrained(base), "chatml")
@@ -107,7 +107,7 @@ def test_a_reward_model_with_new_tokens_on_a_base_in_4_bits(tmp_path):
 
 
 def test_half_precision_is_near(tmp_path):
-    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    folder = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out")
     for dtype in ("float16", "bfloat16"):
         parity = merge(folder, tmp_path / dtype, dtype=dtype, prompts=PROMPTS)
         assert 0 < parity.mean_kl < MAX_KL[getattr(torch, dtype)]
@@ -115,7 +115,7 @@ def test_half_precision_is_near(tmp_path):
 
 
 def test_shards(tmp_path):
-    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    folder = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out")
     merge(folder, tmp_path / "merged", max_shard_size="50KB", prompts=PROMPTS)
     assert len(list((tmp_path / "merged").glob("model-*-of-*.safetensors"))) > 1
     (tmp_path / "file").touch()
@@ -126,17 +126,17 @@ def test_shards(tmp_path):
 
 def test_nothing_is_left_of_what_is_not_the_same(tmp_path, capsys):
     """Beyond the threshold the command fails with exit code 1, and the folder is not there."""
-    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    folder = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out")
     with pytest.raises(NotTheSame, match="not the model that was trained"):
         merge(folder, tmp_path / "merged", dtype="bfloat16", prompts=PROMPTS, max_kl=0.0)
     command = ["merge", str(folder), "--output", str(tmp_path / "merged"), "--dtype", "bfloat16", "--max_kl", "0"]
-    assert main(command) == 1 and "Nothing of it is kept" in capsys.readouterr().err
+    assert main(command) == 1 and "It was deleted" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir() if "merged" in path.name] == []
 
 
 def test_a_broken_adapter_is_refused(tmp_path):
     """An adapter with a number that is none is not merged into a model that says nothing."""
-    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    folder = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out")
     weights = load_file(folder / "adapter_model.safetensors")
     next(iter(weights.values()))[0, 0] = float("nan")
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -160,9 +160,9 @@ DAMAGED = {
 
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_a_damaged_file_is_named_by_merge_export_and_chat(tmp_path, capsys, kind):
-    folder = make_folder(tmp_path / "model")
+    folder = chat_folder(tmp_path / "model")
     if kind == "adapter":
-        folder = make_adapter(folder, tmp_path / "out")
+        folder = adapter_folder(folder, tmp_path / "out")
     name, change, said = DAMAGED[kind]
     (folder / name).write_bytes(change((folder / name).read_bytes()))
     for command in ("merge", "export"):
@@ -176,15 +176,15 @@ def test_a_damaged_file_is_named_by_merge_export_and_chat(tmp_path, capsys, kind
 
 
 def test_weights_of_other_sizes_than_the_configuration_says(tmp_path, capsys):
-    folder = make_folder(tmp_path / "model")
+    folder = chat_folder(tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 48}))
     assert main(["merge", str(folder), "--output", str(tmp_path / "new")]) == 2
-    assert f"the weights in {folder} have other sizes than its config.json says" in capsys.readouterr().err
+    assert f"the weights in {folder} do not have the sizes of its config.json" in capsys.readouterr().err
 
 
 def test_the_card_of_the_run_is_carried_over(tmp_path):
-    folder, merged = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out"), tmp_path / "merged"
+    folder, merged = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out"), tmp_path / "merged"
     merge(folder, merged, prompts=PROMPTS)
     assert not (merged / "README.md").exists()  # that in `folder` is PEFT's form
     (folder / "figures").mkdir()
@@ -212,12 +212,12 @@ def test_the_card_of_the_run_is_carried_over(tmp_path):
 
 
 def test_the_command(tmp_path, capsys):
-    folder = make_adapter(make_folder(tmp_path / "base"), tmp_path / "out")
+    folder = adapter_folder(chat_folder(tmp_path / "base"), tmp_path / "out")
     (tmp_path / "prompts.txt").write_text("some words\nmore words\n")
     assert main(["merge", str(folder), "--prompts", str(tmp_path / "prompts.txt")]) == 0
     assert "out-merged: max |dlogit|" in capsys.readouterr().out
     assert main(["merge", str(folder)]) == 2  # it is there already
-    assert "out-merged is there already" in capsys.readouterr().err
+    assert "out-merged exists already" in capsys.readouterr().err
     assert main(["merge", str(tmp_path / "none")]) == 2
 
 
@@ -225,7 +225,7 @@ def test_a_head_that_the_adapter_brings_is_no_fault(tmp_path, capfd, caplog):
     """transformers' table of missing weights is not shown; weights that nothing brings are named."""
     from transformers import LlamaForSequenceClassification
 
-    base = make_folder(tmp_path / "base")
+    base = chat_folder(tmp_path / "base")
     model = LlamaForSequenceClassification.from_pretrained(base, num_labels=2)
     settings = {"r": 2, "target_modules": ["q_proj"], "task_type": "SEQ_CLS"}
     adapted = peft.get_peft_model(model, peft.LoraConfig(**settings))
@@ -240,4 +240,4 @@ def test_a_head_that_the_adapter_brings_is_no_fault(tmp_path, capfd, caplog):
     weights.pop("model.norm.weight")
     save_file(weights, base / "model.safetensors", {"format": "pt"})
     assert main(["merge", str(tmp_path / "out"), "--output", str(tmp_path / "again")]) == 0
-    assert "lacks these weights, which are random now: model.norm.weight" in caplog.text
+    assert "lacks these weights, which get random values: model.norm.weight" in caplog.text

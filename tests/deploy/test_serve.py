@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +17,8 @@ from transformers import AutoTokenizer
 from hftrain.cli import main
 from hftrain.deploy.export import VECTORS, export
 from hftrain.deploy.serving import Answer, ask, judge, read_vectors
-from tests.chat_models import make_adapter, make_folder
+from tests.programs import free_port
+from tests.tiny import adapter_folder, chat_folder
 
 PROMPTS = ("some words", "1 2 3 and a few words")
 
@@ -26,7 +26,7 @@ PROMPTS = ("some words", "1 2 3 and a few words")
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("serve")
-    adapter = make_adapter(make_folder(folder / "base", scale=0.6), folder / "out")
+    adapter = adapter_folder(chat_folder(folder / "base", scale=0.6), folder / "out")
     export(adapter, folder / "export", prompts=PROMPTS, max_new_tokens=8)
     return folder / "export"
 
@@ -70,12 +70,16 @@ def server(exported):
 @pytest.mark.parametrize(
     ("changes", "code", "said"),
     [
-        ({}, 0, "2 of 2 answers are the export's; prompts compared: 2 by tokens"),
+        ({}, 0, "2 of 2 answers equal the export's; prompts compared: 2 by tokens"),
         ({"tokenize": False}, 0, "prompts compared: 2 by number"),
         ({"tokens": [1, 2, 3]}, 1, "the prompt's tokens differ from token 0 on: [1, 2, 3] instead of"),
-        ({"tokenize": False, "more": 1}, 1, "tokens there"),
-        ({"output": "something else"}, 1, "NOT THE SAME: the answers part at token 0: 'something else' instead of"),
-        ({"models": ["a", "b"]}, 2, "serves a, b: say which with --model"),
+        ({"tokenize": False, "more": 1}, 1, "tokens on the server"),
+        (
+            {"output": "something else"},
+            1,
+            "NOT THE SAME: the answers differ from token 0 on: 'something else' instead of",
+        ),
+        ({"models": ["a", "b"]}, 2, "serves a, b: choose it with --model"),
     ],
 )
 def test_what_a_server_gives_is_compared(exported, server, capsys, changes, code, said):
@@ -87,10 +91,9 @@ def test_what_a_server_gives_is_compared(exported, server, capsys, changes, code
 
 
 def test_no_server(exported, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     assert main(["check-serve", f"http://127.0.0.1:{port}", str(exported)]) == 2
-    assert "cannot be asked" in capsys.readouterr().err
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_rounding_decides_near_ties(exported):
@@ -102,7 +105,7 @@ def test_rounding_decides_near_ties(exported):
     near[3] = 0.01
     assert judge(replace(vector, margins=clear), other, tokenizer, 0.05).problems
     verdict = judge(replace(vector, margins=near), other, tokenizer, 0.05)
-    assert not verdict.problems and "a near tie" in verdict.notes[0] and "part at token 3" in verdict.notes[0]
+    assert not verdict.problems and "a near tie" in verdict.notes[0] and "differ from token 3" in verdict.notes[0]
 
 
 @pytest.mark.slow
@@ -110,9 +113,8 @@ def test_transformers_serve_gives_the_same(exported, capsys):
     """The real server, on loopback: tokens by their number and greedy answers as exported; another model's are not."""
     if missing := [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]:
         pytest.skip(f"transformers serve needs {', '.join(missing)}")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(exported), "--port", str(port)]
+    port = free_port()
+    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(exported), "--port", port]
     serving = subprocess.Popen([*command, "--device", "cpu", "--host", "127.0.0.1"])
     url = f"http://127.0.0.1:{port}"
     try:
@@ -124,7 +126,7 @@ def test_transformers_serve_gives_the_same(exported, capsys):
                 assert serving.poll() is None, "transformers serve did not start"
                 time.sleep(0.2)
         assert main(["check-serve", url, str(exported), "--model", str(exported)]) == 0
-        assert "2 of 2 answers are the export's; prompts compared: 2 by number" in capsys.readouterr().out
+        assert "2 of 2 answers equal the export's; prompts compared: 2 by number" in capsys.readouterr().out
         vectors = json.loads((exported / VECTORS).read_text())
         for vector in vectors["vectors"]:
             vector["output"] = "other words"
@@ -167,14 +169,14 @@ def test_chat_with_an_adapter_and_a_system_message(exported, monkeypatch, capsys
 
 
 def test_chat_forgets_the_oldest_turns(tmp_path, monkeypatch, capsys):
-    base = make_folder(tmp_path / "base", max_position_embeddings=48)
+    base = chat_folder(tmp_path / "base", max_position_embeddings=48)
     monkeypatch.setattr(sys, "stdin", io.StringIO("some words\n" * 4))
     assert main(["chat", str(base), "--max_new_tokens", "8"]) == 0
-    assert "the oldest turn is forgotten: the model reads 48 tokens" in capsys.readouterr().err
+    assert "the oldest turn is dropped: the model reads only 48 tokens" in capsys.readouterr().err
 
 
 def test_chat_without_a_template(tmp_path, monkeypatch, capsys):
-    base = make_folder(tmp_path / "base")
+    base = chat_folder(tmp_path / "base")
     (base / "chat_template.jinja").unlink()
     assert talk(monkeypatch, capsys, [str(base), "--max_new_tokens", "4"], ["some"]) != []
     assert main(["chat", str(base), "--system", "x"]) == 2
@@ -182,9 +184,9 @@ def test_chat_without_a_template(tmp_path, monkeypatch, capsys):
 
 def test_chat_with_our_own_decoder(tmp_path, monkeypatch, capsys):
     from hftrain.models import TransformerConfig, TransformerForCausalLM
-    from tests.chat_models import make_tokenizer
+    from tests.tiny import chat_tokenizer
 
-    tokenizer = make_tokenizer()
+    tokenizer = chat_tokenizer()
     shape = {"hidden_size": 32, "num_decoder_layers": 2, "num_encoder_layers": 0, "is_encoder_decoder": False}
     ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     TransformerForCausalLM(TransformerConfig(vocab_size=len(tokenizer), **shape, **ids)).save_pretrained(

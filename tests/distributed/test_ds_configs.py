@@ -66,12 +66,12 @@ def test_mistakes_are_named_with_the_nearest_key():
         "bf16": {"enabled": True}, "aio": {"queue_dept": 8},
     }  # fmt: skip
     assert list(check_deepspeed(config)) == [
-        "zero_optimisation: DeepSpeed knows no such key; did you mean zero_optimization?",
-        "optimizer: the recipe makes the optimizer: set optim, learning_rate, weight_decay, and leave this block out",
-        "zero_optimization.overlap_com: DeepSpeed knows no such key; did you mean zero_optimization.overlap_comm?",
-        "zero_optimization.offload_param.devise: DeepSpeed knows no such key; "
+        "zero_optimisation: DeepSpeed does not know this key; did you mean zero_optimization?",
+        "optimizer: the recipe creates the optimizer: set optim, learning_rate, weight_decay, and remove this block",
+        "zero_optimization.overlap_com: DeepSpeed does not know this key; did you mean zero_optimization.overlap_comm?",
+        "zero_optimization.offload_param.devise: DeepSpeed does not know this key; "
         "did you mean zero_optimization.offload_param.device?",
-        "aio.queue_dept: DeepSpeed knows no such key; did you mean aio.queue_depth?",
+        "aio.queue_dept: DeepSpeed does not know this key; did you mean aio.queue_depth?",
         'gradient_clipping is 0.5: set "auto"; the recipe\'s max_grad_norm decides it',
         'bf16.enabled is true: set "auto"; the recipe\'s bf16 decides it',
     ]
@@ -80,9 +80,9 @@ def test_mistakes_are_named_with_the_nearest_key():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"bf16": {},\n "fp16": {}', r"x.json:2: no JSON"),
-        ('{"zero_optimization": {"stage": 2, "stage": 3}}', "x.json: stage is given twice"),
-        ("[]", "x.json:\n  is no mapping of keys to values"),
+        ('{"bf16": {},\n "fp16": {}', r"x.json:2: not valid JSON"),
+        ('{"zero_optimization": {"stage": 2, "stage": 3}}', "x.json: the key stage occurs twice"),
+        ("[]", "x.json:\n  is not a mapping of keys to values"),
     ],
 )
 def test_what_is_no_configuration_is_refused(tmp_path, monkeypatch, text, message):

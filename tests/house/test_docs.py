@@ -1,5 +1,9 @@
-"""The guides: each command line in them is one that the command takes, and each link leads somewhere."""
+"""The guides: each command line in them is one that the command takes, and each link leads somewhere.
 
+So is each command in the docstring of a recipe, and each that older guides printed (`old_commands.sh`).
+"""
+
+import ast
 import contextlib
 import importlib
 import io
@@ -11,13 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from hftrain import cli
+from hftrain import RecipeConfig, cli
 from hftrain.config import parse
 from tests import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "ds_configs").glob("*.md")])
 PROGRAMS = {"hftrain", "accelerate", "torchrun", "pip", "make", "kubectl", "transformers", "python", "pytest"}
-RECIPES = {path.stem for path in (ROOT / "recipes").glob("*.py")}
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
+README_RECIPE = "my_recipe"  # the one that the README shows whole, with the settings that every recipe has
+OLD = Path(__file__).with_name("old_commands.sh")
 
 
 def blocks(page, language):
@@ -26,6 +32,22 @@ def blocks(page, language):
         rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     ):
         yield page.read_text(encoding="utf-8").count("\n", 0, match.start()) + 2, match[1]
+
+
+def words_of(line):
+    """The words of a command, without comments and without NAME=value of the environment."""
+    words = shlex.split(line, comments=True)
+    return list(itertools.dropwhile(lambda word: "=" in word, words))
+
+
+def commands_outside_pages():
+    """Of the recipes' docstrings, where "..." stands for what another line has, and of older guides."""
+    sources = {f"recipes/{name}.py": ast.get_docstring(ast.parse(path.read_text())) for name, path in RECIPES.items()}
+    sources[OLD.name] = OLD.read_text(encoding="utf-8")
+    for name, text in sources.items():
+        for line in re.sub(r"\\\n\s*", "", text).splitlines():
+            if re.match(r"\s*(hftrain|accelerate|torchrun|pip) ", line) and "..." not in line:
+                yield pytest.param(words_of(line), id=f"{name}:{line.strip()[:60]}")
 
 
 def commands():
@@ -39,25 +61,26 @@ def commands():
             for line in re.sub(r"\\\n", lambda match: " ", block).splitlines():
                 if shown and not line.startswith("$ "):
                     continue
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-                while words and "=" in words[0]:  # NAME=value of the environment
-                    words = words[1:]
-                if words:
+                if words := words_of(line.removeprefix("$ ")):
                     yield pytest.param(words, id=f"{page.relative_to(ROOT)}:{number}:{' '.join(words[:3])[:40]}")
                 number += 1
 
 
-COMMANDS = list(commands())
+COMMANDS = [*commands(), *commands_outside_pages()]
 
 
 def check_settings(recipe, words):
     """The recipe takes these settings; files that a guide only names need not be there."""
-    config = typing.get_type_hints(importlib.import_module(f"recipes.{recipe}").main)["config"]
-    parse(config, words)
+    main = None if recipe == README_RECIPE else importlib.import_module(f"recipes.{recipe}").main
+    parse(typing.get_type_hints(main)["config"] if main else RecipeConfig, words)
 
 
 def test_there_are_commands_to_check():
-    assert len(COMMANDS) > 50
+    assert len(COMMANDS) > 150
+    assert {parameter.id.partition(":")[0] for parameter in commands_outside_pages()} == {
+        *(f"recipes/{name}.py" for name in RECIPES),
+        OLD.name,
+    }
 
 
 @pytest.mark.parametrize("words", COMMANDS)
@@ -80,7 +103,7 @@ def test_a_command_in_the_guides_is_taken(words, monkeypatch):
 def check_recipe(recipe, words):
     """`hftrain run RECIPE [options of the launcher --] settings`."""
     recipe = recipe.removesuffix(".py")
-    assert recipe in RECIPES
+    assert recipe in {*RECIPES, README_RECIPE}
     own = list(itertools.dropwhile(lambda word: word != "--", words))[1:] if "--" in words else words
     for flag, file in itertools.pairwise(words):
         if flag == "--config_file" and file.startswith("ds_configs"):
@@ -122,6 +145,34 @@ def test_links_lead_somewhere(page):
             titles = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
             assert heading in anchors, f"{page.name}: no heading for {target}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_a_page_begins_with_what_it_is_for_and_the_readme_leads_to_it(page):
+    title, _, paragraph = page.read_text(encoding="utf-8").split("\n")[:3]
+    assert title.startswith("# ") and re.match(r"[A-Z][\w ,:;'`*()\[\]/.-]{20}", paragraph), "a sentence, not a table"
+    assert f"docs/{page.name}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_no_page_repeats_another():
+    """No ten words of prose in a row stand on two pages; lists of settings and the log quote what they are about."""
+    places = {}
+    for page in PAGES:
+        if page.name in ("CHANGELOG.md", "log.md", "settings.md"):
+            continue
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        words = re.findall(r"[\w'/.]+", prose)
+        for start in range(len(words) - 9):
+            places.setdefault(" ".join(words[start : start + 10]), set()).add(str(page.relative_to(ROOT)))
+    assert len(places) > 5000
+    assert {words: pages for words, pages in places.items() if len(pages) > 1} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_tests_that_a_page_names_exist(page):
+    """In the log too: who repeats a measurement looks for the file where it stands today."""
+    named = set(re.findall(r"tests/[\w/]+\.(?:py|sh|txt)", page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
 def test_each_trap_names_a_test_that_exists():

@@ -12,6 +12,8 @@ from sacrebleu.metrics import BLEU
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.metrics.intervals import bootstrap, mean, ratio, wilson
 
+pytestmark = pytest.mark.unit
+
 
 @pytest.mark.parametrize(("successes", "total"), [(0, 1), (0, 10), (10, 10), (178, 200), (1, 3), (50_000, 100_000)])
 def test_wilson_is_that_of_scipy(successes, total):

@@ -151,6 +151,6 @@ def test_ours_write_nothing(tmp_path, monkeypatch):
 
 def test_unknown():
     with pytest.raises(
-        ValueError, match=r"metric 'blue' could not be loaded: (.|\n)*These need no network: " + ", ".join(NAMES)
+        ValueError, match=r"metric 'blue' could not be loaded: (.|\n)*These work without a network: " + ", ".join(NAMES)
     ):
         load_metric("blue")

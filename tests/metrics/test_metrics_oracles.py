@@ -16,6 +16,8 @@ from sklearn import metrics as sklearn
 
 from hftrain.metrics import FITTING, entities, load_metric, load_metrics, ranking
 
+pytestmark = pytest.mark.unit
+
 SINGLE, MULTI = "single_label_classification", "multi_label_classification"
 AVERAGES = ["macro", "micro", "weighted", None]
 COUNTED = {"precision": sklearn.precision_score, "recall": sklearn.recall_score, "f1": sklearn.f1_score}

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 
 import hftrain.metrics
 from hftrain.metrics import FITTING, check_names, load_metric, load_metrics, rehearse
+from tests.programs import launcher, run
 
 SINGLE, MULTI, REGRESSION, TAGS, ANSWERS = FITTING
 FOLDER = Path(hftrain.metrics.__file__).parent
@@ -61,15 +60,15 @@ def test_nothing_to_score(task):
 @pytest.mark.parametrize(
     ("task", "name", "batch", "message"),
     [
-        (SINGLE, "accuracy", ([0, 1], [1]), "not one for one: 2 predictions, 1 references"),
-        (SINGLE, "accuracy", ([[0.1, 0.9]], [1]), r"predictions have to be one class for each example.*\(1, 2\)"),
-        (SINGLE, "f1", ([0.5, 1], [0, 1]), "predictions have to be class numbers, but row 0 has 0.5"),
-        (SINGLE, "roc_auc", ([0, 1], [0, 1]), "a metric that ranks needs scores"),
+        (SINGLE, "accuracy", ([0, 1], [1]), "the lengths differ: 2 predictions, 1 references"),
+        (SINGLE, "accuracy", ([[0.1, 0.9]], [1]), r"predictions must be one class for each example.*\(1, 2\)"),
+        (SINGLE, "f1", ([0.5, 1], [0, 1]), "predictions must be class numbers, but row 0 has 0.5"),
+        (SINGLE, "roc_auc", ([0, 1], [0, 1]), "a ranking metric needs scores"),
         (
             SINGLE,
             "roc_auc",
             ([0], [3], [[0.1, 0.2, 0.7]]),
-            "a reference is class 3, but the scores are of the classes 0 to 2",
+            "a reference is class 3, but the scores have the classes 0 to 2",
         ),
         (
             SINGLE,
@@ -81,16 +80,16 @@ def test_nothing_to_score(task):
             SINGLE,
             "expected_calibration_error",
             ([0], [0], [[3.0, -2.0, 0]]),
-            "scores from -2 to 3 are no probabilities",
+            "scores from -2 to 3 are not probabilities",
         ),
         (SINGLE, "expected_calibration_error", ([0], [0]), "the calibration error needs scores"),
-        (MULTI, "f1", ([[0, 1, 2]], [[0, 1, 1]]), "predictions with several labels are 0 or 1, but there is a 2"),
-        (MULTI, "f1", ([1], [0]), r"\(examples, labels\) of 0 and 1, but these are \(1,\)"),
-        (MULTI, "f1", ([[0, 1]], [[0, 1, 1]]), r"predictions \(1, 2\) and references \(1, 3\) have other shapes"),
+        (MULTI, "f1", ([[0, 1, 2]], [[0, 1, 1]]), "predictions with several labels must be 0 or 1, but one is 2"),
+        (MULTI, "f1", ([1], [0]), r"\(examples, labels\) of 0 and 1, but their shape is \(1,\)"),
+        (MULTI, "f1", ([[0, 1]], [[0, 1, 1]]), r"predictions \(1, 2\) and references \(1, 3\) have different shapes"),
         (MULTI, "roc_auc", ([[0, 1, 0]], [[0, 1, 1]], [[0.5, 0.5]]), r"scores \(1, 2\) do not fit references \(1, 3\)"),
         (REGRESSION, "mse", ([float("inf")], [1.0]), r"1 of 1 predictions are not finite \(the first in row 0: inf\)"),
-        (REGRESSION, "pearsonr", ([[1.0]], [1.0]), "predictions have to be one number for each example"),
-        (REGRESSION, "mse", (["a"], [1.0]), "predictions have to be numbers"),
+        (REGRESSION, "pearsonr", ([[1.0]], [1.0]), "predictions must be one number for each example"),
+        (REGRESSION, "mse", (["a"], [1.0]), "predictions must be numbers"),
         (TAGS, "seqeval", ([["NN"]], [["O"]]), "tag 'NN' of token 0 is not one of IOB2 and BIOES: B-X, I-X, O"),
         (TAGS, "seqeval", ([["O"]], [["O", "O"]]), "sentence 0 has 1 predicted tags but 2 references"),
         (ANSWERS, "squad", ([""], [[]]), "a question has no answer: score this data set with squad_v2"),
@@ -139,11 +138,11 @@ def test_rehearsal_names_the_split_and_what_cannot_be_the_best(tmp_path):
     with pytest.raises(ValueError, match=r"'acuracy' could not be loaded: (.|\n)*Did you mean 'accuracy'"):
         rehearse(["acuracy"], SINGLE, splits, labels=labels)
     rehearse(["accuracy"], SINGLE, splits, labels=labels, best="eval_accuracy")
-    with pytest.raises(ValueError, match="metric_for_best_model='f1' is not evaluated; there are loss, accuracy"):
+    with pytest.raises(ValueError, match="metric_for_best_model='f1' is not evaluated; the metrics are loss, accuracy"):
         rehearse(["accuracy"], SINGLE, splits, labels=labels, best="f1")
     tags = {"validation": [["B-X", "O"]], "test": [["O"]]}
     rehearse(["seqeval"], TAGS, tags, best="f1")
-    with pytest.raises(ValueError, match="'f2' is not evaluated; there are loss, precision, recall, f1, accuracy"):
+    with pytest.raises(ValueError, match="'f2' is not evaluated; the metrics are loss, precision, recall"):
         rehearse(["seqeval"], TAGS, tags, best="f2")
     (tmp_path / "off").mkdir()
     (tmp_path / "off" / "off.py").write_text(FOREIGN)
@@ -153,11 +152,11 @@ def test_rehearsal_names_the_split_and_what_cannot_be_the_best(tmp_path):
 def test_names():
     check_names(["accuracy", "f1", "roc_auc", "somebody/metric"], SINGLE)
     with pytest.raises(
-        ValueError, match="metric 'f1' is not for regression: choose from mse, mae, r_squared, pearsonr"
+        ValueError, match="metric 'f1' does not fit regression: choose from mse, mae, r_squared, pearsonr"
     ):
         check_names(["mse", "f1"], REGRESSION)
     with pytest.raises(
-        ValueError, match="metric 'sacrebleu' is not for token_classification: choose from seqeval, acc"
+        ValueError, match="metric 'sacrebleu' does not fit token_classification: choose from seqeval, acc"
     ):
         check_names(["sacrebleu"], TAGS)
     with pytest.raises(ValueError, match="squad and squad_v2 both give f1"):
@@ -228,9 +227,9 @@ def test_modules_load_from_a_copy(name, tmp_path):
 def test_answers_are_told_by_their_ids():
     right = {"text": ["cat"], "answer_start": [2]}
     predictions = [{"id": name, "prediction_text": "cat"} for name in ("1", "2")]
-    with pytest.raises(ValueError, match="2 ids have a prediction or a reference only, as '2'"):
+    with pytest.raises(ValueError, match="2 ids have only a prediction or only a reference, such as '2'"):
         load_metric("squad").compute(predictions=predictions, references=[{"id": i, "answers": right} for i in "13"])
-    with pytest.raises(ValueError, match="an id comes twice: 2 predictions have 2 ids, 2 references 1"):
+    with pytest.raises(ValueError, match="an id occurs twice: 2 predictions have 2 ids, 2 references 1"):
         load_metric("squad").compute(predictions=predictions, references=[{"id": "1", "answers": right}] * 2)
 
 
@@ -239,7 +238,7 @@ import json, sys
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from pathlib import Path
-from tests.test_metrics_streaming import FITTING, example, loaded
+from tests.metrics.test_metrics_streaming import FITTING, example, loaded
 
 accelerator = Accelerator(cpu=True, kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")])
 found = {}
@@ -258,9 +257,7 @@ accelerator.end_training()
 @pytest.mark.slow
 def test_two_processes_know_what_one_knows(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    subprocess.run([*launch, str(tmp_path / "worker.py"), str(tmp_path)], check=True, timeout=200)
+    run(*launcher(), tmp_path / "worker.py", tmp_path)
     first, second = (json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1))
     assert first == second and first["processes"] == 2
     for task in FITTING:

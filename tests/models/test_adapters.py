@@ -108,9 +108,11 @@ def test_new_tokens_train_and_come_back(base, tmp_path):
 
 
 def test_what_cannot_be(base):
-    with pytest.raises(ConfigError, match="PiSSA takes its beginning out of the weights: choose one"):
+    with pytest.raises(ConfigError, match="PiSSA changes the weights when it starts: set only one"):
         RecipeConfig(train_file="-", model_name_or_path=base, use_peft=True, init_lora_weights="pissa", use_dora=True)
-    with pytest.raises(ValueError, match=r"lora_target_modules \['query'\] match no module; linear layers here: down"):
+    with pytest.raises(
+        ValueError, match=r"lora_target_modules \['query'\] match no module; the linear layers are down"
+    ):
         adapted(base, lora_target_modules=["query"])
 
 
@@ -119,10 +121,10 @@ def test_what_pieces_of_weights_do_not_allow(base):
     model = load.load_model(config, AutoModelForCausalLM)
     model.get_input_embeddings().weight.ds_id = 0  # what ZeRO-3 marks its pieces with
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="new tokens under ZeRO-3 on CUDA only: use ZeRO-2, or a chat_template"):
+        with pytest.raises(ValueError, match="new tokens under ZeRO-3 only on CUDA: use ZeRO-2, or a chat_template"):
             load.add_adapters(model, config, "CAUSAL_LM", new_tokens=[39])
     config.init_lora_weights = "pissa"
-    with pytest.raises(ValueError, match="pissa needs whole weights, which ZeRO-3 does not keep: use ZeRO-2"):
+    with pytest.raises(ValueError, match="pissa needs unsharded weights: use ZeRO-2"):
         load.add_adapters(model, config, "CAUSAL_LM")
 
 

@@ -20,6 +20,8 @@ from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.tasks.tagging import Tagged
 from hftrain.text import train_tokenizer
 
+pytestmark = pytest.mark.unit
+
 SIZE = {"vocab_size": 320, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 BART = {"vocab_size": 320, "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8}
 BART |= {"decoder_ffn_dim": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
@@ -50,7 +52,7 @@ def test_positions_are_those_that_are_there(name):
             model(input_ids=torch.full((1, most + 1), 5), **decoder)
     tokenizer = train_tokenizer(["a b"], 300)
     check_fit(model, tokenizer, max_seq_length=most)
-    with pytest.raises(ValueError, match=rf"max_seq_length={most + 1}, but the model has positions for {most} tokens"):
+    with pytest.raises(ValueError, match=rf"max_seq_length={most + 1}, .* positions for only {most} tokens"):
         check_fit(model, tokenizer, max_seq_length=most + 1)
 
 
@@ -156,7 +158,7 @@ def test_a_model_of_nan_predicts_nothing(tmp_path: Path, task):
     model.save_pretrained(tmp_path)
     train_tokenizer(["one two three"] * 3, 320).save_pretrained(tmp_path)
     pairs = ["two"] if task == "QuestionAnswering" else None
-    with pytest.raises(ValueError, match="gives NaN for scores: its training has diverged"):
+    with pytest.raises(ValueError, match="gives NaN scores: its training has diverged"):
         predict(tmp_path, ["one"], pairs=pairs)
 
 

@@ -16,7 +16,7 @@ from hftrain.config import ModelConfig
 from hftrain.models import load
 from hftrain.models.gguf import folder_of
 from hftrain.tasks import chat
-from tests.chat_models import make_folder, make_tokenizer
+from tests.tiny import chat_folder, chat_tokenizer
 
 gguf = pytest.importorskip("gguf")
 BLOCK = {
@@ -67,9 +67,9 @@ def write(file: Path, model, tokenizer) -> None:
 
 
 def test_the_same_model_and_converted_once(tmp_path, caplog):
-    original = AutoModelForCausalLM.from_pretrained(make_folder(tmp_path / "base")).eval()
+    original = AutoModelForCausalLM.from_pretrained(chat_folder(tmp_path / "base")).eval()
     file = tmp_path / "tiny.gguf"
-    write(file, original, make_tokenizer())
+    write(file, original, chat_tokenizer())
     config = ModelConfig(model_name_or_path=str(file))
     template = chat.Template(load.load_tokenizer(config))
     model = load.load_model(config, AutoModelForCausalLM).eval()

@@ -11,6 +11,8 @@ from transformers import (
 
 from hftrain.models import TransformerConfig, TransformerForMaskedLM, TransformerForSequenceClassification
 
+pytestmark = pytest.mark.unit
+
 HEADS = {
     "classifier": AutoModelForSequenceClassification,
     "classifier ": AutoModelForTokenClassification,

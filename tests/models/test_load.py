@@ -56,7 +56,7 @@ def test_what_cannot_be_loaded(t5, tmp_path):
 
 def test_a_folder_without_weights_is_named(t5, tmp_path):
     shutil.copytree(t5, tmp_path / "empty", ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(ValueError, match=r"empty holds no weights \(model.safetensors, .*: name the folder"):
+    with pytest.raises(ValueError, match=r"empty contains no weights \(model.safetensors, .*: give the output folder"):
         load.load_model(ModelConfig(model_name_or_path=str(tmp_path / "empty")), AutoModelForSeq2SeqLM)
 
 
@@ -67,7 +67,7 @@ def test_weights_that_cannot_be_read_are_named(t5, tmp_path):
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"shared.weight": shard}}))
     (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "kept")
     config = ModelConfig(model_name_or_path=str(tmp_path / "model"))
-    with pytest.raises(ValueError, match=rf"{index} names {shard}, which is not there: copy or download it again"):
+    with pytest.raises(ValueError, match=rf"{index} lists {shard}, which is missing: copy or download it again"):
         load.load_model(config, AutoModelForSeq2SeqLM)
     index.unlink()
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"no weights")
@@ -96,7 +96,9 @@ def test_adapters_alone_train_and_in_fp32(t5):
 def test_adapters_on_named_modules(t5):
     model = adapted(t5, lora_target_modules=["q", "v"])
     assert {name.split(".lora_")[0][-1] for name, p in model.named_parameters() if p.requires_grad} == {"q", "v"}
-    with pytest.raises(ValueError, match=r"lora_target_modules \['query'\] match no module; linear layers here: .*k, "):
+    with pytest.raises(
+        ValueError, match=r"lora_target_modules \['query'\] match no module; the linear layers are .*k, "
+    ):
         adapted(t5, lora_target_modules=["q", "query"])
 
 
@@ -104,7 +106,7 @@ def test_adapters_do_not_hold_what_was_written_over_the_configuration(t5, caplog
     adapted(t5)
     assert "model_config" not in caplog.text
     adapted(t5, model_config={"dropout_rate": 0.3})
-    assert "does not hold model_config (dropout_rate)" in caplog.text
+    assert "does not store model_config (dropout_rate)" in caplog.text
 
 
 def test_without_adapters_the_model_is_as_it_is(t5):
@@ -127,9 +129,7 @@ def test_files_are_the_splits(tmp_path, caplog):
     rows = load_splits(config, columns=COLUMNS)
     assert {name: len(split) for name, split in rows.items()} == {"train": 10, "validation": 4, "test": 5}
     assert rows["validation"].leaks[:2] == (2, 2) and rows["test"].leaks[:2] == (0, 0)
-    assert (
-        "leak: of 4 validation rows 2 stand in the training rows too" in caplog.text and "test rows" not in caplog.text
-    )
+    assert "leak: 2 of 4 validation rows are in the training rows too" in caplog.text and "test rows" not in caplog.text
 
 
 def test_splits_are_cut_off_where_files_are_missing(tmp_path):
@@ -139,7 +139,7 @@ def test_splits_are_cut_off_where_files_are_missing(tmp_path):
     assert {name: len(split) for name, split in rows.items()} == {"train": 36, "validation": 4, "test": 3}
     again = load_splits(config, columns=COLUMNS, seed=2)
     assert again["validation"]["source"][:] != rows["validation"]["source"][:]
-    with pytest.raises(ValueError, match="there are no validation rows: name a validation_file, or set validation_spl"):
+    with pytest.raises(ValueError, match="there are no validation rows: set validation_file, or validation_spl"):
         load_splits(RecipeConfig(train_file=train, validation_split=0), columns=COLUMNS)
 
 

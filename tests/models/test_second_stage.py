@@ -19,19 +19,19 @@ from hftrain.models.adapters import load_adapted
 from hftrain.models.fit import embedding_rows
 from hftrain.tasks.preference import PreferenceConfig, preference_loss
 from hftrain.train.trials import chunk_loss
-from tests.chat_models import make_adapter, make_folder
+from tests.tiny import adapter_folder, chat_folder
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return make_folder(tmp_path_factory.mktemp("second") / "base", tie_word_embeddings=True)
+    return chat_folder(tmp_path_factory.mktemp("second") / "base", tie_word_embeddings=True)
 
 
 @pytest.fixture
 def adapter(base, tmp_path):
-    return make_adapter(base, tmp_path / "adapter")
+    return adapter_folder(base, tmp_path / "adapter")
 
 
 def in_training(folder, *, new_tokens=(), auto=AutoModelForCausalLM, **settings):
@@ -47,7 +47,7 @@ def logits(model):
 @pytest.mark.parametrize("settings", [{}, {"load_in_4bit": True}])
 def test_an_adapter_trains_on(base, adapter, tmp_path, settings, caplog):
     model = in_training(adapter, **settings)
-    assert "trains on: rank 4" in caplog.text
+    assert "is trained further: rank 4" in caplog.text
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     if not settings:
@@ -72,15 +72,15 @@ def test_an_adapter_trains_on(base, adapter, tmp_path, settings, caplog):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_peft": False}, "holds an adapter: set use_peft to train it on, or make a whole model of it"),
+        ({"use_peft": False}, "contains an adapter: set use_peft to train it further, or merge it"),
         (
             {"lora_r": 8},
-            "lora_r=8: the adapter in .* trains on as it is, with 4; leave the setting out, or hftrain merge",
+            "lora_r=8: the adapter in .* keeps 4 when it is trained further; remove the setting, or merge",
         ),
         ({"lora_target_modules": ["q_proj"]}, r"lora_target_modules=\['q_proj'\]: the adapter in"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa: the adapter in"),
-        ({"new_tokens": [41]}, "does not train the new tokens: hftrain merge"),
-        ({"auto": AutoModelForSequenceClassification}, "holds an adapter for AutoModelForCausalLM, and this recipe"),
+        ({"new_tokens": [41]}, "does not train the new tokens: merge it"),
+        ({"auto": AutoModelForSequenceClassification}, "contains an adapter for AutoModelForCausalLM, but this recipe"),
     ],
 )
 def test_what_an_adapter_that_trains_on_cannot_be(adapter, settings, message):
@@ -122,7 +122,7 @@ def test_adapters_on_embeddings(base, tmp_path):
     shutil.copy(base / "tokenizer.json", tmp_path / "adapter")
     shutil.copy(base / "tokenizer_config.json", tmp_path / "adapter")
     assert merge(tmp_path / "adapter", tmp_path / "merged").mean_kl < 1e-6
-    with pytest.raises(ValueError, match="lora_target_modules names embed_tokens, where the embeddings of new tokens"):
+    with pytest.raises(ValueError, match="lora_target_modules has embed_tokens, but new tokens need"):
         in_training(base, lora_target_modules=["embed_tokens"], new_tokens=[41])
 
 
@@ -133,15 +133,15 @@ def test_a_base_that_has_moved(base, adapter, tmp_path, capsys, gone):
     for command in (["merge"], ["export"], ["chat"], ["predict", "some words"]):
         assert main([command[0], str(adapter), *command[1:]]) == 2
         error = capsys.readouterr().err
-        assert f"the adapter's base model {gone} is not here: edit base_model_name_or_path in {adapter}" in error
+        assert f"the adapter's base model {gone} was not found: edit base_model_name_or_path in {adapter}" in error
         assert "--base PATH" in error
-    with pytest.raises(ValueError, match=f"the adapter's base model {gone} is not here"):
+    with pytest.raises(ValueError, match=f"the adapter's base model {gone} was not found"):
         in_training(adapter)
     assert main(["merge", str(adapter), "--base", str(base), "--output", str(tmp_path / "merged")]) == 0
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     expected = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
     torch.testing.assert_close(logits(merged), logits(expected))
     assert main(["merge", str(adapter), "--base", "/nowhere/x", "--output", str(tmp_path / "b")]) == 2
-    assert "the base model /nowhere/x (--base) is not here" in capsys.readouterr().err
+    assert "the base model /nowhere/x (--base) was not found" in capsys.readouterr().err
     assert main(["merge", str(base), "--base", str(base), "--output", str(tmp_path / "b")]) == 2
-    assert "holds a whole model: a base" in capsys.readouterr().err
+    assert "contains a complete model: a base" in capsys.readouterr().err

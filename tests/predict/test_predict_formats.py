@@ -3,11 +3,10 @@
 import json
 
 import pytest
-import torch
-import transformers
 
 from hftrain import cli
 from hftrain.predict import predict
+from tests import tiny
 
 WORDS = [
     *[
@@ -38,22 +37,16 @@ SENTENCES = [["Anna", "likes", "New", "York", "."], ["Oslo", "is", "a", "city"]]
 def models(tmp_path_factory):
     """A BERT for each task, by the last part of its class; weights are large, so that outputs differ."""
     folder = tmp_path_factory.mktemp("models")
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, "?", "##s"]))
-    tokenizer = transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64)
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    size |= {"max_position_embeddings": 64, "initializer_range": 1.0, "vocab_size": len(tokenizer)}
+    words = [*WORDS, "?", "##s"]
     made = {}
     for task, names in (
         ("TokenClassification", TAGS),
         ("SequenceClassification", ["no", "yes"]),
         ("QuestionAnswering", "ab"),
     ):
-        torch.manual_seed(3)
-        config = transformers.BertConfig(
-            id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)}, **size
-        )
-        getattr(transformers, f"BertFor{task}")(config).save_pretrained(folder / task)
-        tokenizer.save_pretrained(folder / task)
+        labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        kind = f"BertFor{task}"
+        tiny.bert_folder(folder / task, words, kind, seed=3, initializer_range=1.0, **labels)
         made[task] = folder / task
     return made
 
@@ -154,8 +147,8 @@ def test_tables_with_a_word_a_row_and_lists_in_columns(models, tagged, tmp_path,
     ("name", "content", "message"),
     [
         ("a.conll", "Anna O\nlikes\n", "a.conll, line 2: 1 columns, expected 2"),
-        ("a.conll", '{"tokens": []}\n', "holds JSON"),
-        ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: --column names one of word"),
+        ("a.conll", '{"tokens": []}\n', "contains JSON"),
+        ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: set --column to one of word"),
     ],
 )
 def test_what_is_wrong_is_named(models, tmp_path, capsys, name, content, message):
@@ -167,7 +160,7 @@ def test_what_is_wrong_is_named(models, tmp_path, capsys, name, content, message
 def test_output_is_called_what_it_is(models, tmp_path, capsys):
     (tmp_path / "a.conll").write_text("Anna O\n")
     assert run(models["TokenClassification"], "--file", tmp_path / "a.conll", "--output", tmp_path / "o.jsonl") == 2
-    assert "call it .conll" in capsys.readouterr().err and not (tmp_path / "o.jsonl").exists()
+    assert "use the ending .conll" in capsys.readouterr().err and not (tmp_path / "o.jsonl").exists()
 
 
 # ---- questions
@@ -216,7 +209,7 @@ def test_the_columns_of_questions_are_known_and_contexts_that_do_not_fit_are_ref
     assert run(models["QuestionAnswering"], "--file", tmp_path / "a.jsonl") == 0
     assert json.loads(capsys.readouterr().out)["prediction"]["n_best"]
     assert run(models["QuestionAnswering"], "--file", tmp_path / "a.jsonl", "--context", "b") == 2
-    assert "the rows of the file have a second text already" in capsys.readouterr().err
+    assert "the rows of the file already have a second text" in capsys.readouterr().err
     assert run(models["QuestionAnswering"], "who ?") == 2
     assert 'give it with --context "..."' in capsys.readouterr().err
     assert run(models["QuestionAnswering"], "a ?", "b ?", "--context", *("c", "--context", "d", "--context", "e")) == 2

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests import ROOT
@@ -55,6 +56,10 @@ def rows_of(kind: str, draw: np.random.Generator) -> dict[str, Any]:
         return {"text": text}
     if kind == "pair":
         return {"source": text, "target": " ".join(reversed(words))}
+    if kind == "image":
+        pixels = draw.integers(0, 128, (10, 12, 3))
+        pixels[:, 4 * len(text) % 12 :] += 100
+        return {"pixels": pixels.tolist(), "label": words[0][:1]}
     if kind == "class":
         return {"text": text, "label": words[0]}
     if kind == "classes":
@@ -80,6 +85,11 @@ def write_rows(kind: str, folder: Path) -> dict[str, str]:
     draw, files = np.random.default_rng(3), {}
     for split, count in {"train": 90, "validation": 6, **({} if kind == "text" else {"test": 6})}.items():
         rows = [rows_of(kind, draw) for _ in range(count)]
+        if kind == "image":
+            for number, row in enumerate(rows):
+                pixels = np.array(row.pop("pixels"), np.uint8)
+                row["image"] = f"{split}-{number}.png"
+                Image.fromarray(pixels).save(folder / row["image"])
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[f"{split}_file"] = str(path)
@@ -136,6 +146,12 @@ CASES: dict[str, Case] = {
     ),
     "chat_packed": ("chat", "chat", llama, {"packing": True, "max_length": 512, "num_samples": 0}),
     "classify": ("classify", "class", bert, {"token_drop": 0.1, "max_seq_length": 24}),
+    "classify_images": (
+        "classify_images",
+        "image",
+        None,
+        {"image_size": 8, "crop_area": 0.5, "flip": 0.5, "mixup_alpha": 0.4, "dataloader_num_workers": 0},
+    ),
     "classify_new": ("classify", "classes", None, {"problem_type": "multi_label_classification", "vocab_size": 300}),
     "preference_dpo": ("preference", "preference", llama, {"max_length": 256}),
     "preference_kto": ("preference", "judged", llama, {"loss_type": "kto", "max_length": 256}),

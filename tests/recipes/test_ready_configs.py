@@ -26,6 +26,7 @@ from hftrain.models.adapters import add_adapters, check_targets
 from hftrain.models.fit import count_positions
 from hftrain.models.load import DTYPES
 from hftrain.tasks import answering, classification, tagging
+from hftrain.tasks.image_classification.model import refusal
 from hftrain.tasks.preference import collate_preferences, preference_loss
 from hftrain.text.causal import collate_causal
 from hftrain.train.trials import check_packing, chunk_loss
@@ -85,6 +86,7 @@ MODELS = {
         "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
         "encoder_attention_heads": 16, "decoder_attention_heads": 16, "vocab_size": 256206, "pad_token_id": 1,
         "max_position_embeddings": 1024, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}),
+    "google/vit-base-patch16-224-in21k": ("vit", 85_800_194, {}),
     "Helsinki-NLP/opus-mt-en-de": ("marian", 74_410_496, {
         "d_model": 512, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048,
         "encoder_attention_heads": 8, "decoder_attention_heads": 8, "vocab_size": 58101, "pad_token_id": 58100,
@@ -94,6 +96,7 @@ CLASSES = {
     "chat": ("AutoModelForCausalLM", "CAUSAL_LM"),
     "preference": ("AutoModelForCausalLM", "CAUSAL_LM"),
     "classify": ("AutoModelForSequenceClassification", "SEQ_CLS"),
+    "classify_images": ("AutoModelForImageClassification", None),
     "tag": ("AutoModelForTokenClassification", "TOKEN_CLS"),
     "answer": ("AutoModelForQuestionAnswering", "QUESTION_ANS"),
     "translate": ("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
@@ -148,6 +151,12 @@ def longest_batch(config, recipe):
         rows = config.micro_batch_size or config.micro_batch_tokens // lengths
         pair = {"input_ids": [5] * config.max_source_length, "labels": [5] * config.max_target_length}
         return rows, lambda n: text.collate_pairs([pair] * n, pad_token_id=1, decoder_start_token_id=1)
+    if recipe == "classify_images":
+        side = config.image_size
+        return config.micro_batch_size, lambda n: {
+            "pixel_values": torch.zeros(n, 3, side, side),
+            "labels": torch.zeros(n, dtype=torch.long),
+        }
     length = getattr(config, "max_length", None) or config.max_seq_length
     rows = config.micro_batch_size or config.micro_batch_tokens // length
     ids = np.full(length, 5)
@@ -177,7 +186,7 @@ def loss_of(config, recipe):
         return preference_loss(None, config)
     if recipe == "translate":
         return sequence_to_sequence(config.label_smoothing_factor)
-    if recipe == "classify":
+    if recipe in ("classify", "classify_images"):
         return classification.classification("single_label_classification")
     return {"tag": tagging, "answer": answering}[recipe].loss()
 
@@ -268,6 +277,9 @@ def test_model_targets_and_positions_fit(name):
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(published, rel=0.01)
     if config.use_peft:
         check_targets(model, config.lora_target_modules)
+    if recipe == "classify_images":
+        assert refusal(model.config, config.image_size) is None
+        return
     most = model.config.get_text_config().max_position_embeddings
     longest = (getattr(config, key, 0) for key in ("max_length", "max_seq_length", "max_source_length"))
     assert max(longest) <= min(most, count_positions(model)[0] or most)

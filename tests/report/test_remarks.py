@@ -1,18 +1,18 @@
 """What a run says of its scores: sentences where they show that nothing was learnt, and where they stand."""
 
 import html
-import importlib.util
 import json
 
 import numpy as np
 import pytest
 from datasets import Dataset
 
+from hftrain.data.examples import Examples
 from hftrain.labels.scoring import Scores
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
 from hftrain.tasks import answering, chat, classification, preference, tagging, translation
 from hftrain.train.optim import too_few_steps
-from tests import ROOT
+from recipes import classify as recipe
 
 # ---- at the start
 
@@ -24,7 +24,10 @@ from tests import ROOT
         ({"total": 18, "per_epoch": 6, "pretrained": True}, "set num_train_epochs to 9 or more"),
         ({"total": 60, "per_epoch": 20, "pretrained": False}, "60 steps teach a new model little; 200 or more"),
         ({"total": 5, "per_epoch": 20, "pretrained": True, "max_steps": 5}, "set max_steps to 50 or more"),
-        ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89}, "is highest in the last step alone"),
+        (
+            {"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 89},
+            "only the last step has the highest learning rate",
+        ),
         ({"total": 90, "per_epoch": 9, "pretrained": True, "warmup_steps": 0.99}, "warmup_steps=0.99 of 90 steps"),
     ],
 )
@@ -42,11 +45,13 @@ def test_steps_that_teach():
 
 
 def test_a_loss_that_is_no_better_than_a_guess():
-    assert not_learnt(0.683, 0.693).startswith("has not learnt: loss 0.683, a constant guess has 0.693; ")
-    assert not_learnt(0.9, 0.693).startswith("has not learnt")
+    assert not_learnt(0.683, 0.693).startswith("the model has not learnt: loss 0.683, a constant guess has 0.693; ")
+    assert not_learnt(0.9, 0.693).startswith("the model has not learnt")
     assert not_learnt(0.6, 0.693) == "" == not_learnt(0.6, 0.693, (0.5, 0.69))
     wide = not_learnt(0.6, 0.693, (0.45, 0.75))
-    assert wide.startswith("is not shown to have learnt: loss 0.6 (0.45-0.75), a constant guess has 0.693")
+    assert wide.startswith(
+        "it is not certain that the model has learnt: loss 0.6 (0.45-0.75), a constant guess has 0.693"
+    )
 
 
 def test_the_verdict_is_of_the_loss_unless_scores_beat_the_guess():
@@ -62,7 +67,7 @@ def test_the_verdict_is_of_the_loss_unless_scores_beat_the_guess():
 def test_the_verdict_knows_the_model_before_training():
     start, baseline = {"step": 0, "eval_loss": 2.31, "eval_accuracy": 0.5}, {"test_loss": 7.0}
     (sentence,) = verdict({"test_loss": 2.3, "eval_loss": 2.30, "eval_accuracy": 0.5}, baseline, {}, start)
-    assert sentence.startswith("has not learnt: loss 2.3, before training it was 2.31")
+    assert sentence.startswith("the model has not learnt: loss 2.3, before training it was 2.31")
     assert verdict({"eval_loss": 2.0}, baseline, {}, start) == []
     assert verdict({"eval_loss": 2.4, "eval_accuracy": 0.8}, baseline, {}, start) == []  # right, and too sure
 
@@ -108,7 +113,7 @@ def test_a_class_that_is_never_predicted_though_the_others_are_told_apart():
     outputs = np.eye(3)[np.minimum(references, 1)]
     found = judged(outputs, references, references, names=("a", "b", "rare"))
     assert [each.partition(";")[0] for each in found["remarks"]] == [
-        "never predicted, of 100 rows in the test rows: 'rare' (5)"
+        "never predicted: 'rare' (5) (of 100 rows in the test rows)"
     ]
 
 
@@ -116,14 +121,14 @@ def test_labels_and_numbers():
     references = np.array([[1, 0], [1, 1], [0, 0], [1, 1]] * 20)
     outputs = np.where(references[:, :1] == 1, [[0.9, 0.1]], [[0.1, 0.1]])
     found = judged(outputs, references, references, "multi_label_classification")
-    assert "never predicted, of 200 labels in the test rows" not in found["remarks"][0]
+    assert "(of 200 labels in the test rows)" not in found["remarks"][0]
     assert "'yes' (40)" in found["remarks"][0]
     every = (2 * 60 / (80 + 60) + 2 * 40 / (80 + 40)) / 2  # F1 of always both labels
     assert found["baseline"]["test_f1_macro"] == pytest.approx(every)
     numbers = np.random.default_rng(0).normal(size=50).astype(np.float32)
     found = judged(np.full((50, 1), 0.1), numbers, numbers, "regression", ("score",))
     assert found["baseline"]["test_loss"] == pytest.approx(numbers.var(), rel=1e-5)
-    assert found["remarks"][0].startswith("every prediction is about 0.1, while the labels spread by")
+    assert found["remarks"][0].startswith("every prediction is about 0.1, but the labels spread by")
 
 
 def test_tags_that_are_all_outside():
@@ -136,12 +141,12 @@ def test_tags_that_are_all_outside():
 
     outside = [["O"] * len(tags) for tags in sentences]
     found = tagging.judge(tagged(outside), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("no entity is predicted, of 20 in the test rows")
+    assert found["remarks"][0].startswith("no entity is predicted; the test rows have 20")
     assert found["remarks"][1].startswith("accuracy 50.0 %") and "always 'O'" in found["remarks"][1]
     assert found["baseline"]["test_f1"] == 0 and found["baseline"]["test_accuracy"] == 0.5
     places = [["O" if "PER" in tag else tag for tag in tags] for tags in sentences]
     found = tagging.judge(tagged(places), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("never predicted, of 20 entities in the test rows: 'PER' (10)")
+    assert found["remarks"][0].startswith("never predicted: 'PER' (10) (of 20 entities in the test rows)")
     low, high = found["intervals"]["test_f1"]
     assert low < 2 * 10 / 30 < high
     plain = tagging.judge(tagged(sentences), sentences, sentences, names, ["accuracy"])
@@ -152,15 +157,14 @@ def test_tags_that_are_all_outside():
     assert found["remarks"][0].startswith("every word is tagged 'NOUN'")
     wrong = [["B-PER" if "LOC" in tag else "O" for tag in tags] for tags in sentences]
     found = tagging.judge(tagged(wrong), sentences, sentences, names, ["seqeval"])
-    assert found["remarks"][0].startswith("none of 20 predicted entities is right")
+    assert found["remarks"][0].startswith("none of the 20 predicted entities is correct")
 
 
 def test_answers_that_are_no_better_than_the_first_words():
     rows = {"context": ["Paris is a city"] * 30, "answers": [["Paris"]] * 30, "question": ["what?"] * 30}
     data = Dataset.from_dict(rows)
-    windows = Dataset.from_dict(
-        {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
-    )
+    columns = {"labels": [[1, 1]] * 30, "null": [0] * 30, "offsets": [[0, 5, 6, 8, 9, 10, 11, 15]] * 30}
+    windows = Examples.of(Dataset.from_dict(columns))
     found = [answering.Found([answering.Span(0, 5, 0.0)], -9.0, 3.0)] * 30
     splits = {"train": data, "test": data}
     judged = answering.judge(splits, {"train": windows, "test": windows}, found, ["squad"], 1.0)
@@ -186,16 +190,16 @@ def test_preferences_that_are_drawn_by_lot():
     config = preference.PreferenceConfig()
     found = preference.judge_preferences({"reward_accuracy": 0.5, "loss": 0.69}, config, {"test": [0] * 100})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.5, "test_loss": np.log(2)})
-    assert "reward_accuracy 50.0 % (40.4-59.6) is no better than answers drawn by lot" in found["remarks"][0]
+    assert "reward_accuracy 50.0 % (40.4-59.6) is no better than a random choice between" in found["remarks"][0]
     few = preference.judge_rewards({"accuracy": 0.8}, 10)["remarks"][0]
-    assert "80.0 % (49.0-94.3) is not shown to be better" in few and few.endswith("more test rows would tell")
+    assert "80.0 % (49.0-94.3) is not certainly better" in few and few.endswith("use more test rows")
     found = preference.judge_rewards({"accuracy": 0.9}, 100)
     assert found["remarks"] == [] and found["baseline"]["test_loss"] == pytest.approx(np.log(2))
-    good = Dataset.from_dict({"desirable": [True] * 80 + [False] * 20})
+    good = Examples.of(Dataset.from_dict({"desirable": [True] * 80 + [False] * 20}))
     kto = preference.PreferenceConfig(loss_type="kto")
     found = preference.judge_preferences({"reward_accuracy": 0.8}, kto, {"train": good, "test": good})
     assert found["baseline"] == pytest.approx({"test_reward_accuracy": 0.8, "test_loss": 0.5})
-    assert "taking every answer for a good one, which has 80.0 %" in found["remarks"][0]
+    assert "calling every answer good, which has 80.0 %" in found["remarks"][0]
 
 
 def test_chats_have_the_loss_of_token_frequencies():
@@ -207,15 +211,7 @@ def test_chats_have_the_loss_of_token_frequencies():
 # ---- where it stands
 
 
-@pytest.fixture(scope="module")
-def recipe():
-    spec = importlib.util.spec_from_file_location("classify", ROOT / "recipes" / "classify.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def run(recipe, folder, **settings):
+def run(folder, **settings):
     """A new small model on rows that a few steps can learn."""
     words = {"good": "fine great nice", "bad": "poor awful sad"}
     rows = [{"text": f"{words[label]} {i}", "label": label} for i in range(60) for label in words]
@@ -230,8 +226,8 @@ def run(recipe, folder, **settings):
     return json.loads((folder / "out" / "all_results.json").read_text()), *read
 
 
-def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
-    results, card, page = run(recipe, tmp_path, max_steps=2, learning_rate=1e-9)
+def test_a_run_that_learns_nothing_says_so_everywhere(tmp_path, capsys):
+    results, card, page = run(tmp_path, max_steps=2, learning_rate=1e-9)
     printed = capsys.readouterr().out
     assert "2 steps teach a new model little; 200 or more are usual: set max_steps to 200 or more" in printed
     low, high = results["intervals"]["test_accuracy"]
@@ -248,8 +244,8 @@ def test_a_run_that_learns_nothing_says_so_everywhere(recipe, tmp_path, capsys):
     assert "a constant guess has 0.69" in first
 
 
-def test_a_run_that_learns_is_told_nothing(recipe, tmp_path, capsys):
-    results, _, page = run(recipe, tmp_path, max_steps=60, learning_rate=0.02)
+def test_a_run_that_learns_is_told_nothing(tmp_path, capsys):
+    results, _, page = run(tmp_path, max_steps=60, learning_rate=0.02)
     assert results["test_accuracy"] == 1 and results["intervals"]["test_accuracy"][0] > 0.8
     assert "remarks" not in results and "note: " not in capsys.readouterr().out and 'class="remarks"' not in page
     assert "training loss, last" in page

@@ -141,7 +141,7 @@ def test_history_resumes_at_a_step(tmp_path):
         history.append({"step": step, "loss": 1 / step})
     with path.open("a") as file:
         file.write('{"step": 8, "lo')  # killed while writing
-    with pytest.warns(UserWarning, match=r"metrics.jsonl:8: the last line was cut short"):
+    with pytest.warns(UserWarning, match=r"metrics.jsonl:8: the last line is truncated"):
         resumed = History(path, resume_step=5)
     resumed.append({"step": 6, "loss": 0.5})
     assert [(row["step"], row["loss"]) for row in resumed.rows()] == [*((s, 1 / s) for s in range(1, 6)), (6, 0.5)]
@@ -460,7 +460,7 @@ def test_any_values_can_be_drawn(tmp_path, y):
 def test_figures_refuse():
     with pytest.raises(ValueError, match="figure 'roc', series 'a': 2 x but 1 y"):
         Curves("roc", "ROC", [Series("a", [0, 1], [0.0])])
-    with pytest.raises(ValueError, match="'roc': a logarithmic axis has no place for values <= 0"):
+    with pytest.raises(ValueError, match="'roc': a logarithmic axis cannot show values <= 0"):
         Curves("roc", "ROC", [Series("a", [0, 1], [0.0, 1.0])], y_log=True)
 
 

@@ -145,7 +145,7 @@ def test_pairs_refuse(rows, tokenizer, texts, tmp_path):
         tokenize_pairs(rows, tokenizer, max_source_length=1, max_target_length=32, cache_dir=tmp_path)
     endless = train_tokenizer(texts, 300)
     endless.backend_tokenizer.post_processor = None
-    with pytest.raises(ValueError, match="adds no end token to a text, so the model could not learn to stop"):
+    with pytest.raises(ValueError, match="adds no end token to a text, so the model cannot learn to stop"):
         tokenize_pairs(rows, endless, **PAIRS, cache_dir=tmp_path)
 
 

@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -55,6 +54,7 @@ from hftrain.report.history import read_history
 from hftrain.text import collate_pairs
 from hftrain.train.evaluation import mean_loss, predict
 from hftrain.train.loop import fit, start
+from tests.programs import free_port
 
 VOCABULARY, EXAMPLES, BATCH = 60, 46, 15  # 46 = 3 * 15 + 1: the last step of an epoch has fewer examples than processes
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
@@ -360,12 +360,9 @@ def launch(
     returned on the main one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch"), *arguments, "--num_processes", "2",
-        *("--num_machines", str(len(hosts)), "--dynamo_backend", "no", "--main_process_port", str(port)),
+        *("--num_machines", str(len(hosts)), "--dynamo_backend", "no", "--main_process_port", free_port()),
     ]  # fmt: skip
     recipe = [worker, str(folder), *(["--shard-on-cpu"] if shard_on_cpu else [])]
     started = []

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from hftrain.models import TransformerConfig, TransformerForCausalLM
 from hftrain.train import checkpoint
 from hftrain.train.evaluation import mean_loss
 from hftrain.train.loop import fit, start
+from tests.programs import free_port
 
 torch.set_num_threads(1)
 HELD_OUT = 6
@@ -152,10 +152,7 @@ def fork(
     config: WorkerConfig, processes: int = 1, odd_one: WorkerConfig | None = None, **environment_of_odd_one: str
 ) -> list[multiprocessing.Process]:
     """Starts `train` in processes of its own, which write `OUT.log-RANK`; the last one may be told something else."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     started = []
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}

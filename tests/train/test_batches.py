@@ -61,14 +61,14 @@ def notes_of(summed, collate=collate_rows, count=count_examples, model=None, **t
 def test_a_loss_that_looks_across_the_batch_is_named(caplog):
     with caplog.at_level(logging.WARNING):
         (note,) = notes_of(in_batch)
-    assert "the loss of 3 examples together is" in note and "it looks across the examples of a micro-batch" in note
+    assert "the loss of 3 examples together is" in note and "it combines the examples of a micro-batch" in note
     assert "before_step" in note and note in caplog.text
     assert notes_of(in_batch, whole_step=True) == []  # it has seen to it
 
 
 def test_a_mean_and_a_wrong_count_are_named():
     (note,) = notes_of(mean)
-    assert "it is a mean, which fit divides by count once more. Return the sum over the items" in note
+    assert "it is a mean, and fit would divide by count again. Return the sum over the items" in note
     (note,) = notes_of(classes, count=lambda batch: batch["input_ids"].numel())  # padding counted too
     assert note.startswith("count gives 15 for 3 examples together, 12 for each alone")
 
@@ -78,7 +78,7 @@ def test_randomness_that_follows_the_micro_batch_is_named():
         return collate_rows([{**row, "label": random.randrange(2)} for row in rows])
 
     (note,) = notes_of(classes, collate=noisy)
-    assert note.startswith("collate or loss draws at random for a micro-batch") and "augment" in note
+    assert note.startswith("collate or loss is random for each micro-batch") and "augment" in note
     assert notes_of(classes, augment=lambda row: {**row, "label": random.randrange(2)}) == []
 
 
@@ -98,8 +98,8 @@ def test_a_loss_that_needs_the_model_itself_is_tried_on_it():
             raise ValueError("not this one")
         return in_batch(module, batch)
 
-    assert "looks across" in notes_of(own, model=model)[0] and notes_of(classes, model=model) == []
-    assert "looks across" in notes_of(lambda m, b: in_batch(lambda **x: m(x), b), model=Plain())[0]
+    assert "combines the examples" in notes_of(own, model=model)[0] and notes_of(classes, model=model) == []
+    assert "combines the examples" in notes_of(lambda m, b: in_batch(lambda **x: m(x), b), model=Plain())[0]
 
 
 class Plain(torch.nn.Module):
@@ -154,7 +154,7 @@ def test_equal_lengths_keep_a_model_exact_that_padding_changes(tmp_path):
     padded = train(tmp_path / "padded", fnet(), micro_batch_size=6)
     assert abs(padded[0][0] / runs[1][0][0] - 1) > 1e-5
     seen = json.loads((tmp_path / "padded" / "inspection.json").read_text())["micro-batches"]  # for report and card
-    assert seen.startswith("FNetForSequenceClassification gives a row other results beside longer rows")
+    assert seen.startswith("FNetForSequenceClassification changes the results of a row beside longer rows")
     assert "equal_length_micro_batches=true" in seen
     seen = json.loads((tmp_path / "6" / "inspection.json").read_text())["micro-batches"]
     assert "Scores depend on eval_batch_size" in seen and "micro_batch_size" not in seen
@@ -162,7 +162,7 @@ def test_equal_lengths_keep_a_model_exact_that_padding_changes(tmp_path):
 
 def test_fit_goes_on_with_a_loss_across_the_batch(tmp_path):
     train(tmp_path, bert(), in_batch)
-    assert "looks across" in json.loads((tmp_path / "inspection.json").read_text())["micro-batches"]
+    assert "combines the examples" in json.loads((tmp_path / "inspection.json").read_text())["micro-batches"]
     config = TrainConfig(output_dir=str(tmp_path / "no"), equal_length_micro_batches=True)
     with pytest.raises(ValueError, match="equal_length_micro_batches needs the lengths"):
         fit(start(config), bert(), ROWS, config, collate=collate_rows, loss=Loss(classes, count_examples))

@@ -6,7 +6,6 @@ import pickle
 import re
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import zipfile
@@ -19,10 +18,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from torch import multiprocessing
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertForMaskedLM
 
 from hftrain.train import checkpoint
-from tests import ROOT
+from tests import ROOT, tiny
+from tests.programs import free_port
 
 CONTRACT = {"seed": 1, "learning_rate": 3e-4, "model": {"d_model": 64, "d_ff": 256}}
 STATE = {"samples_seen": 640, "seconds": 12.5, "best": None}
@@ -75,7 +75,7 @@ def test_every_kind_of_tensor_comes_back_bit_for_bit(tmp_path):
         "ema.count": torch.tensor(2**60 + 1),
         "ema.odd": odd,
     }
-    with pytest.warns(UserWarning, match=r"checkpoint-3 holds NaN or infinity in ema\.odd$"):
+    with pytest.warns(UserWarning, match=r"checkpoint-3 contains NaN or infinity in ema\.odd$"):
         folder = save(tmp_path, 3, tensors)
     saved = checkpoint.read(folder)
     assert folder == tmp_path / "checkpoint-3" and checkpoint.verify(folder) == []
@@ -115,9 +115,7 @@ def test_shards_stay_under_their_size_and_a_tensor_may_be_freed_once_the_next_is
 
 
 def tiny_bert(**settings) -> BertForMaskedLM:
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return BertForMaskedLM(BertConfig(**sizes, intermediate_size=32, **settings)).eval()
+    return tiny.model("BertForMaskedLM", num_hidden_layers=2, **settings).eval()
 
 
 def train(model, optimizer, steps, seed):
@@ -279,7 +277,7 @@ def test_where_a_run_starts(tmp_path):
     assert checkpoint.find(tmp_path, "auto") == (tmp_path / "checkpoint-10", [])
     assert checkpoint.find(tmp_path, str(tmp_path / "checkpoint-9")) == (tmp_path / "checkpoint-9", [])
     message = (
-        r"already holds a run \(checkpoint-9, checkpoint-10\).*--resume_from_checkpoint auto.*another --output_dir"
+        r"already contains a run \(checkpoint-9, checkpoint-10\).*--resume_from_checkpoint auto.*another --output_dir"
     )
     with pytest.raises(ValueError, match=message):
         checkpoint.find(tmp_path, None)
@@ -303,9 +301,7 @@ def test_auto_starts_no_fresh_run_over_damaged_checkpoints_or_a_finished_run(tmp
     flip_a_byte(save(tmp_path, 1) / "state.json")
     with pytest.warns(UserWarning, match="NaN"):
         save(tmp_path, 2, {"model.w": torch.tensor([1.0, float("inf")])})
-    message = (
-        r"passed over checkpoint-2: holds NaN or infinity; passed over checkpoint-1: state.json.*another --output_dir"
-    )
+    message = r"checkpoint-2: contains NaN or infinity; passed over checkpoint-1: state.json.*another --output_dir"
     with pytest.raises(ValueError, match=message):
         checkpoint.find(tmp_path, "auto")
     assert checkpoint.find(tmp_path, str(tmp_path / "checkpoint-2"))[0], "named, it is the user's will"
@@ -576,7 +572,7 @@ def test_describe_lists_good_and_bad(tmp_path):
     assert [len(row.problems) for row in rows] == [0, 0, 1]
     assert rows[0].bytes == sum(path.stat().st_size for path in (tmp_path / "checkpoint-9").iterdir())
     assert checkpoint.describe(tmp_path / "checkpoint-10") == rows[1:2]
-    with pytest.raises(ValueError, match=r"no checkpoint in .*nowhere: name an output folder"):
+    with pytest.raises(ValueError, match=r"no checkpoint in .*nowhere: give an output folder"):
         checkpoint.describe(tmp_path / "nowhere")
 
 
@@ -592,12 +588,12 @@ def test_the_contract_is_refused_with_both_values_or_let_through_aloud():
         "not the run that was saved:",
         "  model.d_model: 64 when saved, 128 now",
         "  model.d_ff: 256 when saved, 512 now",
-        "Set them back, or go on with --resume_allow learning_rate,model.d_model,model.d_ff",
+        "Set them back, or continue with --resume_allow learning_rate,model.d_model,model.d_ff",
     ]
     assert checkpoint.check_contract(CONTRACT, now, ["learning_rate", "model"]) == [
-        "--resume_allow let through learning_rate: 0.0003 when saved, 0.0001 now",
-        "--resume_allow let through model.d_model: 64 when saved, 128 now",
-        "--resume_allow let through model.d_ff: 256 when saved, 512 now",
+        "--resume_allow accepts learning_rate: 0.0003 when saved, 0.0001 now",
+        "--resume_allow accepts model.d_model: 64 when saved, 128 now",
+        "--resume_allow accepts model.d_ff: 256 when saved, 512 now",
     ]
     with pytest.raises(ValueError, match=r"--resume_allow learning_rat: no such key; did you mean learning_rate\?$"):
         checkpoint.check_contract(CONTRACT, now, ["learning_rat"])
@@ -644,7 +640,7 @@ def two_processes(rank: int, port: int, folder: str) -> None:
         told["quota on the main process"] = save(2)
     here = output_dir if rank == 0 else output_dir / "unseen"  # as on another machine without the shared folder
     told["found"] = [str(checkpoint.find(here, "auto")[0])]
-    with pytest.raises(ValueError, match="already holds a run") as refused:
+    with pytest.raises(ValueError, match="already contains a run") as refused:
         checkpoint.find(here, None)
     told["refused"] = str(refused.value)
     (output_dir / f"rank-{rank}.json").write_text(json.dumps(told))
@@ -652,10 +648,9 @@ def two_processes(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_save_one_checkpoint_and_agree(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.start_processes(two_processes, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
+    multiprocessing.start_processes(
+        two_processes, args=(int(free_port()), str(tmp_path)), nprocs=2, start_method="fork"
+    )
     told = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert told[0] == told[1]
     assert told[0]["saved"] == told[0]["found"][0] == str(tmp_path / "checkpoint-1")

@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertForSequenceClassification
 
 from hftrain import distributed
 from hftrain.config import RecipeConfig
@@ -21,7 +20,7 @@ from hftrain.models.saved import remember
 from hftrain.train import checkpoint
 from hftrain.train.checkpoint.reading import sha256_of_json
 from hftrain.train.contract import ALLOWED, DERIVED, RECORDED_FIRST, base_weights, compare, optional, run_contract
-from tests import ROOT
+from tests import ROOT, tiny
 from tests.train.resume_worker import WorkerConfig, train
 
 
@@ -119,7 +118,7 @@ def test_a_checkpoint_of_an_older_version_resumes_and_says_what_is_not_compared(
     resume(folder, tmp_path)
     out = capsys.readouterr().out
     assert "not compared, since this checkpoint does not record them: greater_is_better" in out
-    assert "other versions than when saved, and perhaps other rounding: hftrain 0.0.9, now" in out
+    assert "versions differ from the saved run, and perhaps rounding: hftrain 0.0.9, now" in out
 
 
 def reseal(folder, change, rewrite=None):
@@ -139,9 +138,7 @@ def reseal(folder, change, rewrite=None):
 
 # ------------------------------------------------------------------------------------------------------- the base
 def adapted(seed=0, head=0):
-    torch.manual_seed(seed)
-    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForSequenceClassification(BertConfig(**shape, intermediate_size=32))
+    model = tiny.model("BertForSequenceClassification", seed=seed)
     torch.manual_seed(head)
     torch.nn.init.normal_(model.classifier.weight)
     adapters = LoraConfig(target_modules=["query"], r=2, modules_to_save=["classifier"], task_type="SEQ_CLS")
@@ -188,7 +185,7 @@ def test_another_commit_of_the_hub_is_reported_and_refused_only_with_other_weigh
         model.config._commit_hash = commit
         contracts.append(contract_of(model))
     saved = Saved(contracts[0], {"versions": checkpoint.versions()})
-    assert compare(saved, contracts[1], [])[1] == ["the base model is of commit bbb now, of aaa when saved"]
+    assert compare(saved, contracts[1], [])[1] == ["the base model is now of commit bbb, but was of aaa when saved"]
     with pytest.raises(ValueError, match=r'base_commit: "aaa" when saved, "bbb" now'):
         compare(saved, contracts[2], [])
 
@@ -213,8 +210,7 @@ def test_any_change_of_frozen_weights_changes_their_fingerprint(harm, dtype):
 
 
 def test_a_full_run_reads_no_base_and_one_with_a_reference_reads_all():
-    shape = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    model = BertForSequenceClassification(BertConfig(**shape))
+    model = tiny.model("BertForSequenceClassification")
     assert list(base_weights(model, WorkerConfig())) == []
 
     class WithReference(WorkerConfig):
@@ -234,7 +230,7 @@ def moments(folder):
     [
         ("swapped", r"\.exp_avg has shape \(\d+, \d+\), not"),
         ("half missing", r"\.exp_avg is missing"),
-        ("missing", r"holds no optimizer state of .*, though the optimizer had one"),
+        ("missing", r"has no optimizer state for .*, although the optimizer had one"),
     ],
 )
 def test_optimizer_state_that_does_not_fit_is_refused(stopped, tmp_path, harm, message):
@@ -259,7 +255,7 @@ def test_optimizer_state_that_does_not_fit_is_refused(stopped, tmp_path, harm, m
 
 def test_another_optimizer_begins_with_empty_moments(stopped, tmp_path, capsys):
     folder = resume(stopped, tmp_path, steps=9, optim="adafactor", resume_allow=["optim"])
-    assert "the optimizer is another one than when saved: its moments begin empty" in capsys.readouterr().out
+    assert "the optimizer differs from the saved one: its moments begin empty" in capsys.readouterr().out
     assert any(name.endswith("row_var") for name in checkpoint.read(folder / "checkpoint-8").tensors)
     resume(stopped, tmp_path, steps=10, optim="adafactor", resume_allow=["optim"])  # and is then taken up as it is
     assert "its moments begin empty" not in capsys.readouterr().out
@@ -299,10 +295,7 @@ def test_the_same_cut_is_the_same_micro_batches(sizes):
 def test_a_changed_cut_is_reported(stopped, tmp_path, capsys):
     resume(stopped, tmp_path, micro_batch_size=4)
     out = capsys.readouterr().out
-    assert (
-        "other micro-batches than when saved (processes 1, micro_batch_size 3, now processes 1, micro_batch_size 4)"
-        in out
-    )
+    assert "differ from the saved run (processes 1, micro_batch_size 3, now processes 1, micro_batch_size 4)" in out
 
 
 # ------------------------------------------------------------------------------------------------------- folders

@@ -28,6 +28,8 @@ from hftrain import distributed
 from hftrain.train import checkpoint
 from hftrain.train.run import export
 
+pytestmark = pytest.mark.unit
+
 SMALL = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 
 

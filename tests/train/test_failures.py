@@ -100,7 +100,7 @@ def test_one_process_that_is_not_finite_stops_both(tmp_path):
 
 
 def test_a_step_without_labels_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="step 1 has nothing to learn: every label of its examples is masked"):
+    with pytest.raises(ValueError, match="step 1 has nothing to learn: all labels of its examples is masked"):
         train(WorkerConfig(output_dir=tmp_path, masked_step=True))
 
 
@@ -126,7 +126,7 @@ def test_out_of_memory_names_the_shape_and_what_to_lower(tmp_path):
 
 def test_halving_goes_on_with_the_same_numbers(tmp_path, capsys):
     _, results = train(WorkerConfig(output_dir=tmp_path / "halved", oom_rows=3, halve_on_oom=True, **EXACT))
-    assert capsys.readouterr().out.count("out of memory in step 1: going on with micro-batches of at most") == 2
+    assert capsys.readouterr().out.count("out of memory in step 1: continuing with micro-batches of at most") == 2
     _, expected = train(WorkerConfig(output_dir=tmp_path / "small", micro_batch_size=2, **EXACT))
     assert without_timings(results) == without_timings(expected)
     assert rows_without_timings(tmp_path / "halved") == rows_without_timings(tmp_path / "small")
@@ -178,7 +178,7 @@ def test_training_goes_on_when_the_disk_is_full(tmp_path, small_disk):
             seen["leftovers"] = list(out.glob(".saving*"))
             ballast.unlink()
 
-    with pytest.warns(UserWarning, match="checkpoint-6 was not saved.*Older checkpoints stand"):
+    with pytest.warns(UserWarning, match="checkpoint-6 was not saved.*Older checkpoints are intact"):
         _, results = train(config, fill)
     assert seen == {"kept": ["checkpoint-3", "checkpoint-4"], "leftovers": []}
     _, expected = train(replace(config, output_dir=tmp_path / "roomy"))

@@ -16,6 +16,8 @@ from transformers import (
 from hftrain.models import TransformerConfig
 from hftrain.train.flops import PEAKS, count_parameters, peak_flops, training_flops
 
+pytestmark = pytest.mark.unit
+
 TINY = {"vocab_size": 211, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80}
 MODELS = {
     "llama": (AutoModelForCausalLM, {**TINY, "num_key_value_heads": 4}),

@@ -1,6 +1,5 @@
 """Cross-validation: a run for each fold, their summary, and how it goes on; what a card says it was tested on."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -15,13 +14,7 @@ from hftrain.tasks.classification import ClassificationConfig
 from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.train import folds
 from hftrain.train.recipe import run
-from tests import ROOT
-
-spec = importlib.util.spec_from_file_location("classify_folds", ROOT / "recipes" / "classify.py")
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["classify_folds"] = recipe
-spec.loader.exec_module(recipe)
+from recipes import classify as recipe
 
 WORDS = {"animal": ["dog", "cat"], "colour": ["red", "blue"], "food": ["bread", "rice"]}
 SIZE = ["--model_config.hidden_size", "16", "--model_config.intermediate_size", "24"]
@@ -106,12 +99,12 @@ def test_the_rows_of_the_folds(tmp_path):
     for fold in (1, 2, 3):
         config = DataConfig(train_file=path, folds=3, fold=fold)
         rows = load_splits(config, columns=columns, stratify="label")
-        assert [len(rows[name]) for name in ("train", "validation", "test")] == [48, 12, 30]
+        assert [len(rows[name]) for name in ("train", "validation", "test")] == [57, 3, 30]
         assert set(Counter(rows["test"]["label"]).values()) == {10}
         assert all(rows[name].leaks.inputs == 0 for name in ("validation", "test"))
         tested += rows["test"]["text"]
     assert len(tested) == len(set(tested)) == 90
-    with pytest.raises(ValueError, match=r"run\(main, Config\).*in place of main\(parse\(Config\)\)"):
+    with pytest.raises(ValueError, match=r"main\(parse\(Config\)\) by run\(main, Config\)"):
         load_splits(DataConfig(train_file=path, folds=3), columns=columns)
 
 
@@ -119,10 +112,10 @@ def test_the_rows_of_the_folds(tmp_path):
     ("settings", "message"),
     [
         ({"folds": 1}, "must be int of at least 2"),
-        ({"fold": 1}, "fold and folds: fold 1 is one of how many"),
-        ({"folds": 3, "fold": 4}, "fold and folds: fold 4 is one of how many"),
+        ({"fold": 1}, "fold and folds: fold 1 needs folds"),
+        ({"folds": 3, "fold": 4}, "fold and folds: fold 4 needs folds"),
         ({"folds": 3, "test_file": "t"}, "folds and test_file: contradict each other"),
-        ({"folds": 3, "push_to_hub": True}, "of which fold"),
+        ({"folds": 3, "push_to_hub": True}, "each fold has its own model"),
         ({"folds": 3, "resume_from_checkpoint": "out/checkpoint-3"}, "set fold too"),
     ],
 )
@@ -132,7 +125,7 @@ def test_settings_that_do_not_go_with_folds(settings, message):
 
 
 def test_pretraining_has_no_folds():
-    with pytest.raises(ConfigError, match="folds: is of recipes with a test set"):
+    with pytest.raises(ConfigError, match="folds: needs a test set"):
         PretrainingConfig(train_file="a", folds=3)
 
 

@@ -9,13 +9,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -31,21 +24,25 @@ from hftrain.text import collate_pairs
 from hftrain.text.causal import causal_lengths, collate_causal
 from hftrain.train import inspect
 from hftrain.train.loop import fit, start
-from tests.chat_models import make_folder, make_tokenizer
+from tests import tiny
+from tests.tiny import chat_folder, chat_tokenizer
 
-TINY = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 400}
 CLASSES = {"id2label": {0: "calm", 1: "loud"}}
+
+
+def made(kind, **changes):
+    return tiny.model(kind, vocab_size=400, **changes)
 
 
 def make_view(examples, collate, model, *, config=None, processor=None):
     if not isinstance(examples, Examples):
         examples = Examples(examples, causal_lengths(examples)) if "input_ids" in examples[0] else Examples.of(examples)
     plan = Plan(examples.lengths, seed=1, global_batch_size=4)
-    return inspect.View(examples, collate, plan, config or TrainConfig(), model, processor or make_tokenizer())
+    return inspect.View(examples, collate, plan, config or TrainConfig(), model, processor or chat_tokenizer())
 
 
 def causal(rows, **options):
-    model = LlamaForCausalLM(LlamaConfig(**TINY, eos_token_id=2))
+    model = made("LlamaForCausalLM", eos_token_id=2)
     return make_view(rows, lambda examples: collate_causal(examples, pad_token_id=0), model, **options)
 
 
@@ -81,7 +78,7 @@ def test_numbers_of_packs_and_of_what_was_cut():
         ({"padding share": 0.6}, {}, "padding share 60.0% is over max_padding = 50.0%"),
         ({"duplicates": 0.2}, {}, "duplicates 20.0% is over max_duplicates = 10.0%"),
         ({"tokens learnt": 0.0}, {}, "tokens learnt 0.0% is not over min_tokens_learnt = 0.0%"),
-        ({"tokens learnt": 0.4, "end learnt": 0.0}, {}, "what is generated would not stop"),
+        ({"tokens learnt": 0.4, "end learnt": 0.0}, {}, "generation would not stop"),
         ({}, {"leaked": 3}, "3 rows leaked, max_leaked = 0"),
         ({}, {"refused": 2}, "2 rows refused, max_refused = 0"),
         ({"tokens learnt": 1.0, "end learnt": 0.0, "truncated share": 0.05, "padding share": 0.5}, {}, None),
@@ -93,7 +90,7 @@ def test_breaches(numbers, counts, breach):
 
 
 def test_learnt_tokens_are_marked():
-    tokenizer = make_tokenizer()
+    tokenizer = chat_tokenizer()
     ids = tokenizer("<|user|>a few<|assistant|>words<|end|>", add_special_tokens=False, split_special_tokens=False)
     ids = ids["input_ids"]
     answer = ids.index(tokenizer.convert_tokens_to_ids("<|assistant|>")) + 1
@@ -105,7 +102,7 @@ def test_learnt_tokens_are_marked():
 
 
 def test_other_kinds_of_labels():
-    tokenizer = make_tokenizer()
+    tokenizer = chat_tokenizer()
     ids = tokenizer("some words", add_special_tokens=False)["input_ids"]
     mask, hidden = [1] * len(ids), [-100] * (len(ids) - 1)
 
@@ -116,26 +113,32 @@ def test_other_kinds_of_labels():
         return example.kind, list(shown(example, view, ("[", "]"))), inspect.measure(view, [example])
 
     kind, lines, numbers = one(
-        BertForMaskedLM(BertConfig(**TINY)), input_ids=[3, *ids[1:]], attention_mask=mask, labels=[ids[0], *hidden]
+        made("BertForMaskedLM"),
+        input_ids=[3, *ids[1:]],
+        attention_mask=mask,
+        labels=[ids[0], *hidden],
     )
     assert (
         kind == "masked" and lines[0].startswith(f"<unk>[{tokenizer.decode(ids[:1])}]") and "end learnt" not in numbers
     )
     kind, lines, _ = one(
-        BertForTokenClassification(BertConfig(**TINY, **CLASSES)),
+        made("BertForTokenClassification", **CLASSES),
         input_ids=ids,
         attention_mask=mask,
         labels=[1, *hidden],
     )
     assert kind == "tags" and "[loud]" in lines[0]
     kind, lines, numbers = one(
-        BertForSequenceClassification(BertConfig(**TINY, **CLASSES)), input_ids=ids, attention_mask=mask, labels=1
+        made("BertForSequenceClassification", **CLASSES),
+        input_ids=ids,
+        attention_mask=mask,
+        labels=1,
     )
     assert kind == "whole" and lines[1] == "label: [loud]" and "tokens learnt" not in numbers
-    spans = BertForQuestionAnswering(BertConfig(**TINY))
+    spans = made("BertForQuestionAnswering")
     kind, lines, _ = one(spans, input_ids=ids, attention_mask=mask, labels=[[0, 1]])
     assert kind == "whole" and "[0, 1]" in lines[1]
-    reward = BertForSequenceClassification(BertConfig(**TINY, num_labels=1))
+    reward = made("BertForSequenceClassification", num_labels=1)
     assert one(reward, input_ids=ids, attention_mask=mask, labels=[*hidden, ids[-1]])[0] == "next"
     t5 = T5ForConditionalGeneration(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=400))
     view = make_view(
@@ -165,7 +168,7 @@ def test_fit_hands_over_and_writes_nothing(tmp_path):
 @pytest.fixture(scope="module")
 def chats(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspected")
-    make_folder(folder / "base")
+    chat_folder(folder / "base")
     rows = [{"prompt": f"some words {i}", "completion": f"numbers {i}"} for i in range(40)]
     (folder / "good.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
@@ -182,7 +185,7 @@ def test_the_command(chats, capsys):
     recipe += ["--test_file", str(chats / "test.jsonl"), "--validation_split", "0.05"]
     assert command_line(["inspect", "chat", "--samples", "0", "--", *recipe]) == 1
     said = capsys.readouterr().out
-    assert "BREACH: 3 rows leaked, max_leaked = 0" in said and "leak: of 3 test rows 3 stand in the training" in said
+    assert "BREACH: 3 rows leaked, max_leaked = 0" in said and "leak: 3 of 3 test rows are in the training" in said
 
 
 @pytest.mark.parametrize(("times", "mark", "share"), [(1, "@2", 0), (1, "@2.5", 0), (2, "", 0.5), (2, "@2", 0.5)])

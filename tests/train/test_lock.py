@@ -140,7 +140,7 @@ def test_what_a_killed_run_left_refuses_nobody(tmp_path, capsys, text):
     (tmp_path / ".lock").write_text(text)
     (tmp_path / ".hidden.of.the.user").touch()
     with checkpoint.lock(tmp_path):
-        assert "from a run that was killed while it made it" in capsys.readouterr().out
+        assert "from a run that was killed while creating it" in capsys.readouterr().out
         assert names(tmp_path) == [".hidden.of.the.user", ".lock"]
 
 
@@ -170,7 +170,7 @@ def test_a_requeued_job_takes_over_at_once(tmp_path, capsys, monkeypatch, restar
     dead_lock(tmp_path, host="node-1", machine=["node-1", "b", "pid:[1]"])
     monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
     with checkpoint.lock(tmp_path):
-        assert "which Slurm ended before it started job 4711 again" in capsys.readouterr().out
+        assert "which Slurm ended before it restarted job 4711" in capsys.readouterr().out
 
 
 def test_another_job_or_step_of_elsewhere_is_watched(tmp_path, capsys, monkeypatch):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.config import ConfigError, TrainConfig
 from hftrain.losses import causal_language_model
@@ -12,6 +11,7 @@ from hftrain.text.causal import collate_causal
 from hftrain.train.loop import fit, start
 from hftrain.train.optim import keep_matmuls, make_optimizer
 from hftrain.train.trials import chunk_loss
+from tests import tiny
 
 SHAPE = {
     "vocab_size": 128,
@@ -22,9 +22,8 @@ SHAPE = {
 }
 
 
-def tiny():
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE, num_key_value_heads=4))
+def llama():
+    return tiny.model("LlamaForCausalLM", **SHAPE)
 
 
 def documents(count=24):
@@ -50,7 +49,7 @@ def test_selective_checkpointing_computes_no_matrix_product_twice():
     batch = collate_causal(documents(4), pad_token_id=0)
 
     def run(**how):
-        model = tiny().train()
+        model = llama().train()
         if how:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **how})
         with FlopCounterMode(display=False) as counter:
@@ -63,8 +62,8 @@ def test_selective_checkpointing_computes_no_matrix_product_twice():
 
 
 def test_selective_checkpointing_in_a_run_changes_nothing(tmp_path):
-    plain, _ = train(tmp_path / "plain", tiny())
-    selective, _ = train(tmp_path / "selective", tiny(), activation_checkpointing=True, selective_checkpointing=True)
+    plain, _ = train(tmp_path / "plain", llama())
+    selective, _ = train(tmp_path / "selective", llama(), activation_checkpointing=True, selective_checkpointing=True)
     torch.testing.assert_close(selective.state_dict(), plain.state_dict(), rtol=0, atol=0)
     with pytest.raises(ConfigError, match="set activation_checkpointing too"):
         TrainConfig(selective_checkpointing=True)
@@ -72,8 +71,8 @@ def test_selective_checkpointing_in_a_run_changes_nothing(tmp_path):
 
 def test_8_bit_states_train_like_32_bit_ones(tmp_path):
     pytest.importorskip("bitsandbytes")
-    _, exact = train(tmp_path / "32", tiny())
-    model, small = train(tmp_path / "8", tiny(), optim="adamw_8bit")
+    _, exact = train(tmp_path / "32", llama())
+    model, small = train(tmp_path / "8", llama(), optim="adamw_8bit")
     assert small["train_loss"] == pytest.approx(exact["train_loss"], rel=0.01) and small["train_loss"] < 4.7
     assert model.get_input_embeddings().weight.dtype == torch.float32
 
@@ -82,7 +81,7 @@ def test_8_bit_states_take_a_quarter_of_the_memory():
     pytest.importorskip("bitsandbytes")
 
     def state_bytes(name):
-        model = tiny()
+        model = llama()
         optimizer = make_optimizer(model, name, learning_rate=1e-3)
         causal_language_model().summed(model, collate_causal(documents(2), pad_token_id=0)).backward()
         optimizer.step()
@@ -98,10 +97,10 @@ def test_8_bit_states_take_a_quarter_of_the_memory():
 
 def test_8_bit_states_resume_exactly(tmp_path):
     pytest.importorskip("bitsandbytes")
-    whole, _ = train(tmp_path / "whole", tiny(), optim="adamw_8bit")
+    whole, _ = train(tmp_path / "whole", llama(), optim="adamw_8bit")
     with pytest.raises(KeyboardInterrupt):
         train_until(tmp_path / "cut", 3)
-    resumed, results = train(tmp_path / "cut", tiny(), optim="adamw_8bit", save_steps=1, resume_from_checkpoint="auto")
+    resumed, results = train(tmp_path / "cut", llama(), optim="adamw_8bit", save_steps=1, resume_from_checkpoint="auto")
     assert results["total_steps"] == 6
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
@@ -117,7 +116,7 @@ def train_until(folder, step):
         if done == step + 1:
             raise KeyboardInterrupt
 
-    model = tiny()
+    model = llama()
     loss = causal_language_model(chunked=chunk_loss(model))
     fit(
         start(config), model, documents(), config, loss=loss, after_step=break_off,

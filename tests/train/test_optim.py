@@ -21,6 +21,8 @@ from hftrain.train.optim import (
 )
 from tests.train.exact_worker import MODELS, collate, make_examples
 
+pytestmark = pytest.mark.unit
+
 # ------------------------------------------------------------------------------------------------------- schedules
 
 
@@ -84,11 +86,11 @@ def test_steps_of():
 
 
 def test_errors_of_a_schedule():
-    with pytest.raises(ValueError, match="warmup_steps=40 leaves nothing of the run's 40 steps: lower it, or give a"):
+    with pytest.raises(ValueError, match="warmup_steps=40 uses all 40 steps of the run: lower it, or set a"):
         make_schedule("linear", 40, warmup_steps=40)
     with pytest.raises(ValueError, match="unknown lr_scheduler_type 'polynomial'"):
         make_schedule("polynomial", 40)(0)
-    with pytest.raises(ValueError, match="warmup_steps=30 and decay_steps=20 are more than the run's 40 steps"):
+    with pytest.raises(ValueError, match="warmup_steps=30 and decay_steps=20 exceed the run's 40 steps"):
         make_schedule("warmup_stable_decay", 40, warmup_steps=30, decay_steps=0.5)
 
 

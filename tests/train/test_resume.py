@@ -5,7 +5,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from hftrain.models import TransformerConfig
 from hftrain.signals import EXIT_INTERRUPTED
 from hftrain.train import checkpoint
 from hftrain.train.contract import run_contract
+from tests.programs import free_port
 from tests.train.resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
 
 WORKER = Path(__file__).with_name("resume_worker.py")
@@ -208,7 +208,7 @@ def test_a_finished_run_has_nothing_to_do(tmp_path, unbroken, capsys):
 def test_a_folder_that_holds_a_run_is_refused_without_auto(tmp_path):
     config = WorkerConfig(output_dir=tmp_path, max_steps=1)
     train(config)
-    with pytest.raises(ValueError, match=r"already holds a run \(checkpoint-1, model.safetensors\).*auto"):
+    with pytest.raises(ValueError, match=r"already contains a run \(checkpoint-1, model.safetensors\).*auto"):
         train(config)
 
 
@@ -308,7 +308,7 @@ def test_what_is_allowed_is_let_through_aloud(stopped, tmp_path, capsys):
     config = WorkerConfig(output_dir=tmp_path, resume_from_checkpoint=str(stopped / "checkpoint-4"))
     config = replace(config, learning_rate=0.02, resume_allow=["learning_rate"])
     _, results = train(config)
-    assert "--resume_allow let through learning_rate: 0.01 when saved, 0.02 now" in capsys.readouterr().out
+    assert "--resume_allow accepts learning_rate: 0.01 when saved, 0.02 now" in capsys.readouterr().out
     assert results["total_steps"] == 12
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [6, 8, 10, 12]
@@ -381,12 +381,6 @@ def test_two_processes_stop_together_when_one_is_asked_to(tmp_path, victim, unbr
         assert found == pytest.approx([row[name] for row in expected if name in row], rel=1e-5)
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
 def trainers(process):
     """The training processes below a launcher, without the workers of their data."""
     return [child for child in process.children() if str(WORKER) in child.cmdline()]
@@ -454,5 +448,5 @@ def test_hftrain_run_passes_signals_on_and_returns_75(tmp_path, processes, name)
     started.send_signal(signal.Signals[name])
     assert started.wait(100) == 75, log.read_text()
     assert log.read_text().count(f"{name}: stopping after this step") == processes
-    assert "saved. To go on" in log.read_text()
+    assert "saved. To resume" in log.read_text()
     assert not Path(f"{out}.fit-returned").exists()

@@ -50,7 +50,7 @@ def test_another_formula_is_left_out_and_so_is_a_head_that_computes_none(caplog)
         router = find_router_loss(doge)
         router.checked(causal_language_model()).summed(doge, collate_causal(make_examples(3)))
         assert not router.agrees(doge)
-        assert "the router loss is left out: DogeForCausalLM has a formula of its own" in caplog.text
+        assert "the router loss is left out: DogeForCausalLM has its own formula" in caplog.text
         for kind in ("Qwen3MoeForSequenceClassification", "SwitchTransformersForConditionalGeneration"):
             assert find_router_loss(small(kind)) is None
             assert f"and {kind} does not" in caplog.text

@@ -127,7 +127,7 @@ def refuse(rows):
 
 @pytest.mark.parametrize(
     ("collate", "message"),
-    [(refuse, "^not one for one: 2 predictions, 0 labels$"), (lambda rows: 1 / 0, "Original Traceback")],
+    [(refuse, "^the lengths differ: 2 predictions, 0 labels$"), (lambda rows: 1 / 0, "Original Traceback")],
 )
 def test_an_error_of_ours_in_a_data_worker_is_one_sentence(collate, message):
     plan = Plan(np.ones((2, 1), dtype=np.int64), seed=1, global_batch_size=2)
@@ -145,7 +145,7 @@ def test_a_stale_lock_of_a_compilation_is_named(tmp_path, capsys):
     old = time.time() - LONGEST_SECONDS - 60
     for path in lock.parent.iterdir():
         os.utime(path, (old, old))
-    with pytest.raises(ValueError, match=rf"{lock} is there, and nothing in its folder was written for 16 minutes"):
+    with pytest.raises(ValueError, match=rf"{lock} exists, but nothing in its folder was written for 16 minutes"):
         FileBaton(str(lock)).wait()
     lock.touch()  # somebody compiles now
     with ExitStack() as stack:

@@ -98,13 +98,13 @@ def test_a_model_that_padding_changes_is_named_with_what_keeps_it_exact(name):
     model = tiny(auto, name, **shape)
     (note,) = tried(model, longest)
     assert note.startswith(
-        f"{type(model).__name__} gives a row other results beside longer rows in its micro-batch, by"
+        f"{type(model).__name__} changes the results of a row beside longer rows in its micro-batch, by"
     )
-    assert "equal_length_micro_batches=true or micro_batch_size=1 keeps them exact" in note
+    assert "equal_length_micro_batches=true or micro_batch_size=1 makes them exact" in note
     for exact in ({"equal_length_micro_batches": True}, {"micro_batch_size": 1}):
         assert tried(model, longest, eval_batch_size=1, **exact) == []
         (note,) = tried(model, longest, **exact)
-        assert "micro_batch_size" not in note and note.endswith("Scores depend on eval_batch_size; 1 keeps them exact")
+        assert "micro_batch_size" not in note and note.endswith("Scores depend on eval_batch_size; 1 makes them exact")
 
 
 def test_a_model_that_remembers_what_it_saw_is_named():
@@ -113,7 +113,7 @@ def test_a_model_that_remembers_what_it_saw_is_named():
     assert "Its dynamic positions are the reason" in note
     bird = tiny(CLASSES, "big_bird", **TINY, block_size=2, num_random_blocks=1)
     (note,) = tried(bird, 48)
-    assert "attention_type=original_full keeps them exact" in note
+    assert "attention_type=original_full makes them exact" in note
     assert bird.bert.attention_type == "block_sparse"
 
 
@@ -123,7 +123,7 @@ def test_experts_with_little_room_are_named():
         decoder_start_token_id=0,
     )  # fmt: skip
     (note,) = tried(model)
-    assert "beside other rows in its micro-batch" in note and "micro_batch_size=1 keeps them exact" in note
+    assert "beside other rows in its micro-batch" in note and "micro_batch_size=1 makes them exact" in note
 
 
 def test_batch_normalisation_is_named():
@@ -174,7 +174,7 @@ def test_positions_that_follow_from_the_longest_document_are_no_packing(name):
     model = tiny(CAUSAL, name, **shape)
     check_packing(model, 32)
     kind = "longrope" if name == "phi3" else "dynamic"
-    with pytest.raises(ValueError, match=f"turn packing off.*its {kind} positions follow from the longest document"):
+    with pytest.raises(ValueError, match=f"turn packing off.*its {kind} positions depend on the longest document"):
         check_packing(model, 60)
 
 
@@ -255,7 +255,7 @@ def test_what_cannot_be_made_small_is_tried_whole(caplog):
     model = Own(keep)
     with caplog.at_level(logging.WARNING), pytest.raises(AttributeError):
         check_causal(model)  # which has no logits
-    assert "Own is tried whole: no small model like it could be" in caplog.text
+    assert "Own is tried at its full size" in caplog.text
 
 
 def test_as_it_was_puts_everything_back():

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 from hftrain.losses import causal_language_model
 from hftrain.text.causal import collate_causal
 from hftrain.train.loop import start
@@ -47,9 +47,9 @@ def most_held(model, work: Callable[[], None]) -> float:
 def main(folder: Path) -> None:
     accelerator = start(TrainConfig(output_dir=str(folder / "output")))
     if accelerator.is_main_process:
-        from hftrain.distributed import whole_models
+        from hftrain.distributed import unsharded_models
 
-        with whole_models():
+        with unsharded_models():
             AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE)).save_pretrained(folder / "model")
     accelerator.wait_for_everyone()
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
         notes.extend(check_batches(model, examples, TrainConfig(), **task))
 
     def gather() -> None:
-        with whole_while_used(model):
+        with gathered(model):
             threading.Event().wait(0.1)
 
     result = {"held": gather_object([most_held(model, work)]), "gathered": gather_object([most_held(model, gather)])}

@@ -2,13 +2,11 @@
 
     compute(predictions, references, labels=None) -> {"confusion_matrix": (K, K) array}
 
-`labels` are the classes and their order, None those that are seen. Raises ValueError for no predictions, or another
+`labels` are the classes and their order, None: those that occur. Raises ValueError for no predictions, or another
 number of references.
 """
 
 from hftrain.metrics import face
 
 
-class ConfusionMatrix(face.Face):
-    key = "confusion_matrix"
-    about = __doc__
+class ConfusionMatrix(face.Face): ...

@@ -1,4 +1,4 @@
-"""The share (0 to 1) of what was predicted that is right.
+"""The share (0 to 1) of predictions of a class that are correct.
 
     compute(predictions, references, labels=None, pos_label=1, average="binary") -> {"precision"}
 
@@ -10,6 +10,4 @@ Raises ValueError for no predictions, another number of references, or an averag
 from hftrain.metrics import face
 
 
-class Precision(face.Face):
-    key = "precision"
-    about = __doc__
+class Precision(face.Face): ...

@@ -1,4 +1,4 @@
-"""The share (0 to 1) of what there is that was predicted.
+"""The share (0 to 1) of references of a class that are predicted.
 
     compute(predictions, references, labels=None, pos_label=1, average="binary") -> {"recall"}
 
@@ -10,6 +10,4 @@ Raises ValueError for no predictions, another number of references, or an averag
 from hftrain.metrics import face
 
 
-class Recall(face.Face):
-    key = "recall"
-    about = __doc__
+class Recall(face.Face): ...

@@ -1,4 +1,4 @@
-"""Extractive question answering: where in a text the answer to a question stands, or that it does not."""
+"""Extractive question answering: the answer to a question as a span of a text, or that the text has none."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
 """Questions with their contexts as windows: the question and a part of the context each, with the answer's tokens.
 
-A window without all of the answer points at its null token: the tokenizer's [CLS], or the last where there is none.
+A window without the whole answer points at its null token: the tokenizer's [CLS], or else the last token.
 
 Shapes: B windows of a batch, T tokens of a window.
 """
@@ -21,7 +21,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.models import load
-from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 from hftrain.text.examples import TOKENS
 
 if TYPE_CHECKING:
@@ -44,24 +44,24 @@ def cut_contexts(
     max_seq_length: int,
     doc_stride: int,
 ) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """Windows of questions with their contexts, in order: columns of `EXAMPLE`, and how many there are of what.
+    """Windows of questions with their contexts, in order: columns of `EXAMPLE`, and counts for the report.
 
-    "labels" are the first and the last token of the answer, or twice the null token where the window has not all of it.
-    The context's tokens begin at "begin"; "offsets" are the characters from and up to which each of them stands, one
-    after the other, without blanks at their ends (`trim`). "part" counts the windows of a question.
+    "labels" are the first and the last token of the answer, or twice the null token if the window lacks a part of it.
+    The context's tokens begin at "begin"; "offsets" are the first character and the end of each of them, flattened,
+    without blanks at their ends (`trim`). "part" numbers the windows of a question.
 
     Args:
-        answers: first and last character (excluded) of each answer; None: there is none.
+        answers: first character and end (excluded) of each answer; None: no answer.
 
     Raises:
-        ValueError: a question that leaves no room for its context.
+        ValueError: a question leaves no room for its context.
     """
     room = max_seq_length - tokenizer.num_special_tokens_to_add(pair=True)
     for question, ids in zip(questions, tokenizer(list(questions), add_special_tokens=False)["input_ids"], strict=True):
         if room - len(ids) <= doc_stride:
             raise ValueError(
-                f"a question of {len(ids)} tokens leaves {max(0, room - len(ids))} tokens of a window to its context, "
-                f"which do not exceed the {doc_stride} that windows share: {question[:80]!r}. "
+                f"a question of {len(ids)} tokens leaves {max(0, room - len(ids))} tokens of a window for its context, "
+                f"not more than the overlap of {doc_stride} tokens: {question[:80]!r}. "
                 "Raise max_seq_length, or lower doc_stride"
             )
     encoded = tokenizer(
@@ -82,15 +82,15 @@ def cut_contexts(
         before = question
         counts["questions in windows"] += part == 1
         ids, sides = encoded["input_ids"][window], encoded.sequence_ids(window)
-        begin = sides.index(1) if 1 in sides else 0  # 0: the tokenizer sees nothing in the context
+        begin = sides.index(1) if 1 in sides else 0  # 0: the tokenizer drops the whole context
         if not part:
             starts, ends = trim(contexts[question])
         offsets = np.array(encoded["offset_mapping"][window][begin : begin + sides.count(1)], dtype=int).reshape(-1, 2)
         offsets = np.stack([starts[offsets[:, 0]], ends[offsets[:, 1]]], axis=1)
         null = ids.index(tokenizer.cls_token_id) if tokenizer.cls_token_id in ids else len(ids) - 1
         labels = [null, null]
-        if asked := answers[question]:
-            answer = starts[asked[0]], ends[asked[1]]
+        if span := answers[question]:
+            answer = starts[span[0]], ends[span[1]]
             if len(offsets) and offsets[0, 0] <= answer[0] and answer[1] <= offsets[-1, 1]:
                 first = np.searchsorted(offsets[:, 0], answer[0], side="right") - 1
                 last = np.searchsorted(offsets[:, 1], answer[1], side="left")
@@ -105,9 +105,9 @@ def cut_contexts(
 
 
 def trim(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """For each place in a text, (characters + 1,): the next one at which no blank stands, and the last one before which
-    none does. Some tokenizers count the space before a word to it; no answer begins or ends with one, and a token that
-    is nothing but a blank begins after it ends."""
+    """For each position in a text, (characters + 1,): the next position that is not a blank, and the last one that does
+    not follow a blank. Some tokenizers count the space before a word as part of it, but no answer begins or ends with a
+    space; a token of blanks alone gets a start after its end."""
     solid = np.fromiter((not sign.isspace() for sign in text), bool, len(text))
     places = np.arange(len(text) + 1)
     starts = np.minimum.accumulate(np.where(np.append(solid, True), places, len(text))[::-1])[::-1]
@@ -115,7 +115,7 @@ def trim(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: AnsweringConfig) -> Examples:
-    """`cut_contexts` of rows, each with its first answer, kept on disk as `text.tokenized` does."""
+    """`cut_contexts` of rows, each with its first answer, cached on disk by `text.tokenized`."""
     settings = {"max_seq_length": config.max_seq_length, "doc_stride": config.doc_stride}
 
     def convert(batch: Mapping[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, int]]:
@@ -129,8 +129,8 @@ def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: AnsweringCo
 
 
 def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, token_types: bool) -> Batch:
-    """int64 (B, T): input_ids, attention_mask, token_type_ids if asked for, and context: 1 at the tokens that an answer
-    may hold; labels (B, 2); null (B,)."""
+    """int64 (B, T): input_ids, attention_mask, token_type_ids if `token_types`, context: 1 at the tokens that an answer
+    may contain, labels (B, 2), null (B,)."""
     ids = [example["input_ids"] for example in examples]
     batch = {
         "input_ids": text.pad(ids, pad_token_id),
@@ -146,23 +146,16 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, token_t
     return batch
 
 
-def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a `ModelConfig`.
-
-    Raises:
-        ValueError: it cannot be loaded, or does not know where its tokens stand.
-    """
-    tokenizer = load.load_tokenizer(config)
-    assert tokenizer is not None
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} does not know where its tokens stand: it has no fast form")
-    tokenizer.padding_side = "right"  # the question first
+def load_tokenizer(config: AnswerConfig) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the model, set to read a question before its context."""
+    tokenizer = load.load_fast_tokenizer(config, "tokens to characters")
+    tokenizer.padding_side = "right"  # the question comes first
     return tokenizer
 
 
 def collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
-    """`collate` with the tokenizer's padding, and token types if tokenizer and model know them."""
+    """`collate` with the tokenizer's padding, and token types if tokenizer and model use them."""
     module = model.get_base_model() if hasattr(model, "get_base_model") else model
-    known = (tokenizer.model_input_names, signature(module.forward).parameters)
-    token_types = all("token_type_ids" in names for names in known)
-    return partial(collate, pad_token_id=tokenizer.pad_token_id or 0, token_types=token_types)  # padding is not seen
+    input_names = (tokenizer.model_input_names, signature(module.forward).parameters)
+    token_types = all("token_type_ids" in names for names in input_names)
+    return partial(collate, pad_token_id=tokenizer.pad_token_id or 0, token_types=token_types)  # the mask hides padding

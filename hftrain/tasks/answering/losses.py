@@ -1,4 +1,4 @@
-"""The loss that answers are learnt by. Shapes: B windows of a batch, T tokens of a window."""
+"""The loss of question answering. Shapes: B windows of a batch, T tokens of a window."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hftrain.losses import Batch, Loss, count_labels
 
 
 def log_probabilities(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) fp32 of an answer's first and of its last token: -inf but in the context and at the null token.
+    """(B, T) fp32 of an answer's first and of its last token: -inf outside the context and the null token.
 
     The models' own softmax is over all tokens, padding and question too: its loss depends on the rest of the batch.
     """
@@ -27,7 +27,7 @@ def log_probabilities(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, tor
 def span_losses(
     first: torch.Tensor, last: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """(B,) cross-entropy of the first token and of the last, added."""
+    """(B,) the sum of the cross-entropies of the first and the last token."""
     losses = torch.zeros(len(labels), device=first.device)
     for scores, label in ((first, labels[:, :1]), (last, labels[:, 1:])):
         losses = losses - (1 - label_smoothing) * scores.gather(1, label).squeeze(1)
@@ -38,7 +38,7 @@ def span_losses(
 
 
 def loss(label_smoothing: float = 0.0) -> Loss:
-    """Both cross-entropies of each window, which count as two items, so that their mean is that of transformers."""
+    """Both cross-entropies of each window; they count as two items, so that their mean equals transformers'."""
 
     def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
         return span_losses(*log_probabilities(model, batch), batch["labels"], label_smoothing).sum()

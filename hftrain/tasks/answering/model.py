@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from hftrain.models import load
@@ -28,12 +29,12 @@ def load_answerer(config: AnswerConfig, tokenizer: PreTrainedTokenizerBase) -> A
 
 
 def model_settings(config: AnsweringConfig) -> dict[str, Any]:
-    """What the model's configuration has to say for `hftrain predict` to say the same."""
+    """The keys of the model's configuration that `hftrain predict` needs to give the same predictions."""
     windows = {field.name: getattr(config, field.name) for field in fields(AnsweringConfig) if field.name in SETTINGS}
     return {"use_cache": False, "hftrain": {"answering": windows | {"no_answer_threshold": 1.0}}}
 
 
-def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
-    """Writes into the saved configuration from which probability of no answer on none is given."""
+def save_threshold(accelerator: Accelerator, model: nn.Module, output_dir: str, threshold: float) -> None:
+    """Writes into the saved configuration the probability of no answer above which no answer is given."""
     settings = recall(accelerator.unwrap_model(model).config, "answering")
     save_remembered(accelerator, model, output_dir, answering=settings | {"no_answer_threshold": threshold})

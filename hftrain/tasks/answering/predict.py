@@ -11,32 +11,34 @@ from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hftrain.tasks.answering import Found
 
 
 def answer(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     questions: Sequence[str],
     contexts: Sequence[str] | None,
     batch_size: int,
     device: str | None,
     trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:
-    """Of each question {"answer", "start", "end" (in characters of its context), "probability",
-    "no_answer_probability", "n_best": [{"answer", "start", "end", "probability"}, ...]}; the latter two's probabilities
-    add up to 1.
+    """For each question {"answer", "start", "end" (in characters of its context), "probability",
+    "no_answer_probability", "n_best": [{"answer", "start", "end", "probability"}, ...]}; "no_answer_probability" and
+    the probabilities of "n_best" add up to 1.
 
-    "answer" is "", and start and end are None, where there being none is more probable than the threshold that training
-    has chosen. Long contexts are read in the windows of the training.
+    "answer" is "", and start and end are None, if the probability of no answer exceeds the threshold that training
+    chose. Long contexts are read in windows of the same size as in training.
 
     Raises:
-        ValueError: no contexts.
+        ValueError: contexts are missing.
     """
     if contexts is None:
         raise ValueError(
-            'a question is answered from a text: give it with --context "..." or --context_file F, or name a file with '
-            "both (--file F, with --column QUESTION --pair_column TEXT where its columns have other names)"
+            'questions need a context: give it with --context "..." or --context_file F, or name a file with '
+            "both (--file F, with --column QUESTION --pair_column TEXT if its columns have other names)"
         )
     from datasets import Dataset
 
@@ -52,32 +54,32 @@ def answer(
     threshold = sizes.pop("no_answer_threshold", 1.0)
     spans = {name: sizes.pop(name) for name in ("max_answer_length", "n_best_size")}
     texts = list(zip(questions, contexts, strict=True))
-    told = [i for i, pair in enumerate(texts) if all(text.strip() for text in pair)]
-    asked, given = [texts[i][0] for i in told], [texts[i][1] for i in told]
-    columns, _ = cut_contexts(tokenizer, asked, given, [None] * len(told), **sizes)
+    filled = [i for i, pair in enumerate(texts) if all(text.strip() for text in pair)]
+    filled_questions, filled_contexts = [texts[i][0] for i in filled], [texts[i][1] for i in filled]
+    columns, _ = cut_contexts(tokenizer, filled_questions, filled_contexts, [None] * len(filled), **sizes)
     search: Any = SimpleNamespace(**spans, eval_batch_size=batch_size)
-    found = []
-    if told:
+    found_answers = []
+    if filled:
         examples = Examples(Dataset.from_dict(columns), [len(ids) for ids in columns["input_ids"]])
-        found = answering.answer(OneProcess(device), model, examples, search, collator(tokenizer, model))
-    refuse_nan((each.null for each in found), folder)
+        found_answers = answering.answer(OneProcess(device), model, examples, search, collator(tokenizer, model))
+    refuse_nan((result.null for result in found_answers), folder)
     predictions = [say("", Found([], 0.0), threshold) for _ in texts]
-    for i, each in zip(told, found, strict=True):
-        predictions[i] = say(texts[i][1], each, threshold)
+    for i, result in zip(filled, found_answers, strict=True):
+        predictions[i] = say(texts[i][1], result, threshold)
     return predictions
 
 
-def say(context: str, found: Found, threshold: float) -> dict[str, Any]:
-    """The prediction, of the spans that were found in a context."""
+def say(context: str, result: Found, threshold: float) -> dict[str, Any]:
+    """The prediction made of the best spans of a context."""
     from hftrain.tasks.answering import is_answered, probabilities
 
-    shares, none = probabilities(found)
+    shares, none = probabilities(result)
     best = [
         {"answer": context[span.start : span.end], "start": span.start, "end": span.end, "probability": share}
-        for span, share in zip(found.spans, shares, strict=True)
+        for span, share in zip(result.spans, shares, strict=True)
     ]
     chosen = (
-        best[0] if is_answered(found, threshold) else {"answer": "", "start": None, "end": None, "probability": none}
+        best[0] if is_answered(result, threshold) else {"answer": "", "start": None, "end": None, "probability": none}
     )
     return {
         **chosen,

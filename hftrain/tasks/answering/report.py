@@ -1,4 +1,4 @@
-"""A question answering run for people: scores, the questions that are hardest, how long the contexts are."""
+"""What the report of a question answering run shows: outcomes, the hardest questions, lengths of contexts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hftrain.data.splits import sizes
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import bars, histogram
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 from hftrain.tasks.answering.judging import judge
 from hftrain.tasks.answering.scoring import Found, best_answers, probabilities, score
@@ -21,7 +21,7 @@ from hftrain.tasks.answering.scoring import Found, best_answers, probabilities, 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-WORST = 50  # questions in the table of those with the highest loss
+WORST = 50  # rows in the table of the questions with the highest loss
 NONE = "(none)"
 
 
@@ -29,12 +29,12 @@ def summarize(
     config: AnswerConfig,
     rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
-    found: Sequence[Found],
+    predictions: Sequence[Found],
     metrics: Sequence[str],
     threshold: float,
 ) -> Report:
-    """What the report shows: the scores of what is `found` for the test rows, and the data."""
-    scores = score(found, rows["test"], len(examples["test"]), metrics, threshold)
+    """What the report shows: the scores of `predictions` on the test rows, and the data."""
+    scores = score(predictions, rows["test"], len(examples["test"]), metrics, threshold)
     test, always = rows["test"], all(all(split["answers"]) for split in rows.values())
     shown = [
         {
@@ -42,15 +42,19 @@ def summarize(
             "answer": answer or NONE,
             "right": " / ".join(dict.fromkeys(row["answers"])) or NONE,
             "F1": 100 * score_v2(answer, row["answers"])[1],
-            **({} if always else {"no answer": round(probabilities(each)[1], 4)}),
-            "loss": each.loss,
+            **({} if always else {"no answer": round(probabilities(prediction)[1], 4)}),
+            "loss": prediction.loss,
         }
-        for row, answer, each in zip(test, best_answers(found, test["context"], threshold), found, strict=True)
+        for row, answer, prediction in zip(
+            test, best_answers(predictions, test["context"], threshold), predictions, strict=True
+        )
     ]
-    by_source = scores_by_source(test, F1=[row["F1"] for row in shown], loss=[each.loss for each in found])
-    worst = np.argsort([-each.loss for each in found], kind="stable")[:WORST].tolist()
-    note = "Of the test rows those with the highest loss: hard ones, and some whose answer is wrong."
-    samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
+    by_source = scores_by_source(
+        test, F1=[row["F1"] for row in shown], loss=[prediction.loss for prediction in predictions]
+    )
+    worst = np.argsort([-prediction.loss for prediction in predictions], kind="stable")[:WORST].tolist()
+    note = "The test rows with the highest loss: hard questions, and some whose reference answer is wrong."
+    samples = [shown[i] for i in evenly(len(shown), 20)]
     none = "" if always else ", or that it is not there"
     return Report(
         title="Question answering",
@@ -64,39 +68,37 @@ def summarize(
             *([Table("By source", by_source)] if by_source else []),
             Table("Worst questions", [shown[i] for i in worst], note=note, visible=10),
         ],
-        samples=[{name: each[name] for name in ("question", "answer", "right")} for each in samples],
+        samples=[{name: row[name] for name in ("question", "answer", "right")} for row in samples],
         data={name: describe(rows[name], examples[name]) for name in rows},
-        **judge(rows, examples, found, metrics, threshold),
+        **judge(rows, examples, predictions, metrics, threshold),
     )
 
 
 def outcomes(shown: Sequence[Mapping[str, Any]]) -> Figure:
-    """How many questions are answered rightly, in part, wrongly, or are left open."""
+    """How many questions have a right, a partly right, a wrong or no answer."""
     names = ("right", "in part", "wrong", "rightly left open", "wrongly left open", "there is no answer")
     counts = dict.fromkeys(names, 0)
-    for each in shown:
-        if each["answer"] == NONE:
-            counts["rightly left open" if each["right"] == NONE else "wrongly left open"] += 1
-        elif each["right"] == NONE:
+    for row in shown:
+        if row["answer"] == NONE:
+            counts["rightly left open" if row["right"] == NONE else "wrongly left open"] += 1
+        elif row["right"] == NONE:
             counts["there is no answer"] += 1
         else:
-            counts["right" if each["F1"] == 100 else "in part" if each["F1"] else "wrong"] += 1
-    note = (
-        "Right: no word more or less than an answer that is right; in part: some words in common; open: not answered."
-    )
+            counts["right" if row["F1"] == 100 else "in part" if row["F1"] else "wrong"] += 1
+    note = "Right: the same words as a reference answer; in part: some words in common; open: not answered."
     shares = {name: count for name, count in counts.items() if count}
     return bars("answers", "Answers", shares, unit="questions", note=note)
 
 
 def lengths(examples: Examples, config: AnsweringConfig) -> Figure:
-    """Tokens of the training questions with their contexts, and how many of them are read in several windows."""
+    """Tokens of the training questions with their contexts, and the share of them that needs several windows."""
     part, limit = np.array(examples.column("part")), config.max_seq_length
     windows = examples.lengths[:, 0]
     new = windows - np.where(part > 0, np.array(examples.column("begin")) + 1 + config.doc_stride, 0)
-    whole = np.add.reduceat(new, np.flatnonzero(part == 0))
-    label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
+    lengths = np.add.reduceat(new, np.flatnonzero(part == 0))
+    label = f"window of {limit}: {100 * float(np.mean(lengths > limit)):.1f} % need several"
     title = "Lengths of the training questions with their contexts"
-    return histogram("lengths", title, whole, x_label="tokens", unit="questions", limit=limit, limit_label=label)
+    return histogram("lengths", title, lengths, x_label="tokens", unit="questions", limit=limit, limit_label=label)
 
 
 def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
@@ -113,8 +115,8 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     return describe_split(rows, details, unit="questions", inputs="articles")
 
 
-def usage(config: Any, row: Mapping[str, Any]) -> str:
-    """Python that asks what was trained the question of `row`."""
+def usage(config: AnswerConfig, row: Mapping[str, Any]) -> str:
+    """Python code that asks the trained model the question of `row`."""
     folder = config.hub_model_id or config.output_dir
     return f"""from hftrain.predict import predict
 

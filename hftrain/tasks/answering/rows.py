@@ -1,4 +1,4 @@
-"""Questions, each with a context and the answers that stand in it."""
+"""Questions, each with a context and the answers that it contains."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hftrain.data.splits import load_splits
 from hftrain.data.squad import read_squad
 from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
-from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -24,11 +24,11 @@ ROW = pa.schema(
 )
 
 
-def load_questions(config: Any, seed: int) -> dict[str, Rows]:
+def load_questions(config: AnswerConfig, seed: int) -> dict[str, Rows]:
     """Rows {"title", "context", "question", "id", "answers", "starts"} of each split; rows of one title stay together.
 
     Raises:
-        ValueError: rows that cannot be used, of which an answer that does not stand where it should is one.
+        ValueError: a row cannot be used, for example since its answer is not at answer_start.
     """
     unread = Unread()
     read = partial(read_question, config=config, unread=unread)
@@ -37,12 +37,12 @@ def load_questions(config: Any, seed: int) -> dict[str, Rows]:
     rows = load_splits(config, columns={"row": ""}, compare=compare, score="an exact match", **reading)
     unread.warn()
     if not any(rows["train"]["answers"]):
-        raise ValueError(f"none of {len(rows['train'])} training questions has an answer: look at answers_column")
+        raise ValueError(f"none of {len(rows['train'])} training questions has an answer: check answers_column")
     return rows
 
 
-def squad_reader(config: Any) -> Callable[..., Iterator[readers.Item] | None]:
-    """`read_squad` with the columns as `config` names them."""
+def squad_reader(config: AnswerConfig) -> Callable[..., Iterator[readers.Item] | None]:
+    """`read_squad` with the column names of `config`."""
     names = {"question": config.question_column, "context": config.context_column, "answers": config.answers_column}
     names |= {"title": config.group_column}
 
@@ -58,8 +58,8 @@ def squad_reader(config: Any) -> Callable[..., Iterator[readers.Item] | None]:
 def read_question(values: list[Any], names: list[str], *, config: AnsweringConfig, unread: Unread) -> list[Any]:
     """The columns of `ROW`; `unread` counts the others. Raises: readers.Fault."""
     (row,) = values
-    asked = (config.context_column, config.question_column, config.answers_column, config.group_column)
-    unread.count(row, [*asked, config.answer_start_column, "id"])
+    columns = (config.context_column, config.question_column, config.answers_column, config.group_column)
+    unread.count(row, [*columns, config.answer_start_column, "id"])
     for column in (config.context_column, config.question_column, config.answers_column):
         if column not in row:
             raise readers.Fault(readers.missing(column, row))
@@ -76,34 +76,35 @@ def read_question(values: list[Any], names: list[str], *, config: AnsweringConfi
 
 
 def read_answers(value: Any, column: str, starts: Any = None) -> tuple[list[str], list[int | None]]:
-    """Texts and where they begin, of {"text", "answer_start"} (a list in each, or one value), of a list of such, or of
-    texts alone, which begin at `starts`, if that is known; null, or nothing in it: no answer. Lists and objects may
-    have been written as text. Raises: readers.Fault."""
+    """Texts and their starts, from {"text", "answer_start"} (a list in each, or one value), from a list of such
+    objects, or from texts alone, which begin at `starts` if it is given. Null or an empty value: no answer. Lists and
+    objects may be written as text. Raises: readers.Fault."""
     value, starts = unwritten_or_text(value), unwritten_or_text(starts)
     starts = starts if isinstance(starts, list) else [starts]
     value = value if isinstance(value, list) else [value] if value else []
-    if all(isinstance(each, str) for each in value):
-        value = [each for each in value if each.strip()]
+    if all(isinstance(item, str) for item in value):
+        value = [item for item in value if item.strip()]
         if not value and any(read_start(start) not in (None, -1, 0) for start in starts):
-            raise readers.Fault(f"column {column!r} is empty, but there is an answer_start: {starts!r:.60}")
+            raise readers.Fault(f"column {column!r} is empty, but answer_start is not: {starts!r:.60}")
         value = [{"text": value, "answer_start": starts if starts != [None] else [None] * len(value)}] if value else []
-    found: list[tuple[Any, Any]] = []
-    for each in value:
-        if not isinstance(each, dict) or "text" not in each:
-            raise readers.Fault(f"column {column!r} has no text and answer_start: {each!r:.60}")
-        texts = each["text"] if isinstance(each["text"], list) else [each["text"]]
-        places = each.get("answer_start", [None] * len(texts))
+    pairs: list[tuple[Any, Any]] = []
+    for item in value:
+        if not isinstance(item, dict) or "text" not in item:
+            raise readers.Fault(f"column {column!r} lacks text and answer_start: {item!r:.60}")
+        texts = item["text"] if isinstance(item["text"], list) else [item["text"]]
+        places = item.get("answer_start", [None] * len(texts))
         places = places if isinstance(places, list) else [places]
         if len(texts) != len(places):
-            raise readers.Fault(f"column {column!r} has {len(texts)} text but {len(places)} answer_start")
-        found += zip(texts, map(read_start, places), strict=True)
-    for answer, _ in found:
+            counts = f"{len(texts)} text, {len(places)} answer_start"
+            raise readers.Fault(f"column {column!r} has lists of different lengths: {counts}")
+        pairs += zip(texts, map(read_start, places), strict=True)
+    for answer, _ in pairs:
         readers.text(answer, f"an answer in column {column!r}")
-    return [answer for answer, _ in found], [start for _, start in found]
+    return [answer for answer, _ in pairs], [start for _, start in pairs]
 
 
 def read_start(value: Any) -> int | None:
-    """A place in a text, also one that a table holds as text or as 49.0; None of nothing. Raises: readers.Fault."""
+    """A position in a text, also if a table has it as text or as 49.0; None if empty. Raises: readers.Fault."""
     if value is None or value == "":
         return None
     try:
@@ -116,19 +117,18 @@ def read_start(value: Any) -> int | None:
 
 
 def find_start(answer: str, start: int | None, context: str, name: str, config: AnsweringConfig) -> int:
-    """The character of the context from which the answer stands. Raises: readers.Fault."""
+    """The position of the answer's first character in the context. Raises: readers.Fault."""
     at = context.find(answer)
     if start is None:
         if at < 0 or context.find(answer, at + 1) >= 0:
-            often = "is not in its context" if at < 0 else "is in its context more than once: which one is meant"
-            way_out = "" if at < 0 else f" says its start, in characters (column {config.answer_start_column!r})"
+            often = "is not in its context" if at < 0 else "is in its context more than once"
+            way_out = "" if at < 0 else f": give its start, in characters (column {config.answer_start_column!r})"
             raise readers.Fault(f"{name}: the answer {answer!r:.60} has no start, and {often}{way_out}")
         return at
-    found = context[start : start + len(answer)] if start >= 0 else ""
-    if found != answer:
-        where = f"; it stands at {at}" if at >= 0 else "; nor is it anywhere in it"
+    text = context[start : start + len(answer)] if start >= 0 else ""
+    if text != answer:
+        where = f"; it is at {at}" if at >= 0 else "; the context does not contain it"
         raise readers.Fault(
-            f"{name}: the answer {answer!r:.60} is not at character {start} of its context, "
-            f"where {found!r:.60} stands{where}"
+            f"{name}: the answer {answer!r:.60} is not at character {start} of its context, but {text!r:.60}{where}"
         )
     return start

@@ -1,4 +1,4 @@
-"""Chats: rows of any format as messages, messages as tokens of which the assistant's are learnt, answers."""
+"""Chats: rows of any format as messages, messages as tokens with the assistant's as labels, answers."""
 
 from typing import TYPE_CHECKING
 

@@ -31,6 +31,11 @@ class ChatConfig(Config):
 
 
 @dataclass
+class ChatModelConfig(ChatConfig, FineTuneConfig):
+    """A pretrained model that learns from chats."""
+
+
+@dataclass
 class SupervisedConfig(ChatConfig):
     """Supervised fine-tuning on answers."""
 
@@ -66,12 +71,12 @@ class SupervisedConfig(ChatConfig):
         if self.freeze and getattr(self, "use_peft", False):
             yield (
                 ("freeze", "use_peft"),
-                "adapters leave all weights as they are: choose one",
+                "adapters freeze all other weights already: set one of the two",
             )
 
 
 @dataclass
-class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
+class ChatRecipeConfig(SupervisedConfig, ChatModelConfig):
     """Supervised fine-tuning on conversations."""
 
     eval_on_start: bool = True

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,19 +21,21 @@ from hftrain.tasks.chat.template import Template
 from hftrain.text import tokenized
 from hftrain.text.examples import TOKENS, of_split
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatRecipeConfig
+
 logger = logging.getLogger(__name__)
-REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # what counts of examples begin with
+REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # prefixes of the counts of examples
 
 
-def tokenize(rows: Rows, template: Template, config: Any) -> Examples:
-    """Rows as `load_chats` gives them as examples {"input_ids", "labels"}; labels are -100 at what is not learnt.
+def tokenize(rows: Rows, template: Template, config: ChatRecipeConfig) -> Examples:
+    """Rows of `load_chats` as examples {"input_ids", "labels"}; labels are -100 at tokens that are not learnt.
 
-    `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are cut there.
-    Counted are these ("truncated") and the rows left out ("refused"). The log names what is strange in a row and yet
-    learnt.
+    `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are truncated.
+    The counts are "truncated" and "refused" (rows left out). The log names what is unusual in rows that are used.
 
     Raises:
-        ValueError: more than `max_bad_rows` rows cannot be learnt from (`Template.encode`) or are cut before it.
+        ValueError: more than `max_bad_rows` rows cannot be used (`Template.encode`) or are cut before the answer.
     """
     max_length, split_turns = config.max_length, config.split_turns
 
@@ -41,7 +43,7 @@ def tokenize(rows: Rows, template: Template, config: Any) -> Examples:
         chat = map(json.loads, (row["prompt"], row["completion"], row["tools"]))
         encoded = [template.encode(*answer) for answer in answers_of(*chat, split=split_turns)]
         if any(set(labels[:max_length]) == {IGNORE} for _, labels in encoded):
-            raise Fault(f"it is cut before the answer, at max_length = {max_length} tokens")
+            raise Fault(f"max_length = {max_length} tokens cuts it before the answer")
         return [
             {"input_ids": ids[:max_length], "labels": labels[:max_length], "truncated": len(ids) > max_length}
             for ids, labels in encoded
@@ -53,24 +55,24 @@ def tokenize(rows: Rows, template: Template, config: Any) -> Examples:
     examples = tokenized(rows, template.tokenizer, convert, schema=schema, arguments=arguments)
     examples = check_refused(rows, examples, template, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
-        said = (of_split(rows), cut, len(examples), 100 * cut / len(examples))
-        logger.warning("%s%d of %d conversations (%.1f %%) are longer than max_length and are cut", *said)
+        values = (of_split(rows), cut, len(examples), 100 * cut / len(examples))
+        logger.warning("%s%d of %d conversations (%.1f %%) are longer than max_length and are truncated", *values)
     return examples
 
 
 def row_by_row(
     encode: Callable[[dict[str, Any]], list[dict[str, Any]]], template: Template, names: Sequence[str]
 ) -> Callable[[dict[str, list[Any]]], tuple[dict[str, list[Any]], Counter[str]]]:
-    """For `tokenized`: `encode` of each row, which gives examples with the columns `names` and "truncated", or raises
-    `Fault`. Counted are "truncated"; under REFUSED each row's number (from 0) and why; under NOTICE what the template
-    notices, and under FIRST the number of the first row where it does."""
+    """A function for `tokenized` that calls `encode` for each row. `encode` returns examples with the columns `names`
+    and "truncated", or raises `Fault`. The counts are "truncated"; REFUSED + row number (from 0) + reason; NOTICE + a
+    notice of the template; FIRST + notice: the number of the first row that has it."""
     numbers, noticed = itertools.count(), set()
     template.notices.clear()
 
     def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], Counter[str]]:
         columns: dict[str, list[Any]] = {name: [] for name in names}
         counts: Counter[str] = Counter()
-        for number, values in zip(numbers, zip(*batch.values(), strict=True)):  # noqa: B905  the numbers go on
+        for number, values in zip(numbers, zip(*batch.values(), strict=True)):  # noqa: B905  the numbers continue
             row = dict(zip(batch, values, strict=True))
             try:
                 examples = encode(row)
@@ -93,13 +95,13 @@ def row_by_row(
 
 
 def check_refused(rows: Rows, examples: Examples, template: Template, max_bad_rows: int) -> Examples:
-    """Names what `row_by_row` has counted in `examples.counts`, each notice once.
+    """Logs what `row_by_row` counted in `examples.counts`, each notice once.
 
     Returns:
-        the examples with the counts "truncated" and "refused", the number of rows left out here.
+        the examples with the counts "truncated" and "refused" (rows left out here).
 
     Raises:
-        ValueError: with those left out when the rows were read (`rows.bad`), they are more than `max_bad_rows`.
+        ValueError: these and the rows left out at reading (`rows.bad`) are more than `max_bad_rows`.
     """
     rows = Rows.of(rows)
     places = rows.places or Places.counted(len(rows))
@@ -115,8 +117,8 @@ def check_refused(rows: Rows, examples: Examples, template: Template, max_bad_ro
     if refused and len(refused) + len(rows.bad) > max_bad_rows:
         raise ValueError(
             f"{len(refused)} of {len(rows)} rows cannot be learnt from, max_bad_rows is {max_bad_rows}; the first "
-            f"{min(len(refused), 10)}:\n{listed(refused)}\nMend them, or change the setting that is named; "
-            "max_bad_rows leaves that many out."
+            f"{min(len(refused), 10)}:\n{listed(refused)}\nCorrect them, or change the setting that is named; "
+            "max_bad_rows is the number of rows that may be left out."
         )
     for row in refused:
         logger.warning("left out: %s", row)
@@ -126,7 +128,7 @@ def check_refused(rows: Rows, examples: Examples, template: Template, max_bad_ro
 def answers_of(
     prompt: list[Message] | str, completion: list[Message], tools: list[Any], *, split: bool
 ) -> Iterator[tuple[list[Message] | str, list[Message], list[Any]]]:
-    """The conversation as one chat, or as one for each of its answers, in which that answer alone is learnt."""
+    """The conversation as one chat, or as one chat for each of its answers, in which only that answer is learnt."""
     if not split or isinstance(prompt, str):
         yield prompt, completion, tools
         return

@@ -1,4 +1,4 @@
-"""Messages as people write them: in a list, as JSON, as one string, with tool calls of any spelling."""
+"""Messages in any usual form: a list, JSON, one string, with tool calls of any spelling."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ ROLES = {
     **dict.fromkeys(("observation", "function", "function_response", "tool_response", "ipython"), "tool"),
 }
 SYSTEM = ("system", "developer")
-# Keys that say whether a message is learnt, as OpenAI, Mistral, axolotl and ms-swift write them.
+# Keys for whether a message is learnt, as OpenAI, Mistral, axolotl and ms-swift write them.
 LEARNT = ("weight", "train", "training", "trainable", "loss")
 LISTED = re.compile(r"""\s*\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
 
 
-def read_messages(value: Any, role: str, name: str) -> list[Message]:
-    """`value`, which the row calls `name`, as messages: a string is one of `role`, a list has {"role", "content"} or
-    {"from", "value"}; so has a string that spells such a list, in JSON or as Python prints it.
+def read_messages(value: object, role: str, name: str) -> list[Message]:
+    """`value`, which the row calls `name`, as messages. A string is one message of `role`; a list has {"role",
+    "content"} or {"from", "value"}, and may be written as a string, in JSON or as Python prints it.
 
-    An assistant's message that is not to be learnt keeps "weight": 0, whatever its key was called.
+    An assistant's message that is not learnt gets "weight": 0, whichever key it used.
 
     Raises:
-        Fault: it is neither, a role is unknown, or a message says nothing.
+        Fault: the value has another form, a role is unknown, or a message is empty.
     """
     if isinstance(value, str):
         listed = listed_in(value, name)
@@ -41,15 +41,15 @@ def read_messages(value: Any, role: str, name: str) -> list[Message]:
     return [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(value)]
 
 
-def message(role: str, content: Any, name: str) -> Message:
+def message(role: str, content: object, name: str) -> Message:
     return {"role": role, "content": text(content, name)}
 
 
 def listed_in(value: str, name: str) -> list[Any] | None:
-    """The messages that a text spells, None where it is a text like any other.
+    """The list of messages that a text spells; None if it is an ordinary text.
 
     Raises:
-        Fault: it begins as such a list does, and cannot be read.
+        Fault: it begins like such a list but cannot be read.
     """
     if not value.lstrip().startswith(("[", "{")):
         return None
@@ -58,18 +58,18 @@ def listed_in(value: str, name: str) -> list[Any] | None:
     if isinstance(listed, list) and listed and all(isinstance(turn, dict) and _role(turn) for turn in listed):
         return listed
     if LISTED.match(value):
-        raise Fault(f"{name} looks like messages written as text, but is no JSON list of them: {value!r:.60}")
+        raise Fault(f"{name} looks like messages written as text, but is not a JSON list: {value!r:.60}")
     return None
 
 
 def _role(turn: dict[str, Any]) -> str | None:
-    """The role by the name that we have for it; None if it is unknown."""
+    """The role by our name for it; None if it is unknown."""
     role = turn.get("role") if turn.get("role") is not None else turn.get("from")
     return ROLES.get(role.lower()) if isinstance(role, str) else None
 
 
-def parsed(value: Any) -> Any:
-    """What a string spells, in JSON or as Python prints it; the value itself if it is no such string."""
+def parsed(value: object) -> Any:
+    """The value that a string spells, in JSON or as Python prints it; otherwise the argument itself."""
     if not isinstance(value, str):
         return value
     for parse in (json.loads, ast.literal_eval):
@@ -80,14 +80,14 @@ def parsed(value: Any) -> Any:
     return value
 
 
-def _turn(turn: Any, name: str) -> Message:
+def _turn(turn: object, name: str) -> Message:
     if not isinstance(turn, dict):
         raise Fault(f"{name} is not a message but {turn!r:.60}")
     turn = {key: value for key, value in turn.items() if value is not None}
     role = _role(turn)
     if role is None:
         keys = "" if "role" in turn or "from" in turn else f" (its keys are {', '.join(turn)})"
-        raise Fault(f"{name} has the role {turn.get('role', turn.get('from'))!r}{keys}; there are {', '.join(ROLES)}")
+        raise Fault(f"{name} has the role {turn.get('role', turn.get('from'))!r}{keys}; roles are {', '.join(ROLES)}")
     spelled = str(turn.pop("role") if "role" in turn else turn.pop("from")).lower()
     content = turn.pop("content", "")
     if content == "":
@@ -108,30 +108,30 @@ def _turn(turn: Any, name: str) -> Message:
 
 
 def _weighed(turn: Message, role: str, name: str) -> Message:
-    """The turn with one key for whether it is learnt, "weight": 0 where it is not. What others than the assistant say
-    is not learnt anyhow: a key that wants it stays, to be named as one that nothing reads."""
+    """The turn with at most one key for whether it is learnt: "weight": 0 if it is not. Only the assistant's messages
+    are ever learnt: a key that demands more stays, so that the log names it as a key that is not read."""
     weights = {key: turn[key] for key in LEARNT if key in turn}
     for key, value in weights.items():
         if value not in (0, 1):
-            raise Fault(f"{name} has {key} {value!r}: a message is learnt (1, true) or it is not (0, false)")
+            raise Fault(f"{name} has {key} {value!r}: write 1 or true to learn a message, 0 or false not to")
         if role == "assistant" or not value:
             del turn[key]
     return {**turn, "weight": 0} if role == "assistant" and not all(weights.values()) else turn
 
 
-def _part(part: Any, name: str) -> str:
-    """Text of one part of a content that comes in parts."""
-    said = part if isinstance(part, str) else None
+def _part(part: object, name: str) -> str:
+    """The text of one part of a content that is a list."""
+    content = part if isinstance(part, str) else None
     if isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
-        said = part.get("text")
-    if not isinstance(said, str):
-        raise Fault(f"{name} holds something else than text: {part!r:.60}")
-    return said
+        content = part.get("text")
+    if not isinstance(content, str):
+        raise Fault(f"{name} is not text: {part!r:.60}")
+    return content
 
 
 def _call(call: Any, name: str) -> dict[str, Any]:
     """A tool call with its arguments as an object, as chat templates expect; OpenAI writes them as a string."""
-    if isinstance(call, dict) and "function" not in call and "name" in call:  # the function alone
+    if isinstance(call, dict) and "function" not in call and "name" in call:  # only the function
         call = {"function": call}
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -139,16 +139,16 @@ def _call(call: Any, name: str) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     if isinstance(spelled := parsed(arguments), dict):
         arguments = spelled
-    elif not isinstance(arguments, str):  # code, for instance, which a template may write as it is
-        raise Fault(f"{name} calls {function['name']} with arguments that are no object: {arguments!r:.60}")
+    elif not isinstance(arguments, str):  # code, for instance, which a template may write unchanged
+        raise Fault(f"{name} calls {function['name']} with arguments that are not an object: {arguments!r:.60}")
     return {"type": "function", **call, "function": function | {"arguments": arguments}}
 
 
-def read_tools(value: Any) -> list[Any]:
-    """JSON schemas of functions, from a list or from text that spells one; [] of nothing.
+def read_tools(value: object) -> list[Any]:
+    """JSON schemas of functions, from a list or from text that spells one; [] if empty.
 
     Raises:
-        Fault: it is no such list.
+        Fault: it is not such a list.
     """
     tools = parsed(value) or []
     if not isinstance(tools, list):
@@ -161,10 +161,10 @@ def read_tools(value: Any) -> list[Any]:
 
 
 def fold_system(messages: list[Message]) -> list[Message]:
-    """Without system messages: each stands in front of what the user says next, with a blank line between.
+    """Prepends each system message to the next user message, with a blank line between.
 
     Raises:
-        Fault: the user says nothing after one.
+        Fault: no user message follows one.
     """
     folded: list[Message] = []
     waiting: list[str] = []
@@ -177,5 +177,5 @@ def fold_system(messages: list[Message]) -> list[Message]:
         else:
             folded.append(turn)
     if waiting:
-        raise Fault("a system message with no user message after it, which system_to_user could put it in front of")
+        raise Fault("no user message follows a system message, so system_to_user cannot prepend it to one")
     return folded

@@ -1,4 +1,4 @@
-"""What a report says of chats."""
+"""What the report of a chat model shows."""
 
 from __future__ import annotations
 
@@ -11,51 +11,54 @@ import numpy as np
 from hftrain.losses import IGNORE
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.report import Report
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
 from hftrain.train.inspect import inspecting
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
+    from hftrain.tasks.chat.config import ChatModelConfig
 
 
 def questions(rows: Rows, count: int) -> list[Chat]:
-    """Up to `count` of the rows that ask something, evenly spread; plain texts do not. None where `fit` will train
-    nothing."""
+    """Up to `count` rows with a prompt, evenly spread (plain texts have none); [] while `hftrain inspect` runs."""
     if inspecting():
         return []
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
-    chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
+    chosen = evenly(len(asking), count)
     return [chat_of(rows[asking[i]]) for i in chosen]
 
 
 def chat_of(row: Mapping[str, str]) -> Chat:
-    """What a row of `load_chats` says."""
+    """The chat in a row of `load_chats`."""
     return Chat(**{name: json.loads(row[name]) for name in Chat._fields})
 
 
 def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, str]]:
-    """Side by side: the last thing asked, the answers of each kind, and the answer in the data."""
-    said = []
+    """Rows of a table: the last message of the prompt, the answers of each kind, and the answer in the data."""
+    table = []
     for number, chat in enumerate(chats):
         reference = next(turn for turn in chat.completion if turn["role"] == "assistant")
-        row = {"prompt": chat.prompt[-1]["content"]} | {kind: given[number] for kind, given in answers.items()}
-        said.append(row | {"reference": reference["content"] or json.dumps(reference.get("tool_calls"))})
-    return said
+        row = {"prompt": chat.prompt[-1]["content"]} | {kind: texts[number] for kind, texts in answers.items()}
+        table.append(row | {"reference": reference["content"] or json.dumps(reference.get("tool_calls"))})
+    return table
 
 
 def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
-    """`baseline` for `publish`: the scores of guessing each token that is learnt by how often it is in the training
-    rows."""
+    """`baseline` for `publish`: the scores of guessing each learnt token by its frequency in the training rows."""
     train, test = examples["train"], examples["test"]
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
-def describe(rows: Rows, examples: Any) -> dict[str, Any]:
-    """A split: its rows, what was left out, leaked and cut, the tokens."""
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
+    """The table of a split: its rows, how many were left out, leaked or truncated, its tokens."""
+    items: Any = examples.items
     tokens = examples.lengths[:, 0]
-    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.items.with_format("numpy")["labels"])
+    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in items.with_format("numpy")["labels"])
     details = {
         "examples": len(examples),
         "tokens, mean": float(tokens.mean()),
@@ -72,7 +75,7 @@ def summarize(
     examples: Mapping[str, Any],
     scores: Mapping[str, float],
     answers: Sequence[Mapping[str, str]],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
     """What the report shows: the scores of the test rows, the answers before and after training, and the data."""
     return Report(
@@ -87,8 +90,8 @@ def summarize(
     )
 
 
-def usage(config: Any, row: Mapping[str, str]) -> str:
-    """Python that loads what was trained and saved and lets it answer the prompt of a row."""
+def usage(config: ChatModelConfig, row: Mapping[str, str]) -> str:
+    """Python code that loads the trained model and lets it answer the prompt of a row."""
     folder, prompt = config.hub_model_id or config.output_dir, json.loads(row["prompt"])
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": "Hello!"}]

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
 from hftrain.text import attention_mask, pad
 from hftrain.train.evaluation import predict
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatModelConfig
 
-def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequence[Chat], config: Any) -> list[str]:
-    """The model's greedy answer to the prompt of each chat, in order, on every process; [] if there is none. The model
+
+def answer(
+    accelerator: Accelerator, model: nn.Module, template: Template, chats: Sequence[Chat], config: ChatModelConfig
+) -> list[str]:
+    """The greedy answer to the prompt of each chat, in order, on every process; [] if there are no chats. The model
     may be one that `fit` has not prepared yet. `config` is a `ChatConfig` and a `TrainConfig`."""
     if not chats:
         return []
@@ -35,12 +41,12 @@ def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequ
         return {"input_ids": ids, "attention_mask": attention_mask(examples, side="left")}
 
     def generate(batch: Batch) -> list[str]:
-        found = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
-        new = found[:, batch["input_ids"].shape[1] :]
+        ids = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
+        new = ids[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     module.eval()
-    with whole_while_used(module) if module is model else nullcontext(), torch.no_grad():
+    with gathered(module) if module is model else nullcontext(), torch.no_grad():
         answers = predict(accelerator, prompts, config.eval_batch_size, collate=collate, generate=generate)
     module.train(training)
     return answers

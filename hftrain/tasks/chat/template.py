@@ -1,8 +1,8 @@
 """The chat template: messages as tokens, and which of them are the assistant's.
 
-A model learns to continue what the template renders in front of an answer, so the answer's tokens must be exactly those
-that come after it. Two ways find them by position, never by looking for marks in the text: the template's own mask, if
-it says `{% generation %}`, or the difference between the conversation rendered up to and through a turn.
+A model learns to continue what the template renders before an answer, so the answer's tokens must be exactly those
+that follow. Two ways find them by position, never by searching the text for marks: the template's own mask, if it has
+`{% generation %}`, or the difference between the conversation rendered up to a turn and through it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jinja2.exceptions import TemplateError
@@ -23,19 +23,24 @@ from hftrain.tasks.chat.messages import SYSTEM, Message, fold_system
 from hftrain.tasks.chat.rows import is_learnt
 from hftrain.tasks.chat.whole import Whole
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.tasks.chat.config import ChatModelConfig
+
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
     "{% else %}{{ message['content'] }}<|im_end|>{% endif %}\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# What people's templates write around turns.
+# Marks that common templates write around turns.
 MARKS = r"<\|[\w ]{2,40}\|>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|<｜[^｜>]{1,40}｜>"
-BEGINS, ENDS = ("<s>", "<bos>"), ("</s>", "<eos>")  # and around texts; inside one they may be anything else
+BEGINS, ENDS = ("<s>", "<bos>"), ("</s>", "<eos>")  # marks around texts; inside a text they may mean anything
 
 
-def load_template(config: Any) -> Template:
-    """The tokenizer of a `ModelConfig` and `ChatConfig`, with its chat template and new tokens."""
+def load_template(config: ChatModelConfig) -> Template:
+    """The tokenizer of a model, with its chat template and new tokens."""
     return Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
 
 
@@ -43,44 +48,48 @@ class Template:
     """A tokenizer that can render chats.
 
     Attributes:
-        tokenizer: the one given, with the template and the new tokens; it is what has to be saved with the model.
-        new_ids: ids of tokens whose embeddings have to be trained.
+        tokenizer: the given one, with the template and the new tokens; save it with the model.
+        new_ids: ids of tokens whose embeddings must be trained.
         end_id: the token that ends an answer.
-        notices: what `encode` has found strange and yet encoded, and how often; its caller may clear it.
-        warned: notices that are in the log already.
+        notices: what was unusual in chats that `encode` accepted, with counts; the caller may clear it.
+        warned: notices that are logged already.
     """
 
-    def __init__(self, tokenizer: Any, chat_template: str | None = None, new_tokens: Sequence[str] = ()):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None, new_tokens: Sequence[str] = ()
+    ):
         """
         Args:
-            tokenizer: a `PreTrainedTokenizerBase`.
             chat_template: "chatml", or a file of Jinja; None: the tokenizer's own.
-            new_tokens: to be added to the vocabulary where they are not in it yet.
+            new_tokens: added to the vocabulary if missing.
 
         Raises:
-            ValueError: there is no template, or it cannot be used: it has no end of an answer, for instance.
+            ValueError: the tokenizer has no template, or an unusable one, for example without an end of answers.
         """
-        self.tokenizer, new_tokens = tokenizer, list(new_tokens)
-        known = tokenizer.get_vocab()
+        new_tokens = list(new_tokens)
+        self.tokenizer: Any = tokenizer
+        vocabulary = tokenizer.get_vocab()
         if chat_template == "chatml":
             tokenizer.chat_template = CHATML
-            new_tokens += [token for token in ("<|im_start|>", "<|im_end|>") if token not in {*known, *new_tokens}]
+            new_tokens += [token for token in ("<|im_start|>", "<|im_end|>") if token not in {*vocabulary, *new_tokens}]
         elif chat_template is not None:
             if not Path(chat_template).is_file():
-                raise ValueError(f"chat_template {chat_template!r} is no file; it is chatml, or a file of Jinja")
+                raise ValueError(f"chat_template {chat_template!r} is not a file; set chatml, or a Jinja file")
             tokenizer.chat_template = Path(chat_template).read_text(encoding="utf-8")
         if tokenizer.chat_template is None:
             raise ValueError(
-                "the tokenizer has no chat template, as those of base models: set chat_template to chatml (its two "
-                "tokens are added, and learnt, where they are missing) or to a file of Jinja"
+                "the tokenizer has no chat template (base models have none): set chat_template to chatml (its two "
+                "tokens are added and trained if missing) or to a Jinja file"
             )
-        tokenizer.split_special_tokens = False  # what the template writes around turns stands for tokens
-        tokenizer.add_tokens([token for token in new_tokens if token not in known], special_tokens=True)
-        self.new_ids = sorted(set(tokenizer.convert_tokens_to_ids(new_tokens)))
+        tokenizer.split_special_tokens = False  # the marks of the template must become tokens
+        tokenizer.add_tokens([token for token in new_tokens if token not in vocabulary], special_tokens=True)
+        self.new_ids = sorted(set(cast("list[int]", tokenizer.convert_tokens_to_ids(new_tokens))))
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
-                raise ValueError("the tokenizer has neither a pad token nor an end token: it is made for no model here")
-            tokenizer.pad_token = tokenizer.eos_token  # labels are masked by position, so that it is learnt as an end
+                raise ValueError(
+                    "the tokenizer has neither a pad token nor an end token: choose another tokenizer_name_or_path"
+                )
+            tokenizer.pad_token = tokenizer.eos_token  # labels are masked by position, so the end is still learnt
         added = tokenizer.added_tokens_decoder.items()
         self.specials = {*tokenizer.all_special_ids, *(index for index, token in added if token.special)}
         self.source = tokenizer.get_chat_template()
@@ -91,8 +100,8 @@ class Template:
         names = tokenizer.convert_ids_to_tokens(sorted(self.specials))
         self.special_names = sorted(filter(None, names), key=len, reverse=True)
         self.looks_special = re.compile("|".join([*map(re.escape, self.special_names), MARKS]))
-        self.plain_marks: dict[str, bool] = {}  # whether what looks like a mark is one of another template
-        self.around: set[str] = set()  # special tokens that stand around messages and texts
+        self.plain_marks: dict[str, bool] = {}  # whether a mark belongs to another template
+        self.around: set[str] = set()  # special tokens around messages and texts
         try:
             _, labels = self.encode([{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}])
         except Fault as fault:
@@ -104,12 +113,12 @@ class Template:
     def encode(
         self, prompt: list[Message] | str, completion: list[Message], tools: Sequence[Any] = ()
     ) -> tuple[list[int], list[int]]:
-        """Token ids, and labels of the same length: the ids in the assistant's turns of `completion` and at the token
-        that ends each, -100 elsewhere. A plain text (see `Chat`) is learnt whole, with an end token.
+        """Token ids, and labels of the same length: the ids of the assistant's turns in `completion` and of the token
+        that ends each, -100 elsewhere. All of a plain text (see `Chat`) is learnt, with an end token.
 
         Raises:
-            Fault: the template refuses the conversation or loses a part of it, or a turn does not begin and end where
-                it does when it is the last.
+            Fault: the template refuses the conversation or loses a part of it, or it renders a turn differently when
+                other turns follow.
         """
         if isinstance(prompt, str):
             ids = self._plain(prompt)
@@ -117,7 +126,7 @@ class Template:
         learnt = {n for n, message in enumerate(completion, len(prompt)) if is_learnt(message)}
         messages = [{key: value for key, value in m.items() if key != "weight"} for m in prompt + completion]
         if not learnt:
-            raise Fault("nothing to learn: the assistant says nothing that is to be learnt")
+            raise Fault("nothing to learn: no message of the assistant is learnt")
         text = self._whole_text(messages, tools, learnt)
         self._note_marks(messages)
         ids = self.tokens(text)
@@ -131,23 +140,25 @@ class Template:
         return ids, labels
 
     def _plain(self, text: str) -> list[int]:
-        """The text's tokens, with one begin and one end whether or not it brings them along."""
+        """The text's tokens, with exactly one begin token and one end token."""
         ids, begin, end = self.tokenizer(text)["input_ids"], self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         if begin is not None and ids[:2] == [begin, begin]:
             del ids[0]
-            self.notices[f"a text begins with {self.tokenizer.bos_token} already, which is not put in front again"] += 1
+            self.notices[f"a text begins with {self.tokenizer.bos_token} already; it is not added again"] += 1
         if end is not None and ids[-2:] == [end, end]:
             del ids[-1]
         if self.specials.difference((begin, end, self.tokenizer.unk_token_id)).intersection(ids):
-            self.notices["a text holds the template's own marks: it is learnt whole, what the user says too; as a list "
-                         "of messages only the answers are learnt"] += 1  # fmt: skip
+            self.notices[
+                "a text contains the template's own marks: all of it is learnt, the user's messages too; to learn only "
+                "the answers, write a list of messages"
+            ] += 1
         around = [mark for mark in BEGINS if text.startswith(mark)] + [mark for mark in ENDS if text.endswith(mark)]
         self._note_foreign([*self.looks_special.findall(text), *around])
         last = next((index for index in reversed(ids) if self.tokenizer.decode([index]).strip()), None)
         return ids if last == end else [*ids, end]
 
     def _whole_text(self, messages: list[Message], tools: Sequence[Any], learnt: Collection[int]) -> str:
-        """The conversation rendered. Raises: `Fault`, with a setting that would help, which is tried."""
+        """The rendered conversation. Raises: `Fault`, with a setting that was tried and would help."""
         try:
             text = self.render(messages, tools)
             self.whole.check(text, messages, tools, learnt)
@@ -156,9 +167,9 @@ class Template:
             way_out = ""
             systems = any(message["role"] in SYSTEM for message in messages)
             if systems and not self._suits(messages, tools) and self._suits(messages, tools, change=fold_system):
-                way_out = ": set system_to_user, which puts the system message in front of what the user says next"
+                way_out = ": set system_to_user, which prepends the system message to the next user message"
             elif len(learnt) > 1 and all(self._suits(messages[: number + 1], tools, [number]) for number in learnt):
-                way_out = ": set split_turns, by which each answer is learnt as the last"
+                way_out = ": set split_turns, which makes each answer the last message of an example"
             raise Fault(f"{fault}{way_out}") from None
 
     def _suits(
@@ -168,7 +179,7 @@ class Template:
         learnt: Collection[int] = (),
         change: Callable[[list[Message]], list[Message]] = list,
     ) -> bool:
-        """Whether the template says all of the conversation, once it is changed."""
+        """Whether the template renders all of the conversation after `change`."""
         notices = self.notices.copy()
         try:
             changed = change(messages)
@@ -181,42 +192,42 @@ class Template:
         return True
 
     def _note_marks(self, messages: list[Message]) -> None:
-        """Notices what looks like a special token in texts that are no template's."""
-        found = {(mark, m["role"]) for m in messages for mark in self.looks_special.findall(m["content"])}
-        for mark, role in sorted(found):
+        """Notices marks in messages that look like special tokens."""
+        marks = {(mark, m["role"]) for m in messages for mark in self.looks_special.findall(m["content"])}
+        for mark, role in sorted(marks):
             if mark not in self.special_names:
                 continue
             if role == "assistant" and mark in self.source and mark not in self.around:
-                continue  # the template knows it as a part of answers, around reasoning for instance
+                continue  # the template expects it in answers, for example around reasoning
             self.notices[
-                f"{mark!r} in a text of the role {role} is not text but the special token itself: where "
-                "only text is meant, write it otherwise, with a space in it for instance"
+                f"{mark!r} in a message of the role {role} becomes the special token itself: if it "
+                "should stay text, write it differently, for example with a space inside"
             ] += 1
-        self._note_foreign({mark for mark, _ in found})
+        self._note_foreign({mark for mark, _ in marks})
 
-    def _note_foreign(self, found: Collection[str]) -> None:
-        """Notices marks of another model's template, which are no tokens here."""
+    def _note_foreign(self, marks: Collection[str]) -> None:
+        """Notices marks of another model's template, which are plain text here."""
         foreign = []
-        for mark in sorted(set(found)):
+        for mark in sorted(set(marks)):
             if mark not in self.plain_marks:
                 self.plain_marks[mark] = mark not in self.tokenizer.get_vocab() and mark not in self.source
             if self.plain_marks[mark]:
                 foreign.append(mark)
         if foreign:
             self.notices[
-                f"{', '.join(foreign)} in a text: this looks like another model's chat template, and is plain text "
-                "here; bring conversations as a list of messages"
+                f"{', '.join(foreign)} in a text: this looks like another model's chat template, but is plain text "
+                "here; write conversations as a list of messages"
             ] += 1
 
     def prompt_ids(self, messages: list[Message], tools: Sequence[Any] = ()) -> list[int]:
-        """What generation of the next turn starts from."""
+        """The token ids from which the next turn is generated."""
         return self.tokens(self.render(messages, tools, add_generation_prompt=True))
 
     def render(self, messages: list[Message], tools: Sequence[Any] = (), **kwargs: Any) -> str:
         try:
             return self.tokenizer.apply_chat_template(messages, tools=list(tools) or None, tokenize=False, **kwargs)
         except (TemplateError, TypeError, LookupError, ValueError, AttributeError) as error:
-            raise Fault(f"the chat template refuses it: {error}") from None
+            raise Fault(f"the chat template refuses the conversation: {error}") from None
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -224,7 +235,7 @@ class Template:
     def _turns(
         self, ids: list[int], messages: list[Message], tools: Sequence[Any], numbers: Collection[int]
     ) -> Iterator[tuple[int, int]]:
-        """Where these of the assistant's turns begin and end, by rendering up to and through each."""
+        """Begins and ends of the assistant's turns `numbers`, found by rendering up to and through each."""
         for number in sorted(numbers):
             before = self.prompt_ids(messages[:number], tools)
             through = ids if number == len(messages) - 1 else self.tokens(self.render(messages[: number + 1], tools))
@@ -239,24 +250,24 @@ class Template:
     def _marked(
         self, ids: list[int], messages: list[Message], tools: Sequence[Any], numbers: Collection[int]
     ) -> Iterator[tuple[int, int]]:
-        """Where the tokens that the template marks begin and end, of these of the assistant's turns."""
+        """Begins and ends of the tokens that the template marks in the assistant's turns `numbers`."""
         encoded = self.tokenizer.apply_chat_template(
             messages, tools=list(tools) or None, return_dict=True, return_assistant_tokens_mask=True
         )
         marks, first = np.array([0, *encoded["assistant_masks"], 0]), min(numbers)
         if any(message["role"] == "assistant" for message in messages[:first]):
             marks[1 : 1 + len(self.prompt_ids(messages[:first], tools))] = 0
-        others = [n for n, message in enumerate(messages) if message["role"] == "assistant" and n not in numbers]
-        for start, stop in self._turns(ids, messages, tools, [number for number in others if number > first]):
+        unlearnt = [n for n, message in enumerate(messages) if message["role"] == "assistant" and n not in numbers]
+        for start, stop in self._turns(ids, messages, tools, [number for number in unlearnt if number > first]):
             marks[1 + start : 1 + stop] = 0
         edges = np.flatnonzero(np.diff(marks)).tolist()
         yield from zip(edges[::2], edges[1::2], strict=True)
 
     def _end(self, ids: list[int], start: int, stop: int) -> int:
-        """The end of a turn moved behind the token that ends it: line breaks after that are not the assistant's."""
+        """The end of a turn, just after its end token: line breaks after it do not belong to the turn."""
         last = next((i for i in range(stop - 1, start - 1, -1) if ids[i] in self.specials), None)
-        if last is None and ids[stop : stop + 1] and ids[stop] in self.specials:  # a mask that leaves out the end
+        if last is None and ids[stop : stop + 1] and ids[stop] in self.specials:  # the mask leaves out the end token
             return stop + 1
         if last is None or self.tokenizer.decode(ids[last + 1 : stop]).strip():
-            raise Fault("no special token ends the assistant's turn, so the model could not learn to stop")
+            raise Fault("no special token ends the assistant's turn, so the model cannot learn to stop")
         return last + 1

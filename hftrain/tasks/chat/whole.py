@@ -1,4 +1,4 @@
-"""Does what a chat template renders say all that the conversation says? Tried by rendering, never taken on trust."""
+"""Checks, by rendering, that a chat template keeps all of a conversation."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from typing import Any
 from hftrain.data.readers import Fault
 from hftrain.tasks.chat.messages import Message
 
-REASONING = ("reasoning_content", "reasoning", "thinking")  # keys of what the assistant thinks before it answers
+REASONING = ("reasoning_content", "reasoning", "thinking")  # keys of the assistant's reasoning before an answer
 LAST_WORD = re.compile(r"\w*\W*\Z")
 
 
 class Whole:
-    """The check, with what it has found out of the template.
+    """The check, with a memory of what the template renders.
 
     Attributes:
-        notices: what is left out and does no harm, and how often.
+        notices: harmless omissions, with counts.
     """
 
     def __init__(self, render: Callable[..., str], notices: Counter[str]):
         self.render, self.notices = render, notices
-        # Whether the template renders a key of a role, where it is learnt and where it is not: the first trial of each.
-        self.known: dict[tuple[str, str, bool], bool] = {}
+        # (key, role, learnt): whether the template renders the key, from the first trial.
+        self.renders: dict[tuple[str, str, bool], bool] = {}
 
     def check(self, text: str, messages: list[Message], tools: Sequence[Any], learnt: Collection[int]) -> None:
-        """Raises `Fault` where the rendered `text` does not say all of the conversation in its order. Of an earlier
-        answer, one that is not among the `learnt`, a template may leave out the beginning: its reasoning."""
+        """Raises `Fault` if the rendered `text` lacks a part of the conversation or changes its order. A template may
+        drop the beginning (the reasoning) of an earlier answer, one that is not among the `learnt`."""
         position = 0
         for number, message in enumerate(messages):
             for key, part in parts(message, number in learnt):
-                found = find(text, part, position)
-                if found < 0 and key == "content" and message["role"] == "assistant" and number not in learnt:
-                    found = find(text, LAST_WORD.findall(part[-200:])[0], position)
-                    if found >= 0:
+                place = find(text, part, position)
+                if place < 0 and key == "content" and message["role"] == "assistant" and number not in learnt:
+                    place = find(text, LAST_WORD.findall(part[-200:])[0], position)
+                    if place >= 0:
                         self.notices["the chat template leaves out a part of earlier answers, such as reasoning"] += 1
-                if found < 0 and (squeezed := squeeze(part)) and squeezed in squeeze(text[position:]):
+                if place < 0 and (squeezed := squeeze(part)) and squeezed in squeeze(text[position:]):
                     self.notices["the chat template changes the blanks or line breaks of messages"] += 1
-                    found = position
-                if found < 0:
+                    place = position
+                if place < 0:
                     what = f"message {number + 1} ({message['role']}): {part!r:.60}"
                     if key != "content":
                         way_out = "; choose a chat_template that renders it, or write it into the content"
                         raise Fault(f"the chat template drops {key} of {what}{way_out}")
                     raise Fault(f"the chat template drops or changes {what}")
-                position = found
+                position = place
         self._check_keys(text, messages, tools, learnt)
         self._check_tools(text, messages, tools)
 
     def _check_keys(self, text: str, messages: list[Message], tools: Sequence[Any], learnt: Collection[int]) -> None:
-        """Tries each key of the messages: does the text change without it? What is to be learnt must not be lost."""
+        """Tries each key of the messages: does the text change without it? Learnt parts must not be lost."""
         numbers: dict[tuple[str, str], list[int]] = {}
         for number, message in enumerate(messages):
             for key in [name for name, value in message.items() if value and name not in ("role", "content")]:
@@ -61,10 +61,10 @@ class Whole:
                 numbers.setdefault(("arguments", message["role"]), []).append(number)
         for (key, role), places in sorted(numbers.items(), key=lambda item: (item[0][0] == "arguments", item[0])):
             trial = key, role, bool(lost := [number for number in places if number in learnt])
-            if trial not in self.known:
+            if trial not in self.renders:
                 without = [without_key(m, key) if m["role"] == role else m for m in messages]
-                self.known[trial] = self._differs(text, without, tools)
-            if self.known[trial]:
+                self.renders[trial] = self._differs(text, without, tools)
+            if self.renders[trial]:
                 continue
             if lost and key in (*REASONING, "tool_calls", "arguments"):
                 raise Fault(f"the chat template drops {key} of message {lost[0] + 1} ({role})")
@@ -77,25 +77,25 @@ class Whole:
                 raise Fault(f"the chat template drops the tool {function['name']!r}")
         for key in sorted({key for function in functions for key in function} - {"name"}):
             trial = key, "tools", False
-            if trial not in self.known:
+            if trial not in self.renders:
                 without = [{name: value for name, value in function.items() if name != key} for function in functions]
                 changed = [
                     {**tool, "function": function} if "function" in tool else function
                     for tool, function in zip(tools, without, strict=True)
                 ]
-                self.known[trial] = self._differs(text, messages, changed)
-            if not self.known[trial]:
+                self.renders[trial] = self._differs(text, messages, changed)
+            if not self.renders[trial]:
                 self.notices[f"the chat template does not render {key!r} of tools"] += 1
 
     def _differs(self, text: str, messages: list[Message], tools: Sequence[Any]) -> bool:
         try:
             return self.render(messages, tools) != text
-        except Fault:  # the template needs what was taken away
+        except Fault:  # the template needs the key
             return True
 
 
 def parts(message: Message, learnt: bool) -> Iterator[tuple[str, str]]:
-    """(key, text) of what must stand in the rendered text, in its order."""
+    """(key, text) of the parts that the rendered text must contain, in order."""
     for key in REASONING:
         if learnt and isinstance(message.get(key), str):
             yield key, message[key].strip()
@@ -105,7 +105,7 @@ def parts(message: Message, learnt: bool) -> Iterator[tuple[str, str]]:
 
 
 def without_key(message: Message, key: str) -> Message:
-    """The message without one of its keys; without the arguments of its calls, if that is the key."""
+    """The message without one of its keys; without the arguments of its calls if `key` is "arguments"."""
     if key == "arguments":
         calls = [{**call, "function": {**call["function"], key: {}}} for call in message.get("tool_calls", [])]
         return {**message, "tool_calls": calls} if calls else message
@@ -113,7 +113,7 @@ def without_key(message: Message, key: str) -> Message:
 
 
 def find(text: str, part: str, position: int) -> int:
-    """Where `part` stands in `text` from `position` on, as it is or as JSON spells it; -1 where it does not."""
+    """The place of `part` in `text` from `position` on, unchanged or as JSON spells it; -1 if it is missing."""
     places = (text.find(spelled, position) for spelled in (part, *json_spellings(part)))
     return next((place for place in places if place >= 0), -1)
 

@@ -1,4 +1,4 @@
-"""Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers that are good or bad, and reward
+"""Learning from preferences: DPO, IPO, SimPO, ORPO on pairs of answers, KTO on answers labelled good or bad, and reward
 models."""
 
 from typing import TYPE_CHECKING

@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar, Literal
 
 from hftrain.config import (
     Config,
-    FineTuneConfig,
     LoraConfig,
     ModelConfig,
     above,
@@ -15,10 +14,10 @@ from hftrain.config import (
     changed,
 )
 from hftrain.config.defaults import Task
-from hftrain.tasks.chat.config import ChatConfig
+from hftrain.tasks.chat.config import ChatConfig, ChatModelConfig
 
 WITH_REFERENCE = ("sigmoid", "ipo", "kto")
-# What TRL's GRPOConfig calls so and means so too; what it gets under another name, or the recipe uses itself.
+# Settings that TRL's GRPOConfig shares with us; those it has by another name; those the recipe uses itself.
 SAME = ["output_dir", "seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm"]
 SAME += ["adam_beta1", "adam_beta2", "adam_epsilon", "bf16", "fp16", "logging_steps", "report_to", "run_name"]
 SAME += ["num_generations", "temperature"]
@@ -99,18 +98,18 @@ class OnlineConfig(Config):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        batch = getattr(self, "global_batch_size", None)  # not chosen, since it must be such a multiple
+        batch = getattr(self, "global_batch_size", None)  # never chosen by us, since it must be a multiple
         if not self.reward_funcs:
-            yield ("reward_funcs",), "there is nothing to learn without a reward: name one"
+            yield ("reward_funcs",), "without a reward there is nothing to learn: set at least one"
         if batch is None or batch % self.num_generations:
             yield ("global_batch_size", "num_generations"), "the former must be a multiple of the latter"
         for name in changed(self):
             if name not in HANDED and name.partition(".")[0] not in HANDED:
-                yield (name,), "is not handed over to TRL's trainer, which this recipe ends in: leave it out"
+                yield (name,), "is not passed on to TRL's trainer, which runs this recipe: leave it out"
 
 
 @dataclass
-class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
+class PreferenceRecipeConfig(PreferenceConfig, ChatModelConfig):
     """Preference learning."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = None
@@ -119,16 +118,16 @@ class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.label_smoothing_factor:
-            yield ("label_smoothing_factor",), "is of classes and tokens: of preferences, set label_smoothing"
+            yield ("label_smoothing_factor",), "applies to classes and tokens: for preferences, set label_smoothing"
         if self.needs_reference and not self.precompute_ref_log_probs and not self.use_peft:
             yield (
                 ("precompute_ref_log_probs", "use_peft"),
-                "without adapters to switch off, the reference model is the model before training: leave it on",
+                "false needs adapters that can be switched off: without use_peft, leave it on",
             )
 
 
 @dataclass
-class RewardConfig(ChatConfig, FineTuneConfig):
+class RewardConfig(ChatModelConfig):
     """Reward modelling."""
 
     task_family: ClassVar[Task] = "reward"
@@ -144,11 +143,11 @@ class RewardConfig(ChatConfig, FineTuneConfig):
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.label_smoothing_factor:
-            yield ("label_smoothing_factor",), "is of classes and tokens, and a reward has neither: leave it out"
+            yield ("label_smoothing_factor",), "applies to classes and tokens, which rewards do not have: leave it out"
 
 
 @dataclass
-class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
+class GrpoConfig(OnlineConfig, ChatModelConfig):
     """GRPO, trained by TRL."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = 32

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,23 +22,29 @@ from hftrain.tasks import chat
 from hftrain.tasks.chat.examples import check_refused, row_by_row
 from hftrain.text.examples import TOKENS, of_split
 
+if TYPE_CHECKING:
+    from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
+
 logger = logging.getLogger(__name__)
 IDS, LABELS = ("first_input_ids", "second_input_ids"), ("first_labels", "second_labels")
 
 
-def tokenize_preferences(rows: Rows, template: chat.Template, config: Any, *, unpaired: bool = False) -> Examples:
+def tokenize_preferences(
+    rows: Rows, template: chat.Template, config: PreferenceRecipeConfig | RewardConfig, *, unpaired: bool = False
+) -> Examples:
     """Examples of two sequences: "first_input_ids", "first_labels", "second_input_ids", "second_labels", where labels
-    are -100 but in the answer. Of a pair first the chosen, then the rejected answer. `unpaired`, for KTO: first an
-    answer that is judged, then another row's answer, drawn once by the seed, to the same prompt; and "desirable".
+    are -100 outside the answer. In a pair the chosen answer comes first, then the rejected one. `unpaired`, for KTO:
+    first the labelled answer, then the answer of another row (drawn once by the seed) to the same prompt; and
+    "desirable".
 
-    Sequences of more than max_length tokens are cut there, and counted as "truncated"; rows left out as "refused".
+    Sequences of more than max_length tokens are truncated and counted as "truncated", rows left out as "refused".
 
     Args:
         config: a `ChatConfig`, `DataConfig` and `TrainConfig`, for max_length, max_bad_rows and seed.
 
     Raises:
-        ValueError: more than max_bad_rows rows cannot be used: the template refuses them, or of an answer nothing is
-            left within max_length.
+        ValueError: more than max_bad_rows rows cannot be used: the template refuses them, or max_length cuts off the
+            whole answer.
     """
     rows = Rows.of(rows)
     paired = {"chosen": "first", "rejected": "second"}
@@ -53,8 +59,8 @@ def tokenize_preferences(rows: Rows, template: chat.Template, config: Any, *, un
     )
     examples = check_refused(pairs, examples, template, config.max_bad_rows)
     if cut := examples.counts["truncated"]:
-        said = (of_split(rows), cut, 2 * len(examples), config.max_length)
-        logger.warning("%s%d of %d answers are cut at max_length = %d tokens", *said)
+        values = (of_split(rows), cut, 2 * len(examples), config.max_length)
+        logger.warning("%s%d of %d answers are truncated at max_length = %d tokens", *values)
     return examples
 
 
@@ -64,18 +70,20 @@ def _encode(template: chat.Template, max_length: int, row: Mapping[str, Any]) ->
     for side in ("first", "second"):
         ids, labels = template.encode(prompt, json.loads(row[side]), tools)
         if set(labels[:max_length]) == {IGNORE}:
-            raise Fault(f"it is cut before the answer, at max_length = {max_length} tokens")
+            raise Fault(f"max_length = {max_length} tokens cuts it before the answer")
         example["truncated"] += len(ids) > max_length
         example[f"{side}_input_ids"], example[f"{side}_labels"] = ids[:max_length], labels[:max_length]
     if example["desirable"] is None and example["first_input_ids"] == example["second_input_ids"]:
-        where = f"within max_length = {max_length} tokens" if example["truncated"] else "as the chat template has them"
+        where = (
+            f"within max_length = {max_length} tokens" if example["truncated"] else "as the chat template renders them"
+        )
         raise Fault(f"chosen and rejected are the same {where}")
     return [example]
 
 
 def _judged(rows: Rows, seed: int) -> Rows:
-    """A row for each answer: "first" with "desirable", and as "second" the answer of another row. The rows are drawn up
-    in a ring by `seed`, and each has the answer of the next."""
+    """A row for each answer: "first" with "desirable", and as "second" the answer of another row. `seed` arranges the
+    rows in a ring, and each row gets the answer of the next."""
     from datasets import Dataset
 
     owners, answers = [], []
@@ -86,7 +94,7 @@ def _judged(rows: Rows, seed: int) -> Rows:
                 answers.append({**judged, "desirable": side == "chosen"})
                 owners.append(number)
     if len(answers) < 2:
-        raise ValueError("loss_type kto sets an answer beside another row's: there must be two at least")
+        raise ValueError("loss_type kto compares each answer with another row's: it needs at least two rows")
     ring = np.argsort(np.random.Philox(key=[seed, len(answers)]).random_raw(len(answers)), kind="stable")
     following = dict(zip(ring.tolist(), np.roll(ring, -1).tolist(), strict=True))
     pairs = Dataset.from_list([row | {"second": answers[following[i]]["first"]} for i, row in enumerate(answers)])
@@ -102,7 +110,7 @@ def collate_preferences(examples: Sequence[Mapping[str, Any]], *, pad_token_id: 
     """Examples as a batch, padded on the right.
 
     Returns:
-        (B, 2, T) int64: input_ids, attention_mask, labels (-100 but for the answer's tokens). Where the examples have
+        (B, 2, T) int64: input_ids, attention_mask, labels (-100 outside the answer). If the examples have
         them, also reference (B, 2) fp32 and desirable (B,) bool.
     """
     ids = [example[name] for example in examples for name in IDS]

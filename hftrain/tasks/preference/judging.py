@@ -1,9 +1,9 @@
-"""How good the scores of preferences and rewards are: their intervals, and what a model without a preference has."""
+"""What a reader should know of the scores: their intervals, and the baseline of a model without a preference."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,24 +14,21 @@ from hftrain.report.scores import no_better
 from hftrain.tasks.preference.config import PreferenceConfig
 from hftrain.tasks.preference.losses import bradley_terry, objective
 
-if TYPE_CHECKING:
-    pass
-
-GUESS = "answers drawn by lot"
+GUESS = "a random choice between the answers"
 
 
 def judge_preferences(
     scores: Mapping[str, float], config: PreferenceConfig, examples: Mapping[str, Examples]
 ) -> dict[str, Any]:
-    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess gives all answers one reward;
-    orpo has no loss of it."""
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The baseline gives all answers the same
+    reward; for orpo it has no loss."""
     test, baseline, guess = examples["test"], {"test_reward_accuracy": 0.5}, GUESS
     desirable = torch.zeros(len(test), dtype=torch.bool)
     if config.loss_type == "kto":
         desirable = torch.from_numpy(np.array(test.column("desirable"), dtype=bool))
         common = bool(np.mean(examples["train"].column("desirable")) >= 0.5)
         baseline = {"test_reward_accuracy": float((desirable == common).double().mean())}
-        guess = f"taking every answer for a {'good' if common else 'bad'} one"
+        guess = f"calling every answer {'good' if common else 'bad'}"
     if config.loss_type != "orpo":
         alike = torch.zeros(len(test), 2, dtype=torch.float64)
         baseline["test_loss"] = float(objective(config, alike, alike + 1, 0.0, desirable)) / len(test)
@@ -39,7 +36,7 @@ def judge_preferences(
 
 
 def judge_rewards(scores: Mapping[str, float], pairs: int) -> dict[str, Any]:
-    """The same of a reward model."""
+    """The same for a reward model."""
     alike = torch.zeros(1, dtype=torch.float64)
     baseline = {"test_accuracy": 0.5, "test_loss": float(bradley_terry(alike, alike))}
     return _judged("accuracy", scores, baseline, pairs, GUESS)

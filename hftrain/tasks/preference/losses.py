@@ -1,31 +1,30 @@
-"""Losses of preference learning: sums over pairs (of KTO: over answers), as everywhere here.
+"""Losses of preference learning: sums over pairs (KTO: over answers), like all losses here.
 
-Notation: x a prompt, y+ its chosen and y- its rejected answer, pi the model that is trained, ref the one that training
+Notation: x a prompt, y+ its chosen and y- its rejected answer, pi the trained model, ref the model that training
 starts from, |y| the tokens of y, and
 
     log pi(y|x) = sum over the tokens of y of log pi(token | x, tokens before)
-    r(y)        = log pi(y|x) - log ref(y|x), or log pi(y|x) alone where there is no reference model
+    r(y)        = log pi(y|x) - log ref(y|x), or log pi(y|x) alone without a reference model
 
 Shapes: B examples of a batch.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hftrain.losses import IGNORE, Batch
 from hftrain.tasks.preference.config import PreferenceConfig
 
-FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)  # of the two sequences of an example
+FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)  # selects from the two sequences of an example
 
 
 def dpo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float, label_smoothing: float = 0.0) -> torch.Tensor:
     """Direct preference optimization (Rafailov et al. 2023, equation 7), `-log sigmoid(beta (r(y+) - r(y-)))`.
 
-    With `label_smoothing` e, conservative DPO (Mitchell 2023): a pair is taken for turned round with probability e,
+    With `label_smoothing` e, conservative DPO (Mitchell 2023): the labels of a pair are wrong with probability e,
     `-(1 - e) log sigmoid(beta (r(y+) - r(y-))) - e log sigmoid(-beta (r(y+) - r(y-)))`.
 
     Args:
@@ -39,7 +38,7 @@ def ipo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float) -> torch.T
     """Identity preference optimization (IPO, Azar et al. 2023, equation 17): `(r(y+) - r(y-) - 1 / (2 beta))^2`.
 
     Args:
-        chosen, rejected: (B,) r(y+) / |y+| and r(y-) / |y-|: means over tokens, as the authors' own results have it.
+        chosen, rejected: (B,) r(y+) / |y+| and r(y-) / |y-|: means over tokens, as in the authors' own results.
     """
     return (chosen - rejected - 1 / (2 * beta)).square().sum()
 
@@ -51,7 +50,7 @@ def simpo(
 
     Args:
         chosen, rejected: (B,) log pi(y|x) / |y| of each; there is no reference model.
-        gamma: the margin that is wanted.
+        gamma: the target margin.
         label_smoothing: as in `dpo`.
     """
     return dpo(chosen, rejected + gamma / beta, beta=beta, label_smoothing=label_smoothing)
@@ -61,8 +60,8 @@ def orpo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float) -> torch.
     """ORPO (Hong et al. 2024, equations 4 to 7, lambda being beta): with p(y) = exp(log pi(y|x) / |y|) and
     odds(y) = p(y) / (1 - p(y)), `-log p(y+) - beta log sigmoid(log odds(y+) - log odds(y-))`.
 
-    The first term is the supervised loss, of the answer's tokens, a mean over each answer as the paper defines p. (TRL
-    takes it over prompt and answer, and as a mean over the tokens of a micro-batch, whose result depends on the cut.)
+    The first term is the supervised loss of the answer's tokens, averaged over each answer as the paper defines p.
+    (TRL averages it over prompt and answer and over the tokens of a micro-batch, so its result depends on the cut.)
 
     Args:
         chosen, rejected: (B,) log pi(y|x) / |y| of each; there is no reference model.
@@ -72,9 +71,9 @@ def orpo(chosen: torch.Tensor, rejected: torch.Tensor, *, beta: float) -> torch.
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
-    """log(1 - exp(x)) for x < 0, exact at both ends (Maechler 2012); x nearer to 0 than fp32 tells apart is moved."""
+    """log(1 - exp(x)) for x < 0, exact at both ends (Maechler 2012); x too near to 0 for fp32 is moved away from it."""
     x = x.clamp(max=-torch.finfo(torch.float32).tiny)
-    near = x > -0.6931  # log 2; the branch not taken must be finite too, or its gradient, 0 times infinity, is not
+    near = x > -0.6931  # log 2; the unused branch must be finite too, or its gradient would be 0 times infinity
     return torch.where(near, torch.log(-torch.expm1(x)), torch.log1p(-torch.exp(x.masked_fill(near, -1.0))))
 
 
@@ -87,13 +86,13 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> torch.Tensor:
-    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equation 8): of an answer that is desirable
-    `w_D (1 - sigmoid(beta (r(y) - z0)))`, of one that is not `w_U (1 - sigmoid(beta (z0 - r(y))))`.
+    """Kahneman-Tversky optimization (Ethayarajh et al. 2024, equation 8): for a desirable answer
+    `w_D (1 - sigmoid(beta (r(y) - z0)))`, for any other `w_U (1 - sigmoid(beta (z0 - r(y))))`.
 
     Args:
         ratios: (B,) r(y).
         desirable: (B,) bool.
-        reference_point: z0, an estimate of KL(pi || ref) that no gradient goes through; see `ReferencePoint`.
+        reference_point: z0, an estimate of KL(pi || ref) without gradient; see `ReferencePoint`.
     """
     gains = beta * (ratios - reference_point)
     weights = torch.where(desirable, desirable_weight, undesirable_weight)
@@ -101,9 +100,9 @@ def kto(
 
 
 def bradley_terry(chosen: torch.Tensor, rejected: torch.Tensor, *, center: float = 0.0) -> torch.Tensor:
-    """Of a reward model, with R its reward (Ouyang et al. 2022, equation 1): `-log sigmoid(R(y+) - R(y-))`.
+    """The loss of a reward model with reward R (Ouyang et al. 2022, equation 1): `-log sigmoid(R(y+) - R(y-))`.
 
-    Only differences matter to it; with `center` c, `c (R(y+) + R(y-))^2` (Eisenstein et al. 2023, equation 2) keeps
+    It depends only on differences; with `center` c, `c (R(y+) + R(y-))^2` (Eisenstein et al. 2023, equation 2) keeps
     rewards about 0.
 
     Args:
@@ -120,13 +119,13 @@ def objective(
     desirable: torch.Tensor | None = None,
     reference_point: float = 0.0,
 ) -> torch.Tensor:
-    """The loss that `config` names, summed.
+    """The summed loss that `config` chooses.
 
     Args:
-        log_probs: (B, 2) log pi(y|x) of each example's two sequences; KTO looks at the first only.
+        log_probs: (B, 2) log pi(y|x) of each example's two sequences; KTO uses only the first.
         tokens: (B, 2) |y|.
         reference: (B, 2) log ref(y|x).
-        desirable, reference_point: of `kto`.
+        desirable, reference_point: for `kto`.
     """
     assert config.beta is not None
     ratios = log_probs - reference
@@ -148,27 +147,27 @@ def objective(
 def rewards(
     config: PreferenceConfig, log_probs: torch.Tensor, tokens: torch.Tensor, reference: torch.Tensor | float = 0.0
 ) -> torch.Tensor:
-    """(B, 2) the reward that the loss gives each sequence: beta r(y), or of ipo, simpo and orpo beta r(y) / |y|."""
+    """(B, 2) the reward that the loss gives each sequence: beta r(y), or for ipo, simpo and orpo beta r(y) / |y|."""
     assert config.beta is not None
     ratios = log_probs - reference
     return config.beta * (ratios if config.loss_type in ("sigmoid", "kto") else ratios / tokens)
 
 
 def count_examples(batch: Batch) -> int:
-    """Pairs of a batch, or answers that are judged."""
+    """The number of pairs of a batch, or of labelled answers."""
     return len(batch["labels"])
 
 
-def sequence_log_probs(model: Any, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
-    """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, or (B, 1) of one side.
+def sequence_log_probs(model: nn.Module, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
+    """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, (B, 1) for one side.
 
-    All sequences go through one forward pass. Only where a label stands are logits copied to fp32.
+    All sequences share one forward pass. Logits are copied to fp32 only at labels.
     """
     ids, mask, labels = (batch[name][:, sides].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
     logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
     labels = labels[:, 1:]
     labelled = labels != IGNORE
-    found = -F.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
-    per_token = torch.zeros(labels.shape, device=found.device).masked_scatter(labelled, found)
+    label_log_probs = -F.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
+    per_token = torch.zeros(labels.shape, device=label_log_probs.device).masked_scatter(labelled, label_log_probs)
     shape = len(batch["labels"]), -1
     return per_token.sum(dim=1).view(shape), labelled.sum(dim=1).view(shape)

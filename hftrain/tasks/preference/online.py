@@ -1,4 +1,4 @@
-"""What is handed over to TRL for online reinforcement learning: prompts, rewards, settings."""
+"""What TRL gets for online reinforcement learning: prompts, rewards, settings."""
 
 from __future__ import annotations
 
@@ -20,35 +20,38 @@ from hftrain.data.rows import Rows, load_rows
 from hftrain.data.several import join_sources, weighted
 from hftrain.data.splits import dialect_of
 from hftrain.tasks import chat
-from hftrain.tasks.preference.config import SAME
+from hftrain.tasks.preference.config import SAME, GrpoConfig
 from hftrain.tasks.preference.rows import prompt_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def trl_arguments(config: Any, prompts: int) -> dict[str, Any]:
-    """For TRL's `GRPOConfig`, on as many processes as were launched, and this number of prompts.
+def trl_arguments(config: GrpoConfig, prompts: int) -> dict[str, Any]:
+    """Arguments of TRL's `GRPOConfig` for the number of launched processes and this number of prompts.
 
     Raises:
-        ValueError: TRL is not installed; the global batch cannot be cut into equal parts for them.
+        ValueError: TRL is not installed; the global batch cannot be divided equally among the processes.
     """
     if importlib.util.find_spec("trl") is None:
-        raise ValueError("grpo hands over to TRL, which is not installed: pip install trl")
+        raise ValueError("grpo needs TRL, which is not installed: pip install trl")
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    size = config.micro_batch_size or max(1, config.global_batch_size // processes)
-    if config.global_batch_size % (size * processes):
+    batch = config.global_batch_size
+    if batch is None:
+        raise ValueError("grpo chooses no global_batch_size: set it to a number of answers")
+    size = config.micro_batch_size or max(1, batch // processes)
+    if batch % (size * processes):
         raise ValueError(
-            f"global_batch_size={config.global_batch_size} is no multiple of {processes} processes x {size} answers "
+            f"global_batch_size={config.global_batch_size} is not a multiple of {processes} processes x {size} answers "
             "(micro_batch_size), which TRL needs"
         )
     defaults.fill(config, defaults.Known("preference", examples=prompts, adapters=config.use_peft), pinned={})
     answers = (config.num_train_epochs or 1) * prompts * config.num_generations
-    defaults.fill_cadence(config, config.max_steps or math.ceil(answers / config.global_batch_size))
+    defaults.fill_cadence(config, config.max_steps or math.ceil(answers / batch))
     return {
         **{name: getattr(config, name) for name in SAME},
         "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": config.global_batch_size // (size * processes),
+        "gradient_accumulation_steps": batch // (size * processes),
         "num_train_epochs": config.num_train_epochs or 1,
         "max_steps": config.max_steps or -1,
         "max_completion_length": config.max_new_tokens,
@@ -57,14 +60,14 @@ def trl_arguments(config: Any, prompts: int) -> dict[str, Any]:
     }
 
 
-def load_prompts(config: Any) -> Dataset:
-    """{"prompt": messages, and the row's other columns} of each training row."""
+def load_prompts(config: GrpoConfig) -> Dataset:
+    """Training rows {"prompt": messages, ...} with the other columns of the file."""
     from datasets import Dataset
 
     def convert(record: dict[str, Any]) -> tuple[Any, Any]:
         prompt = list(itertools.takewhile(lambda message: message["role"] != "assistant", prompt_of(record)))
         if not prompt:
-            raise Fault(f"no prompt in the columns {', '.join(record)}")
+            raise Fault(f"none of the columns is a prompt: {', '.join(record)}")
         if config.system_to_user:
             prompt = chat.fold_system(prompt)
         return prompt, {name: value for name, value in record.items() if name not in ("prompt", "messages")}
@@ -81,7 +84,7 @@ def load_prompts(config: Any) -> Dataset:
             dialect=dialect_of(config),
         )
 
-    sources = [read_source(name) for name in config.train_file or [config.dataset_name]]
+    sources = [read_source(name) for name in config.train_file or [str(config.dataset_name)]]
     shared: dict[str, Any] = {"compare": ["prompt", "columns"], "seed": config.seed}
     rows = join_sources(sources, load, max_bad_rows=config.max_bad_rows, **shared)
     rows = weighted(rows, sources, **shared)
@@ -89,18 +92,20 @@ def load_prompts(config: Any) -> Dataset:
 
 
 def reward_function(name: str) -> Callable[..., Any] | str:
-    """The function that file.py:name means, or the name of a reward model as it is.
+    """The function that file.py:name points to, or the unchanged name of a reward model.
 
     Raises:
-        ValueError: there is no such file, or no such function in it; a reward model is an adapter.
+        ValueError: the file or the function does not exist, or a reward model is an adapter.
     """
     file, _, function = name.partition(":")
     if not file.endswith(".py"):
         if (Path(name) / "adapter_config.json").is_file():
-            raise ValueError(f"reward_funcs {name!r} is an adapter, whose head TRL does not load: hftrain merge {name}")
+            raise ValueError(
+                f"reward_funcs {name!r} is an adapter, and TRL does not load its head: run hftrain merge {name}"
+            )
         return name
     if not Path(file).is_file():
-        raise ValueError(f"reward_funcs {name!r}: there is no file {file}")
+        raise ValueError(f"reward_funcs {name!r}: the file {file} does not exist")
     spec = importlib.util.spec_from_file_location(Path(file).stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

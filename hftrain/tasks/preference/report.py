@@ -1,4 +1,4 @@
-"""What the reports of preferences and of reward models show."""
+"""What the reports of preference learning and of reward models show."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def describe(rows: Mapping[str, Rows], examples: Mapping[str, Any]) -> dict[str, Any]:
-    """The splits: their rows, what was left out, leaked and cut, the tokens."""
+    """The table of each split: its rows, how many were left out, leaked or truncated, its tokens."""
 
-    def details(made: Any) -> dict[str, Any]:
+    def details(made: Examples) -> dict[str, Any]:
         tokens = made.lengths
         return {
             "examples": len(made),
@@ -41,7 +41,7 @@ def summarize_preferences(
     examples: Mapping[str, Examples],
     scores: Mapping[str, float],
 ) -> Report:
-    """What the report shows of preferences: the scores of the test rows, and the data."""
+    """What the report of preference learning shows: the scores of the test rows, and the data."""
     return Report(
         title=f"Preferences ({config.loss_type})",
         task="text-generation",
@@ -56,7 +56,7 @@ def summarize_preferences(
 def summarize_rewards(
     config: RewardConfig, rows: Mapping[str, Rows], examples: Mapping[str, Any], scores: Mapping[str, float]
 ) -> Report:
-    """What the report shows of a reward model: the scores of the test rows, and the data."""
+    """What the report of a reward model shows: the scores of the test rows, and the data."""
     return Report(
         title="Reward model",
         task="text-classification",

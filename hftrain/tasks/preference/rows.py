@@ -1,7 +1,7 @@
-"""Rows of preferences: the shapes they come in.
+"""Rows of preferences in all usual formats.
 
-A row becomes {"prompt", "chosen", "rejected", "tools"}, JSON strings of messages; where an answer is labelled good or
-bad instead of standing in a pair, the other side is "null".
+A row becomes {"prompt", "chosen", "rejected", "tools"}, JSON strings of messages; if an answer is labelled good or bad
+and not part of a pair, the other side is "null".
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from hftrain.tasks.chat.messages import parsed
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
+    from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("prompt", "chosen", "rejected", "tools")
-PROMPTS = ("prompt", "question", "query", "conversations", "messages")  # names of a prompt, beside instruction/input
+PROMPTS = ("prompt", "question", "query", "conversations", "messages")  # names of a prompt besides instruction/input
 OPENAI = ("input", "preferred_output", "non_preferred_output")
 LABEL, KEPT = ("label", "kto_tag"), {"true": True, "1": True, "false": False, "0": False}
 SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
@@ -34,29 +35,29 @@ Messages = list[dict[str, Any]]
 
 
 def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None, Messages | None, list[Any]]:
-    """(prompt, chosen, rejected, tools) of a row. Known are, with text or lists of messages for each:
+    """(prompt, chosen, rejected, tools) of a row. The formats, with text or lists of messages in each column:
 
-    - prompt, chosen, rejected; the answers may begin with the prompt, and then it may be left out;
-    - the same of dialogues in one text, "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf);
+    - prompt, chosen, rejected; if the answers begin with the prompt, its column may be missing;
+    - the same with dialogues as texts, "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf);
     - instruction, input, chosen, rejected; question, chosen, rejected; conversations, chosen, rejected; with `system`;
     - input ({"messages", "tools"}), preferred_output, non_preferred_output (OpenAI);
     - prompt, completion, label (true or false), or messages, label: then one of the two answers is None.
 
     Raises:
-        Fault: it is none of these, or there is nothing to learn from it.
+        Fault: the row fits no format, or has nothing to learn.
     """
     record = renamed(record)
     tools, prompt = chat.read_tools(record.get("tools")), prompt_of(record)
-    if record.get("chosen") is None and (kept := label_of(record)) is not None:
+    if record.get("chosen") is None and (label := label_of(record)) is not None:
         if record.get("completion") is None:  # the last message is the answer
             prompt, answer = prompt[:-1], _after([], prompt[-1:])
         else:
             answer = _after(prompt, _messages(record, "completion"))
-        return prompt, answer if kept else None, None if kept else answer, tools
+        return prompt, answer if label else None, None if label else answer, tools
     if absent := [name for name in ("chosen", "rejected") if record.get(name) is None]:
         raise Fault(
-            f"no {' and no '.join(absent)}: a pair is prompt, chosen, rejected; an answer to judge, for loss_type "
-            f"kto, is prompt, completion, label. There are {', '.join(record)}"
+            f"the row lacks {' and '.join(absent)}: a pair is prompt, chosen, rejected; a labelled answer, for "
+            f"loss_type kto, is prompt, completion, label. Its columns are {', '.join(record)}"
         )
     chosen, rejected = _messages(record, "chosen"), _messages(record, "rejected")
     if chosen == rejected:
@@ -66,28 +67,35 @@ def to_preference(record: Mapping[str, Any]) -> tuple[Messages, Messages | None,
         same = [a == b for a, b in zip(chosen, rejected, strict=False)]
         prompt = chosen[: same.index(False) if False in same else len(same)]
         if not prompt:
-            raise Fault("no prompt: neither a column (prompt, question, instruction, conversations) nor messages, or "
-                        "turns of a dialogue, that chosen and rejected begin with alike")  # fmt: skip
+            raise Fault(
+                "the row has no prompt: it needs a column prompt, question, instruction or conversations, or chosen "
+                "and rejected must begin with the same messages or turns of a dialogue"
+            )
     return prompt, _after(prompt, chosen), _after(prompt, rejected), tools
 
 
 def renamed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """OpenAI's names of a pair as ours."""
+    """The row with OpenAI's names of a pair replaced by ours."""
     if record.get("preferred_output") is None or record.get("non_preferred_output") is None:
         return dict(record)
-    asked = parsed(record.get("input"))
-    asked = asked if isinstance(asked, Mapping) and "messages" in asked else {"messages": asked}
-    rest = {name: value for name, value in record.items() if name not in OPENAI}
+    prompt = parsed(record.get("input"))
+    prompt = prompt if isinstance(prompt, Mapping) and "messages" in prompt else {"messages": prompt}
+    others = {name: value for name, value in record.items() if name not in OPENAI}
     pair = {"chosen": record["preferred_output"], "rejected": record["non_preferred_output"]}
-    return {**{f"input.{name}": value for name, value in asked.items()}, **rest, "prompt": asked["messages"],
-            "tools": asked.get("tools") or record.get("tools"), **pair}  # fmt: skip
+    return {
+        **{f"input.{name}": value for name, value in prompt.items()},
+        **others,
+        "prompt": prompt["messages"],
+        "tools": prompt.get("tools") or record.get("tools"),
+        **pair,
+    }
 
 
 def label_of(record: Mapping[str, Any]) -> bool | None:
-    """Whether the row's one answer is a good one; None of a row without a label.
+    """Whether the row's only answer is good; None if the row has no label.
 
     Raises:
-        Fault: the label is something else than true or false.
+        Fault: the label is neither true nor false.
     """
     name = next((name for name in LABEL if record.get(name) is not None), None)
     if name is None:
@@ -95,20 +103,20 @@ def label_of(record: Mapping[str, Any]) -> bool | None:
     value = record[name]
     value = KEPT.get(value.strip().lower()) if isinstance(value, str) else value
     if value not in (True, False):
-        raise Fault(f"{name} is {record[name]!r}: true (a good answer) or false is needed")
+        raise Fault(f"{name} is {record[name]!r}: write true (a good answer) or false (a bad one)")
     return bool(value)
 
 
 def check_scores(record: Mapping[str, Any]) -> None:
-    """Raises `Fault` where the row's own scores say that the rejected answer is the better one."""
+    """Raises `Fault` if the row's own scores prefer the rejected answer."""
     for first, second in SCORES:
         better, worse = record.get(first), record.get(second)
         if isinstance(better, int | float) and isinstance(worse, int | float) and better < worse:
-            raise Fault(f"{first} {better:g} is below {second} {worse:g}: the pair is the wrong way round")
+            raise Fault(f"{first} {better:g} is below {second} {worse:g}: chosen and rejected are swapped")
 
 
 def prompt_of(record: Mapping[str, Any]) -> Messages:
-    """The prompt of a row, whatever it is called; [] if there is none."""
+    """The prompt of a row, by any of its names; [] if it has none."""
     if record.get("instruction") is not None:
         prompt, completion, _ = chat.to_chat({**record, "output": "-"}, "instruction")
         return prompt + completion[:-1]
@@ -126,7 +134,7 @@ def _messages(record: Mapping[str, Any], name: str, role: str = "assistant") -> 
 
 
 def read_dialogue(value: str, name: str) -> Messages:
-    """Turns of a text "\\n\\nHuman: ...\\n\\nAssistant: ..."; one that is begun at the end, of a prompt, is none."""
+    """Turns of a text "\\n\\nHuman: ...\\n\\nAssistant: ..."; an empty last turn, where a prompt ends, is left out."""
     _, *cut = re.split(r"(?:\A|\n\n)\s*(Human|Assistant):", value)
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [
@@ -138,32 +146,34 @@ def read_dialogue(value: str, name: str) -> Messages:
 
 
 def _after(prompt: Messages, answer: Messages) -> Messages:
-    """The answer alone, of one that may begin with its prompt (without the prompt's system message, perhaps).
+    """The answer without the prompt that it may begin with (perhaps without the prompt's system message).
 
     Raises:
-        Fault: nothing follows the prompt, or not the assistant.
+        Fault: nothing follows the prompt, or a message that is not the assistant's.
     """
     for start in (prompt, [message for message in prompt if message["role"] != "system"]):
         if answer[: len(start)] == start:
             answer = answer[len(start) :]
     if not answer or answer[0]["role"] != "assistant":
         what = f"a message of {answer[0]['role']}" if answer else "nothing"
-        raise Fault(f"after the prompt comes {what}, where the assistant's answer is needed")
+        raise Fault(f"after the prompt comes {what} instead of the assistant's answer")
     return answer
 
 
-def load_preferences(config: Any, *, seed: int, unpaired: bool = False) -> dict[str, Rows]:
-    """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: answers with a label will do. `config`
-    is a `DataConfig` and a `ChatConfig`. Columns that nothing reads are in the log."""
+def load_preferences(
+    config: PreferenceRecipeConfig | RewardConfig, *, seed: int, unpaired: bool = False
+) -> dict[str, Rows]:
+    """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: accepts labelled answers too. `config`
+    is a `DataConfig` and a `ChatConfig`. The log names the columns that are not read."""
     unread = Unread()
 
     def convert(record: dict[str, Any]) -> tuple[Any, ...]:
-        prompt, chosen, rejected, tools = found = to_preference(record)
-        if None in found and not unpaired:
-            raise Fault("an answer with a label, and no pair: set loss_type kto")
+        prompt, chosen, rejected, tools = preference = to_preference(record)
+        if None in preference and not unpaired:
+            raise Fault("a labelled answer is not a pair: set loss_type kto")
         unread.count(renamed(record), read_of(record))
         if not config.system_to_user:
-            return found
+            return preference
         return *(messages and chat.fold_system(messages) for messages in (prompt, chosen, rejected)), tools
 
     schema = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -176,11 +186,11 @@ def load_preferences(config: Any, *, seed: int, unpaired: bool = False) -> dict[
 
 
 def read_of(record: Mapping[str, Any]) -> list[str]:
-    """Columns of a row that `to_preference` reads, by the names that `renamed` gives them."""
+    """The columns of a row that `to_preference` reads, by their names after `renamed`."""
     record = renamed(record)
-    asked = ["instruction", "input", "context", "history"]
+    prompts = ["instruction", "input", "context", "history"]
     if record.get("instruction") is None:
-        asked = [name for name in PROMPTS if record.get(name) is not None][:1]
+        prompts = [name for name in PROMPTS if record.get(name) is not None][:1]
     scores = [name for pair in SCORES for name in pair]
     answers = ["chosen", "rejected", *scores] if record.get("chosen") is not None else ["completion", *LABEL]
-    return [*asked, *answers, "system", "tools", "input.messages", "input.tools"]
+    return [*prompts, *answers, "system", "tools", "input.messages", "input.tools"]

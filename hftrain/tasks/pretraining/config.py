@@ -83,11 +83,11 @@ class PretrainingConfig(RecipeConfig):
             key = "test_file" if self.test_file else "test_split"
             yield (key,), "pretraining is scored on the validation text: set validation_file"
         if self.folds is not None:
-            yield ("folds",), "is of recipes with a test set: pretraining is scored on the validation text"
+            yield ("folds",), "needs a test set, and pretraining has none: it is scored on the validation text"
         if self.source_weights and any(read_source(name).weight != 1 for name in self.train_file or ()):
-            yield ("source_weights", "train_file"), "both say how often the sources are drawn: give one of them"
+            yield ("source_weights", "train_file"), "both weigh the sources: set only one of them"
         if self.vocab_size != type(self).vocab_size and (self.tokenizer_name_or_path or self.model_name_or_path):
-            yield ("vocab_size",), "is of a tokenizer to be learnt, and there is one"
+            yield ("vocab_size",), "applies only to a new tokenizer, but tokenizer_name_or_path or the model has one"
 
     @property
     def tested_on(self) -> str:
@@ -119,7 +119,7 @@ class DenoisingConfig(PretrainingConfig):
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.whole_word_mask and self.objective != "masked_tokens":
-            yield ("whole_word_mask", "objective"), "contradict each other: spans are tokens in a row"
+            yield ("whole_word_mask", "objective"), "contradict each other: only masked_tokens can mask whole words"
 
 
 @dataclass

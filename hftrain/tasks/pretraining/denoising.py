@@ -1,8 +1,10 @@
-"""Learning by filling in what was hidden: masked tokens for encoders (BERT), spans for encoder-decoders (T5)."""
+"""Denoising objectives: masked tokens for encoders (BERT), corrupted spans for encoder-decoders (T5)."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
@@ -13,19 +15,22 @@ from hftrain.data.noise import mask_tokens, span_corruption
 from hftrain.tasks.pretraining.config import DenoisingConfig
 from hftrain.text.causal import causal_collator
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 AUTO = {"masked_tokens": AutoModelForMaskedLM, "span_corruption": AutoModelForSeq2SeqLM}
 SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
-MARKS: dict[str, dict[str, Any]] = {  # that a tokenizer learnt for the objective needs
+MARKS: dict[str, dict[str, Any]] = {  # special tokens of a tokenizer learnt for the objective
     "masked_tokens": {"mask_token": "<mask>"},
     "span_corruption": {"extra_special_tokens": SENTINELS},
 }
-WORD_STARTS = ("Ġ", "▁", "Ċ")  # of byte-level and of SentencePiece tokens; the last is a line's end
+WORD_STARTS = ("Ġ", "▁", "Ċ")  # byte-level, SentencePiece, line break
 
 Noise = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def make_noise(config: DenoisingConfig, tokenizer: PreTrainedTokenizerBase) -> Noise:
-    """Example -> {"input_ids", "labels"}, drawn from NumPy's global generator, as `config.objective` says.
+    """Example -> {"input_ids", "labels"}, drawn from NumPy's global generator, by `config.objective`.
 
     Raises:
         ValueError: the tokenizer has no mask token or no sentinels.
@@ -38,9 +43,12 @@ def make_noise(config: DenoisingConfig, tokenizer: PreTrainedTokenizerBase) -> N
                 "span_corruption needs a tokenizer with an end token and T5's <extra_id_0>, <extra_id_1>, ..."
             )
         return partial(
-            _corrupt, sentinels=sentinels, eos_token_id=tokenizer.eos_token_id, density=config.mlm_probability,
+            _corrupt,
+            sentinels=sentinels,
+            eos_token_id=tokenizer.eos_token_id,
+            density=config.mlm_probability,
             mean_span=config.mean_noise_span_length,
-        )  # fmt: skip
+        )
     if tokenizer.mask_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no mask token: choose another tokenizer_name_or_path")
     special = np.zeros(len(tokenizer), dtype=bool)
@@ -52,9 +60,13 @@ def make_noise(config: DenoisingConfig, tokenizer: PreTrainedTokenizerBase) -> N
         tokens = example["input_ids"]
         words = None if starts is None else np.cumsum(starts[tokens])
         inputs, labels = mask_tokens(
-            tokens, mask_token_id=tokenizer.mask_token_id, random_ids=random_ids, free=~special[tokens], words=words,
+            tokens,
+            mask_token_id=tokenizer.mask_token_id,
+            random_ids=random_ids,
+            free=~special[tokens],
+            words=words,
             probability=config.mlm_probability,
-        )  # fmt: skip
+        )
         return {"input_ids": inputs, "labels": labels}
 
     return mask
@@ -63,7 +75,7 @@ def make_noise(config: DenoisingConfig, tokenizer: PreTrainedTokenizerBase) -> N
 def _corrupt(example: dict[str, np.ndarray], *, eos_token_id: int, **settings: Any) -> dict[str, np.ndarray]:
     tokens = example["input_ids"]
     if tokens[-1] == eos_token_id:
-        tokens = tokens[:-1]  # the inputs get one of their own
+        tokens = tokens[:-1]  # the inputs get their own end token
     inputs, labels = span_corruption(tokens, eos_token_id=eos_token_id, **settings)
     return {"input_ids": inputs, "labels": labels}
 
@@ -83,23 +95,23 @@ def word_starts(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 def measured(noise: Noise, objective: str, examples: Examples) -> Examples:
-    """The examples with the lengths of what `noise` makes of them, for spans (P, 2), source and target: these follow
-    from the length of an example alone."""
+    """The examples with the lengths after `noise`, for spans (P, 2) source and target, which depend only on the length
+    of an example."""
     if objective == "masked_tokens":
         return examples
-    found, where = np.unique(examples.lengths, return_inverse=True)
-    noised = [noise({"input_ids": np.full(length, -1)}) for length in found]
+    unique_lengths, where = np.unique(examples.lengths, return_inverse=True)
+    noised = [noise({"input_ids": np.full(length, -1)}) for length in unique_lengths]
     lengths = np.array([[len(row["input_ids"]), len(row["labels"])] for row in noised])
     return examples.replaced(lengths=lengths[where.reshape(-1)])
 
 
 def denoising_collator(
-    objective: str, tokenizer: PreTrainedTokenizerBase, model: Any
+    objective: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Callable[[Sequence[Any]], Any]:
     """Noised examples -> a batch of this model.
 
     Raises:
-        ValueError: the model has fewer embeddings than the tokenizer has tokens, or no first token for its decoder.
+        ValueError: the model has fewer embeddings than the tokenizer has tokens, or lacks decoder_start_token_id.
     """
     collate = causal_collator(tokenizer, model)
     if objective == "masked_tokens":

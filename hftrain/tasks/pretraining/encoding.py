@@ -1,4 +1,4 @@
-"""Texts to tokens, by as many processes as there are cores, in order."""
+"""Texts to tokens, in order, with one process per core."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 class Documents(NamedTuple):
     """Some documents of one split."""
 
-    tokens: np.ndarray  # of all of them, one behind the other
+    tokens: np.ndarray  # of all documents, concatenated
     lengths: np.ndarray
     size: int  # bytes of their texts
 
@@ -44,16 +44,16 @@ class Encoder:
         self.key = seed.to_bytes(8, "big", signed=True)
         ends = [token for token in (tokenizer.eos_token_id, tokenizer.sep_token_id) if token is not None]
         if not ends:
-            raise ValueError(f"{type(tokenizer).__name__} has no end token (eos, sep) to put after a document: set one")
+            raise ValueError(f"{type(tokenizer).__name__} has no end token (eos, sep) to separate documents: set one")
         self.end, self.ends = ends[0], set(ends)
         self.vocab_size = max(tokenizer.get_vocab().values()) + 1
         self.dtype = "<u2" if self.vocab_size < 1 << 16 else "<u4"
         word = str(tokenizer.convert_ids_to_tokens(self.end))
         if self.end in self.ids([word])[0][:-1]:
-            logger.warning("this tokenizer takes %r in a text for its end token, whatever it is told", word)
+            logger.warning("this tokenizer reads %r in a text as its end token, and no setting changes that", word)
 
     def ids(self, texts: list[str]) -> list[list[int]]:
-        if not texts:  # a batch of bad rows only; tokenizers fail
+        if not texts:  # only bad rows in the batch: tokenizers fail on an empty list
             return []
         rows = self.tokenizer(
             texts, return_attention_mask=False, return_token_type_ids=False, split_special_tokens=True, verbose=False
@@ -65,8 +65,8 @@ class Encoder:
 
     def __call__(self, texts: list[str]) -> Encoded:
         splits: dict[str, tuple[list[list[int]], list[int]]] = {}
-        for said, row in zip(texts, self.ids(texts), strict=True):
-            raw = said.encode()
+        for text, row in zip(texts, self.ids(texts), strict=True):
+            raw = text.encode()
             drawn = hashlib.blake2b(raw, digest_size=8, key=self.key).digest() if self.held_out else b"\xff"
             split = "validation" if int.from_bytes(drawn, "big") < self.held_out else "train"
             rows, sizes = splits.setdefault(split, ([], []))
@@ -86,7 +86,7 @@ def available_cores() -> int:
 
 @contextmanager
 def workers(encode: Encoder, number: int) -> Iterator[Callable[[Iterator[Batch]], Iterator[tuple[Batch, Encoded]]]]:
-    """A function: batches -> each with its tokens, in their order; computed by `number` processes (1: this one)."""
+    """A function that pairs batches with their tokens, in order, computed by `number` processes (1: this one)."""
     before = os.environ.get("TOKENIZERS_PARALLELISM")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     executor: Any = None
@@ -112,8 +112,8 @@ def workers(encode: Encoder, number: int) -> Iterator[Callable[[Iterator[Batch]]
             while waiting:
                 yield first()
         except BrokenProcessPool as error:
-            said = "a worker was killed, for want of memory perhaps: lower num_workers and start again, it goes on"
-            raise ValueError(said) from error
+            message = "a worker was killed, perhaps for lack of memory: lower num_workers and start again to continue"
+            raise ValueError(message) from error
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -129,7 +129,7 @@ def workers(encode: Encoder, number: int) -> Iterator[Callable[[Iterator[Batch]]
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-_encode: Any = None  # of a worker
+_encode: Any = None  # set in each worker
 
 
 def _begin_worker(encode: Encoder) -> None:

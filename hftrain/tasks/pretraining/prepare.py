@@ -1,8 +1,8 @@
-"""Text into token files, once, before training: `hftrain prepare`. What is in them, `hftrain.data.tokens` says.
+"""`hftrain prepare`: text into token files, once, before training. `hftrain.data.tokens` describes the files.
 
-The main process reads rows in order and hands batches of texts to workers, takes the tokens back in the same order, and
-writes shards. Batches and shards follow from the texts alone, so the files are the same for any number of workers, and
-however often the work was cut short: `unfinished.json` lists the shards that stand, and where to read on.
+The main process reads rows in order, passes batches of texts to workers, receives the tokens in the same order, and
+writes shards. Batches and shards depend only on the texts, so the files are the same for any number of workers and of
+interruptions: `unfinished.json` lists the finished shards and where to continue reading.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = "unfinished.json"
 SHARD_TOKENS = 1 << 25
-BATCH_CHARACTERS = 1 << 19  # a few tenths of a second of a worker, and some MB of its memory
+BATCH_CHARACTERS = 1 << 19  # a worker needs a few tenths of a second and some MB for it
 
 
 def prepare(
@@ -56,48 +56,47 @@ def prepare(
     shard_tokens: int = SHARD_TOKENS,
     limits: Mapping[str, int] | None = None,
 ) -> Path:
-    """Tokenizes `sources` into a folder of token files. One process calls.
+    """Tokenizes `sources` into a folder of token files. Only one process may call it.
 
-    A document is a row's text, or a part of a text file. Its tokens are what the tokenizer makes of it, with the
-    special tokens that it puts around a text itself, and its end token (eos, or sep) where it puts none. What looks
-    like a special token inside a text is text.
+    A document is a row's text, or a part of a text file. The tokenizer adds the special tokens that it puts around a
+    text, and if it adds no end token (eos, or sep), that is appended. Special tokens written inside a text stay text.
 
-    A folder belongs to a key: the content of the sources, the whole tokenizer, the settings. One that is finished is
-    found, one that is not goes on from where it stands. Memory holds some batches of texts, whatever the size of the
-    sources; one document is held whole.
+    A folder belongs to a key: the content of the sources, the tokenizer, the settings. A finished folder is reused, an
+    unfinished one is continued. Memory holds some batches of texts, whatever the size of the sources, but at least one
+    document.
 
     Args:
         sources: name -> a file that `load_rows` reads, many (`data/*.jsonl`, or a folder, in the order of their names),
             a folder of save_to_disk (`folder:split`), or a name on the Hub, which `datasets` streams (`name:split`,
             `name:config:split`; without one, the split train).
-        output_dir: the default is a folder in the cache of `datasets` that has the key as its name.
+        output_dir: the default is a folder in the cache of `datasets`, named by the key.
         text_column: a dot reaches into a nested column.
-        document: what a document is in a text file: a line that is not blank, what stands between blank lines, or all.
+        document: unit of a document in a text file: a non-blank line, a paragraph between blank lines, or the file.
         validation_split: share of the documents that go into the split "validation", by a hash of `seed` and the text,
-            so that equal texts stand on one side.
-        max_tokens: of each source: reading ends after the batch of documents that reaches it.
-        max_bad_rows: rows without usable text that may be left out, of all sources; each is logged.
-        num_workers: processes; the default is one for each core that we may use.
-        dialect: delimiter and encoding of text files, where they are not as usual.
-        shard_tokens: tokens after which new files are begun.
-        limits: name -> documents of that source, the first by a hash of `seed` and the text.
+            so that equal texts are in the same split.
+        max_tokens: limit for each source: reading ends after the batch of documents that reaches it.
+        max_bad_rows: number of rows without usable text, over all sources, that may be left out; each is logged.
+        num_workers: processes; the default is one per available core.
+        dialect: delimiter and encoding of text files, if they are unusual.
+        shard_tokens: tokens after which new files begin.
+        limits: name -> number of documents of that source, chosen by a hash of `seed` and the text.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: sources that cannot be read, too many bad rows, a tokenizer without an end token, or a folder that
-            holds other tokens or is being written by another process.
+        ValueError: a source cannot be read, too many rows are bad, the tokenizer has no end token, or the folder holds
+            other tokens or another process is writing it.
     """
     if not sources:
         raise ValueError("name at least one source")
     for name in sources:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(
-                f"a source's name becomes that of its files: letters, digits, - _ and . only, got {name!r}"
+                f"the name of a source is part of file names: use only letters, digits, - _ and ., not {name!r}"
             )
     if not 0 <= validation_split < 1:
-        raise ValueError(f"validation_split is a share of the documents, under 1, got {validation_split}")
+        raise ValueError(f"validation_split must be a share of the documents under 1, not {validation_split}")
     encode = Encoder(tokenizer, validation_split, seed)
     opened = {
         name: open_source(source, text_column, document, dialect, (limits or {}).get(name), seed)
@@ -133,7 +132,7 @@ def prepare(
             _save(folder, manifest)
         elif state == UNFINISHED:
             manifest = json.loads((folder / UNFINISHED).read_text())
-            logger.info("going on in %s, where %d shards stand", folder, len(manifest["shards"]))
+            logger.info("continuing in %s, which has %d finished shards", folder, len(manifest["shards"]))
         if state != MANIFEST:
             with workers(encode, num_workers or available_cores()) as in_order:
                 write(folder, manifest, opened, in_order, max_tokens, max_bad_rows, shard_tokens)
@@ -141,21 +140,21 @@ def prepare(
 
 
 def fingerprint(source: Files | Stream) -> str:
-    """sha256 (hex) of what `source` will give: its files' content in their order, and how they are read."""
+    """sha256 (hex) of what `source` yields: the content of its files in order, and how they are read."""
     with ThreadPoolExecutor() as pool:
         content = list(pool.map(sha256_of, source.files))
     return hashlib.sha256(json.dumps([content, source.version]).encode()).hexdigest()
 
 
 def _state(folder: Path, key: str, made_from: Mapping[str, Any]) -> str | None:
-    """Which of MANIFEST and UNFINISHED is in `folder`, if any. Raises: ValueError, it is that of another key."""
+    """Which of MANIFEST and UNFINISHED is in `folder`, if any. Raises: ValueError: it belongs to another key."""
     for name in (MANIFEST, UNFINISHED):
         if (folder / name).is_file():
-            found = json.loads((folder / name).read_text())
-            if found["key"] != key:
-                other = [part for part in made_from if found["made_from"].get(part) != made_from[part]]
+            entry = json.loads((folder / name).read_text())
+            if entry["key"] != key:
+                other = [part for part in made_from if entry["made_from"].get(part) != made_from[part]]
                 raise ValueError(
-                    f"{folder} holds tokens made otherwise (other {' and '.join(other)}): "
+                    f"{folder} holds tokens made with other {' and '.join(other)}: "
                     "delete it, or choose another output_dir"
                 )
             return name
@@ -171,10 +170,10 @@ def write(
     max_bad_rows: int,
     shard_tokens: int,
 ) -> None:
-    """Writes the shards that are not there yet, and the manifest."""
-    shards: dict[str, Shard] = {}  # by split, those being written
+    """Writes the missing shards, and the manifest."""
+    shards: dict[str, Shard] = {}  # by split, still being written
     bad: list[BadRow] = []
-    began = told = time.monotonic()
+    began = logged = time.monotonic()
     written = 0
 
     def commit() -> None:
@@ -195,7 +194,7 @@ def write(
             if manifest["bad_rows"] > max_bad_rows:
                 shown = "\n".join(f"  {row}" for row in bad[:10])
                 raise ValueError(
-                    f"{manifest['bad_rows']} rows or more cannot be used, max_bad_rows is {max_bad_rows}:\n{shown}\n"
+                    f"at least {manifest['bad_rows']} rows cannot be used; max_bad_rows is {max_bad_rows}:\n{shown}\n"
                     f"{advice(bad)}"
                 )
             for row in batch.bad:
@@ -208,9 +207,9 @@ def write(
             written += count
             done["tokens"] += count
             done["position"] = batch.position
-            if time.monotonic() > told + 10:
-                told = time.monotonic()
-                rate = written / (told - began)
+            if time.monotonic() > logged + 10:
+                logged = time.monotonic()
+                rate = written / (logged - began)
                 logger.info("%s: %.1f million tokens, %.0f a second", name, done["tokens"] / 1e6, rate)
             if max_tokens and done["tokens"] >= max_tokens:
                 break
@@ -224,8 +223,8 @@ def write(
     if lacking := wanted - {shard["split"] for shard in manifest["shards"]}:
         documents = sum(shard["documents"] for shard in manifest["shards"])
         raise ValueError(
-            f"validation_split leaves no {lacking.pop()} document of {documents}: change it, make more documents "
-            "(document: paragraph or line), or give the validation text apart"
+            f"validation_split leaves no {lacking.pop()} document among {documents}: change it, make more documents "
+            "(document: paragraph or line), or give the validation text separately"
         )
     disk.move(folder / UNFINISHED, folder / MANIFEST)
 
@@ -235,7 +234,7 @@ def _save(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 class Shard:
-    """Two files being written; the manifest vouches for them when they are closed."""
+    """Two files being written; the manifest lists them when they are closed."""
 
     def __init__(self, folder: Path, source: str, split: str, part: int):
         self.entry: dict[str, Any] = {"name": f"{source}-{part:05d}.{split}", "source": source, "split": split}
@@ -252,7 +251,7 @@ class Shard:
         self.size += documents.size
 
     def close(self) -> dict[str, Any]:
-        """Brings the files to the disk; returns the shard's entry in the manifest."""
+        """Flushes the files to the disk; returns the shard's entry in the manifest."""
         self.file.close()
         offsets = np.cumsum(np.concatenate(self.lengths), dtype="<i8").tobytes()
         self.paths["offsets"].write_bytes(offsets)

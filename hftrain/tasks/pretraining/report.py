@@ -1,13 +1,16 @@
-"""How a pretrained model is read: perplexity, bits per byte, continuations; what its report shows."""
+"""What the report of a pretrained model shows: perplexity, bits per byte, continuations."""
+
+from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hftrain import text
@@ -21,9 +24,14 @@ from hftrain.tasks.pretraining.denoising import AUTO
 from hftrain.train.evaluation import predict
 from hftrain.train.flops import training_flops
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def step_flops(model: Any, examples: Examples) -> Callable[[np.ndarray], float]:
-    """`flops` for `fit`: attention within documents, also where they are packed."""
+    from hftrain.losses import Batch
+
+
+def step_flops(model: PreTrainedModel, examples: Examples) -> Callable[[np.ndarray], float]:
+    """`flops` for `fit`: attention within documents, even if they are packed."""
     flops = training_flops(model)
     if isinstance(examples, Packed):
         documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
@@ -31,11 +39,11 @@ def step_flops(model: Any, examples: Examples) -> Callable[[np.ndarray], float]:
     return lambda indices: flops(examples.lengths[indices])
 
 
-def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
+def readings(loss: float, examples: Examples, files: TokenFiles) -> dict[str, float]:
     """A causal model's mean loss in nats, its perplexity per token, and bits per byte of the documents' UTF-8.
 
-    Bits per byte compares models of different tokens: the loss of every token (end tokens too, and without each
-    document's first, which nothing predicts) over all bytes.
+    Bits per byte compares models with different tokenizers: the loss of all tokens (with end tokens, without the first
+    of each document, which is never predicted) over all bytes.
     """
     sequences = len(examples.packs.members) if isinstance(examples, Packed) else len(examples)
     predicted = int(examples.lengths.sum()) - sequences
@@ -47,16 +55,16 @@ def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
     }
 
 
-def judge(training: Any, validation: Any, vocabulary: int) -> dict[str, Any]:
-    """`baseline` for `publish`: the scores of guessing each token by how often it is in the training examples."""
+def judge(training: Sequence[Any], validation: Sequence[Any], vocabulary: int) -> dict[str, Any]:
+    """`baseline` for `publish`: the scores of guessing each token by its frequency in the training examples."""
     guess = unigram_guess(training, validation, vocabulary)
     return {"baseline": {f"eval_{name}": value for name, value in guess.items()}}
 
 
 def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:
-    """For the report: documents, tokens, bytes, examples, padding and pieces of each split."""
+    """The table of each split: documents, tokens, bytes, examples, padding and pieces."""
 
-    def told(documents: TokenFiles, blocks: Any) -> dict[str, Any]:
+    def describe_split(documents: TokenFiles, blocks: Any) -> dict[str, Any]:
         return {
             "documents": len(documents),
             **_by_source(documents),
@@ -68,7 +76,7 @@ def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str
             "fingerprint": documents.fingerprint[:16],
         }
 
-    return {name: told(files[name], examples[name]) for name in files}
+    return {name: describe_split(files[name], examples[name]) for name in files}
 
 
 def _by_source(documents: TokenFiles) -> dict[str, int]:
@@ -79,24 +87,28 @@ def _by_source(documents: TokenFiles) -> dict[str, int]:
 
 def continuations(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     files: TokenFiles,
     tokens: int,
     length: int,
 ) -> list[dict[str, str]]:
-    """What the model writes after the beginnings (16 tokens) of eight documents, or of as many places in one: `tokens`
-    tokens, drawn at temperature 0.8 from the 200 likeliest, and no more than make `length` in all."""
+    """The model's continuations of the beginnings (16 tokens) of eight documents, or of eight places in one: `tokens`
+    tokens, sampled at temperature 0.8 from the 200 most probable, at most `length` tokens in all."""
     module, start = accelerator.unwrap_model(model).eval(), min(16, length // 2)
     places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, max(0, files.tokens - start), 8).astype(int)
     prompts = [files.read(int(place), min(int(place) + start, files.tokens)).astype(np.int64) for place in places]
 
-    def generate(batch: Any) -> list[str]:
+    def generate(batch: Batch) -> list[str]:
         read = batch["input_ids"].shape[1]
         ids = module.generate(
-            **batch, do_sample=True, temperature=0.8, top_k=min(200, len(tokenizer)),
-            max_new_tokens=min(tokens, length - read), pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
+            **batch,
+            do_sample=True,
+            temperature=0.8,
+            top_k=min(200, len(tokenizer)),
+            max_new_tokens=min(tokens, length - read),
+            pad_token_id=tokenizer.pad_token_id,
+        )
         return text.decode(tokenizer, ids[:, read:])
 
     def collate(rows: Sequence[Any]) -> Any:
@@ -108,7 +120,9 @@ def continuations(
     beginnings = Examples(prompts, [len(prompt) for prompt in prompts])
     written = predict(accelerator, beginnings, 1, collate=collate, generate=generate)
     starts = text.decode(tokenizer, [prompt.tolist() for prompt in prompts])
-    return [{"prompt": begun, "continuation": rest} for begun, rest in zip(starts, written, strict=True)]
+    return [
+        {"prompt": begun, "continuation": continuation} for begun, continuation in zip(starts, written, strict=True)
+    ]
 
 
 GENERATE = """inputs = tokenizer("Once", return_tensors="pt", add_special_tokens=False, return_token_type_ids=False)
@@ -123,7 +137,7 @@ print(tokenizer.decode(model.generate(ids, max_new_tokens=20)[0]))""",
 
 
 def usage(config: PretrainingConfig, auto_class: str, example: str) -> str:
-    """Python that loads what was trained and saved, and uses it: `example` stands for its last line."""
+    """Python code that loads the trained model and uses it; `example` is its last line."""
     folder = config.hub_model_id or config.output_dir
     own_code = any(Path(config.output_dir).glob("*.py"))
     trust = ", trust_remote_code=True" if own_code else ""
@@ -141,7 +155,7 @@ def summarize(
     samples: Sequence[dict[str, str]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
-    """What the report shows of a causal language model."""
+    """What the report of a causal language model shows."""
     return Report(
         split="validation",
         title="Causal language model",
@@ -161,7 +175,7 @@ def summarize_denoising(
     noised: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
-    """What the report shows of a model that fills in what is hidden. `noised`: `examples` with something hidden."""
+    """What the report of a denoising model shows. `noised`: `examples` after the noise."""
     masked = config.objective == "masked_tokens"
     return Report(
         split="validation",

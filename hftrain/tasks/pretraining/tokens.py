@@ -1,14 +1,16 @@
-"""What the pretraining recipes share: settings, tokenizer and token files, and how their losses are read."""
+"""What the pretraining recipes share: tokenizer, token files, examples and metrics."""
+
+from __future__ import annotations
 
 import hashlib
 import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -25,9 +27,12 @@ from hftrain.models.trust import refusing_code
 from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.tasks.pretraining.prepare import fingerprint, prepare
 
+if TYPE_CHECKING:
+    pass
+
 logger = logging.getLogger(__name__)
 
-LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
+LEARN_FROM = 200_000_000  # maximum characters that a tokenizer is learnt from
 
 
 # ---- the tokens ----
@@ -36,13 +41,13 @@ LEARN_FROM = 200_000_000  # characters that a tokenizer is learnt from, at most
 def load_tokens(
     config: PretrainingConfig, special_tokens: dict[str, Any] | None = None
 ) -> tuple[PreTrainedTokenizerBase, dict[str, TokenFiles]]:
-    """The tokenizer and the documents of the splits "train" and "validation"; text is tokenized where it is not yet.
+    """The tokenizer and the documents of the splits "train" and "validation"; text is tokenized if necessary.
 
     Args:
-        special_tokens: for a tokenizer that is learnt, as `add_special_tokens` takes them.
+        special_tokens: arguments of `add_special_tokens` for a tokenizer that is learnt.
 
     Raises:
-        ValueError: data that cannot be read, or were tokenized otherwise than the model needs.
+        ValueError: the data cannot be read, or were tokenized by another tokenizer than the model's.
     """
     train = name_sources(config.train_file or [str(config.dataset_name)])
     if config.dataset_config_name:
@@ -62,18 +67,24 @@ def load_tokens(
         tokenizer = tokenizer_of(first)
         tokenizer.name_or_path = ""
         if config.vocab_size != type(config).vocab_size:
-            logger.warning("vocab_size is not used: %s has a tokenizer, of %d tokens", first, len(tokenizer))
+            logger.warning("vocab_size is not used: %s has a tokenizer with %d tokens", first, len(tokenizer))
     tokenizer = tokenizer or learn_tokenizer(config, train, special_tokens or {})
 
     def open_tokens(sources: dict[str, Source], validation_split: float, max_tokens: int | None = None) -> Path:
         folders = [source for source in sources.values() if is_token_folder(source.name)]
         if not folders:
             return prepare(
-                {name: source.name for name, source in sources.items()}, tokenizer, text_column=config.text_column,
-                document=config.document, validation_split=validation_split, seed=config.seed,
-                max_bad_rows=config.max_bad_rows, max_tokens=max_tokens, dialect=dialect_of(config),
+                {name: source.name for name, source in sources.items()},
+                tokenizer,
+                text_column=config.text_column,
+                document=config.document,
+                validation_split=validation_split,
+                seed=config.seed,
+                max_bad_rows=config.max_bad_rows,
+                max_tokens=max_tokens,
+                dialect=dialect_of(config),
                 limits={name: source.limit for name, source in sources.items() if source.limit},
-            )  # fmt: skip
+            )
         (folder,) = folders
         if tokenizer_of(folder.name).get_vocab() != tokenizer.get_vocab():
             raise ValueError(
@@ -93,22 +104,23 @@ def load_tokens(
             first_document, end = files["train"].sources[name]
             logger.warning("%s: %s documents to train on, as source %s", source.written, end - first_document, name)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # padding is told by its place, never by its id
+        tokenizer.pad_token = tokenizer.eos_token  # padding is recognized by its place, never by its id
     return tokenizer, files
 
 
 def name_sources(written: Sequence[str]) -> dict[str, Source]:
-    """The data sets of a setting by the names of their token files: "text" alone, else made of the files' names.
+    """The data sets of a setting by the names of their token files: "text" for a single one, else from the files'
+    names.
 
     Raises:
-        ValueError: a folder of tokens among others, or with a weight or a limit.
+        ValueError: a folder of tokens is one of several sources, or has a weight or a limit.
     """
-    sources = [read_source(each) for each in written]
+    sources = [read_source(text) for text in written]
     for source in sources:
         if is_token_folder(source.name) and (len(sources) > 1 or (source.weight, source.limit) != (1, None)):
             raise ValueError(
-                f"{source.written}: a folder of hftrain prepare stands alone: prepare all sources into one (--source "
-                "a=a.jsonl --source b=b.txt), and weigh them with source_weights"
+                f"{source.written}: a folder of hftrain prepare cannot be combined: prepare all into one folder "
+                "(--source a=a.jsonl --source b=b.txt), and weigh them with source_weights"
             )
     if len(sources) == 1:
         return {"text": sources[0]}
@@ -121,7 +133,7 @@ def name_sources(written: Sequence[str]) -> dict[str, Source]:
 
 
 def max_tokens(config: PretrainingConfig, sources: Mapping[str, Source], set_aside: float) -> int | None:
-    """How much of each source is to be tokenized, where that is not all: a data set on the Hub may have no end."""
+    """The tokens of each source to read at most, None for all: a data set on the Hub may be endless."""
     on_hub = any(is_hub_name(source.name.split(":")[0]) for source in sources.values())
     if config.max_train_tokens or not config.max_steps or not on_hub:
         return config.max_train_tokens
@@ -132,7 +144,7 @@ def max_tokens(config: PretrainingConfig, sources: Mapping[str, Source], set_asi
 def learn_tokenizer(
     config: PretrainingConfig, sources: Mapping[str, Source], special_tokens: dict[str, Any]
 ) -> PreTrainedTokenizerBase:
-    """`text.train_tokenizer` on the first texts of each source, kept in the cache for the other processes and runs."""
+    """`text.train_tokenizer` on the first texts of each source, cached for the other processes and runs."""
     opened = [
         open_source(source.name, config.text_column, config.document, dialect_of(config), source.limit, config.seed)
         for source in sources.values()
@@ -149,18 +161,18 @@ def learn_tokenizer(
         tokenizer = text.train_tokenizer(texts, config.vocab_size, added_tokens=added_tokens)
         if special_tokens:
             tokenizer.add_special_tokens(special_tokens)
-            tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` takes it for text
+            tokenizer.split_special_tokens = False  # so that users can write <mask>; `prepare` reads it as text
         tokenizer.save_pretrained(stage)
 
     make_once(folder, learn)
     learnt = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    learnt.name_or_path = ""  # the cache is no place to come from
+    learnt.name_or_path = ""  # do not name the cache as the origin
     logger.warning("tokenizer: %s byte-pair tokens, learnt from %s", f"{len(learnt):,}", config.trained_on)
     return learnt
 
 
-def _texts(source: Any, most: int) -> Iterator[str]:
-    """The first `most` characters; rows that cannot be used are left to `prepare` to tell of."""
+def _texts(source: Iterable[Any], most: int) -> Iterator[str]:
+    """The first `most` characters; `prepare` reports the rows that cannot be used."""
     characters = 0
     for item in source:
         if isinstance(item, str):
@@ -170,14 +182,14 @@ def _texts(source: Any, most: int) -> Iterator[str]:
             return
 
 
-# ---- what is said of a run ----
+# ---- examples and metrics ----
 
 
 def make_blocks(config: PretrainingConfig, files: dict[str, TokenFiles], packing: Any) -> dict[str, Any]:
     """`blocks` of each split; weights are for training."""
     sources = name_sources(config.train_file) if config.train_file else {}
     repeats = {name: source.weight for name, source in sources.items()}
-    if set(repeats.values()) <= {1.0}:  # also of a folder of prepared tokens, whose sources have other names
+    if set(repeats.values()) <= {1.0}:  # also for a prepared folder, whose sources have other names
         repeats = {}
     weights = {"train": repeats or config.source_weights}
     return {

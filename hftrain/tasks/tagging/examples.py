@@ -20,7 +20,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch
 from hftrain.models import load
-from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ EXAMPLE = pa.schema(
 
 
 class Window(NamedTuple):
-    """Words `begin` to `end` of a sentence (end excluded), of which `own_begin` to `own_end` are its own to predict."""
+    """Words `begin` to `end` of a sentence (end excluded); the window predicts `own_begin` to `own_end`."""
 
     begin: int
     end: int
@@ -43,13 +43,13 @@ class Window(NamedTuple):
 
 
 def windows(sizes: Sequence[int], room: int, stride: int) -> list[Window]:
-    """Cuts a sentence between words. Every word belongs to one window: the one that shows most of what stands around
-    it, that is, in which the nearer of the two cuts is farthest (Devlin et al. 2018, their code for SQuAD).
+    """Cuts a sentence between words. Every word belongs to the window with the most context around it: the one whose
+    nearer edge is farthest from the word (Devlin et al. 2018, their code for SQuAD).
 
     Args:
         sizes: (W,) sub-words of each word, at most `room` each.
         room: sub-words of a window.
-        stride: sub-words that neighbours share, at most.
+        stride: maximum number of sub-words that neighbours share.
     """
     ends = np.cumsum(sizes)
     starts = ends - sizes
@@ -69,63 +69,56 @@ def windows(sizes: Sequence[int], room: int, stride: int) -> list[Window]:
     return [window for window in cut if window.own_begin < window.own_end]
 
 
-def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a `ModelConfig`, made to read words that are apart already.
-
-    Raises:
-        ValueError: it cannot be loaded, or does not know where its sub-words stand.
-    """
-    tokenizer = load.load_tokenizer(config)
-    assert tokenizer is not None
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} does not know where its sub-words stand: it has no fast form")
+def load_tokenizer(config: TagConfig) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the model, set to read lists of words."""
+    use = "sub-words to words"
+    tokenizer = load.load_fast_tokenizer(config, use)
     if before_words(tokenizer) and getattr(tokenizer, "add_prefix_space", None) is False:  # RoBERTa, GPT-2
-        prefixing = load.load_tokenizer(config, add_prefix_space=True)
-        assert prefixing is not None
-        if not before_words(prefixing):  # of some classes it sets an attribute that nothing reads
+        prefixing = load.load_fast_tokenizer(config, use, add_prefix_space=True)
+        if not before_words(prefixing):  # some classes ignore the attribute
             return prefixing
     return tokenizer
 
 
 def before_words(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What has to stand before each word of a list, "" or a space, for it to get the tokens that it has inside a text:
-    in byte-level vocabularies a word begins with the space before it. It is tried out.
+    """The prefix ("" or a space) with which each word of a list gets the same tokens as inside a text, found by trying:
+    in byte-level vocabularies a word begins with the space before it.
 
     Raises:
-        ValueError: with neither it gets them.
+        ValueError: neither gives the same tokens.
     """
     words = ["one", "two", "three"]
-    whole = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+    expected = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
     for before in ("", " "):
-        asked: Any = [[before + word for word in words]]
-        encoded = tokenizer(asked, is_split_into_words=True, add_special_tokens=False)
+        separated: Any = [[before + word for word in words]]
+        encoded = tokenizer(separated, is_split_into_words=True, add_special_tokens=False)
         places = zip(encoded["input_ids"][0], encoded.word_ids(0), strict=True)
-        rest = [token for token, word in places if word]  # the first word of a text may be without a space
-        if whole[len(whole) - len(rest) :] == rest:
+        tokens = [token for token, word in places if word]  # the first word of a text may lack the space
+        if expected[len(expected) - len(tokens) :] == tokens:
             return before
     raise ValueError(
-        f"{type(tokenizer).__name__} gives words other tokens one by one than in a text: {' '.join(words)!r} is "
-        f"{tokenizer.convert_ids_to_tokens(whole)}. It cannot read lists of words"
+        f"{type(tokenizer).__name__} gives separate words other tokens than in a text: {' '.join(words)!r} is "
+        f"{tokenizer.convert_ids_to_tokens(expected)}. It cannot read lists of words"
     )
 
 
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
     """The special tokens that the tokenizer puts before a text, and those after it."""
-    bare, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    at = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-    return whole[:at], whole[at + len(bare) :]
+    bare, ids = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
+    at = next(i for i in range(len(ids)) if ids[i : i + len(bare)] == bare)
+    return ids[:at], ids[at + len(bare) :]
 
 
 def split_words(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-    """Sub-words of each word of each sentence; of a word of which the tokenizer sees nothing, the unknown token.
+    """Sub-words of each word of each sentence; the unknown token for a word that the tokenizer drops.
 
     Raises:
-        ValueError: there is no unknown token to take.
+        ValueError: the tokenizer drops a word and has no unknown token.
     """
     before = before_words(tokenizer)
-    asked: Any = [[before + word for word in sentence] for sentence in sentences]
-    encoded = tokenizer(asked, is_split_into_words=True, add_special_tokens=False, verbose=False)
-    found = []
+    separated: Any = [[before + word for word in sentence] for sentence in sentences]
+    encoded = tokenizer(separated, is_split_into_words=True, add_special_tokens=False, verbose=False)
+    sub_words = []
     for number, (sentence, ids) in enumerate(zip(sentences, encoded["input_ids"], strict=True)):
         pieces: list[list[int]] = [[] for _ in sentence]
         for word, token in zip(encoded.word_ids(number), ids, strict=True):
@@ -133,10 +126,10 @@ def split_words(tokenizer: PreTrainedTokenizerBase, sentences: Sequence[Sequence
         for word, tokens in zip(sentence, pieces, strict=True):
             if not tokens:
                 if tokenizer.unk_token_id is None:
-                    raise ValueError(f"the tokenizer sees nothing in the word {word!r} and knows no unknown token")
+                    raise ValueError(f"the tokenizer drops the word {word!r} and has no unknown token")
                 tokens.append(tokenizer.unk_token_id)
-        found.append(pieces)
-    return found
+        sub_words.append(pieces)
+    return sub_words
 
 
 def cut_sentences(
@@ -150,9 +143,9 @@ def cut_sentences(
 ) -> tuple[dict[str, list[Any]], dict[str, int]]:
     """Windows of sentences, in order: columns of `EXAMPLE`, and how many sentences and words were cut.
 
-    "labels" is -100 but at the first sub-words (or all) of the window's own words; "positions" are the former; "part"
-    counts the windows of a sentence, "length" is that of the whole of it. Of a word that alone is longer than a window,
-    the beginning is read.
+    "labels" is -100 except at the first sub-words (or all) of the window's own words; "positions" are the places of
+    those first sub-words; "part" numbers the windows of a sentence; "length" is the length of the whole sentence. A
+    word longer than a window is truncated.
     """
     before, after = around(tokenizer)
     room = max_seq_length - len(before) - len(after)
@@ -162,9 +155,9 @@ def cut_sentences(
         length = sum(map(len, pieces)) + max_seq_length - room
         counts["words cut"] += sum(len(tokens) > room for tokens in pieces)
         pieces = [tokens[:room] for tokens in pieces]
-        found = windows([len(tokens) for tokens in pieces], room, min(doc_stride, room - 1))
-        counts["sentences in windows"] += len(found) > 1
-        for part, window in enumerate(found):
+        spans = windows([len(tokens) for tokens in pieces], room, min(doc_stride, room - 1))
+        counts["sentences in windows"] += len(spans) > 1
+        for part, window in enumerate(spans):
             ids, targets, positions = list(before), [IGNORE] * len(before), []
             for word in range(window.begin, window.end):
                 own = window.own_begin <= word < window.own_end
@@ -180,7 +173,7 @@ def cut_sentences(
 
 
 def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str], config: TaggingConfig) -> Examples:
-    """`cut_sentences` of rows {"tokens", "tags"}, kept on disk as `text.tokenized` does; long sentences are counted."""
+    """`cut_sentences` of rows {"tokens", "tags"}, cached on disk by `text.tokenized`; long sentences are counted."""
     number = {tag: index for index, tag in enumerate(tags)}
     names = ("max_seq_length", "doc_stride", "label_all_tokens")
     settings: dict[str, Any] = {name: getattr(config, name) for name in names}
@@ -192,8 +185,8 @@ def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, tags: Sequence[str]
     examples = text.tokenized(rows, tokenizer, convert, schema=EXAMPLE, arguments=[settings, list(tags)])
     for what, count in examples.counts.items():
         if count:
-            said = (of_split(rows), what, count, config.max_seq_length)
-            logger.warning("%s%s: %d, for they are longer than max_seq_length = %d", *said)
+            values = (of_split(rows), what, count, config.max_seq_length)
+            logger.warning("%s%s: %d, longer than max_seq_length = %d", *values)
     return examples
 
 
@@ -213,4 +206,4 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int) -> Batc
 
 def collator(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Any]], Batch]:
     """`collate` with the tokenizer's padding."""
-    return partial(collate, pad_token_id=tokenizer.pad_token_id or 0)  # never looked at
+    return partial(collate, pad_token_id=tokenizer.pad_token_id or 0)  # the attention mask hides it

@@ -1,4 +1,4 @@
-"""How good the scores of a tagging are: their intervals, a constant guess's scores, what is never predicted."""
+"""What a reader should know of a tagging's scores: their intervals, a baseline, what is never predicted."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ Tags = Sequence[Sequence[str]]
 
 
 def judge(
-    found: Sequence[Tagged], references: Tags, training: Tags, names: Sequence[str], metrics: Sequence[str]
+    tagged: Sequence[Tagged], references: Tags, training: Tags, names: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess is, for each word, the tag that
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The baseline gives every word the tag that
     most words of the training rows have.
 
     Args:
-        references, training: the right tags of the test rows and of the training rows.
-        names: of the tags, in the order of their numbers.
+        references, training: the reference tags of the test rows and of the training rows.
+        names: the tags in the order of their numbers.
     """
     number = {name: place for place, name in enumerate(names)}
-    predicted = [[names[tag] for tag in each.tags] for each in found]
+    predicted = [[names[tag] for tag in sentence.tags] for sentence in tagged]
     common = Counter(chain.from_iterable(training)).most_common(1)[0][0]
     guess = load_metrics([name for name in metrics if name in FITTING["token_classification"]], "token_classification")
     guess.add([[common] * len(tags) for tags in references], references)
-    learnt, held = ([{"labels": [number[tag] for tag in tags]} for tags in rows] for rows in (training, references))
+    learnt, tested = ([{"labels": [number[tag] for tag in tags]} for tags in rows] for rows in (training, references))
     baseline = {key.removeprefix("overall_"): value for key, value in guess.compute().items()}
-    baseline["loss"] = unigram_guess(learnt, held, len(names))["loss"]
+    baseline["loss"] = unigram_guess(learnt, tested, len(names))["loss"]
 
     plain = find_scheme(training) == "none"
     counted = np.array([_count(*pair, plain) for pair in zip(predicted, references, strict=True)])
     intervals = bootstrap(lambda rows: _scores(*counted[rows].sum(axis=0).tolist()), len(counted))
-    if interval := ratio([each.loss for each in found], [each.labels for each in found]):
+    if interval := ratio([sentence.loss for sentence in tagged], [sentence.labels for sentence in tagged]):
         intervals["loss"] = interval
     evidence: dict[str, Any] = {
         "baseline": {f"test_{name}": value for name, value in baseline.items()},
@@ -54,42 +54,42 @@ def judge(
 
 
 def remarks(predicted: Tags, references: Tags, plain: bool) -> list[str]:
-    """What the scores hide: every word has one tag, no entity is found, some types are never predicted.
+    """What the scores hide: every word has one tag, no entity is predicted, some types are never predicted.
 
     Args:
-        plain: tags are no parts of entities.
+        plain: the tags are not entities.
     """
     if plain:
-        said, right = (Counter(chain.from_iterable(rows)) for rows in (predicted, references))
-        if len(said) == 1 < len(right):
-            return [f"every word is tagged {next(iter(said))!r}; {MORE_TRAINING}"]
-        return never_predicted("words", _missing(said, right), right.total())
+        predicted_counts, reference_counts = (Counter(chain.from_iterable(rows)) for rows in (predicted, references))
+        if len(predicted_counts) == 1 < len(reference_counts):
+            return [f"every word is tagged {next(iter(predicted_counts))!r}; {MORE_TRAINING}"]
+        return never_predicted("words", _missing(predicted_counts, reference_counts), reference_counts.total())
     state = Entities()
     state.add(predicted, references)
-    said, right = state.predicted, state.references
-    if right and not said:
-        return [f"no entity is predicted, of {right.total():,} in the test rows; {MORE_TRAINING}"]
-    if right and not state.right.total():
-        return [f"none of {said.total():,} predicted entities is right; {MORE_TRAINING}"]
-    return never_predicted("entities", _missing(said, right), right.total())
+    predicted_counts, reference_counts = state.predicted, state.references
+    if reference_counts and not predicted_counts:
+        return [f"no entity is predicted; the test rows have {reference_counts.total():,}; {MORE_TRAINING}"]
+    if reference_counts and not state.correct.total():
+        return [f"none of the {predicted_counts.total():,} predicted entities is correct; {MORE_TRAINING}"]
+    return never_predicted("entities", _missing(predicted_counts, reference_counts), reference_counts.total())
 
 
-def _missing(said: Counter[str], right: Counter[str]) -> dict[str, int]:
-    return {name: count for name, count in right.items() if not said[name]}
+def _missing(predictions: Counter[str], references: Counter[str]) -> dict[str, int]:
+    return {name: count for name, count in references.items() if not predictions[name]}
 
 
-def _count(predicted: Sequence[str], right: Sequence[str], plain: bool) -> tuple[int, ...]:
-    """Of a sentence: entities that are right, predicted, in the reference; words that are right, words."""
-    found, wanted = (set() if plain else set(entities(tags)) for tags in (predicted, right))
-    words = sum(one == other for one, other in zip(predicted, right, strict=True))
-    return len(found & wanted), len(found), len(wanted), words, len(right)
+def _count(predicted: Sequence[str], references: Sequence[str], plain: bool) -> tuple[int, ...]:
+    """Counts of a sentence: correct, predicted and reference entities; correct words, words."""
+    proposed, annotated = (set() if plain else set(entities(tags)) for tags in (predicted, references))
+    words = sum(one == other for one, other in zip(predicted, references, strict=True))
+    return len(proposed & annotated), len(proposed), len(annotated), words, len(references)
 
 
-def _scores(right: int, predicted: int, references: int, words_right: int, words: int) -> dict[str, float]:
-    """As `metrics.entities.seqeval` has them."""
+def _scores(correct: int, predicted: int, references: int, correct_words: int, words: int) -> dict[str, float]:
+    """As `metrics.entities.seqeval` computes them."""
     return {
-        "precision": right / predicted if predicted else 0.0,
-        "recall": right / references if references else 0.0,
-        "f1": 2 * right / (predicted + references) if right else 0.0,
-        "accuracy": words_right / max(1, words),
+        "precision": correct / predicted if predicted else 0.0,
+        "recall": correct / references if references else 0.0,
+        "f1": 2 * correct / (predicted + references) if correct else 0.0,
+        "accuracy": correct_words / max(1, words),
     }

@@ -1,4 +1,4 @@
-"""The loss that tags are learnt by. Shapes: B windows of a batch, T tokens of a window, K tags."""
+"""The loss of tagging. Shapes: B windows of a batch, T tokens of a window, K tags."""
 
 from __future__ import annotations
 

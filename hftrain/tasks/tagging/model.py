@@ -24,7 +24,7 @@ def load_tagger(config: TagConfig, tokenizer: PreTrainedTokenizerBase, names: Se
 
 
 def model_settings(names: Sequence[str], config: TaggingConfig) -> dict[str, Any]:
-    """What the model's configuration has to say for `hftrain predict` to say the same."""
+    """The keys of the model's configuration that `hftrain predict` needs to give the same predictions."""
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},

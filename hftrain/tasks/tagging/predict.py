@@ -1,4 +1,4 @@
-"""Entities of texts, or the tag of each word, with their places."""
+"""Entities of texts, or the tag of each word, with their positions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hftrain.tasks.tagging.spans import Word
 
 
 def tag(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: Sequence[str | Sequence[str]],
     batch_size: int,
     device: str | None,
@@ -24,10 +26,10 @@ def tag(
     each_word: bool = False,
 ) -> list[list[dict[str, Any]]]:
     """The entities of each text: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
-    Where the tags spell no entities, or with `each_word`, every word with its "tag" in place of "type".
+    If the tags are not entities, or with `each_word`, every word with "tag" in place of "type".
 
-    A text is cut into words by `tagging.spans.WORD`; a list of words is taken as it is, and places are those in the
-    text that they give with one space between. Long texts are read in the windows of the training.
+    `tagging.spans.WORD` cuts a text into words. A list of words is used as it is; positions count characters of the
+    words joined by spaces. Long texts are read in windows of the same size as in training.
     """
     from datasets import Dataset
 
@@ -41,21 +43,25 @@ def tag(
     most = min(512, longest_text(model, tokenizer))
     windows = recall(config, "windows") or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]
-    told = [i for i, found in enumerate(words) if found]
-    sentences = [[word.text for word in words[i]] for i in told]
-    columns, counts = cut_sentences(tokenizer, sentences, [[0] * len(each) for each in sentences], **windows)
+    filled = [i for i, words_of_text in enumerate(words) if words_of_text]
+    sentences = [[word.text for word in words[i]] for i in filled]
+    columns, counts = cut_sentences(tokenizer, sentences, [[0] * len(sentence) for sentence in sentences], **windows)
     if cut := counts["words cut"]:
-        print(f"{cut} words are longer than the {windows['max_seq_length']} tokens of a window: cut", file=sys.stderr)
-    found = []
-    if told:
+        print(
+            f"{cut} words are longer than a window of {windows['max_seq_length']} tokens and were truncated",
+            file=sys.stderr,
+        )
+    tagged_sentences = []
+    if filled:
         examples = Examples(Dataset.from_dict(columns), [len(ids) for ids in columns["input_ids"]])
-        found = tagging.tag(OneProcess(device), model, examples, batch_size, collator(tokenizer))
-    refuse_nan((score for sentence in found for score in sentence.scores), folder)
-    spelled = not each_word and find_scheme([list(config.id2label.values())]) != "none"
+        tagged_sentences = tagging.tag(OneProcess(device), model, examples, batch_size, collator(tokenizer))
+    refuse_nan((score for sentence in tagged_sentences for score in sentence.scores), folder)
+    names: Any = config.id2label
+    spelled = not each_word and find_scheme([list(names.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]
-    for i, tagged in zip(told, found, strict=True):
+    for i, tagged in zip(filled, tagged_sentences, strict=True):
         text = texts[i] if isinstance(texts[i], str) else " ".join(texts[i])
-        tags = [config.id2label[number] for number in tagged.tags]
+        tags = [names[number] for number in tagged.tags]
         predictions[i] = say(str(text), words[i], tags, tagged.scores, spelled)
     return predictions
 
@@ -63,7 +69,7 @@ def tag(
 def say(
     text: str, words: Sequence[Word], tags: Sequence[str], scores: Sequence[float], spelled: bool
 ) -> list[dict[str, Any]]:
-    """The entities that the words' tags spell, or else each word with its tag."""
+    """The entities that the tags of the words mark, or else each word with its tag."""
     from hftrain.metrics.entities import entities
 
     spans = entities(tags) if spelled else [(tag, i, i) for i, tag in enumerate(tags)]
@@ -80,5 +86,5 @@ def say(
 
 
 def line(prediction: Sequence[dict[str, Any]]) -> str:
-    """type TAB text of each entity, or tag TAB word, one after the other."""
-    return "\t".join(f"{each.get('type', each.get('tag'))}\t{' '.join(each['text'].split())}" for each in prediction)
+    """type TAB text of each entity, or tag TAB word, separated by tabs."""
+    return "\t".join(f"{item.get('type', item.get('tag'))}\t{' '.join(item['text'].split())}" for item in prediction)

@@ -1,4 +1,4 @@
-"""A tagging run for people: which types are found, which tags are mistaken for which, which sentences are hardest."""
+"""What the report of a tagging run shows: scores by type, confused tags, the hardest sentences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hftrain.data.splits import sizes
 from hftrain.metrics.entities import entities
 from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import confusion_matrix, histogram
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.evaluated import evaluation_figures, per_class_table
 from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.tasks.tagging.judging import judge
@@ -23,11 +23,11 @@ from hftrain.tasks.tagging.scoring import Tagged, score
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-WORST = 50  # sentences in the table of those with the highest loss
+WORST = 50  # rows in the table of the sentences with the highest loss
 
 
 def mark(words: Sequence[str], tags: Sequence[str]) -> str:
-    """The sentence with its entities in brackets, [Empire State Building]location; of other tags, words/TAG."""
+    """The sentence with its entities in brackets, [Empire State Building]location; for other tags, words/TAG."""
     if find_scheme([tags]) == "none" and set(tags) != {"O"}:
         return " ".join(f"{word}/{tag}" for word, tag in zip(words, tags, strict=True))
     shown = list(words)
@@ -41,26 +41,26 @@ def summarize(
     config: TagConfig,
     rows: Mapping[str, Rows],
     examples: Mapping[str, Examples],
-    found: Sequence[Tagged],
+    tagged: Sequence[Tagged],
     names: Sequence[str],
     metrics: Sequence[str],
 ) -> Report:
-    """What the report shows: the scores of what is `found` in the test rows, and the data."""
-    scores, measured = score(found, rows["test"]["tags"], names, metrics)
+    """What the report shows: the scores of `tagged`, the predictions for the test rows, and the data."""
+    scores, measured = score(tagged, rows["test"]["tags"], names, metrics)
     test, scheme = rows["test"], find_scheme(rows["train"]["tags"])
-    predicted = [[names[tag] for tag in each.tags] for each in found]
+    predicted = [[names[tag] for tag in sentence.tags] for sentence in tagged]
     pairs = [
         {"right": mark(words, tags), "predicted": mark(words, guess)}
         for words, tags, guess in zip(test["tokens"], test["tags"], predicted, strict=True)
     ]
-    means = np.array([each.loss / each.labels for each in found])
+    means = np.array([sentence.loss / sentence.labels for sentence in tagged])
     worst = [pairs[i] | {"loss": float(means[i])} for i in np.argsort(-means, kind="stable")[:WORST].tolist()]
-    right = [guess == list(tags) for guess, tags in zip(predicted, test["tags"], strict=True)]
-    measures: dict[str, Any] = {"sentences right": right, "mean loss": means}
+    correct = [guess == list(tags) for guess, tags in zip(predicted, test["tags"], strict=True)]
+    measures: dict[str, Any] = {"sentences right": correct, "mean loss": means}
     by_source = scores_by_source(test, **measures)
-    note = "Of the test rows those with the highest mean loss of a word: hard ones, and some whose tags are wrong."
+    note = "The test rows with the highest mean loss per word: hard sentences, and some whose reference tags are wrong."
     types = sorted({tag.partition("-")[2] for tag in names} - {""}) if scheme != "none" else []
-    what = f"Says which of {len(names)} tags a word has."
+    what = f"Predicts one of {len(names)} tags for each word."
     if types:
         what = f"Finds entities of {len(types)} types: {', '.join(types)}."
     described = {name: describe(rows[name], examples[name]) for name in rows}
@@ -81,30 +81,32 @@ def summarize(
             *([Table("By source", by_source)] if by_source else []),
             Table("Worst sentences", worst, note=note, visible=10),
         ],
-        samples=[pairs[i] for i in np.linspace(0, len(test) - 1, min(20, len(test))).astype(int)],
+        samples=[pairs[i] for i in evenly(len(test), 20)],
         data=described | {"scheme of the tags": scheme, "tags": len(names)},
-        **judge(found, test["tags"], rows["train"]["tags"], names, metrics),
+        **judge(tagged, test["tags"], rows["train"]["tags"], names, metrics),
     )
 
 
 def confusions(
     references: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]], names: Sequence[str]
 ) -> Figure:
-    """Which tag is mistaken for which, word by word."""
+    """The confusion matrix of the tags, counted by words."""
     number = {name: index for index, name in enumerate(names)}
-    right, said = ([number[tag] for tags in rows for tag in tags] for rows in (references, predictions))
+    reference_numbers, predicted_numbers = (
+        [number[tag] for tags in rows for tag in tags] for rows in (references, predictions)
+    )
     matrix = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(matrix, (right, said), 1)
+    np.add.at(matrix, (reference_numbers, predicted_numbers), 1)
     return confusion_matrix(matrix, names)
 
 
 def lengths(examples: Mapping[str, Examples], config: TaggingConfig) -> Figure:
-    """Tokens of the training sentences, and how many of them are read in several windows."""
+    """Tokens of the training sentences, and the share of them that needs several windows."""
     train, limit = examples["train"], config.max_seq_length
-    whole = np.array(train.column("length"))[np.array(train.column("part")) == 0]
-    label = f"window of {limit}: {100 * float(np.mean(whole > limit)):.1f} % are in several"
+    lengths = np.array(train.column("length"))[np.array(train.column("part")) == 0]
+    label = f"window of {limit}: {100 * float(np.mean(lengths > limit)):.1f} % need several"
     title = "Lengths of the training sentences"
-    return histogram("lengths", title, whole, x_label="tokens", unit="sentences", limit=limit, limit_label=label)
+    return histogram("lengths", title, lengths, x_label="tokens", unit="sentences", limit=limit, limit_label=label)
 
 
 def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
@@ -122,8 +124,8 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     return describe_split(rows, details, unit="sentences", inputs="texts")
 
 
-def usage(config: Any, words: Sequence[str]) -> str:
-    """What finds the entities of `words` with what was trained."""
+def usage(config: TagConfig, words: Sequence[str]) -> str:
+    """Python code that finds the entities of `words` with the trained model."""
     folder = config.hub_model_id or config.output_dir
     return f"""from hftrain.predict import predict
 

@@ -1,20 +1,19 @@
-"""What a model says of each word: tags and their probabilities, scores.
+"""Predictions for each word: tags and their probabilities, scores.
 
 Shapes: B windows of a batch, T tokens of a window, W words of a sentence, K tags.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.losses import IGNORE, Batch
+from hftrain.losses import IGNORE, Batch, Collate
 from hftrain.metrics import Metrics, checks, load_metrics
 from hftrain.tasks.tagging.config import TagConfig
 from hftrain.tasks.tagging.losses import logits_of
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Tagged(NamedTuple):
-    """What a model says of a sentence, or of a window's own words."""
+    """The predictions for a sentence, or for a window's own words."""
 
     tags: list[int]  # (W,)
     scores: list[float]  # (W,) their probabilities
@@ -43,20 +42,20 @@ def choose_metrics(config: TagConfig, rows: Mapping[str, Rows], scheme: str) -> 
 
 
 def tag_batch(model: nn.Module, batch: Batch) -> list[Tagged]:
-    """Of each window its own words."""
+    """Predictions for the words that each window owns."""
     logits = logits_of(model, batch)
     scores, tags = logits.softmax(dim=-1).max(dim=-1)
     losses = F.cross_entropy(logits.transpose(1, 2), batch["labels"], ignore_index=IGNORE, reduction="none").sum(dim=1)
     counts = (batch["labels"] != IGNORE).sum(dim=1)
-    found = []
+    predictions = []
     for row, words in enumerate(batch["words"].bool()):
         own = tags[row, words].tolist(), scores[row, words].tolist()
-        found.append(Tagged(*own, loss=float(losses[row]), labels=int(counts[row])))
-    return found
+        predictions.append(Tagged(*own, loss=float(losses[row]), labels=int(counts[row])))
+    return predictions
 
 
 def join(parts: Iterable[int], windows: Iterable[Tagged]) -> list[Tagged]:
-    """Sentences from their windows in order, where part 0 begins a sentence."""
+    """Joins windows, in order, to sentences; part 0 begins a sentence."""
     joined: list[Tagged] = []
     for part, window in zip(parts, windows, strict=True):
         if part:
@@ -67,29 +66,29 @@ def join(parts: Iterable[int], windows: Iterable[Tagged]) -> list[Tagged]:
 
 
 def tag(
-    accelerator: Accelerator | evaluation.OneProcess,
+    accelerator: evaluation.Processes,
     model: nn.Module,
     examples: Examples,
     batch_size: int,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
 ) -> list[Tagged]:
-    """What the model says of each sentence, in order, on every process."""
+    """The model's predictions for each sentence, in order, on every process."""
     generate = partial(tag_batch, model)
-    found = evaluation.predict(accelerator, examples, batch_size, collate=collate, generate=generate)
-    return join(examples.column("part"), found)
+    predictions = evaluation.predict(accelerator, examples, batch_size, collate=collate, generate=generate)
+    return join(examples.column("part"), predictions)
 
 
 def score(
-    found: Sequence[Tagged], references: Sequence[Sequence[str]], names: Sequence[str], metrics: Sequence[str]
+    tagged: Sequence[Tagged], references: Sequence[Sequence[str]], names: Sequence[str], metrics: Sequence[str]
 ) -> tuple[dict[str, float], Metrics]:
-    """{"loss", name: value of each metric}, with "overall_" left away, and the metrics themselves.
+    """{"loss", name: value of each metric}, without the prefix "overall_", and the metrics themselves.
 
     Args:
-        references: the right tags of each sentence's words.
-        names: of the tags, in the order of their numbers.
+        references: the reference tags of each sentence's words.
+        names: the tags in the order of their numbers.
     """
     measured = load_metrics(metrics, "token_classification")
-    measured.add([[names[tag] for tag in each.tags] for each in found], references)
-    checks.numbers("losses", [each.loss for each in found])
-    loss = sum(each.loss for each in found) / sum(each.labels for each in found)
+    measured.add([[names[tag] for tag in sentence.tags] for sentence in tagged], references)
+    checks.numbers("losses", [sentence.loss for sentence in tagged])
+    loss = sum(sentence.loss for sentence in tagged) / sum(sentence.labels for sentence in tagged)
     return {"loss": loss} | {key.removeprefix("overall_"): value for key, value in measured.compute().items()}, measured

@@ -1,19 +1,22 @@
-"""Tables (csv, tsv) with a word a row: the sentences in them."""
+"""Sentences of tables (csv, tsv, xlsx) with one word per row."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.data import readers
 from hftrain.data.conll import TAGS, WORDS, plain
-from hftrain.data.sources import ending, open_file
-from hftrain.data.splits import dialect_of
+from hftrain.data.lines import Dialect
+from hftrain.data.sources import SPREADSHEETS, ending, open_file
 from hftrain.data.written import looks_written
+
+if TYPE_CHECKING:
+    from hftrain.tasks.tagging.config import TaggingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +24,19 @@ SENTENCES = re.compile(r"(sentence|sent)(_(id|idx|index|no|number|num))?|sid")
 ONE_WORD = {"word", "token", "form"}
 
 
-def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
-    """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or why one is none; None
-    where the file is no table, or has a whole sentence in each row.
+def read_table(path: Path, config: TaggingConfig, dialect: Dialect) -> Iterator[readers.Item] | None:
+    """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or a fault in place of the
+    list; None if the file is not a table, or has a whole sentence in each row.
 
-    A sentence goes on to the next value in its column (of which only the first word's may be filled), or, where no
-    column numbers the sentences, to the next blank line.
+    A sentence ends before the next value in the sentence column (which may be filled at the first word only), or, if no
+    column numbers the sentences, at the next blank line.
 
     Raises:
-        ValueError: there is no `sentence_column`.
+        ValueError: the table lacks `sentence_column`.
     """
-    if ending(path) not in (".csv", ".tsv"):
+    if ending(path) not in (*SPREADSHEETS, ".tsv"):
         return None
-    items = iter(open_file(path, {"row": ""}, dialect_of(config)).items)
+    items = iter(open_file(path, {"row": ""}, dialect).items)
     first = next(items, None)
     if first is None or isinstance(first[1], readers.Fault):
         return None
@@ -48,19 +51,19 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
     if looks_written(first[1][0][word]) or len(first[1][0][word].split()) > 1:
         return None  # a list, or a whole sentence
     ours = [name for name in (sentence, word, tag) if name]
-    others = ", ".join(name for name in header if name not in ours) or "none"
-    logger.warning("%s is read as a word a row, by the columns %s; others: %s", path, ", ".join(ours), others)
+    ignored = ", ".join(name for name in header if name not in ours) or "none"
+    logger.warning("%s is read with one word per row, columns %s; ignored columns: %s", path, ", ".join(ours), ignored)
     return read_sentences(chain([first], items), word, tag, sentence, config)
 
 
-def column(header: Iterable[str], asked: Iterable[str | None], known: Any) -> str | None:
-    """The name in `header` that is asked for, else the first that is known."""
+def column(header: Iterable[str], names: Iterable[str | None], is_known: Callable[[str], bool]) -> str | None:
+    """The first of `names` that `header` has, else the first name that `is_known` accepts."""
     header = list(header)
-    return next((name for name in asked if name in header), next((n for n in header if known(plain(n))), None))
+    return next((name for name in names if name in header), next((n for n in header if is_known(plain(n))), None))
 
 
 def read_sentences(
-    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: Any
+    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: TaggingConfig
 ) -> Iterator[readers.Item]:
     """The sentences of `read_table`, by the names of its columns."""
     names = (config.tokens_column, config.tags_column or "tags")
@@ -70,7 +73,7 @@ def read_sentences(
     fault: tuple[int, readers.Fault] | None = None
     seen: set[str] = set()
 
-    def whole() -> Iterator[readers.Item]:
+    def finished() -> Iterator[readers.Item]:
         if fault:
             yield fault
         elif words:
@@ -80,18 +83,18 @@ def read_sentences(
         row: dict[str, str] = {} if isinstance(values, readers.Fault) else values[0]
         number = (row.get(sentence) or "").strip() if sentence else ""
         if (number and number != current) if sentence else line > last + 1:
-            yield from whole()
+            yield from finished()
             words, tags, fault, begin, current = [], [], None, line, number
             if sentence and number in seen:
-                why = f"the sentence {number!r} stands in two places: number the sentences through, each in one piece"
+                why = f"the sentence {number!r} is in two places: keep its words together, or renumber one"
                 fault = line, readers.Fault(why)
             seen.add(number)
         begin, last = begin or line, line
         if isinstance(values, readers.Fault):
             fault = fault or (line, values)
             continue
-        for name, found in ((word, words), (tag, tags)):
+        for name, column_values in ((word, words), (tag, tags)):
             if not row[name].strip() and not fault:
-                fault = line, readers.Fault(f"column {name!r} is empty, in a table with a word a row")
-            found.append(row[name].strip())
-    yield from whole()
+                fault = line, readers.Fault(f"column {name!r} is empty, in a table with one word per row")
+            column_values.append(row[name].strip())
+    yield from finished()

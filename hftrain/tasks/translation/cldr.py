@@ -1,7 +1,7 @@
-"""The built-in data set `cldr`: how two languages say the same date, time, interval or relative time.
+"""The built-in data set `cldr`: the same date, time, interval or relative time in two languages.
 
-The rows are generated from the Unicode Common Locale Data Repository through the Babel package, offline and without
-end. The task is narrow: a model that masters it writes dates well and translates nothing else.
+The rows are generated from the Unicode Common Locale Data Repository with the Babel package, offline and
+unlimited. The task is narrow: a model that masters it writes dates well and translates nothing else.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from babel import Locale, UnknownLocaleError, dates, localedata
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-# CLDR sets several kinds of space that no keyboard writes; both languages get the plain one.
+# CLDR uses several kinds of space that no keyboard has; both languages get the plain one.
 PLAIN_SPACES = str.maketrans(dict.fromkeys("\u00a0\u202f\u2009", " "))
 
 FIRST_DAY = date(1900, 1, 1).toordinal()
 LAST_DAY = date(2099, 12, 31).toordinal()
-SECONDS = dict(dates.TIMEDELTA_UNITS)  # of a second, minute, hour, day, week, month (30 days), year (365 days)
+SECONDS = dict(dates.TIMEDELTA_UNITS)  # second, minute, hour, day, week, month (30 days), year (365 days)
 
 
 class Family(NamedTuple):
-    """Things to say, and the ways of saying one: each `form(value, locale=...)` gives a text."""
+    """A kind of value and the ways to write it: each `form(value, locale=...)` returns a text."""
 
     weight: int
     draw: Callable[[Random], Any]
@@ -45,18 +45,18 @@ def generate(
 ) -> dict[str, Rows]:
     """Rows {"source", "target"}: the same moment in two languages; the same rows for a seed and a Babel version.
 
-    No source has two targets or stands in two splits: what the source locale writes alike and the target locale does
-    not ("May 5, 2024" is a long form and a medium one) is left out. No-break and thin spaces become plain spaces.
+        No source has two targets or is in two splits: values that only the source locale writes alike ("May 5, 2024" is
+    both the long and the medium form) are left out. No-break and thin spaces become plain spaces.
 
-    Args:
-        source_locale, target_locale: any that Babel knows: "en", "de", "pt-BR", "zh_Hant".
-        train, validation, test: rows of each split.
+        Args:
+            source_locale, target_locale: any that Babel knows: "en", "de", "pt-BR", "zh_Hant".
+            train, validation, test: rows of each split.
 
-    Returns:
-        {"train", "validation", "test"}.
+        Returns:
+            {"train", "validation", "test"}.
 
-    Raises:
-        ValueError: an unknown locale (the nearest is named), two equal ones, or more rows than the pair can give.
+        Raises:
+            ValueError: the locale is unknown (the error names the nearest), both are equal, or the pair has fewer rows.
     """
     from datasets import Dataset
 
@@ -74,20 +74,24 @@ def generate(
     for _ in range(2 * wanted):
         family = random.choices(families, weights)[0]
         value = family.draw(random)
-        # All forms of the value are said, so that two which look alike in the source are seen; two of them are kept.
-        said = [pair for form in family.forms if all(pair := (_say(form, value, source), _say(form, value, target)))]
-        kept = random.sample(said, min(2, len(said)))
-        for text, translation in said:
-            others = {other for same, other in said if same == text}
+        # Write the value in every form, to find forms that look alike in the source; two of the pairs are used.
+        pairs_of_value = [
+            pair for form in family.forms if all(pair := (_say(form, value, source), _say(form, value, target)))
+        ]
+        chosen = random.sample(pairs_of_value, min(2, len(pairs_of_value)))
+        for text, translation in pairs_of_value:
+            others = {other for same, other in pairs_of_value if same == text}
             if len(others) > 1 or targets.get(text, translation) != translation:
                 ambiguous.add(text)
                 targets.pop(text, None)
-            elif (text, translation) in kept and text not in ambiguous:
+            elif (text, translation) in chosen and text not in ambiguous:
                 targets[text] = translation
         if len(targets) >= wanted:
             break
     else:
-        raise ValueError(f"{source_locale} to {target_locale} gives {len(targets)} rows, {wanted} are asked for")
+        raise ValueError(
+            f"{source_locale} to {target_locale} has only {len(targets)} rows, fewer than the {wanted} asked for"
+        )
 
     pairs = list(targets.items())[:wanted]
     bounds = {"train": (test + validation, wanted), "validation": (test, test + validation), "test": (0, test)}
@@ -105,14 +109,14 @@ def _locale(name: str) -> Locale:
         return Locale.parse(name.replace("-", "_"))
     except (ValueError, UnknownLocaleError):
         near = difflib.get_close_matches(name.replace("-", "_"), localedata.locale_identifiers(), n=3)
-        hint = f"; near it: {', '.join(near)}" if near else ""
+        hint = f"; similar: {', '.join(near)}" if near else ""
         raise ValueError(f"Babel has no locale {name!r}{hint}") from None
 
 
-def _say(form: Callable[..., str], value: Any, locale: Locale) -> str:
+def _say(form: Callable[..., str], value: object, locale: Locale) -> str:
     try:
         return form(value, locale=locale).translate(PLAIN_SPACES)
-    except (KeyError, NotImplementedError):  # not every locale has every form, nor does Babel know every field
+    except (KeyError, NotImplementedError):  # some locales lack a form, and Babel lacks some fields
         return ""
 
 

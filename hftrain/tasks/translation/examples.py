@@ -1,5 +1,7 @@
 """Pairs as tokens, and their batches."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,26 +16,28 @@ from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import collate_pairs, learn_tokenizer, tokenize_pairs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hftrain.data.rows import Rows
 
 
-def load_tokenizer(rows: "Rows", config: TranslateConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(rows: Rows, config: TranslateConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`."""
     return load.load_tokenizer(config) or learn_tokenizer(rows, config.vocab_size)
 
 
-def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
-    """`collate_pairs` with the ids this model and its tokenizer mean.
+def pair_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Callable[[Sequence[Any]], Batch]:
+    """`collate_pairs` with the special ids of this model and its tokenizer.
 
     Raises:
-        ValueError: the tokenizer has no pad token or is not this model's, or the model no first token for its decoder.
+        ValueError: the tokenizer has no pad token or does not fit the model, which may lack decoder_start_token_id.
     """
     config = model.config
     if tokenizer.pad_token_id is None:
         raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
     check_fit(model, tokenizer)
-    rotates = config.model_type in ("mbart", "plbart")  # the language, which ends the labels, is what is read first
-    start = getattr(config, "decoder_start_token_id", None)  # PLBart's configuration has no such key
+    rotates = config.model_type in ("mbart", "plbart")  # the decoder starts with the language, which ends the labels
+    start = getattr(config, "decoder_start_token_id", None)  # PLBart's configuration lacks this key
     if start is None and not rotates:
         raise ValueError(
             "the model's configuration has no decoder_start_token_id: set model_config.decoder_start_token_id"
@@ -45,8 +49,8 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     )
 
 
-def tokenize(rows: "Rows", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
-    """`text.tokenize_pairs` as `config` says."""
+def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
+    """`text.tokenize_pairs` with the settings of `config`."""
     return tokenize_pairs(
         rows,
         tokenizer,

@@ -1,4 +1,4 @@
-"""How good a score is: its interval, a guess to compare it with, remarks."""
+"""What a reader should know of a score: its interval, a baseline, remarks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ def judge(
     vocabulary: int,
     target_lang: str | None = None,
 ) -> dict[str, Any]:
-    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The guess is always the target that most
-    training rows have; its loss, of the validation rows, is that of each token's frequency."""
+    """`baseline`, `intervals` and `remarks` of the test rows, for `publish`. The baseline predicts the target that most
+    training rows have; its loss, on the validation rows, is the loss of the token frequencies."""
     from sacrebleu.metrics import BLEU, CHRF
 
     references = rows["test"]["target"]
     intervals: dict[str, tuple[float, float]] = {}
     for name, metric in (("sacrebleu", BLEU(tokenize=bleu_tokenizer(target_lang, references))), ("chrf", CHRF())):
-        # What sacrebleu counts in each sentence; a score is that of the sums.
+        # sacrebleu's counts of each sentence; a score is computed from their sums.
         counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]))
 
         def scored(
@@ -42,8 +42,8 @@ def judge(
     intervals["exact_match"] = wilson(exact, len(references))
     common = Counter(rows["train"]["target"]).most_common(1)[0][0]
     guess = score([common] * len(references), references, target_lang)
-    training, held = examples["train"], examples["validation"]
-    tokens = unigram_guess(training, held, vocabulary)
+    training, validation = examples["train"], examples["validation"]
+    tokens = unigram_guess(training, validation, vocabulary)
     baseline = {f"test_{name}": guess[name] for name in ("sacrebleu", "chrf", "exact_match")}
     (text, times), (_, usual) = (Counter(texts).most_common(1)[0] for texts in (hypotheses, references))
     remarks = []

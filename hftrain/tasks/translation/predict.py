@@ -1,29 +1,34 @@
 """Text from text, by an encoder-decoder."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import count_positions, longest_text
 from hftrain.models.saved import ADAPTER, load, warn_of_cuts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def translate(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: list[str],
     batch_size: int,
     device: str | None,
     search: dict[str, int],
     trust_remote_code: bool = False,
 ) -> list[str]:
-    """Generates from each text, into the language the model was saved for; empty texts stay empty.
+    """Translates each text into the language the model was saved for; empty texts stay empty.
 
-    Texts longer than the model reads are cut, and how many they are is said on stderr.
+    Texts longer than the model reads are cut; stderr shows how many.
 
     Args:
-        search: `num_beams` and `max_new_tokens`, where they are not to be as the folder's generation_config says.
+        search: `num_beams` and `max_new_tokens`, in place of those of the folder's generation_config.
     """
     from transformers import GenerationConfig
 
@@ -36,23 +41,23 @@ def translate(
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
 
     most = longest_text(model, tokenizer)
-    whole = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids] if texts else []
-    warn_of_cuts(whole, most)
+    lengths = [len(ids) for ids in tokenizer(texts, verbose=False).input_ids] if texts else []
+    warn_of_cuts(lengths, most)
     if not (model.generation_config.max_new_tokens or model.generation_config.max_length):
-        longest = 2 * max(whole, default=0) + 16  # transformers would stop after 20
+        longest = 2 * max(lengths, default=0) + 16  # transformers would stop after 20 tokens
         positions = count_positions(model)[0] or sys.maxsize
         search = {"max_new_tokens": min(longest, positions - 1), **search}
-    told = [i for i, text in enumerate(texts) if text]
-    found = [""] * len(texts)
-    if not told:
-        return found
+    filled = [i for i, text in enumerate(texts) if text]
+    translations = [""] * len(texts)
+    if not filled:
+        return translations
 
     def collate(texts: Sequence[str]) -> dict[str, Any]:
         return dict(tokenizer(list(texts), padding=True, truncation=True, max_length=most, return_tensors="pt"))
 
-    examples = Examples([texts[i] for i in told], [min(whole[i], most) for i in told])
+    examples = Examples([texts[i] for i in filled], [min(lengths[i], most) for i in filled])
     one = OneProcess(device)
     written = scoring.translate(one, model, tokenizer, examples, batch_size, collate=collate, **search)
-    for i, text in zip(told, written, strict=True):
-        found[i] = text
-    return found
+    for i, text in zip(filled, written, strict=True):
+        translations[i] = text
+    return translations

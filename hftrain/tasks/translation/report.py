@@ -1,28 +1,31 @@
 """What the report of a translation model shows."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hftrain.report import Report
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.tasks.translation.judging import judge
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
 
 
-def samples(rows: "Rows", hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
+def samples(rows: Rows, hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
     """`count` rows, evenly spread: source, hypothesis, reference."""
-    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
+    chosen = evenly(len(rows), count)
     return [{"source": rows[i]["source"], "hypothesis": hypotheses[i], "reference": rows[i]["target"]} for i in chosen]
 
 
-def describe(rows: "Rows", examples: Any) -> dict[str, Any]:
-    """A split: its rows, what was left out, leaked and truncated, the tokens."""
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
+    """The table of a split: its rows, how many were left out, leaked or truncated, its tokens."""
     tokens = examples.lengths
     details = {
         "source tokens, mean": float(tokens[:, 0].mean()),
@@ -36,13 +39,13 @@ def describe(rows: "Rows", examples: Any) -> dict[str, Any]:
 
 def summarize(
     config: TranslateConfig,
-    rows: "Mapping[str, Rows]",
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Any],
     hypotheses: Sequence[str],
     scores: Mapping[str, Any],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
-    """What the report shows: the scores of `hypotheses`, which are of the test rows, and the data."""
+    """What the report shows: the scores of `hypotheses` on the test rows, and the data."""
     return Report(
         title=f"Translation {config.source_lang}-{config.target_lang}",
         task="translation",
@@ -57,12 +60,12 @@ def summarize(
 
 
 def usage(config: TranslateConfig, text: str) -> str:
-    """Python that loads what was trained and saved (a `TranslateConfig`, `ModelConfig`, ... says where) and translates
+    """Python code that loads the model saved with `config` (a `TranslateConfig`, `ModelConfig`, ...) and translates
     `text`."""
     adapter, folder = config.use_peft, config.hub_model_id or config.output_dir
     own_code = any(Path(str(config.model_name_or_path) if adapter else config.output_dir).glob("*.py"))
     trust = ", trust_remote_code=True" if own_code else ""
-    more = ", GenerationConfig" if adapter else ""  # beams and language are its base model's unless they are loaded
+    more = ", GenerationConfig" if adapter else ""  # else beams and language would be the base model's
     load_more = f"\nmodel.generation_config = GenerationConfig.from_pretrained({folder!r})" if adapter else ""
     return f"""from transformers import AutoModelForSeq2SeqLM, AutoTokenizer{more}
 

@@ -1,4 +1,4 @@
-"""Pairs of texts: the built-in ones, or the user's."""
+"""Pairs of texts: the built-in data set, or the user's."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Rows]":
-    """Rows {"source", "target"} of each split: the built-in `cldr`, or what `config` names."""
+    """Rows {"source", "target"} of each split: the built-in `cldr`, or the data that `config` names."""
     languages = (config.source_lang, config.target_lang)
     if config.dataset_name == "cldr":
         rows = cldr.generate(*languages)
@@ -20,5 +20,5 @@ def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Rows]":
     columns = {"source": config.source_column, "target": config.target_column}
     unread = Unread()
     rows = load_splits(config, columns=columns, languages=languages, seed=seed, unread=unread)
-    unread.warn("source_column and target_column say what is read")
+    unread.warn("source_column and target_column choose the columns")
     return rows

@@ -1,12 +1,13 @@
-"""Translations, and their scores: BLEU and chrF."""
+"""Translations and their scores: BLEU and chrF."""
 
 import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.losses import Batch
@@ -14,16 +15,12 @@ from hftrain.metrics import texts
 from hftrain.text import decode
 from hftrain.train.evaluation import OneProcess, predict
 
-if TYPE_CHECKING:
-    pass
-
-
 logger = logging.getLogger(__name__)
 
 
 def translate(
     accelerator: Accelerator | OneProcess,
-    model: Any,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Any],
     batch_size: int,
@@ -31,7 +28,7 @@ def translate(
     collate: Callable[[Sequence[Any]], Batch],
     **search: int,
 ) -> list[str]:
-    """The model's translation of each example, in order, on every process. `search` is for its `generate`."""
+    """The model's translation of each example, in order, on every process. `search` is passed to its `generate`."""
     module = accelerator.unwrap_model(model).eval()
 
     def generate(batch: Batch) -> list[str]:
@@ -49,10 +46,10 @@ def score(
     num_beams: int = 1,
     batch_size: int = 1,
 ) -> dict[str, Any]:
-    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference. BLEU
-    counts the words that `bleu_tokenizer` finds.
+    """BLEU and chrF by sacrebleu with their signatures, and the share of translations equal to their reference.
+    BLEU splits words with `bleu_tokenizer`.
 
-    With several beams also how they were searched for: what transformers' beam search finds may depend on the batch.
+    With several beams also the settings of the search: transformers' beam search may depend on the batch.
     """
     bleu = texts.bleu(hypotheses, references, tokenize=bleu_tokenizer(target_lang, references))
     chrf = texts.chrf(hypotheses, references)
@@ -67,7 +64,7 @@ def score(
     }
 
 
-# Tokenizers of sacrebleu, as its option -l chooses; characters where it would take a sentence for one word.
+# Tokenizers of sacrebleu, as its option -l chooses them; characters where it would take a sentence for one word.
 BLEU_TOKENIZERS = {
     "zh": "zh zho chi cmn yue wuu nan hak gan lzh chinese",
     "ja-mecab": "ja jpn japanese",
@@ -86,8 +83,8 @@ SCRIPTS = {
 
 
 def bleu_tokenizer(target_lang: str | None, references: Sequence[str]) -> str:
-    """The tokenizer of sacrebleu for a language (zh, zh_CN, zho_Hans, ...), or else for the script of most letters of
-    the first thousand references: 13a, unless words stand there without spaces."""
+    """The sacrebleu tokenizer for a language (zh, zh_CN, zho_Hans, ...), or else for the script of most letters of
+    the first thousand references: 13a, unless the script has no spaces between words."""
     code = re.split(r"[^a-z]+", (target_lang or "").lower().strip("_>< "))[0]
     chosen = next((name for name, codes in BLEU_TOKENIZERS.items() if code in codes.split()), None)
     if chosen is None:
@@ -106,7 +103,7 @@ def bleu_tokenizer(target_lang: str | None, references: Sequence[str]) -> str:
 
 @cache
 def _at_hand(tokenizer: str) -> str:
-    """The tokenizer, or "char" where MeCab, which it needs, is not installed."""
+    """The tokenizer, or "char" if it needs MeCab and MeCab is not installed."""
     from sacrebleu.metrics import BLEU
 
     try:
@@ -114,7 +111,7 @@ def _at_hand(tokenizer: str) -> str:
     except RuntimeError:
         extra = tokenizer.removesuffix("-mecab")
         logger.warning(
-            "BLEU counts characters, for sacrebleu's %s needs MeCab: pip install 'sacrebleu[%s]'", tokenizer, extra
+            "BLEU counts characters because sacrebleu's %s needs MeCab: pip install 'sacrebleu[%s]'", tokenizer, extra
         )
         return "char"
     return tokenizer

@@ -6,11 +6,11 @@
         state.json                                     small JSON values: step, samples seen, seconds, best metric...
         manifest.json                                  written last: what the run is, where each tensor is, the sha256s
 
-A tensor "model.*" or "ema.*" that is in the export already is not stored again: the manifest says where each one is.
-Tensors are full whatever the strategy, so a run may resume on other hardware. Nothing here is pickled.
+A tensor "model.*" or "ema.*" that is in the export already is not stored again: the manifest has the place of each one.
+Tensors are unsharded for every strategy, so a run may resume on other hardware. Nothing is pickled.
 
-A checkpoint grows in `OUT/.saving-checkpoint-N` and gets its name when all of it is on the disk: what bears the name
-`checkpoint-N` is whole. What a kill leaves under a hidden name is cleared away, or put back, by the next run's `lock`.
+A checkpoint is written in `OUT/.saving-checkpoint-N` and renamed when all of it is on the disk: a folder named
+`checkpoint-N` is complete. The next run's `lock` removes or restores what a kill left under a hidden name.
 """
 
 from hftrain.train.checkpoint.contract import check_contract, differences

@@ -1,4 +1,4 @@
-"""The contract: what must be equal for two starts to be one run. JSON values, which the caller chooses."""
+"""The contract: JSON values of the caller that must be equal for two starts to be the same run."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def check_contract(
 ) -> list[str]:
     """Compares two contracts; returns a line for each difference that `allow` lets through.
 
-    Nested keys are joined with dots ("model.d_ff"; "model" allows all of them). Numbers are compared as they are
-    written: 1 is not 1.0, and 0.1 + 0.2 is not 0.3.
+    Nested keys are joined with dots ("model.d_ff"; "model" allows all of them). Numbers are compared as text: 1 is not
+    1.0, and 0.1 + 0.2 is not 0.3.
 
     Args:
-        optional: keys that are compared only where both contracts have them, since an older version did not record
-            them; one more line names those that the saved contract lacks.
+        optional: keys that are compared only if both contracts have them, since an older version did not record them;
+            one more line names those that the saved contract lacks.
 
     Raises:
-        ValueError: with both values of every other difference; or a name in `allow` is no key.
+        ValueError: there are other differences (the message has both values), or a name in `allow` is not a key.
     """
     before, now, allow = flatten_json(saved), flatten_json(current), set(allow)
     known = {parent for key in {**before, **now} for parent in _parents(key)}
@@ -35,8 +35,10 @@ def check_contract(
     if refused:
         lines = "\n".join(f"  {changed[key]}" for key in refused)
         names = ",".join([*sorted(allow), *refused])
-        raise ValueError(f"not the run that was saved:\n{lines}\nSet them back, or go on with --resume_allow {names}")
-    lines_allowed = [f"--resume_allow let through {line}" for line in changed.values()]
+        raise ValueError(
+            f"not the run that was saved:\n{lines}\nSet them back, or continue with --resume_allow {names}"
+        )
+    lines_allowed = [f"--resume_allow accepts {line}" for line in changed.values()]
     missing = [key for key in current if key in optional and key not in saved]
     if missing:
         shown = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")

@@ -1,4 +1,4 @@
-"""What an export holds, held against the model that was trained."""
+"""Compares an export with the model that was trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-EQUAL = 1e-4  # relative difference of two norms of the same numbers, added in another order
+EQUAL = 1e-4  # relative difference of two norms of the same numbers, summed in another order
 
 
 def check_export(
@@ -18,19 +18,19 @@ def check_export(
 ) -> None:
     """Reads the safetensors files of `folder` back and compares names, shapes and norms.
 
-    weights: (names, of which the file holds one; shape; norm) of each parameter that was trained. Parameters of an
-        architecture that has other names on the disk are compared in sum.
-    adapters: names of PEFT adapters, which its files leave out. A tensor of an adapter may be longer, then its first
-        part is compared: PiSSA exports twice the rank.
+    weights: (names, one of which is in the file; shape; norm) of each trained parameter. If the architecture has other
+        names on the disk, the sums are compared.
+    adapters: names of PEFT adapters, which the files do not contain. A tensor of an adapter may be longer, since PiSSA
+        exports twice the rank; then its first part is compared.
 
     Raises:
-        ValueError: what is missing, empty or another, a line each.
+        ValueError: lists tensors that are missing, empty or different, one per line.
         FileNotFoundError: the folder was deleted or renamed since it was written.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise FileNotFoundError(errno.ENOENT, "the weights that were written there are gone", str(folder))
+        raise FileNotFoundError(errno.ENOENT, "the weights written there are gone", str(folder))
     adapters = list(adapters)
     expected: dict[str, tuple[str, tuple[int, ...], float]] = {}
     for names, shape, norm in weights:
@@ -40,7 +40,7 @@ def check_export(
     problems, other_names = [], []
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, it is no dict
+            for name in tensors.keys():  # noqa: SIM118, it is not a dict
                 tensor = tensors.get_tensor(name)
                 if name not in expected:
                     other_names.append((tensor.numel(), _norm(tensor)))

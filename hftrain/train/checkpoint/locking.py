@@ -1,14 +1,15 @@
 """One run at a time in an output folder.
 
 The kernel's file locks are not used: cluster file systems often lack them, and data workers that outlive a killed run
-would hold them. The lock is the file `.lock`, which names its owner and is touched every few seconds while the owner
+would keep them. The lock is the file `.lock`, which names its owner and is touched every few seconds while the owner
 lives.
 
-- It is written under another name and linked, so that a kill or a full disk leaves no half of it.
+- It is written under another name and linked, so that a kill or a full disk leaves no incomplete lock.
 - The owner of a lock from this machine and PID namespace is dead if no process has its pid and start time.
-- The owner of a lock from elsewhere is dead if `BEATS` looks, `BEAT_SECONDS` apart, see no touch. No clock is compared.
+- The owner of a lock from elsewhere is dead if `BEATS` checks, `BEAT_SECONDS` apart, see no touch. Clocks are not
+  compared.
 - The successor of a dead lock is the run that links `.lock-after-KEY`, where KEY belongs to this one dead lock, and
-  then renames it to `.lock`. One that was killed in between is a dead lock itself, with a successor of its own.
+  then renames it to `.lock`. If it is killed in between, its link is a dead lock with its own successor.
 """
 
 from __future__ import annotations
@@ -61,13 +62,13 @@ class Seen(NamedTuple):
 
 @contextmanager
 def lock(output_dir: str | Path) -> Iterator[None]:
-    """Keeps a second run out until the block ends; clears away what a killed run left. Main process only.
+    """Excludes a second run until the block ends; removes leftovers of a killed run. Main process only.
 
-    A lock whose owner is dead is taken over, with a printed line; for one from another machine or container this takes
+    The lock of a dead owner is taken over, with a printed line; if it is from another machine or container, this takes
     `BEATS * BEAT_SECONDS`.
 
     Raises:
-        ValueError: the folder cannot be written, or another run holds the lock; with the owner's name.
+        ValueError: the folder cannot be written, or another run has the lock (the message names the owner).
     """
     path = Path(output_dir) / ".lock"
     text = json.dumps(_me())
@@ -77,7 +78,7 @@ def lock(output_dir: str | Path) -> Iterator[None]:
     except OSError as error:
         _release(path, text)
         raise ValueError(
-            f"{output_dir} cannot be written ({error}): make room there, mend its permissions, "
+            f"{output_dir} cannot be written ({error}): make room there, repair its permissions, "
             "or choose another --output_dir."
         ) from error
     left = threading.Event()
@@ -105,7 +106,7 @@ def _me() -> dict[str, Any]:
 
 
 def _machine() -> list[str]:
-    """Where process ids mean the same processes: containers may share a host's name, and reboots change them all."""
+    """The scope of process ids: containers may share a host's name, and a reboot changes all processes."""
     if sys.platform != "linux":
         return [socket.gethostname(), f"{psutil.boot_time():.0f}"]
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -119,7 +120,7 @@ def _acquire(path: Path, text: str) -> None:
             return
         first = seen = _look(path)
         place = path
-        while first and seen:  # None: released just now
+        while first and seen:  # None: just released
             why = _why_dead(place, seen)
             if why is None:
                 break
@@ -131,29 +132,29 @@ def _acquire(path: Path, text: str) -> None:
                         place.rename(path)
                         print(f"took over the lock of {path.parent} {why}", flush=True)
                         return
-                place.unlink(missing_ok=True)  # somebody else was faster, and may have released it since
+                place.unlink(missing_ok=True)  # another process was faster, and may have released it already
                 break
             seen = _look(place)
 
 
 def _create(path: Path, text: str) -> bool:
-    """Makes a lock file, whole; False if there is one."""
+    """Creates a complete lock file; False if there is one already."""
     try:
         with disk.beside(path) as staged:
             staged.write_text(text)
             disk.sync(staged)
             return _link(staged, path, text)
-    except FileNotFoundError:  # the folder, or all that was staged in it, was cleared away just now
+    except FileNotFoundError:  # the folder, or the staged files in it, were just removed
         return False
 
 
 def _link(staged: Path, path: Path, text: str) -> bool:
-    """Gives the staged lock its name; False if there is a lock of that name."""
+    """Gives the staged lock its name; False if the name exists already."""
     try:
         os.link(staged, path)
     except FileExistsError:
         seen = _look(path)
-        return seen is not None and seen.text == text  # NFS may report this of a link that it has just made
+        return seen is not None and seen.text == text  # NFS may report this for a link that it has just created
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
@@ -166,15 +167,15 @@ def _link(staged: Path, path: Path, text: str) -> bool:
 
 
 def _why_dead(path: Path, seen: Seen) -> str | None:
-    """How the line goes on that tells of the takeover; None if the lock has changed meanwhile.
+    """The rest of the message on the takeover; None if the lock has changed meanwhile.
 
     Raises:
         ValueError: its owner is alive.
     """
     owner = seen.owner
-    if owner is None:  # left by a file system without links, or by an older version
+    if owner is None:  # written by a file system without links, or by an older version
         time.sleep(BEAT_SECONDS)
-        return "from a run that was killed while it made it" if _look(path) == seen else None
+        return "from a run that was killed while creating it" if _look(path) == seen else None
     who = f"pid {owner['pid']} on {owner['host']} since {owner['since']}"
     out = "wait for it, stop it, or choose another --output_dir."
     mine = _me()
@@ -184,9 +185,9 @@ def _why_dead(path: Path, seen: Seen) -> str | None:
         return f"from {who}, which is dead"
     same_job = owner.get("slurm_job") == mine["slurm_job"] and all(mine["slurm_job"][1:])
     if same_job and mine["slurm_restarts"] > owner["slurm_restarts"]:
-        return f"from {who}, which Slurm ended before it started job {mine['slurm_job'][1]} again"
+        return f"from {who}, which Slurm ended before it restarted job {mine['slurm_job'][1]}"
     seconds = BEATS * BEAT_SECONDS
-    print(f"{path.parent} is locked by {who}, elsewhere: watching for {seconds:g} s whether it lives", flush=True)
+    print(f"{path.parent} is locked by {who}, elsewhere: watching for {seconds:g} s for signs of life", flush=True)
     for _ in range(BEATS):
         time.sleep(BEAT_SECONDS)
         now = _look(path)
@@ -199,26 +200,26 @@ def _why_dead(path: Path, seen: Seen) -> str | None:
 
 def _beat(path: Path, text: str, left: threading.Event) -> None:
     while not left.wait(BEAT_SECONDS):
-        with suppress(OSError):  # the disk is full or out of reach: what is written next says so
+        with suppress(OSError):  # the disk is full or unreachable: the next write reports it
             seen = _look(path)
-            if seen is None and path.parent.is_dir():  # deleted, perhaps with a folder that is there again
+            if seen is None and path.parent.is_dir():  # deleted, perhaps with its folder, which exists again
                 _create(path, text)
             elif seen and seen.text == text:
                 os.utime(path)
             elif seen:
                 owner = seen.owner or {}
                 who = f"pid {owner.get('pid')} on {owner.get('host')}"
-                # Nothing may be written any more, and the main thread may be writing.
+                # This run must not write any more, but the main thread may be writing.
                 os.write(
                     2,
-                    f"\nhftrain: {path.parent} was taken over by {who} while this run stood still for over "
-                    f"{BEATS * BEAT_SECONDS:g} s: this run ends, that one goes on from the last checkpoint.\n".encode(),
+                    f"\nhftrain: {path.parent} was taken over by {who} while this run was suspended for over "
+                    f"{BEATS * BEAT_SECONDS:g} s: this run ends; that one resumes the last checkpoint.\n".encode(),
                 )
                 os._exit(1)
 
 
 def _release(path: Path, text: str) -> None:
-    with suppress(OSError):  # a lock that cannot be removed is stale as soon as this process has ended
+    with suppress(OSError):  # a lock that cannot be removed is stale when this process has ended
         seen = _look(path)
         if seen and seen.text == text:
             path.unlink()
@@ -229,7 +230,7 @@ def _started(pid: int) -> float | None:
     try:
         if sys.platform != "linux":
             return psutil.Process(pid).create_time()
-        # Ticks since boot, which setting the clock does not move. A zombie is dead: its parent has yet to notice.
+        # Ticks since boot, independent of the clock's setting. A zombie is dead; its parent has not noticed yet.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else float(fields[18])
     except (OSError, psutil.NoSuchProcess):
@@ -238,7 +239,7 @@ def _started(pid: int) -> float | None:
 
 def _look(path: Path) -> Seen | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # opened anew: NFS then asks its server
+        with open(path, encoding="utf-8", errors="replace") as file:  # opening the file makes NFS ask its server
             status = os.fstat(file.fileno())
             return Seen(file.read(), status.st_ino, status.st_mtime_ns)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Reading a checkpoint, and telling whether it is the one that was written."""
+"""Reads and verifies checkpoints."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint as read: `tensors` maps each name to its tensor, read from the disk when asked for."""
+    """A checkpoint: `tensors` maps each name to its tensor, which is read from the disk on access."""
 
     folder: Path
     step: int
@@ -32,9 +32,9 @@ class Saved:
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
-    """The folders `checkpoint-N` of a run, in order of N, whatever their condition."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted((path for path in found if path.is_dir()), key=step_of)
+    """The folders `checkpoint-N` of a run, in order of N, also damaged ones."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted((path for path in folders if path.is_dir()), key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -42,7 +42,7 @@ def step_of(folder: Path) -> int:
 
 
 def read(folder: str | Path, *, verified: bool = False) -> Saved:
-    """Opens a checkpoint after verifying it; `verified` skips that, for a folder that `find` has just returned.
+    """Opens a checkpoint after verifying it; `verified` skips that, for a folder that `find` has just verified.
 
     Raises ValueError that names the damaged files and another checkpoint that verifies.
     """
@@ -56,7 +56,7 @@ def read(folder: str | Path, *, verified: bool = False) -> Saved:
 
 
 def verify(folder: str | Path) -> list[str]:
-    """What is wrong with a checkpoint, a line for each damaged file; [] if every byte is as it was written."""
+    """The problems of a checkpoint, one line for each damaged file; [] if every byte is unchanged."""
     folder = Path(folder)
     try:
         manifest = read_manifest(folder)
@@ -64,19 +64,19 @@ def verify(folder: str | Path) -> list[str]:
         return [str(error)]
     named = f"checkpoint-{manifest['step']}"
     if re.fullmatch(r"checkpoint-\d+", folder.name) and folder.name != named:
-        return [f"manifest.json: this is the checkpoint of step {manifest['step']}: name the folder {named}"]
+        return [f"manifest.json: this is the checkpoint of step {manifest['step']}: rename the folder to {named}"]
     with ThreadPoolExecutor() as pool:
         problems = pool.map(lambda item: damage_of(folder / item[0], **item[1]), manifest["files"].items())
         return [f"{name}: {problem}" for name, problem in zip(manifest["files"], problems, strict=True) if problem]
 
 
 def why_unfit(folder: Path, *, verified: bool = False) -> str | None:
-    """Why a run should not go on from this checkpoint of its own accord; None if it may. `verified` reads the manifest
-    only."""
+    """The reason why a run should not automatically resume from this checkpoint; None if it may. `verified`: the files
+    were read already, only the manifest is looked at."""
     problems = [] if verified else verify(folder)
     if problems:
         return problems[0]
-    return None if read_manifest(folder)["finite"] else "holds NaN or infinity"
+    return None if read_manifest(folder)["finite"] else "contains NaN or infinity"
 
 
 def require_intact(folder: Path) -> None:
@@ -84,7 +84,9 @@ def require_intact(folder: Path) -> None:
     if problems:
         others = [other for other in reversed(checkpoints(folder.parent)) if other.name != folder.name]
         good = next((other for other in others if not why_unfit(other)), None)
-        way_out = "No other checkpoint beside it is good: start anew" if folder.is_dir() else "There is no such folder"
+        way_out = (
+            "No other checkpoint beside it is good: start a new run" if folder.is_dir() else "The folder does not exist"
+        )
         way_out = f"{good} is good: resume from it" if good else way_out
         raise ValueError(f"{folder} cannot be used: {'; '.join(problems)}. {way_out}.")
 
@@ -94,7 +96,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / "manifest.json").read_text())
         unchanged = manifest.pop("sha256") == sha256_of_json(manifest)
     except FileNotFoundError:
-        raise ValueError("manifest.json: missing, so this is no checkpoint of ours or its save never ended") from None
+        raise ValueError(
+            "manifest.json: missing, so this is not a checkpoint of hftrain, or its save was not finished"
+        ) from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"manifest.json: unreadable ({error})") from None
     if not unchanged:
@@ -105,7 +109,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def sha256_of_json(value: object) -> str:
-    read_back = json.loads(json.dumps(value))  # keys that are numbers (id2label) come back as text, in another order
+    read_back = json.loads(json.dumps(value))  # keys that are numbers (id2label) are read as text, in another order
     return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()
 
 
@@ -118,7 +122,7 @@ class _TensorsOnDisk(Mapping[str, torch.Tensor]):
         file, key = self._index[name]
         if file not in self._files:
             self._files[file] = safe_open(self._folder / file, framework="pt")
-        return self._files[file].get_tensor(key).clone()  # not a view of a file that rotation will delete
+        return self._files[file].get_tensor(key).clone()  # not a view of a file that will be deleted
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)

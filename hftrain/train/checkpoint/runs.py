@@ -1,4 +1,5 @@
-"""The checkpoints of a run's output folder: which to resume from, which to delete, whether there is room for more."""
+"""The checkpoints of a run's output folder: which one to resume from, which to delete, and whether there is room for
+more."""
 
 from __future__ import annotations
 
@@ -18,18 +19,18 @@ from hftrain import disk
 from hftrain.train.checkpoint.reading import checkpoints, read_manifest, require_intact, step_of, verify, why_unfit
 
 GB = 10**9
-SAVING, DELETING, REPLACED = ".saving-", ".deleting-", ".replaced-"  # prefixes of what is not whole, or in the way
+SAVING, DELETING, REPLACED = ".saving-", ".deleting-", ".replaced-"  # prefixes of incomplete or replaced folders
 FINAL_FILES = ("all_results.json", "model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
-STRAY = re.compile(rf"{disk.STAGED}|\.lock-claim|\.lock-after-[0-9a-f]+")  # left by a kill within a moment
+STRAY = re.compile(rf"{disk.STAGED}|\.lock-claim|\.lock-after-[0-9a-f]+")  # files that a kill may leave behind
 T = TypeVar("T")
 
 
 def find(output_dir: str | Path, resume_from_checkpoint: str | None) -> tuple[Path | None, list[str]]:
-    """The checkpoint to resume from, or None for a fresh start, and lines to print: what was passed over and why.
+    """The checkpoint to resume from, or None for a new run, and lines to print on the ones passed over.
 
-    resume_from_checkpoint: a folder, "auto" (the newest that verifies and is finite; fresh if there is no run yet) or
-    None (fresh; a folder that holds a run is refused). Every rank calls, the main process looks, all get its answer.
-    Raises ValueError that names the ways out.
+    resume_from_checkpoint: a folder, "auto" (the newest that verifies and is finite, or a new run without one) or None
+    (a new run; a folder with a run is refused). Every rank calls, the main process decides for all. Raises ValueError
+    that names the ways out.
     """
     return _on_main(lambda: _find(Path(output_dir), resume_from_checkpoint))
 
@@ -46,7 +47,7 @@ def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | 
     final = [name for name in FINAL_FILES if (output_dir / name).exists()]
     if resume_from_checkpoint is None and (saved or final):
         raise ValueError(
-            f"{output_dir} already holds a run ({', '.join([path.name for path in saved] + final)}). "
+            f"{output_dir} already contains a run ({', '.join([path.name for path in saved] + final)}). "
             "Continue it with --resume_from_checkpoint auto, or choose another --output_dir."
         )
     passed_over: list[str] = []
@@ -58,22 +59,24 @@ def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | 
     if passed_over:
         raise ValueError(
             f"{output_dir} has no checkpoint to resume from ({'; '.join(passed_over)}). "
-            "Start anew in another --output_dir, or name a checkpoint with --resume_from_checkpoint."
+            "Start a new run in another --output_dir, or choose a checkpoint with --resume_from_checkpoint."
         )
     if final:
-        raise ValueError(f"{output_dir} holds a finished run ({final[0]}) and no checkpoint: set another --output_dir.")
+        raise ValueError(
+            f"{output_dir} contains a finished run ({final[0]}) but no checkpoint: set another --output_dir."
+        )
     return None, []
 
 
 def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> dict[str, Any]:
-    """The contract of the run that `find` would go on with, unverified; {} of a fresh start. Every rank calls."""
+    """The unverified contract of the run that `find` would resume; {} for a new run. Every rank calls."""
 
     def read() -> dict[str, Any]:
         if resume_from_checkpoint is None:
             return {}
         auto = resume_from_checkpoint == "auto"
         for folder in reversed(checkpoints(output_dir)) if auto else [Path(resume_from_checkpoint)]:
-            with suppress(ValueError):  # a damaged one, which `find` tells of
+            with suppress(ValueError):  # a damaged one, which `find` reports
                 return read_manifest(folder)["contract"]
         return {}
 
@@ -81,7 +84,7 @@ def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> d
 
 
 def _on_main(decide: Callable[[], T]) -> T:
-    """What the main process decides, or its ValueError, on every rank: another machine may see another folder."""
+    """The main process's result or ValueError, on every rank: other machines may see another folder."""
     answer: list[Any] = [None, None]
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     if not several or torch.distributed.get_rank() == 0:
@@ -116,17 +119,17 @@ def rotate(
     for folder in old:
         doomed = folder.with_name(DELETING + folder.name)
         try:
-            folder.rename(doomed)  # killed while it deletes, no half checkpoint bears a good name
+            folder.rename(doomed)  # if it is killed while deleting, no incomplete checkpoint has a valid name
             shutil.rmtree(doomed)
-        except OSError as error:  # not worth the run
+        except OSError as error:  # not worth ending the run
             warnings.warn(f"{folder} could not be deleted: {error}", stacklevel=2)
     return old
 
 
 def set_aside(output_dir: str | Path, step: int) -> list[str]:
-    """Renames the checkpoints of after `step`, from which a run goes on; returns lines to print. Main process only.
+    """Renames the checkpoints after `step`, from which a run resumes; returns lines to print. Main process only.
 
-    They are of a course that was given up: `auto` would take the newest of them up again, and `rotate` prefer them.
+    They belong to an abandoned course: otherwise `auto` would resume from the newest of them, and `rotate` keep them.
     """
     notes = []
     for folder in checkpoints(output_dir):
@@ -134,12 +137,12 @@ def set_aside(output_dir: str | Path, step: int) -> list[str]:
             name = f"{folder.name}.given-up"
             shutil.rmtree(folder.with_name(name), ignore_errors=True)
             folder.rename(folder.with_name(name))
-            notes.append(f"{folder} is of a later step: renamed {name}, delete it when you like")
+            notes.append(f"{folder} is of a later step: renamed to {name}, which you may delete")
     return notes
 
 
 def recover(output_dir: str | Path) -> None:
-    """Clears away what a killed process left half-saved or half-deleted. Only for the run that holds the lock."""
+    """Removes what a killed process left half-saved or half-deleted. Only for the run with the lock."""
     for path in Path(output_dir).glob(f"{REPLACED}checkpoint-*"):
         original = path.with_name(path.name.removeprefix(REPLACED))
         if original.exists():
@@ -155,7 +158,7 @@ def recover(output_dir: str | Path) -> None:
 
 
 def check_free_space(output_dir: str | Path, needed_bytes: int, copies: int) -> None:
-    """Raises ValueError unless `copies` checkpoints of `needed_bytes` fit; those that stand there need no more room."""
+    """Raises ValueError unless `copies` checkpoints of `needed_bytes` fit; existing ones need no more room."""
     copies = max(1, copies - len(checkpoints(output_dir)))
     free = free_bytes(output_dir)
     if copies * needed_bytes > free:
@@ -171,14 +174,14 @@ def free_bytes(path: str | Path) -> int:
 
 
 def _nearest(path: Path) -> Path:
-    """`path`, or where it will be made: the nearest folder above it that is there."""
+    """`path`, or the nearest existing folder above it."""
     path = path.absolute()
     return next(place for place in [path, *path.parents] if place.exists())
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of `hftrain verify`: no `problems` is good; `samples` and `finite` are None where the manifest is lost."""
+    """A line of `hftrain verify`: good without `problems`; `samples` and `finite` are None without a manifest."""
 
     name: str
     step: int
@@ -189,12 +192,13 @@ class Row:
 
 
 def describe(path: str | Path) -> list[Row]:
-    """Verifies one checkpoint, or all of a run's output folder, oldest first. Raises ValueError if there is none."""
+    """Verifies one checkpoint, or all of a run's output folder, oldest first. Raises ValueError without a
+    checkpoint."""
     path = Path(path).resolve()
     alone = path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)
     folders = [path] if alone else checkpoints(path)
     if not folders:
-        raise ValueError(f"no checkpoint in {path}: name an output folder, or a checkpoint-N in it")
+        raise ValueError(f"no checkpoint in {path}: give an output folder, or a checkpoint-N in it")
     return [_row(folder) for folder in folders]
 
 

@@ -1,4 +1,4 @@
-"""Writing a checkpoint: all of it, or nothing."""
+"""Writes a checkpoint, completely or not at all."""
 
 from __future__ import annotations
 
@@ -46,15 +46,17 @@ def save(
 ) -> Path | None:
     """Writes `OUT/checkpoint-{step}`; every rank calls, the main process writes. One shard at a time is held in memory.
 
-    tensors: (name, full tensor) of everything that resume needs. Iterating may run collectives, so each rank drains it
-        to the end; ranks other than the main one may yield None. A tensor may be freed once the next one is asked for.
+    tensors: (name, unsharded tensor) of everything that resuming needs. Iteration may run collectives, so each rank
+        iterates to the end; ranks other than the main one may yield None. A tensor may be freed when the next one is
+        requested.
     state: JSON values, "samples_seen" among them. contract: JSON values, see `check_contract`.
-    export: called on every rank with the folder to `save_pretrained` into; it ends its collectives before it writes.
+    export: called on every rank with the folder to `save_pretrained` into; it finishes its collectives before it
+    writes.
 
-    Returns the folder, or None on every rank when the disk failed (full, quota, read-only, I/O error): then the
-    half-written folder is gone, older checkpoints stand, and a warning tells what was needed and what is free.
+    Returns the folder, or None on every rank if the disk failed (full, quota, read-only, I/O error): then the
+    incomplete folder is deleted, older checkpoints are intact, and a warning has the needed and the free space.
     """
-    flatten_json(contract)  # what is not JSON, or missing, is refused here on every rank alike
+    flatten_json(contract)  # refuses, on every rank, values that JSON cannot represent
     state_text, samples_seen = json.dumps(dict(state)), state["samples_seen"]
     folder = Path(output_dir) / f"checkpoint-{step}"
     staging = folder.with_name(SAVING + folder.name)
@@ -69,7 +71,7 @@ def save(
         export(staging)
 
     shards, needed = _Shards(staging, max_shard_bytes), 0
-    for name, tensor in tensors:  # to the end even when the disk is full: other ranks wait in the next collective
+    for name, tensor in tensors:  # to the end even if the disk is full: other ranks wait in the next collective
         if main and tensor is not None:
             needed += tensor.nbytes
             if disk.error is None:
@@ -100,17 +102,17 @@ def save(
         shutil.rmtree(staging, ignore_errors=True)
         warnings.warn(
             f"{folder.name} was not saved: {failed[0]}. It needs about {needed / GB:.3f} GB; {folder.parent} has "
-            f"{free_bytes(folder.parent) / GB:.3f} GB free. Older checkpoints stand.",
+            f"{free_bytes(folder.parent) / GB:.3f} GB free. Older checkpoints are intact.",
             stacklevel=2,
         )
     elif main and shards.non_finite:
-        warnings.warn(f"{folder.name} holds NaN or infinity in {', '.join(shards.non_finite[:9])}", stacklevel=2)
+        warnings.warn(f"{folder.name} contains NaN or infinity in {', '.join(shards.non_finite[:9])}", stacklevel=2)
     accelerator.wait_for_everyone()
     return None if failed else folder
 
 
 def refuges(output_dir: str | Path) -> list[Path]:
-    """New folders to save in where `output_dir` does not take the last checkpoint: beside it, and for temporary
+    """New folders to save in if the last checkpoint cannot be written to `output_dir`: beside it, and for temporary
     files."""
     folder = Path(output_dir).absolute()
     name = f"{folder.name}-rescued-{uuid.uuid4().hex[:8]}"
@@ -118,7 +120,7 @@ def refuges(output_dir: str | Path) -> list[Path]:
 
 
 class _Disk:
-    """A `with` block that notes an error of the disk instead of raising it, as other ranks wait in a collective."""
+    """A `with` block that notes an error of the disk instead of raising it, since other ranks wait in a collective."""
 
     error: str | None = None
 
@@ -133,7 +135,7 @@ class _Disk:
 
 
 class _Shards:
-    """Streams tensors into `training-0000k.safetensors`; `index` says where each one is: name -> (file, key)."""
+    """Streams tensors into `training-0000k.safetensors`; `index`: name -> (file, key)."""
 
     def __init__(self, folder: Path, max_bytes: int):
         self.folder, self.max_bytes = folder, max_bytes
@@ -141,13 +143,13 @@ class _Shards:
         self.non_finite: list[str] = []
         self._held: dict[str, torch.Tensor] = {}
         self._held_bytes, self._number = 0, 1
-        self._exported: dict[str, tuple[str, torch.Tensor]] | None = None  # mapped from the files: costs no memory
+        self._exported: dict[str, tuple[str, torch.Tensor]] | None = None  # memory-mapped from the files
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         assert name not in self.index, f"two tensors are named {name}"
         if self._held_bytes + tensor.nbytes > self.max_bytes:
             self.flush()
-        # A copy even on the CPU: ZeRO-3 frees a gathered parameter as soon as the next one is asked for.
+        # A copy even on the CPU: ZeRO-3 frees a gathered parameter when the next one is requested.
         tensor = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         if not torch.isfinite(tensor.float() if tensor.dtype.itemsize == 1 else tensor).all():  # fp8 has no isfinite
             self.non_finite.append(name)
@@ -169,7 +171,7 @@ class _Shards:
         return f"training-{self._number:05d}.safetensors"
 
     def _find_exported(self, key: str, tensor: torch.Tensor) -> tuple[str, str] | None:
-        """Where the export holds these bytes: under the same name or, if tied, under the one name that was kept."""
+        """The place of these bytes in the export: under the same name or, if tied, under the saved name."""
         if self._exported is None:
             self._exported = {
                 name: (file.relative_to(self.folder).as_posix(), exported)
@@ -186,7 +188,7 @@ class _Shards:
 
 
 def _seal(folder: Path, manifest: dict[str, Any]) -> None:
-    """Brings every file to the disk, then writes the manifest, which vouches for them and for itself."""
+    """Flushes every file to the disk, then writes the manifest with their checksums and its own."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor() as pool:
         digests = pool.map(sha256_of, files)
@@ -199,19 +201,19 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _put_in_place(staging: Path, folder: Path) -> None:
-    """Gives a finished checkpoint its name. One of the same step (of a run resumed from before) makes way for it."""
+    """Gives a finished checkpoint its name, and replaces one of the same step (of a run resumed from before)."""
     replaced = folder.with_name(REPLACED + folder.name)
     if folder.exists():
-        folder.rename(replaced)  # killed here, `recover` gives it its name back
+        folder.rename(replaced)  # if it is killed here, `recover` restores the name
     disk.move(staging, folder)
     if replaced.exists():
         shutil.rmtree(replaced)
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that a run's numbers depend on, where they are installed."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the installed packages that a run's numbers depend on."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed

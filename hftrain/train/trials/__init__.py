@@ -1,6 +1,6 @@
-"""What is tried before a run trains: that what it promises holds for the model, the data and the loss at hand.
+"""Trials before training: they test that a run's promises hold for its model, data and loss.
 
-Trials run on a small model of the same kind, in fp32 on the CPU, and leave the model as it was.
+Trials use a small model of the same kind, in fp32 on the CPU, and leave the model unchanged.
 """
 
 from hftrain.train.trials.batches import check_batches

@@ -1,4 +1,4 @@
-"""Trials of what a run promises: that a step's examples give the same loss however they are cut into micro-batches."""
+"""Trials that a step's examples give the same loss for any cut into micro-batches."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ ROUNDING = 1e-3  # standard deviations of the results
 
 
 class Dependence(NamedTuple):
-    """How far a row's results change, in standard deviations of the results; 0 for no more than rounding."""
+    """The change of a row's results in standard deviations of the results; 0 if it is only rounding."""
 
     padding: float  # beside longer rows
     batch: float  # beside other rows of its length
@@ -42,10 +42,10 @@ class Dependence(NamedTuple):
 
 
 @tried_small
-def dependence(model: Any, longest: int, shortest: int) -> Dependence:
-    """How far the results for a row depend on the other rows of its batch, for a model that reads tokens.
+def dependence(model: PreTrainedModel, longest: int, shortest: int) -> Dependence:
+    """The dependence of a row's results on the other rows of its batch, for a model that reads tokens.
 
-    Dropout is off, and otherwise the model is in training mode, unless that makes it random.
+    Dropout is off; otherwise the model is in training mode, unless that makes it random.
     """
     draw = torch.Generator().manual_seed(0)
     longest = max(longest, 8)
@@ -58,8 +58,8 @@ def dependence(model: Any, longest: int, shortest: int) -> Dependence:
         if model.config.is_encoder_decoder:
             batch["decoder_input_ids"] = batch["input_ids"]
         device = next(model.parameters()).device
-        found = _first(model(**{name: value.to(device) for name, value in batch.items()}))
-        return list(found.float())
+        output = _first(model(**{name: value.to(device) for name, value in batch.items()}))
+        return list(output.float())
 
     model.train()
     for module in model.modules():
@@ -78,8 +78,8 @@ def dependence(model: Any, longest: int, shortest: int) -> Dependence:
     return Dependence(*(value if not value <= rounding else 0.0 for value in far))
 
 
-def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
-    """Random tokens and, for models that look for it, an end token."""
+def _row(model: PreTrainedModel, length: int, draw: torch.Generator) -> torch.Tensor:
+    """Random tokens and, for models that need it, an end token."""
     special = {value for part in parts(model.config) for name, value in vars(part).items() if name.endswith("_token_id")
                and isinstance(value, int)}  # fmt: skip
     rows = tokens_of(model)
@@ -91,7 +91,7 @@ def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
     return row
 
 
-def _token(model: Any, name: str) -> int | None:
+def _token(model: PreTrainedModel, name: str) -> int | None:
     token = getattr(model.config, name, None)
     return token[0] if isinstance(token, list) else token
 
@@ -103,7 +103,7 @@ def _first(output: Any) -> torch.Tensor:
 
 
 def check_batches(
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     config: TrainConfig,
     *,
@@ -112,22 +112,22 @@ def check_batches(
     augment: Callable[[Any], Any] | None = None,
     whole_step: bool = False,
 ) -> list[str]:
-    """Tries whether results depend on how a step is cut into micro-batches, and says by how much and what helps.
+    """Tries whether results depend on the cut of a step into micro-batches, and logs how much and what helps.
 
     Args:
-        whole_step: the loss knows the whole step (`before_step` of `fit`), so that it cannot be tried by itself.
+        whole_step: the loss uses the whole step (`before_step` of `fit`), so it cannot be tried separately.
 
     Returns:
-        sentences, also logged; none where any cut gives the same.
+        sentences, also logged; [] if any cut gives the same results.
     """
     with same_randomness():
         rows = causal_lengths(examples.examples) if isinstance(examples, Packed) else examples.lengths
-        found = _of_model(model, int(rows.max()), int(rows.max(axis=1).min()))
-        notes = [*_normalised(model), *_told(model, found, config)]
-        if not whole_step and (found is None or not any(found)):
+        measured = _of_model(model, int(rows.max()), int(rows.max(axis=1).min()))
+        notes = [*_normalised(model), *_advice(model, measured, config)]
+        if not whole_step and (measured is None or not any(measured)):
             try:
                 notes += _of_loss(model, examples, config.seed, collate, loss, augment)
-            except Exception as error:  # of the recipe's own code, which may ask for more than a trial has
+            except Exception as error:  # of the recipe's own code, which may need more than a trial has
                 notes += [f"whether {CUT} could not be tried ({type(error).__name__}: {error})"]
     for note in notes:
         logger.warning("%s", note)
@@ -138,69 +138,73 @@ CUT = "results depend on micro_batch_size, micro_batch_tokens and the number of 
 
 
 def _normalised(model: nn.Module) -> list[str]:
-    """What batch normalisation does: its averages follow the micro-batches, whatever a trial shows."""
+    """A warning on batch normalisation: its averages depend on the micro-batches."""
     kinds = {type(m).__name__ for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if not kinds:
         return []
     return [
         f"{type(model).__name__} normalises over the examples of a micro-batch in training "
-        f"({', '.join(sorted(kinds))}): {CUT}. Nothing keeps them exact: {AS_THEY_ARE}"
+        f"({', '.join(sorted(kinds))}): {CUT}. No setting makes them exact: {AS_THEY_ARE}"
     ]
 
 
-AS_THEY_ARE = "leave these settings as they are between runs that are compared"
+AS_THEY_ARE = "do not change these settings between runs that you compare"
 
 
-def _of_model(model: Any, longest: int, shortest: int) -> Dependence | None:
-    """`dependence`; None for a model that it cannot try."""
+def _of_model(model: PreTrainedModel, longest: int, shortest: int) -> Dependence | None:
+    """`dependence`; None for a model that cannot be tried."""
     inner = base(model)
     if not isinstance(inner, PreTrainedModel) or inner.main_input_name != "input_ids":
         return None
     try:
         return dependence(model, longest, shortest)
-    except Exception as error:  # it reads more than tokens: its loss is tried on real rows
+    except Exception as error:  # it reads more than tokens: its loss will be tried on real rows
         logger.debug("%s was not tried on tokens: %s", type(inner).__name__, error)
         return None
 
 
-def _told(model: Any, found: Dependence | None, config: TrainConfig) -> list[str]:
-    """What a user has to know of `found`."""
-    if found is None or not any(found):
+def _advice(model: Any, measured: Dependence | None, config: TrainConfig) -> list[str]:
+    """Advice on `measured` for the user."""
+    if measured is None or not any(measured):
         return []
     name, alone = type(base(model)).__name__, config.micro_batch_size == 1
-    if found.history:
-        what, value, remedy = "after rows of other lengths", found.history, _remedy(model)
-    elif found.batch:
-        what, value, remedy = "beside other rows in its micro-batch", found.batch, "micro_batch_size=1 keeps them exact"
+    if measured.history:
+        what, value, remedy = "after rows of other lengths", measured.history, _remedy(model)
+    elif measured.batch:
+        what, value, remedy = (
+            "beside other rows in its micro-batch",
+            measured.batch,
+            "micro_batch_size=1 makes them exact",
+        )
     else:
-        what, value = "beside longer rows in its micro-batch", found.padding
-        remedy = "equal_length_micro_batches=true or micro_batch_size=1 keeps them exact"
-    exact = not found.history and (alone or (config.equal_length_micro_batches and not found.batch))
-    depends = "" if exact else f"{CUT}{', and a resumed run differs' if found.history else ''}. {remedy}. "
-    scores = "" if config.eval_batch_size == 1 else "Scores depend on eval_batch_size; 1 keeps them exact"
-    told = f"{depends}{scores}".rstrip(". ")
-    much = f"{name} gives a row other results {what}, by up to {value:.2g} of their standard deviation"
-    return [f"{much}: {told}"] if told else []
+        what, value = "beside longer rows in its micro-batch", measured.padding
+        remedy = "equal_length_micro_batches=true or micro_batch_size=1 makes them exact"
+    exact = not measured.history and (alone or (config.equal_length_micro_batches and not measured.batch))
+    depends = "" if exact else f"{CUT}{', and a resumed run differs' if measured.history else ''}. {remedy}. "
+    scores = "" if config.eval_batch_size == 1 else "Scores depend on eval_batch_size; 1 makes them exact"
+    advice = f"{depends}{scores}".rstrip(". ")
+    much = f"{name} changes the results of a row {what}, by up to {value:.2g} of their standard deviation"
+    return [f"{much}: {advice}"] if advice else []
 
 
-def _remedy(model: Any) -> str:
-    """What keeps a model exact that remembers the lengths it has seen."""
+def _remedy(model: PreTrainedModel) -> str:
+    """The remedy for a model that depends on earlier lengths."""
     if kind := changes_with_length(base(model).config):
-        return f"Its {kind} positions are the reason: only rows no longer than it was first trained on keep them exact"
+        return f"Its {kind} positions are the reason: they are exact only for rows no longer than in its pretraining"
     if getattr(base(model).config, "attention_type", None) == "block_sparse":
-        return "model_config.attention_type=original_full keeps them exact"
-    return "Nothing keeps them exact"
+        return "model_config.attention_type=original_full makes them exact"
+    return "No setting makes them exact"
 
 
 def _of_loss(
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     seed: int,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
     augment: Callable[[Any], Any] | None,
 ) -> list[str]:
-    """Three short examples together against each alone."""
+    """Compares three short examples in one batch with each of them alone."""
     order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
     chosen = sorted({int(order[len(order) * part // 4]) for part in (0, 1, 2)})
     if len(chosen) < 2:
@@ -217,26 +221,28 @@ def _of_loss(
     if (counted := loss.count(together)) != sum(counts):
         return [f"count gives {counted} for {number} examples together, {sum(counts)} for each alone: {CUT}"]
     values, rounding = _losses(model, loss.summed, [together, batch(rows, 1), *alone])
-    value, other, *each = values
-    rounding *= sum(map(abs, each))
+    value, other, *separate = values
+    rounding *= sum(map(abs, separate))
     if abs(value - other) > rounding:
         return [
-            f"collate or loss draws at random for a micro-batch, not for an example: {CUT}. Draw in augment, which is "
+            f"collate or loss is random for each micro-batch, not for each example: {CUT}. Draw in augment, which is "
             "seeded by example"
         ]
-    if abs(value - sum(each)) <= rounding:
+    if abs(value - sum(separate)) <= rounding:
         return []
-    found = f"the loss of {number} examples together is {value:.6g}, the sum of those of each alone {sum(each):.6g}"
+    comparison = f"the loss of {number} examples together is {value:.6g}, that of each alone {sum(separate):.6g}"
     items = sum(counts)
-    if abs(value * items - sum(part * n for part, n in zip(each, counts, strict=True))) <= items * rounding:
-        return [f"{found}: it is a mean, which fit divides by count once more. Return the sum over the items; {CUT}"]
+    if abs(value * items - sum(part * n for part, n in zip(separate, counts, strict=True))) <= items * rounding:
+        return [
+            f"{comparison}: it is a mean, and fit would divide by count again. Return the sum over the items; {CUT}"
+        ]
     return [
-        f"{found}: it looks across the examples of a micro-batch, or the model does, so {CUT}. Take what it needs of "
-        f"the whole step in before_step of fit, or {AS_THEY_ARE}"
+        f"{comparison}: it combines the examples of a micro-batch, or the model does, so {CUT}. Compute what it needs "
+        f"of the whole step in before_step of fit, or {AS_THEY_ARE}"
     ]
 
 
-def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
+def _augmented(row: object, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
     if augment is None:
         return row
     seed_all(seed, 0, number, 1)
@@ -244,15 +250,15 @@ def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number
 
 
 def _losses(
-    model: Any, loss: Callable[[nn.Module, Batch], torch.Tensor], batches: list[Batch]
+    model: PreTrainedModel, loss: Callable[[PreTrainedModel, Batch], torch.Tensor], batches: list[Batch]
 ) -> tuple[list[float], float]:
-    """The loss of each batch, by a small model of the same kind, or by the model itself where that fails; and how much
-    of it may be rounding."""
+    """The loss of each batch with a small model of the same kind, or with the model itself if that fails; and a bound
+    of its rounding error."""
     for small in stand_ins(model):
         try:
             with as_it_was(small.model):
                 return [float(loss(small.model, with_ids(batch, small.ids))) for batch in batches], 1e-4
-        except Exception as error:  # a loss may want what the small model lacks, adapters for instance
+        except Exception as error:  # a loss may need something that the small model lacks, for instance adapters
             logger.debug("the loss was not tried on a small model: %s", error)
     with as_it_was(model):
         first = next(model.parameters())

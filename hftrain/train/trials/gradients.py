@@ -1,9 +1,11 @@
-"""Which parameters get a gradient, and what forward passes change in a model for good: tried on a few examples."""
+"""Tries on a few examples which parameters get a gradient, and what forward passes change permanently."""
+
+from __future__ import annotations
 
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,14 +21,17 @@ from hftrain.losses import Batch, Loss
 from hftrain.train.trials.memory import ABSENT, Changes, Memory, holders_of, left_as_it_was, put
 from hftrain.train.trials.small import Small, stand_ins, with_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger(__name__)
 
 
 class Steady:
-    """Makes each forward pass begin with the same attributes and buffers, where `changes` says that forward passes
-    change them: else a batch would decide what the next one meets, and a resumed run would not be the unbroken one.
+    """Makes each forward pass begin with the same attributes and buffers, if forward passes change them (`changes`):
+    otherwise a batch would influence the next one, and a resumed run would differ from an uninterrupted one.
 
-    Buffers that a file holds (running means of a batch norm) are state, and stay.
+    Buffers that are saved (running means of a batch norm) are state and stay.
     """
 
     def __init__(self, model: nn.Module, changes: Changes):
@@ -47,11 +52,11 @@ class Steady:
             buffer.copy_(value)
 
 
-# ---- what a run has to know of its model ----
+# ---- findings on the model ----
 
 
 class Findings(NamedTuple):
-    """What trial batches show."""
+    """The findings of trial batches."""
 
     unreached: list[str]  # parameters that get no gradient
     changes: Changes
@@ -59,7 +64,7 @@ class Findings(NamedTuple):
 
 def try_examples(
     accelerator: Accelerator,
-    model: nn.Module,
+    model: PreTrainedModel,
     examples: Examples,
     seed: int,
     *,
@@ -67,25 +72,25 @@ def try_examples(
     loss: Loss,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None,
 ) -> Findings:
-    """Forward passes on the two shortest examples, and on the longest one as in evaluation, where no layer is dropped
-    by chance; what they show, and a line in the log.
+    """Runs forward passes on the two shortest examples, and on the longest one as in evaluation, where no layer is
+    dropped at random; returns and logs the findings.
 
-    A model that ZeRO-3 has cut up is not gathered: a small one of its kind is tried in its place, and stands for the
-    layers that it lacks. Every process has to call. The arguments are those of `fit`.
+    A model that ZeRO-3 has sharded is not gathered: a small one of its kind is tried instead, also for the layers that
+    it lacks. Every process must call. The arguments are those of `fit`.
     """
     findings = Findings([], Changes([], []))
     cut_up, whole = any(hasattr(parameter, "ds_id") for parameter in model.parameters()), model
     small: Small | None = None
     if cut_up:
         small = None if hasattr(model, "peft_config") else next(stand_ins(model), None)
-        if small is None:  # adapters all get gradients
+        if small is None:  # all adapters get gradients
             return findings
         model = small.model
     if any(distributed.total(accelerator, any(parameter.is_meta for parameter in model.parameters()))):
-        return findings  # processes that wait for their weights cannot try
+        return findings  # processes without their weights cannot try
     device = next(model.parameters()).device
     order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
-    slow = device.type != accelerator.device.type  # a CPU, from where the model will be cut up
+    slow = device.type != accelerator.device.type  # a CPU, from which the model will be sharded
     reached: set[int] = set()
     try:
         with left_as_it_was(model), accelerator.autocast():
@@ -102,14 +107,14 @@ def try_examples(
                 known = findings.changes
                 known.attributes.extend(change for change in attributes if change not in known.attributes)
                 known.buffers.extend(name for name in buffers if name not in known.buffers)
-    except Exception as error:  # if it is no fault of the trial's, the first step will show it
+    except Exception as error:  # if the trial is not at fault, the first step will fail too
         logger.warning(
-            "the trial of a few examples failed (%s: %s): parameters without a gradient will decay as others do",
+            "the trial of a few examples failed (%s: %s): parameters without a gradient will decay like the others",
             type(error).__name__, error,
         )  # fmt: skip
         return findings
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    # An expert that no token was sent to has others of its kind that are reached
+    # An expert without tokens has others of its kind that get gradients
     kinds = {_kind(name) for name, parameter in trained.items() if id(parameter) in reached}
     never = {_kind(name) for name in trained} - kinds
     parameters = [name for name, p in whole.named_parameters() if p.requires_grad]
@@ -117,8 +122,8 @@ def try_examples(
     if findings.unreached:
         shown = list(dict.fromkeys(_kind(name).rpartition(".")[0] for name in findings.unreached))
         logger.warning(
-            "%d of %d parameters got no gradient in a trial, and stay as they are, without weight decay, until one "
-            "does: %s", len(findings.unreached), len(parameters), ", ".join(shown[:9] + ["..."] * (len(shown) > 9)),
+            "%d of %d parameters got no gradient in a trial; without one they stay unchanged, also by weight "
+            "decay: %s", len(findings.unreached), len(parameters), ", ".join(shown[:9] + ["..."] * (len(shown) > 9)),
         )  # fmt: skip
     return findings
 

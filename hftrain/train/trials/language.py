@@ -1,12 +1,14 @@
-"""Trials of a language model before a run: that it is causal, that packing and the chunked loss are exact on it.
+"""Trials of a language model before a run: that it is causal, and that packing and the chunked loss are exact.
 
-No lists of names: architectures fail in many ways, and new ones come. A few random tokens tell.
+There are no lists of names: architectures fail in many ways, and new ones appear. A few random tokens show it.
 """
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,21 +18,24 @@ from hftrain.losses import IGNORE, Batch, SummingHead, forward, sum_in_head, sum
 from hftrain.text.causal import collate_causal
 from hftrain.train.trials.small import base, changes_with_length, tokens_of, tried_small
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger(__name__)
 
 
-def check_causal(model: Any) -> None:
-    """Tries whether a token changes the logits before it. Raises: ValueError, it does (BERT, unless told otherwise)."""
+def check_causal(model: PreTrainedModel) -> None:
+    """Tries whether a token changes the logits before it. Raises: ValueError, it does (BERT, unless is_decoder)."""
     if not _sight(model) < 1e-3:
         raise ValueError(
-            f"{type(model).__name__} sees the tokens it is to predict, so it is no causal language model: choose "
-            "another, or, where its configuration has it, set model_config.is_decoder true"
+            f"{type(model).__name__} sees the tokens that it should predict, so it is not a causal language model: "
+            "choose another, or set model_config.is_decoder true if its configuration has it"
         )
 
 
 @tried_small
-def _sight(model: Any) -> float:
-    """How far a token changes the logits before it, in standard deviations."""
+def _sight(model: PreTrainedModel) -> float:
+    """The change of the logits before a token by that token, in standard deviations."""
     rows = tokens_of(model)
     ids = torch.randint(rows, (8,), generator=torch.Generator().manual_seed(0)).numpy()
     other = [*ids[:-1], (ids[-1] + 1) % rows]
@@ -38,39 +43,39 @@ def _sight(model: Any) -> float:
     return farthest([first], [second])
 
 
-def check_packing(model: Any, longest: int = 24) -> None:
-    """Tries whether documents packed into a row get the logits they get alone.
+def check_packing(model: PreTrainedModel, longest: int = 24) -> None:
+    """Tries whether documents packed into a row get the same logits as alone.
 
     Architectures fail in many ways: ALiBi and positions counted from the attention mask ignore `position_ids`,
-    convolutions and recurrent states run on from document to document, and some rotary positions (longrope, dynamic
-    NTK) follow from the longest document of a batch.
+    convolutions and recurrent states continue from document to document, and some rotary positions (longrope, dynamic
+    NTK) depend on the longest document of a batch.
 
     Args:
         longest: tokens of the longest document, which decides whether those rotary positions change.
 
     Raises:
-        ValueError: they do not, or the model takes no positions.
+        ValueError: they do not, or the model does not accept positions.
     """
     refusal = f"{type(model).__name__} cannot be trained on packed documents exactly: turn packing off. "
     leak, off, rounding, problem = _packing(model, longest)
     if problem:
-        raise ValueError(f"{refusal}It takes no position_ids ({problem})")
+        raise ValueError(f"{refusal}It does not accept position_ids ({problem})")
     if leak < 1e-3 and off < rounding:
         return
-    why = "when others stand before it in its row: the model does not keep documents apart by position_ids"
+    why = "when others precede it in its row: the model does not separate documents by position_ids"
     if (kind := changes_with_length(base(model).config)) and leak < 1e-3:
         why = (
-            f"beside others: its {kind} positions follow from the longest document of the row (here {longest:,} "
-            "tokens). With max_length at most the length that the model was first trained on (its configuration: "
+            f"beside others: its {kind} positions depend on the longest document of the row (here {longest:,} "
+            "tokens). With max_length at most the length of its pretraining (in its configuration: "
             "original_max_position_embeddings, or max_position_embeddings), packing is exact"
         )
     raise ValueError(f"{refusal}A document's logits change by up to {off:.2g} of their standard deviation {why}")
 
 
 @tried_small
-def _packing(model: Any, longest: int) -> tuple[float, float, float, str]:
-    """How far other documents in the same row, and packing at all, change a document's logits, in standard deviations;
-    how far rounding may; the error of a model that takes no positions."""
+def _packing(model: PreTrainedModel, longest: int) -> tuple[float, float, float, str]:
+    """The changes of a document's logits by other documents in its row and by packing itself, in standard deviations;
+    the possible rounding; the error of a model that does not accept positions."""
     draw, rows = torch.Generator().manual_seed(0), tokens_of(model)
     first = max(2, longest // 3)
     lengths = (first, max(2, longest - first), longest)
@@ -89,7 +94,7 @@ def _packing(model: Any, longest: int) -> tuple[float, float, float, str]:
     beside_others = packed(others[0], documents[1], others[2])
     alone = [_logits(model, collate_causal([document], pad_token_id=0))[0] for document in documents]
     leak = farthest(beside_others[1:2], together[1:2])
-    # Half precision rounds by the shape of a batch, but two batches of one shape alike.
+    # Half precision rounds depending on the shape of a batch, but equally for batches of the same shape.
     rounding = 1e-3 if model.dtype == torch.float32 else 0.1
     return leak, max(leak, farthest(together, alone)), rounding, ""
 
@@ -97,35 +102,35 @@ def _packing(model: Any, longest: int) -> tuple[float, float, float, str]:
 def farthest(
     results: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], among: Sequence[torch.Tensor] = ()
 ) -> float:
-    """The largest difference, in standard deviations of what is expected, or `among` others. Results for a padded row
-    are compared as far as the row goes."""
+    """The largest difference, in standard deviations of the expected values, or of `among`. Padding of a row is not
+    compared."""
     deviation = torch.cat([values.flatten() for values in among or expected]).std()
     return max(float((a[: len(b)] - b).abs().max() / deviation) for a, b in zip(results, expected, strict=True))
 
 
-def chunk_loss(model: Any) -> bool:
+def chunk_loss(model: PreTrainedModel) -> bool:
     """Lets the model's output head sum the loss itself (`chunked=True` of the losses), if that gives the same.
 
-    Not only for causal models. A head that is no plain linear layer (adapters, 4 bits) cannot; nor can models that
-    change logits behind it (scaled, capped). A few random tokens tell, and what stands in the way is logged.
+    Not only for causal models. It is impossible if the head is not a plain linear layer (adapters, 4 bits), or if the
+    model changes its logits (scales or caps them). A few random tokens show it, and the obstacle is logged.
 
     Returns:
-        whether it can; if not, the model is as it was.
+        whether it is possible; if not, the model is unchanged.
     """
     head, kind = model.get_output_embeddings(), type(model).__name__
     if type(head) not in (nn.Linear, SummingHead) or type(head.weight) is not nn.Parameter:
-        logger.warning("chunked_loss is off: the output head of %s is no plain linear layer", kind)
+        logger.warning("chunked_loss is off: the output head of %s is not a plain linear layer", kind)
         return False
     if _sums_alike(model):
         head.__class__ = SummingHead
         return True
-    logger.warning("chunked_loss is off: %s changes what its output head gives, so the sum is another", kind)
+    logger.warning("chunked_loss is off: %s changes the logits of its output head, so the sum would differ", kind)
     return False
 
 
 @tried_small
-def _sums_alike(model: Any) -> bool:
-    """Whether the loss summed in the output head is that of the logits."""
+def _sums_alike(model: PreTrainedModel) -> bool:
+    """Whether the loss summed in the output head equals that of the logits."""
     head, draw = model.get_output_embeddings(), torch.Generator().manual_seed(0)
     rows = min(tokens_of(model), head.out_features)
     ids, labels = (torch.randint(rows, (2, 8), generator=draw).to(head.weight.device) for _ in "ab")
@@ -134,7 +139,7 @@ def _sums_alike(model: Any) -> bool:
     rounding = 1e-5 if head.weight.dtype == torch.float32 else 1e-2
     plain, head.__class__ = head.__class__, SummingHead
     try:
-        with suppress(ValueError):  # it gave no sum: something was added for each class
+        with suppress(ValueError):  # it returned no sum: something was added for each class
             summed, expected = (float(f(model, batch, labels, 0.0)) for f in (sum_in_head, sum_over_logits))
             return abs(summed - expected) <= rounding * abs(expected)
         return False
@@ -142,6 +147,6 @@ def _sums_alike(model: Any) -> bool:
         head.__class__ = plain
 
 
-def _logits(model: Any, batch: Batch) -> torch.Tensor:
+def _logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     device = next(model.parameters()).device
     return forward(model, {name: value.to(device) for name, value in batch.items()}).logits.float()

@@ -1,30 +1,35 @@
-"""What forward passes change in a model, remembered and put back."""
+"""Remembers and restores what forward passes change in a model."""
+
+from __future__ import annotations
 
 import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from hftrain.distributed import whole_while_used
+from hftrain.distributed import gathered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ABSENT = object()
 
 
 class Changes(NamedTuple):
-    """What forward passes change in a model for good."""
+    """Permanent changes of a model by forward passes."""
 
-    attributes: list[tuple[tuple[str, str | None], Any]]  # where `holders_of` finds it, and its key there
-    buffers: list[str]  # of those that no file holds
+    attributes: list[tuple[tuple[str, str | None], Any]]  # its holder from `holders_of`, and its key in it
+    buffers: list[str]  # only buffers that are not saved
 
 
 class Memory:
-    """What a model holds beside its parameters: attributes of modules and of configurations, and buffers."""
+    """The memory of a model besides its parameters: attributes of modules and configurations, and buffers."""
 
     def __init__(self, model: nn.Module):
         self.holders = {place: (holder, copy.copy(holder)) for place, holder in holders_of(model).items()}
@@ -32,7 +37,7 @@ class Memory:
 
     @torch.no_grad()
     def put_back(self) -> Changes:
-        """Makes the model what it was when this was made; returns what had changed."""
+        """Restores the model to the state at creation; returns the changes."""
         changes = Changes([], [])
         for place, (now, then) in self.holders.items():
             if not isinstance(now, dict):
@@ -44,7 +49,9 @@ class Memory:
                 before, after = then.get(key, ABSENT), now.get(key, ABSENT)
                 if _alike(after, before):
                     continue
-                private = place[1] is None and str(key).startswith("_")  # of torch and transformers: hooks, flags
+                private = place[1] is None and str(key).startswith(
+                    "_"
+                )  # private to torch and transformers: hooks, flags
                 if not private:
                     changes.attributes.append((place, key))
                 if not private or isinstance(before, int | float | str | None):
@@ -58,29 +65,29 @@ class Memory:
 
 def holders_of(model: nn.Module) -> dict[tuple[str, str | None], Any]:
     """Dictionaries, lists and sets of attributes, and in attributes, of all modules and configurations."""
-    found: dict[tuple[str, str | None], Any] = {}
+    holders: dict[tuple[str, str | None], Any] = {}
     configs: dict[int, tuple[str, Any]] = {}
 
     def look(path: str, owner: Any) -> None:
-        found[path, None] = vars(owner)
+        holders[path, None] = vars(owner)
         for name, value in vars(owner).items():
             private = name.startswith("_") and name not in ("_parameters", "_buffers", "_modules")
             if isinstance(value, dict | list | set) and not private:
-                found[path, name] = value
+                holders[path, name] = value
             elif isinstance(value, PreTrainedConfig) and id(value) not in configs:
                 configs[id(value)] = (f"{path}.{name}", value)
                 look(f"{path}.{name}", value)
 
     for path, module in model.named_modules():
         look(path, module)
-    return found
+    return holders
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: object, other: object) -> bool:
     return one is other or (isinstance(one, str | int | float) and type(one) is type(other) and one == other)
 
 
-def put(holder: dict[Any, Any], key: Any, value: Any) -> None:
+def put(holder: dict[Any, Any], key: Any, value: object) -> None:
     if value is ABSENT:
         holder.pop(key, None)
     else:
@@ -89,7 +96,7 @@ def put(holder: dict[Any, Any], key: Any, value: Any) -> None:
 
 @contextmanager
 def same_randomness() -> Iterator[None]:
-    """Leaves the random generators of Python, NumPy and PyTorch where they were."""
+    """Restores the random generators of Python, NumPy and PyTorch."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if torch.cuda.is_available() else []):
@@ -101,20 +108,20 @@ def same_randomness() -> Iterator[None]:
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Inside, the parameters are whole, as for a forward pass; after it, model and random numbers are as before."""
+    """A context with unsharded parameters; afterwards, model and random generators are restored."""
     memory = Memory(model)
     try:
-        with same_randomness(), whole_while_used(model):
+        with same_randomness(), gathered(model):
             yield
     finally:
         memory.put_back()
 
 
 @contextmanager
-def as_it_was(model: Any) -> Iterator[None]:
-    """`left_as_it_was`, and inside in evaluation mode, without gradients, with a kernel that runs everywhere."""
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    flash = "flash" in (kernel or "")  # its kernels run on a GPU in half precision only
+def as_it_was(model: PreTrainedModel) -> Iterator[None]:
+    """`left_as_it_was` in evaluation mode, without gradients, with an attention kernel that runs everywhere."""
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+    flash = "flash" in kernel  # its kernels run only on a GPU in half precision
     with left_as_it_was(model):
         if flash:
             model.set_attn_implementation("sdpa")

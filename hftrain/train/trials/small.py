@@ -1,4 +1,4 @@
-"""A small model of the same kind, on which a trial tells in a fraction of a second what holds for the large one.
+"""A small model of the same kind, on which a trial takes a fraction of a second.
 
 Its configuration is a copy of the model's: the same switches, heads of the same size, the same kinds of layers, but few
 layers, few heads and a small vocabulary. Its weights are random. It is made on this process's CPU, also under ZeRO-3.
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hftrain.distributed import whole_models
+from hftrain.distributed import unsharded_models
 from hftrain.losses import Batch, SummingHead
 from hftrain.train.trials.memory import as_it_was, same_randomness
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 VOCABULARY = 128
 LONGEST = 96  # tokens of a row in a trial
-ENOUGH = 2_000_000  # parameters: a model of no more is tried at its own size
+ENOUGH = 2_000_000  # parameters: a model with fewer is tried at its own size
 TOO_MANY = 60_000_000
 SIZES = (
     (2, 2),
@@ -50,19 +50,19 @@ class Small(NamedTuple):
     """The model of a trial."""
 
     model: Any
-    ids: torch.Tensor | None  # (V,) token of the model it stands for -> its own token; None: the same ones
+    ids: torch.Tensor | None  # (V,) token of the original model -> its own token; None: the same ones
 
 
 def tried_small(measure: Callable[..., Any]) -> Callable[..., Any]:
-    """`measure(model, *lengths)` of a small model of the same kind, once for each class, configuration and lengths, the
-    first of which is the longest: all are scaled so that it is LONGEST at most.
+    """`measure(model, *lengths)` of a small model of the same kind, once for each class, configuration and lengths. The
+    first length is the longest: all are scaled so that it is at most LONGEST.
 
-    Where no small one can be made, or it fails, the model itself is measured, and is left as it was.
+    If no small model can be made, or it fails, the model itself is measured and restored.
     """
     known: dict[Any, Any] = {}
 
     @wraps(measure)
-    def tried(model: Any, *lengths: int) -> Any:
+    def tried(model: PreTrainedModel, *lengths: int) -> Any:
         inner = base(model)
         settings = inner.config.to_dict() | {"attention": inner.config._attn_implementation}
         key = type(inner), type(inner.get_output_embeddings()), json.dumps(settings, default=str), lengths
@@ -73,7 +73,7 @@ def tried_small(measure: Callable[..., Any]) -> Callable[..., Any]:
     return tried
 
 
-def _measured(measure: Callable[..., Any], model: Any, lengths: tuple[int, ...]) -> Any:
+def _measured(measure: Callable[..., Any], model: PreTrainedModel, lengths: tuple[int, ...]) -> Any:
     longest = max(lengths, default=1)
     scaled = [round(length * min(1.0, LONGEST / longest)) for length in lengths]
     problem: Exception | None = None
@@ -81,10 +81,12 @@ def _measured(measure: Callable[..., Any], model: Any, lengths: tuple[int, ...])
         try:
             with as_it_was(small.model):
                 return measure(small.model, *scaled)
-        except Exception as error:  # of the model's own code, which may want sizes that only its author knows
+        except Exception as error:  # of the model's own code, which may need special sizes
             problem = error
     logger.warning(
-        "%s is tried whole: no small model like it could be (%s)", type(base(model)).__name__, problem or "its class"
+        "%s is tried at its full size: a small model like it is impossible (%s)",
+        type(base(model)).__name__,
+        problem or "its class",
     )
     with as_it_was(model):
         return measure(model, *scaled)
@@ -95,13 +97,13 @@ def base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
-def stand_ins(model: Any, longest: int = 1) -> Iterator[Small]:
+def stand_ins(model: PreTrainedModel, longest: int = 1) -> Iterator[Small]:
     """Small models of the kind of `model`, the smallest first, in fp32, without dropout, with an attention kernel that
-    runs on CPUs; none for a class that transformers does not know.
+    runs on CPUs; none for a class unknown to transformers.
 
     Args:
-        longest: tokens of the longest row to come. Where a model changes with the length of a row (longrope, dynamic
-            NTK, sparse attention), the length at which it does so is scaled as LONGEST is to `longest`.
+        longest: tokens of the longest row. If a model changes with the length of a row (longrope, dynamic
+            NTK, sparse attention), the length of that change is scaled by LONGEST / `longest`.
     """
     inner = base(model)
     if not isinstance(inner, PreTrainedModel):
@@ -123,14 +125,14 @@ def _made(inner: PreTrainedModel, config: PreTrainedConfig) -> Any:
             made = type(inner)._from_config(copy.deepcopy(config), dtype=torch.float32, attn_implementation=kernel)
         return made
 
-    with same_randomness(), whole_models():
+    with same_randomness(), unsharded_models():
         torch.manual_seed(0)
         try:
             plan = make("meta")
             if sum(p.numel() for p in plan.parameters()) > TOO_MANY or not _kinds(inner) <= _kinds(plan):
                 return None
             model = make("cpu")
-        except Exception as error:  # sizes that do not go together: others may
+        except Exception as error:  # incompatible sizes: others may work
             logger.debug("%s: %s", type(inner).__name__, error)
             return None
         _mix(model)
@@ -141,14 +143,14 @@ def _made(inner: PreTrainedModel, config: PreTrainedConfig) -> Any:
 
 @torch.no_grad()
 def _mix(model: nn.Module) -> None:
-    """Adds noise to all weights: many models begin with zeros in places that would hide what a trial looks for."""
+    """Adds noise to all weights: many models begin with zeros that would hide the effects that a trial looks for."""
     for parameter in model.parameters():
         scale = parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.1
         parameter.add_(torch.randn_like(parameter), alpha=scale)
 
 
 def _kinds(model: nn.Module) -> set[str]:
-    """Names of the classes of its modules, but for those that adapters, quantization or ourselves have put there."""
+    """Names of the classes of its modules, without those added by adapters, quantization or hftrain."""
     foreign = ("torch.", "peft.", "bitsandbytes.", "hftrain.losses")
     return {type(m).__name__ for m in model.modules() if not type(m).__module__.startswith(foreign)}
 
@@ -156,7 +158,7 @@ def _kinds(model: nn.Module) -> set[str]:
 def _small_config(
     config: PreTrainedConfig, size: tuple[int | None, int] | None, longest: int
 ) -> tuple[PreTrainedConfig | None, torch.Tensor | None]:
-    """A copy of `size` (layers, heads; None: no smaller) and the map of tokens; None where so few layers cannot show
+    """A copy of `size` (layers, heads; None: the original) and the map of tokens; None if so few layers cannot have
     each kind."""
     small = copy.deepcopy(config)
     if hasattr(small, "quantization_config"):
@@ -177,7 +179,7 @@ def _small_config(
 
 
 def parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """The configuration and those inside it."""
+    """The configuration and those nested in it."""
     yield config
     for value in list(vars(config).values()):
         if isinstance(value, PreTrainedConfig):
@@ -193,7 +195,7 @@ def _fewer_layers(config: PreTrainedConfig, layers: int | None) -> bool:
             if not isinstance(value, list | tuple) or not value:
                 continue
             if all(type(i) is int for i in value) and list(value) == sorted({*value}) and value[-1] < depth:
-                kept: Any = [i for i in value if i < layers]  # numbers of layers
+                kept: Any = [i for i in value if i < layers]  # layer numbers
                 if not kept:
                     return False
             elif len(value) == depth:  # one entry for each layer
@@ -208,7 +210,7 @@ def _fewer_layers(config: PreTrainedConfig, layers: int | None) -> bool:
 
 
 def _narrow(config: PreTrainedConfig, wanted: int) -> None:
-    """Few heads of the size they have, few experts, and all widths that follow. (A head of another size would have
+    """Sets few heads of the original size, few experts, and the widths that follow. (Heads of another size would have
     other positions.)"""
     sizes = {name: value for name, value in vars(config).items() if type(value) is int and value > 0}
     width_name = next((name for name in WIDTHS if name in sizes), None)
@@ -237,7 +239,7 @@ def _narrow(config: PreTrainedConfig, wanted: int) -> None:
 
 
 def _few_tokens(config: PreTrainedConfig) -> torch.Tensor | None:
-    """Cuts the vocabulary; the special tokens are its last ones, so that no other token becomes one of them."""
+    """Reduces the vocabulary; the special tokens become its last ones, so that no other token is one of them."""
     fields = [(part, name, value) for part in parts(config) for name, value in [*vars(part).items()]]
     sizes = [(part, name, value) for part, name, value in fields if "vocab_size" in name and type(value) is int]
     size = max((value for *_, value in sizes), default=0)
@@ -262,16 +264,17 @@ def _few_tokens(config: PreTrainedConfig) -> torch.Tensor | None:
     return ids
 
 
-def tokens_of(model: Any) -> int:
-    """Tokens that the model knows."""
+def tokens_of(model: PreTrainedModel) -> int:
+    """The number of tokens in the model's vocabulary."""
     try:
-        return len(model.get_input_embeddings().weight)
-    except (NotImplementedError, AttributeError):  # its embeddings are of another kind
+        embeddings: Any = model.get_input_embeddings()
+        return len(embeddings.weight)
+    except (NotImplementedError, AttributeError):  # its embeddings have another form
         return getattr(model.config, "vocab_size", VOCABULARY)
 
 
 def changes_with_length(config: PreTrainedConfig) -> str | None:
-    """The kind of its rotary positions, where their frequencies follow from the longest row of a batch."""
+    """The kind of its rotary positions, if their frequencies depend on the longest row of a batch."""
     for part in parts(config):
         rope = getattr(part, "rope_parameters", None) or {}
         for settings in (rope, *(value for value in rope.values() if isinstance(value, dict))):
@@ -282,7 +285,7 @@ def changes_with_length(config: PreTrainedConfig) -> str | None:
 
 
 def _scale_positions(config: PreTrainedConfig, factor: float) -> None:
-    names = {"block_size", "expert_capacity"}  # of attention that is sparse in long rows only, of experts
+    names = {"block_size", "expert_capacity"}  # for attention that is sparse only in long rows, and for experts
     rope = getattr(config, "rope_parameters", None) or {}
     if changes_with_length(config):
         names |= {"original_max_position_embeddings", "max_position_embeddings"}

@@ -16,6 +16,8 @@ from hftrain.config import DataConfig
 from hftrain.tasks import answering
 from hftrain.tasks.answering.examples import trim
 
+pytestmark = pytest.mark.unit
+
 CONTEXT = "  In 18{0} Ada Müller 🙂 ruled Rome, and Rome was at peace ({0})."
 
 
@@ -81,13 +83,13 @@ def test_columns_of_text_and_start_by_name_and_no_answer(tmp_path):
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ({"answers": "Rome"}, "the answer 'Rome' has no start, and is in its context more than once: which one"),
+        ({"answers": "Rome"}, "the answer 'Rome' has no start, and is in its context more than once: give its start"),
         ({"answers": "Oslo"}, "the answer 'Oslo' has no start, and is not in its context"),
-        ({"answers": ANSWER, "answer_start": START + 1}, f"is not at character {START + 1} .* it stands at {START}"),
-        ({"answers": "", "answer_start": 7}, "column 'answers' is empty, but there is an answer_start"),
+        ({"answers": ANSWER, "answer_start": START + 1}, f"is not at character {START + 1} .* it is at {START}"),
+        ({"answers": "", "answer_start": 7}, "column 'answers' is empty, but answer_start is not"),
         ({"answers": ANSWER, "answer_start": "here"}, "answer_start is not a whole number: 'here'"),
-        ({"answers": [ANSWER, "Rome"], "answer_start": [START]}, "has 2 text but 1 answer_start"),
-        ({"answers": {"words": ANSWER}}, "has no text and answer_start"),
+        ({"answers": [ANSWER, "Rome"], "answer_start": [START]}, "lists of different lengths: 2 text, 1 answer_start"),
+        ({"answers": {"words": ANSWER}}, "lacks text and answer_start"),
     ],
 )
 def test_answers_that_do_not_stand_there_are_named(tmp_path, row, why):
@@ -149,4 +151,4 @@ def test_an_answer_is_found_without_the_blanks_around_it(kind, blanks):
 
 def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
     load(write(tmp_path / "a.jsonl", [{"answers": ANSWER, "plausible_answers": [n], "id": n} for n in range(4)]))
-    assert "columns that nothing reads: plausible_answers (4 rows)" in caplog.text
+    assert "columns that are not read: plausible_answers (4 rows)" in caplog.text

@@ -1,12 +1,8 @@
 """Chats: formats, masks, refusals, noise, and the recipe from any row to a folder that anyone loads."""
 
-import importlib.util
 import json
 import math
 import re
-import socket
-import subprocess
-import sys
 
 import datasets
 import peft
@@ -22,16 +18,12 @@ from hftrain.models.neftune import add_noise, lengths_of
 from hftrain.tasks import chat
 from hftrain.tasks.chat.template import CHATML
 from hftrain.text.causal import collate_causal
+from recipes import chat as recipe
 from tests import ROOT
-from tests.chat_models import TEMPLATE, make_folder, make_tokenizer
+from tests.programs import launcher, run
+from tests.tiny import TEMPLATE, chat_folder, chat_tokenizer
 
 RECIPE = ROOT / "recipes" / "chat.py"
-spec = importlib.util.spec_from_file_location("chat_recipe", RECIPE)
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["chat_recipe"] = recipe
-spec.loader.exec_module(recipe)
-
 USER, ANSWER = {"role": "user", "content": "a few"}, {"role": "assistant", "content": "words"}
 AGAIN, MORE = {"role": "user", "content": "and numbers"}, {"role": "assistant", "content": "1 2 3"}
 SYSTEM = {"role": "system", "content": "no weight"}
@@ -41,7 +33,7 @@ TOOL = {"type": "function", "function": {"name": "add", "description": "adds", "
 
 @pytest.fixture(scope="module")
 def template():
-    return chat.Template(make_tokenizer())
+    return chat.Template(chat_tokenizer())
 
 
 def jinja(tmp_path, text):
@@ -123,12 +115,15 @@ def test_formats(record, expected):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"source": "a"}, "no chat in the columns 'source'; a format and its columns: messages: messages; conv"),
-        ({"messages": [USER]}, "nothing to learn: the assistant says nothing"),
-        ({"messages": "a few"}, "messages is text, where a list of messages is needed"),
-        ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; there are system, "),
+        (
+            {"source": "a"},
+            "the columns 'source' fit no chat format; formats and their columns: messages: messages; conv",
+        ),
+        ({"messages": [USER]}, "nothing to learn: there is no message of the assistant"),
+        ({"messages": "a few"}, "messages is text, but must be a list of messages"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, r"messages\[0\] has the role 'robot'; roles are system, "),
         ({"messages": [USER, {"role": "assistant", "content": " "}]}, r"messages\[1\] is empty"),
-        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "holds something else than text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}, ANSWER]}, "is not text"),
         ({"prompt": "a", "completion": 3}, "completion is not a list of messages: 3"),
         ({"instruction": "a", "output": ""}, "output is empty"),
     ],
@@ -141,7 +136,7 @@ def test_rows_that_are_no_chat(record, reason):
 def test_a_forced_format():
     record = {"messages": [USER, ANSWER], "text": "plain"}
     assert chat.to_chat(record, "text").prompt == "plain" and chat.to_chat(record).prompt == [USER]
-    with pytest.raises(Fault, match="a format and its columns: instruction: instruction and output or response"):
+    with pytest.raises(Fault, match="formats and their columns: instruction: instruction and output or response"):
         chat.to_chat(record, "instruction")
 
 
@@ -164,7 +159,7 @@ def test_a_templates_own_marks_say_the_same(tmp_path, end):
     with_marks = CHATML.replace("<|im_end|>{% endgeneration %}", end)
     without = CHATML.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     marked, plain = (
-        chat.Template(make_tokenizer(), jinja(tmp_path, text), ["<|im_start|>", "<|im_end|>"])
+        chat.Template(chat_tokenizer(), jinja(tmp_path, text), ["<|im_start|>", "<|im_end|>"])
         for text in (with_marks, without)
     )
     assert marked.marks and not plain.marks
@@ -219,19 +214,19 @@ DROPS = (
         (
             "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}" + DROPS,
             ([SYSTEM, USER], [ANSWER]),
-            "the chat template refuses it: no system here",
+            "the chat template refuses the conversation: no system here",
         ),
     ],
 )
 def test_templates_that_lose_something(tmp_path, text, conversation, reason):
-    template = chat.Template(make_tokenizer(), jinja(tmp_path, text))
+    template = chat.Template(chat_tokenizer(), jinja(tmp_path, text))
     with pytest.raises(Fault, match=reason):
         template.encode(*conversation)
 
 
 def test_split_turns_learn_each_answer_as_the_last(tmp_path):
     text = THINKING.replace("{% else %}", "{% else %}{{ '<t></t>' if message['role'] == 'assistant' else '' }}")
-    template = chat.Template(make_tokenizer(), jinja(tmp_path, text))
+    template = chat.Template(chat_tokenizer(), jinja(tmp_path, text))
     config = recipe.ChatRecipeConfig(model_name_or_path="-", train_file="-", split_turns=True)
     examples = chat.tokenize(rows_of({"messages": [USER, ANSWER, AGAIN, MORE]}), template, config)
     said = [template.tokenizer.decode([i for i in row["labels"] if i >= 0]) for row in examples]
@@ -239,11 +234,13 @@ def test_split_turns_learn_each_answer_as_the_last(tmp_path):
 
 
 def test_templates_that_cannot_be(tmp_path):
-    bare = make_tokenizer()
+    bare = chat_tokenizer()
     bare.chat_template = None
-    with pytest.raises(ValueError, match="the tokenizer has no chat template, as those of base models: set chat_templ"):
+    with pytest.raises(
+        ValueError, match="the tokenizer has no chat template \(base models have none\): set chat_templ"
+    ):
         chat.Template(bare)
-    with pytest.raises(ValueError, match="chat_template 'chatml2' is no file; it is chatml, or a file of Jinja"):
+    with pytest.raises(ValueError, match="chat_template 'chatml2' is not a file; set chatml, or a Jinja file"):
         chat.Template(bare, "chatml2")
     endless = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     with pytest.raises(ValueError, match="cannot be trained on: no special token ends the assistant's turn"):
@@ -263,9 +260,11 @@ def test_rows_that_are_cut(template, caplog):
     config = recipe.ChatRecipeConfig(model_name_or_path="-", train_file="-", max_length=20)
     examples = chat.tokenize(rows_of(long, {"prompt": "a", "completion": "few"}), template, config)
     assert [len(row["input_ids"]) == 20 for row in examples] == [True, False]
-    assert "1 of 2 conversations (50.0 %) are longer than max_length and are cut" in caplog.text
+    assert "1 of 2 conversations (50.0 %) are longer than max_length and are truncated" in caplog.text
     early = rows_of({"prompt": "some more words " * 9, "completion": "no"}, long)
-    with pytest.raises(ValueError, match=r"1 of 2 rows cannot .*\n  the rows, row 1: it is cut before the answer, at"):
+    with pytest.raises(
+        ValueError, match=r"1 of 2 rows cannot .*\n  the rows, row 1: max_length = .* cuts it before the answer"
+    ):
         chat.tokenize(early, template, config)
     config.max_bad_rows = 1
     assert len(chat.tokenize(early, template, config)) == 1 and "left out: " in caplog.text
@@ -276,7 +275,7 @@ def test_load_chats_names_formats_and_keeps_prompts_on_one_side(tmp_path, caplog
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"train_file": str(file), "model_name_or_path": "-", "validation_split": 4, "test_split": 4}
-    with pytest.raises(ValueError, match="line 21: no chat in the columns 'prompt'"):
+    with pytest.raises(ValueError, match="line 21: the columns 'prompt' fit no chat format"):
         chat.load_chats(recipe.ChatRecipeConfig(**settings), seed=1)
     splits = chat.load_chats(recipe.ChatRecipeConfig(**settings, max_bad_rows=1), seed=1)
     assert "rows with the columns prompt, completion are read as prompt_completion" in caplog.text
@@ -288,18 +287,18 @@ def test_load_chats_names_formats_and_keeps_prompts_on_one_side(tmp_path, caplog
 
 
 def test_what_does_not_fit_is_named(tmp_path, template):
-    model = AutoModelForCausalLM.from_pretrained(make_folder(tmp_path))
-    with pytest.raises(ValueError, match=r"max_length=600, but the model has positions for 512 tokens only"):
+    model = AutoModelForCausalLM.from_pretrained(chat_folder(tmp_path))
+    with pytest.raises(ValueError, match=r"max_length=600, but the model has positions for only 512 tokens"):
         chat.fit_model(model, template, 600)
-    other = make_tokenizer()
+    other = chat_tokenizer()
     other.add_tokens(["<|far|>"], special_tokens=True)
-    with pytest.raises(ValueError, match=r"the tokenizer has .* but the model embeddings for .* only"):
+    with pytest.raises(ValueError, match=r"the tokenizer has .* but the model has only .* embeddings"):
         chat.fit_model(model, chat.Template(other), 64)
     grown = chat.Template(other, new_tokens=["<|far|>"])
     chat.fit_model(model, grown, 64)
     assert model.get_input_embeddings().num_embeddings == len(other) == grown.new_ids[0] + 1
     assert model.generation_config.eos_token_id == [grown.end_id]
-    bare = make_tokenizer()
+    bare = chat_tokenizer()
     bare.pad_token = None
     assert chat.Template(bare).tokenizer.pad_token == bare.eos_token
 
@@ -317,7 +316,7 @@ def test_noise_is_scaled_by_the_length_of_the_sequence_that_a_token_stands_in():
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_noise_in_training_only(tmp_path, adapters):
-    model = AutoModelForCausalLM.from_pretrained(make_folder(tmp_path))
+    model = AutoModelForCausalLM.from_pretrained(chat_folder(tmp_path))
     if adapters:
         model = peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
     rows = [{"input_ids": list(range(5, 5 + n))} for n in (4, 16)]
@@ -351,7 +350,7 @@ def test_noise_in_training_only(tmp_path, adapters):
 def made(tmp_path_factory):
     """A base model without a template, and rows."""
     folder = tmp_path_factory.mktemp("chat")
-    base = make_folder(folder / "base", scale=0.1)
+    base = chat_folder(folder / "base", scale=0.1)
     tokenizer = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = None
     (base / "chat_template.jinja").unlink()
@@ -421,9 +420,9 @@ def test_a_model_learns_to_answer_and_to_stop(made, tmp_path):
 
 
 def test_settings_that_cannot_be(tmp_path):
-    with pytest.raises(ConfigError, match="taught to a pretrained model: name one"):
+    with pytest.raises(ConfigError, match="needs a pretrained model: set model_name_or_path"):
         recipe.ChatRecipeConfig(train_file="x")
-    with pytest.raises(ConfigError, match="adapters leave all weights as they are: choose one"):
+    with pytest.raises(ConfigError, match="adapters freeze all other weights already"):
         recipe.ChatRecipeConfig(train_file="x", model_name_or_path="y", use_peft=True, freeze=["layers.0"])
 
 
@@ -443,13 +442,7 @@ def test_lora_under_zero3_saves_the_whole_adapter_of_one_process(made, tmp_path)
     more += ["--eval_steps", "0", "--save_steps", "0"]
     one, two = (options(made, tmp_path / name, *more, template=jinja(tmp_path, TEMPLATE)) for name in ("one", "two"))
     recipe.main(parse(recipe.ChatRecipeConfig, one))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "ds_configs" / "zero3.yaml")]
-    launch += ["--num_processes", "2", "--main_process_port", port, str(RECIPE)]
-    done = subprocess.run([sys.executable, *launch, *two], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run(*launcher("--config_file", str(ROOT / "ds_configs" / "zero3.yaml")), RECIPE, *two)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys() and all(value.norm() > 0 for value in two.values())
     assert all((two[name] - one[name]).norm() < 1e-5 * one[name].norm() for name in one)

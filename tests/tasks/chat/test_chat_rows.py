@@ -10,7 +10,9 @@ from hftrain.data.readers import Fault
 from hftrain.tasks import chat
 from hftrain.tasks.chat.template import CHATML
 from hftrain.tasks.preference import load_preferences, to_preference, tokenize_preferences
-from tests.chat_models import MARKS, make_tokenizer
+from tests.tiny import MARKS, chat_tokenizer
+
+pytestmark = pytest.mark.unit
 
 USER, ANSWER = {"role": "user", "content": "a few"}, {"role": "assistant", "content": "words"}
 AGAIN, MORE = {"role": "user", "content": "and numbers"}, {"role": "assistant", "content": "1 2 3"}
@@ -45,7 +47,7 @@ def make(tmp_path):
     def template(text=None):
         file = tmp_path / "template.jinja"
         file.write_text(text or "")
-        return chat.Template(make_tokenizer(), str(file) if text else None)
+        return chat.Template(chat_tokenizer(), str(file) if text else None)
 
     return template
 
@@ -90,7 +92,7 @@ def test_an_answer_of_weight_0_is_context(make, key, names):
     turns = [{{"role": names[0], "content": names[1]}.get(k, k): v for k, v in turn.items()} for turn in turns]
     found = chat.to_chat({"conversations" if names[0] == "from" else "messages": turns})
     assert found.prompt == [USER, {**ANSWER, "weight": 0}, AGAIN]
-    for template in (make(), chat.Template(make_tokenizer(), "chatml")):
+    for template in (make(), chat.Template(chat_tokenizer(), "chatml")):
         end = template.tokenizer.decode([template.end_id])
         assert learnt(template, *found) == [f"123{end}", f"123{end}"]
     assert template.source == CHATML and template.marks
@@ -109,9 +111,9 @@ OTHERS = [{"prompt": f"words {i}", "completion": f"numbers {i}"} for i in range(
 
 
 def test_weights_that_cannot_be():
-    with pytest.raises(Fault, match=r"messages\[1\] has weight 0.5: a message is learnt \(1, true\) or it is not"):
+    with pytest.raises(Fault, match=r"messages\[1\] has weight 0.5: write 1 or true to learn a message"):
         chat.to_chat({"messages": [USER, {**ANSWER, "weight": 0.5}]})
-    with pytest.raises(Fault, match="all that the assistant says has the weight 0"):
+    with pytest.raises(Fault, match="all messages of the assistant have weight 0"):
         chat.to_chat({"messages": [USER, SLIP]})
 
 
@@ -120,7 +122,7 @@ def test_a_greeting_is_context(make):
     found = chat.to_chat({"messages": [greeting, USER, ANSWER]})
     assert found == ([greeting, USER], [ANSWER], [])
     assert learnt(make(), *found) == ["words<|end|>"]
-    with pytest.raises(Fault, match="with nothing in front that it answers"):
+    with pytest.raises(Fault, match="comes first and answers nothing"):
         chat.to_chat({"messages": [greeting]})
 
 
@@ -128,7 +130,7 @@ def test_a_template_that_refuses_a_greeting_names_the_line(make, tmp_path):
     rows = [*OTHERS, {"messages": [ANSWER, USER, MORE]}]
     config = settings(write(tmp_path / "a.jsonl", rows), validation_split=1, test_split=1)
     text = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('users first') }}{% endif %}" + NO_SYSTEM
-    with pytest.raises(ValueError, match=r"a\.jsonl, line 9: the chat template refuses it: users first"):
+    with pytest.raises(ValueError, match=r"a\.jsonl, line 9: the chat template refuses the conversation: users first"):
         for split in chat.load_chats(config, seed=1).values():
             chat.tokenize(split, make(text), config)
 
@@ -148,7 +150,7 @@ def test_messages_written_as_text(spell):
 def test_json_that_is_no_message_is_text():
     for said in ('{"a": 1}', "[1, 2]", '["role"]', "{role}", "[{}]"):
         assert chat.to_chat({"prompt": said, "completion": said}).completion == [{**ANSWER, "content": said}]
-    with pytest.raises(Fault, match="prompt looks like messages written as text, but is no JSON list of them"):
+    with pytest.raises(Fault, match="prompt looks like messages written as text, but is not a JSON list"):
         chat.to_chat({"prompt": '[{"role": "user", "content": "cut', "completion": "a"})
 
 
@@ -201,17 +203,17 @@ def test_nulls_are_fillers_in_columnar_files_only(tmp_path):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"messages": [{"role": ["user"], "content": "a"}, ANSWER]}, r"has the role \['user'\]; there are"),
+        ({"messages": [{"role": ["user"], "content": "a"}, ANSWER]}, r"has the role \['user'\]; roles are"),
         ({"messages": [{"speaker": "user", "text": "a"}, ANSWER]}, r"role None \(its keys are speaker, text\)"),
         ({"messages": [USER, {"role": "assistant", "content": {"a": 1}}]}, r"messages\[1\] is not text but dict"),
-        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": None}]}]}, "else than text"),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": None}]}]}, "is not text"),
         ({"messages": [USER, {**CALLING, "tool_calls": [{"id": "1"}]}]}, "a tool call without a function name"),
         ({"messages": [USER, {"from": "function_call", "value": "add one"}]}, "a tool call without a function name"),
         ({"messages": [USER, ANSWER], "tools": "add(x)"}, "tools is not a list of functions: 'add"),
         ({"messages": [USER, ANSWER], "tools": [{"type": "function", "function": "add"}]}, r"tools\[0\] is not a func"),
         ({"instruction": "a", "output": "b", "history": ["a", "b"]}, "history is not a list of pairs"),
-        ({"instruction": "a", "output": "b", "input": "c", "context": "d"}, "input and context both say something"),
-        ({"prompt": [USER, ANSWER, AGAIN], "completion": "b", "history": [["a", "b"]]}, "history goes with one quest"),
+        ({"instruction": "a", "output": "b", "input": "c", "context": "d"}, "input and context both have text"),
+        ({"prompt": [USER, ANSWER, AGAIN], "completion": "b", "history": [["a", "b"]]}, "history needs one quest"),
     ],
 )
 def test_rows_that_are_no_chat(record, reason):
@@ -222,10 +224,10 @@ def test_rows_that_are_no_chat(record, reason):
 def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
     rows = [{**row, "category": "x" if i < 3 else "", "history": None} for i, row in enumerate(OTHERS)]
     chat.load_chats(settings(write(tmp_path / "a.jsonl", rows)), seed=1)
-    assert "columns that nothing reads: category (3 rows)" in caplog.text and "history" not in caplog.text
+    assert "columns that are not read: category (3 rows)" in caplog.text and "history" not in caplog.text
     pairs = [{"prompt": f"a {i}", "chosen": "b", "rejected": "c", "score_chosen": 2, "note": "x"} for i in range(8)]
     load_preferences(settings(write(tmp_path / "b.jsonl", pairs)), seed=1)
-    assert "columns that nothing reads: note (8 rows)" in caplog.text
+    assert "columns that are not read: note (8 rows)" in caplog.text
 
 
 # ---- what a template loses or changes
@@ -263,7 +265,7 @@ def test_reasoning_in_earlier_answers(make, tmp_path):
 @pytest.mark.parametrize("conversation", [[SYSTEM, USER], [SYSTEM, {**SYSTEM, "content": "more"}, USER]])
 def test_a_system_message_that_a_template_refuses(make, tmp_path, conversation):
     template = make(NO_SYSTEM)
-    with pytest.raises(Fault, match="refuses it: no system here: set system_to_user, which puts the system message"):
+    with pytest.raises(Fault, match="refuses the conversation: no system here: set system_to_user, which prepends"):
         template.encode(conversation, [ANSWER])
     folded = chat.fold_system(conversation)
     assert [message["role"] for message in folded] == ["user"] and folded[0]["content"].endswith("\n\na few")
@@ -273,7 +275,7 @@ def test_a_system_message_that_a_template_refuses(make, tmp_path, conversation):
     assert len(chat.tokenize(chat.load_chats(config, seed=1)["train"], template, config)) == 5
     with pytest.raises(Fault, match=r"drops thinking of message \d \(assistant\): 'x'; choose a chat_template[^:]*$"):
         make().encode(conversation, [{**ANSWER, "thinking": "x"}])  # with which system_to_user would not help
-    with pytest.raises(Fault, match="a system message with no user message after it"):
+    with pytest.raises(Fault, match="no user message follows a system message"):
         chat.fold_system([USER, SYSTEM])
 
 
@@ -300,7 +302,7 @@ def test_special_tokens_in_texts_are_named(make, tmp_path, caplog, turn):
     template = make()
     for split in chat.load_chats(config, seed=1).values():
         chat.tokenize(split, template, config)
-    assert f"a.jsonl, line 1: '<|end|>' in a text of the role {turn['role']} is not text but the special" in caplog.text
+    assert f"a.jsonl, line 1: '<|end|>' in a message of the role {turn['role']} becomes the special" in caplog.text
 
 
 def test_marks_of_another_model_are_named(make):
@@ -325,8 +327,8 @@ def test_a_text_has_one_begin_and_one_end(make):
     for text in ("<s>a few words", "<s>a few words</s>", "a few words</s>"):
         found = template.encode(text, [])[0]
         assert [found.count(index) for _, index in ids] == [1, 1] and found[0] == ids[0][1] and found[-1] == ids[1][1]
-    assert "a text begins with <s> already, which is not put in front again" in template.notices
-    assert "holds the template's own marks" in noticed(template, f"{MARKS[1]}a few{MARKS[3]}", [])
+    assert "a text begins with <s> already; it is not added again" in template.notices
+    assert "contains the template's own marks" in noticed(template, f"{MARKS[1]}a few{MARKS[3]}", [])
 
 
 # ---- preferences
@@ -365,7 +367,7 @@ def test_labels_of_answers(label):
 
 def test_scores_that_contradict_the_pair():
     pair = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 2.5, "score_rejected": 7}
-    with pytest.raises(Fault, match=r"score_chosen 2\.5 is below score_rejected 7: the pair is the wrong way round"):
+    with pytest.raises(Fault, match=r"score_chosen 2\.5 is below score_rejected 7: chosen and rejected are swapped"):
         to_preference(pair)
     assert to_preference({**pair, "score_rejected": 1})[0]
 

@@ -1,10 +1,6 @@
 """`hftrain predict` with classifiers: models and adapters say what the trained model said; files in, files out."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import accelerate
@@ -18,9 +14,10 @@ from safetensors import safe_open
 from hftrain import cli
 from hftrain.predict import predict
 from hftrain.tasks import classification
+from tests import ROOT
+from tests.programs import launcher, run
 from tests.tasks.classification.test_classify import (
     NUMBER,
-    ROOT,
     SEVERAL,
     build,
     configured,
@@ -125,9 +122,9 @@ def test_jsonl_with_pairs(saved, tmp_path, capsys):
         found = row["prediction"]["probabilities"]
         assert [found["no"], found["yes"]] == pytest.approx(right.tolist(), abs=1e-6)
     assert cli.main([*arguments[:-1], "three"]) == 2
-    assert "no text under 'three'; --pair_column names one of one, two, n" in capsys.readouterr().err
+    assert "no text in 'three'; set --pair_column to one of one, two, n" in capsys.readouterr().err
     assert cli.main(["predict", saved["single"], "--file", file]) == 2
-    assert "line 1: --column names one of one, two, n" in capsys.readouterr().err
+    assert "line 1: set --column to one of one, two, n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv", "in.parquet", "in.json", "IN.NDJSON"])
@@ -155,11 +152,11 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
         assert cli.main(["predict", saved["single"], "--file", str(tmp_path / name), *options]) == 2
         assert message in capsys.readouterr().err
 
-    fails("a.txt", b'{"one": "a"}\n', "a.txt holds JSON, which would be read as text: call it .jsonl")
+    fails("a.txt", b'{"one": "a"}\n', "a.txt contains JSON but would be read as text: rename it to .jsonl")
     fails("a.dat", b"a\n", "the ending .dat is not known")
     fails("a.txt", b"a\nb\xfc\n", "a.txt, line 2: invalid UTF-8: byte 0xfc at byte 2 of the line. Set encoding to")
-    fails("a.csv", b"one;n\na;1\n", "whose parts semicolons separate: set delimiter to ';'", "--column", "one")
-    fails("a.csv", b"one\na\n", "rows are written as JSON lines, so call it .jsonl", "--column", "one",
+    fails("a.csv", b"one;n\na;1\n", "which contains semicolons: set delimiter to ';'", "--column", "one")
+    fails("a.csv", b"one\na\n", "rows are written as JSON lines: use the ending .jsonl", "--column", "one",
           "--output", str(tmp_path / "out.csv"))  # fmt: skip
     (tmp_path / "a.csv").write_bytes("one;n\nschön;1\n".encode("latin-1"))
     options = ["--column", "one", "--delimiter", ";", "--encoding", "latin-1"]
@@ -172,7 +169,9 @@ def test_files_of_texts_and_rows_that_are_not_what_they_seem(saved, tmp_path, ca
 
 def test_long_texts_are_cut_and_counted(saved, capsys):
     assert predict(saved["single"], ["dog " * 400, "dog"])[0]["label"] in ("no", "yes")
-    assert "1 of 2 texts are longer than the 256 tokens the model reads: cut" in capsys.readouterr().err
+    assert (
+        "1 of 2 texts are longer than the 256 tokens that the model reads and were truncated" in capsys.readouterr().err
+    )
 
 
 def test_texts_are_read_as_in_training(tmp_path, capsys):
@@ -188,12 +187,15 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
         train(config)
         pairs = ["soup"] * 2 if name == "pairs" else None
         said[name] = predict(tmp_path / name, ["the big dog is my old cat", "dog"], pairs=pairs)
-        assert "1 of 2 texts are longer than the 6 tokens the model reads: cut" in capsys.readouterr().err
+        assert (
+            "1 of 2 texts are longer than the 6 tokens that the model reads and were truncated"
+            in capsys.readouterr().err
+        )
     cut = predict(tmp_path / "alone", ["the big dog is"])[0]["probabilities"]
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
     with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):
         predict(tmp_path / "pairs", ["dog"])
-    with pytest.raises(ValueError, match="was trained on single texts: leave pairs"):
+    with pytest.raises(ValueError, match="was trained on single texts: remove pairs"):
         predict(tmp_path / "alone", ["dog"], pairs=["cat"])
 
 
@@ -210,13 +212,7 @@ def test_two_processes_train_and_score_as_one(tmp_path, adapters):
     settings |= {"metrics": ["accuracy", "f1_macro", "roc_auc", "matthews_correlation"], "learning_rate": 1e-3}
     one = recipe.main(classification.ClassificationConfig(**settings, output_dir=str(tmp_path / "one")))
     (tmp_path / "two.yaml").write_text(json.dumps({**settings, "output_dir": str(tmp_path / "two")}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    command += [str(ROOT / "recipes" / "classify.py"), "--config", str(tmp_path / "two.yaml")]
-    subprocess.run(command, check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+    run(*launcher(), ROOT / "recipes" / "classify.py", "--config", tmp_path / "two.yaml", CUDA_VISIBLE_DEVICES="")
     two = json.loads((tmp_path / "two" / "all_results.json").read_text())
     keys = [key for key in one if key.startswith(("eval_", "test_"))]
     assert len(keys) == 10

@@ -5,10 +5,6 @@ import importlib
 import itertools
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from hftrain import cli
 from hftrain.config import changed
@@ -36,17 +32,18 @@ from hftrain.tasks.preference import (
 )
 from hftrain.tasks.preference import scoring as training
 from hftrain.tasks.preference.losses import log1mexp, sequence_log_probs
-from tests import ROOT
-from tests.chat_models import make_folder
+from tests import ROOT, tiny
+from tests.programs import launcher
+from tests.programs import run as run_program
+from tests.tiny import chat_folder
 
 IGNORE = -100
 
 
 def make_model(seed: int, **changes) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
     shape = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2}
-    return LlamaForCausalLM(LlamaConfig(**shape | changes))
+    return tiny.model("LlamaForCausalLM", seed=seed, **shape | changes)
 
 
 def make_examples(
@@ -382,10 +379,10 @@ def test_answers_with_a_label():
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        ({"prompt": "q", "chosen": "a"}, "no rejected: a pair is prompt, chosen, rejected"),
+        ({"prompt": "q", "chosen": "a"}, "the row lacks rejected: a pair is prompt, chosen, rejected"),
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "the same"),
         ({"chosen": "a", "rejected": "b"}, "no prompt"),
-        ({"prompt": "q", "chosen": [USER], "rejected": [USER, BAD]}, "nothing, where the assistant's answer is needed"),
+        ({"prompt": "q", "chosen": [USER], "rejected": [USER, BAD]}, "nothing instead of the assistant's answer"),
         ({"prompt": "q", "completion": "a", "label": "good"}, "label is 'good'"),
     ],
 )
@@ -431,7 +428,7 @@ def run(config) -> tuple[dict, list[dict]]:
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "kto"])
 def test_the_recipe_learns(tmp_path, loss_type):
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     results, history = run(make_config(tmp_path, loss_type=loss_type))
     assert history[0]["eval_reward_margin"] == pytest.approx(0, abs=1e-6)  # the start is the reference
     assert results["eval_reward_margin"] > 0.05 and results["eval_loss"] < history[0]["eval_loss"]
@@ -440,19 +437,19 @@ def test_the_recipe_learns(tmp_path, loss_type):
 
 
 def test_what_is_undefined_is_left_out_of_ktos_evaluation(tmp_path, caplog):
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     test = [{"prompt": "some words", "completion": f"{word} of weight", "label": False} for word in WORDS]
     (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, test)))
     results, _ = run(make_config(tmp_path, loss_type="kto", test_file=str(tmp_path / "test.jsonl"), max_steps=1))
     assert "test_reward_rejected" in results
     assert not {"test_reward_margin", "test_reward_chosen", "test_logps_chosen"} & set(results)
-    assert "none of the 12 rows of an evaluation is a good answer" in caplog.text
+    assert "none of the 12 rows of an evaluation has a good answer" in caplog.text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss_type", ["ipo", "simpo", "orpo"])
 def test_the_recipe_learns_by_every_loss(tmp_path, loss_type):
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     results, history = run(make_config(tmp_path, loss_type=loss_type, use_peft=False, learning_rate=3e-3))
     assert results["eval_loss"] < history[0]["eval_loss"]
     assert results["eval_reward_margin"] > history[0]["eval_reward_margin"]
@@ -462,7 +459,7 @@ def test_the_recipe_learns_by_every_loss(tmp_path, loss_type):
 @pytest.mark.parametrize("loss_type", ["sigmoid", "kto"])
 def test_precomputed_or_not_cut_or_not(tmp_path, loss_type):
     """The reference's log-probabilities before training or in each step, and any micro-batch: the same losses."""
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     shared = {"loss_type": loss_type, "logging_steps": 1}
     found = []
     for number, changes in enumerate([{}, {"micro_batch_size": 3}, {"precompute_ref_log_probs": False}]):
@@ -472,28 +469,20 @@ def test_precomputed_or_not_cut_or_not(tmp_path, loss_type):
     np.testing.assert_allclose(found[1:], [found[0]] * 2, rtol=1e-4)  # of losses of 0.5, log-ratios being differences
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["--multi_gpu", "--use_deepspeed --zero_stage 3"])
 def test_two_processes_are_one(tmp_path, strategy):
     """DDP, and ZeRO-3 whose parameters are whole only while the reference is computed: the losses of one process."""
     if "deepspeed" in strategy:
         pytest.importorskip("deepspeed")
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     shared = {"loss_type": "kto", "logging_steps": 1, "max_steps": 4}
     _, alone = run(make_config(tmp_path, **shared))
     config = make_config(tmp_path, **shared, output_dir=str(tmp_path / "two"))
     (tmp_path / "config.yaml").write_text(json.dumps(changed(config)))
-    arguments = ["--config", str(tmp_path / "config.yaml")]
-    launch = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *strategy.split()]
-    launch += ["--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
-    recipe = [f"--main_process_port={free_port()}", str(ROOT / "recipes/preference.py"), *arguments]
-    environment = os.environ | {"HF_HOME": str(tmp_path / "cache")}  # the reference is computed, not found
-    subprocess.run([*launch, *recipe], check=True, timeout=290, env=environment)
+    strategy = ["--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", *strategy.split()]
+    script = [ROOT / "recipes" / "preference.py", "--config", tmp_path / "config.yaml"]
+    run_program(*launcher(*strategy), *script, HF_HOME=str(tmp_path / "cache"))  # the reference is computed, not found
     two = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
     for name in ("loss", "grad_norm", "eval_loss", "eval_reward_margin"):
         expected, found = ([row[name] for row in rows if name in row] for rows in (alone, two))
@@ -503,9 +492,9 @@ def test_two_processes_are_one(tmp_path, strategy):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_peft": False, "precompute_ref_log_probs": False}, "the reference model is the model before training"),
+        ({"use_peft": False, "precompute_ref_log_probs": False}, "needs adapters that can be switched off"),
         ({"label_smoothing_factor": 0.1}, "set label_smoothing"),
-        ({"model_name_or_path": None, "use_peft": False}, "name one"),
+        ({"model_name_or_path": None, "use_peft": False}, "needs a pretrained model"),
     ],
 )
 def test_recipe_settings_that_cannot_be(tmp_path, changes, message):
@@ -514,11 +503,9 @@ def test_recipe_settings_that_cannot_be(tmp_path, changes, message):
 
 
 def test_inspecting_runs_no_reference_model(tmp_path, capsys, monkeypatch):
-    from tests.chat_models import make_folder
-
     rows = [{"prompt": f"some words {i}", "chosen": "a few", "rejected": "more words"} for i in range(30)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.setattr(training, "predict", lambda *args, **kwargs: pytest.fail("the model ran"))
-    words = ["--model_name_or_path", str(make_folder(tmp_path / "base")), "--train_file", str(tmp_path / "rows.jsonl")]
+    words = ["--model_name_or_path", str(chat_folder(tmp_path / "base")), "--train_file", str(tmp_path / "rows.jsonl")]
     cli.main(["inspect", "preference", "--look", "4", "--", *words, "--max_length", "100"])
     assert "examples looked at   4" in capsys.readouterr().out

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification
 
 from hftrain.deploy.merge import merge
 from hftrain.tasks.preference import bradley_terry, count_examples, reward_loss
 from hftrain.tasks.preference.online import reward_function
 from hftrain.train.inspect import asked
-from tests.chat_models import make_folder, make_tokenizer
+from tests import tiny
 from tests.tasks.preference.test_preference import collate, make_examples, write_rows
+from tests.tiny import chat_folder, chat_tokenizer
 
 
 def make_model() -> LlamaForSequenceClassification:
-    torch.manual_seed(0)
     shape = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_labels": 1}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "pad_token_id": 0}
-    return LlamaForSequenceClassification(LlamaConfig(**shape))
+    return tiny.model("LlamaForSequenceClassification", **shape)
 
 
 def gradients(model) -> torch.Tensor:
@@ -40,7 +40,7 @@ def test_the_loss_equals_trl(tmp_path, center):
         center_rewards_coefficient=center or None,
     )  # fmt: skip
     texts = Dataset.from_list([{"prompt": "a", "chosen": " few", "rejected": " words"}])
-    trainer = trl.RewardTrainer(model, arguments, train_dataset=texts, processing_class=make_tokenizer())
+    trainer = trl.RewardTrainer(model, arguments, train_dataset=texts, processing_class=chat_tokenizer())
     model.config.pad_token_id = 0
     rows = [{"chosen_ids": e["first_input_ids"], "rejected_ids": e["second_input_ids"]} for e in examples]
     batch = trainer.data_collator(rows)
@@ -74,7 +74,7 @@ def test_only_differences_matter_without_centering():
 def test_the_recipe_learns(tmp_path, use_peft):
     """It tells good answers from bad ones, and the saved model gives the same rewards."""
     recipe = importlib.import_module("recipes.reward")
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     config = recipe.RewardConfig(
         model_name_or_path=str(tmp_path / "base"), train_file=write_rows(tmp_path / "rows.jsonl", "sigmoid", 60),
         output_dir=str(tmp_path / "out"), use_peft=use_peft, global_batch_size=8, validation_split=10, test_split=10,
@@ -103,7 +103,7 @@ def test_grpo_hands_over_to_trl(tmp_path, capfd):
     """Two steps: TRL's trainer rewards answers by a function of a file, which gets the row's columns, and a model."""
     pytest.importorskip("trl")
     recipe = importlib.import_module("recipes.grpo")
-    make_folder(tmp_path / "base", scale=0.1)
+    chat_folder(tmp_path / "base", scale=0.1)
     make_rewards = 'def longer(prompts, completions, wanted, **_):\n    assert wanted[0] == "1"\n'
     make_rewards += '    return [float(len(completion[0]["content"])) for completion in completions]\n'
     (tmp_path / "rewards.py").write_text(make_rewards)
@@ -122,9 +122,9 @@ def test_grpo_hands_over_to_trl(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward_funcs": []}, "name one"),
+        ({"reward_funcs": []}, "without a reward there is nothing to learn"),
         ({"num_generations": 3}, "must be a multiple"),
-        ({"ema_decay": 0.9}, "ema_decay: is not handed over to TRL"),
+        ({"ema_decay": 0.9}, "ema_decay: is not passed on to TRL"),
     ],
 )
 def test_grpo_settings_that_cannot_be(changes, message):
@@ -149,5 +149,5 @@ def test_grpo_is_not_inspected():
 
 def test_an_adapter_is_no_reward_for_trl(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="is an adapter, whose head TRL does not load: hftrain merge"):
+    with pytest.raises(ValueError, match="is an adapter, and TRL does not load its head: run hftrain merge"):
         reward_function(str(tmp_path))

@@ -177,9 +177,9 @@ def test_it_is_found_by_content_and_refused_where_something_else_is(corpus, toke
     assert parts[0] != parts[1]
     elsewhere.write_text('{"text": "another"}\n')
     assert prepare({"a": str(elsewhere)}, tokenizer, num_workers=1) != folder
-    with pytest.raises(ValueError, match=r"made otherwise \(other sources\): delete it, or choose another output_dir"):
+    with pytest.raises(ValueError, match=r"made with other sources: delete it, or choose another output_dir"):
         prepare({"a": str(elsewhere)}, tokenizer, folder, num_workers=1)
-    with pytest.raises(ValueError, match=r"made otherwise \(other tokenizer and settings\)"):
+    with pytest.raises(ValueError, match=r"made with other tokenizer and settings"):
         prepare(task[0], train_tokenizer(sentences(50), 290), folder, seed=1, num_workers=1)
 
 
@@ -346,8 +346,8 @@ def test_weights_are_shares_of_an_epochs_tokens(packing, files):
     ("weights", "said"),
     [
         ({"a": 1, "c": 1}, "no source 'c'; there are a, b"),
-        ({"a": 1}, "'b' needs a share of 0 or more, has None"),
-        ({"a": 1, "b": -1}, "'b' needs a share of 0 or more, has -1"),
+        ({"a": 1}, "'b' needs a share of 0 or more, not None"),
+        ({"a": 1, "b": -1}, "'b' needs a share of 0 or more, not -1"),
         ({"a": 0, "b": 0}, "every share is 0"),
     ],
 )
@@ -396,4 +396,4 @@ def test_the_command(corpus, tokenizer, tmp_path, capsys):
     assert "train  a: 300 documents, " in said and str(tmp_path / "tokens") in said
     assert cli.main(["verify", str(tmp_path / "tokens")]) == 0
     assert cli.main([*task, "--source", f"{corpus}/rows.jsonl"]) == 2
-    assert "give each source a name of its own" in capsys.readouterr().err
+    assert "give each source its own name" in capsys.readouterr().err

@@ -124,9 +124,9 @@ def test_bits_per_byte_counts_every_token_but_the_first_over_every_byte(tmp_path
     [
         (["--model", "lama"], "did you mean llama"),
         (["--model", "gpt2", "--model_config.n_layers", "3"], "did you mean 'n_layer'"),
-        (["--model", "t5"], "AutoModelForCausalLM makes no 't5'"),
+        (["--model", "t5"], "AutoModelForCausalLM does not support 't5'"),
         (["--test_file", "x.txt"], "scored on the validation text"),
-        (["--vocab_size", "400", "--tokenizer_name_or_path", "gpt2"], "of a tokenizer to be learnt"),
+        (["--vocab_size", "400", "--tokenizer_name_or_path", "gpt2"], "applies only to a new tokenizer"),
         (["--packing", "best"], "best_fit"),
     ],
 )
@@ -138,10 +138,10 @@ def test_settings_that_cannot_be(words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "bert"], "is no causal language model"),
+        (["--model", "bert"], "is not a causal language model"),
         (["--model", "bloom"], "turn packing off"),
-        (["--model", "gpt2", "--model_config.n_positions", "20"], "positions for 20 tokens"),
-        (["--model_config.vocab_size", "50"], "embeddings for 50 only"),
+        (["--model", "gpt2", "--model_config.n_positions", "20"], "positions for only 20 tokens"),
+        (["--model_config.vocab_size", "50"], "only 50 embeddings"),
         (["--model", "transformer", "--model_config.num_attention_heads", "5"], "model_config: hidden_size must be"),
     ],
 )
@@ -160,7 +160,7 @@ def test_text_is_read_as_far_as_it_is_needed(texts):
 
 
 def test_positions_that_roberta_keeps_for_padding_do_not_count(tmp_path, texts):
-    with pytest.raises(ValueError, match=r"positions for 4[0-9] tokens.*max_position_embeddings=(\d+)") as refused:
+    with pytest.raises(ValueError, match=r"positions for only 4[0-9] tokens.*max_position_embeddings=(\d+)") as refused:
         run(MLM, tmp_path, texts, "--model", "roberta")
     enough = str(refused.value).split("max_position_embeddings=")[1].split()[0]
     run(MLM, tmp_path, texts, "--model", "roberta", "--model_config.max_position_embeddings", enough)

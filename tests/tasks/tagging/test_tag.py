@@ -1,11 +1,7 @@
 """The tagging recipe as it is used: from CoNLL or lists to a folder that says the entities of any text."""
 
-import importlib.util
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,18 +21,14 @@ from hftrain.tasks import tagging
 from hftrain.tasks.tagging import find_scheme, scheme_fault
 from hftrain.tasks.tagging.examples import windows
 from hftrain.tasks.tagging.spans import words_of
-from tests import ROOT
+from recipes import tag as recipe
+from tests import ROOT, tiny
 from tests.old_folders import without_the_key
+from tests.programs import launcher, run
 
 RECIPE = ROOT / "recipes" / "tag.py"
 PEOPLE, PLACES, VERBS = ["anna", "bert", "clara smith", "david"], ["rome", "new york", "oslo"], ["likes", "left", "saw"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz.,'-"
-
-spec = importlib.util.spec_from_file_location("tag", RECIPE)
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["tag"] = recipe
-spec.loader.exec_module(recipe)
 
 
 def sentences(count: int = 60) -> list[tuple[list[str], list[str]]]:
@@ -62,25 +54,10 @@ def conll(rows: list[tuple[list[str], list[str]]]) -> str:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory) -> Path:
     """A small BERT with a real WordPiece tokenizer: words it knows, and letters for the others."""
-    folder = tmp_path_factory.mktemp("bert")
     words = sorted({word for name in PEOPLE + PLACES + VERBS for word in name.split()} - {"clara", "oslo"})
-    vocabulary = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *words,
-        *LETTERS,
-        *(f"##{letter}" for letter in LETTERS),
-    ]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    transformers.BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=64).save_pretrained(folder)
-    torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    config = transformers.BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **size)
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    vocabulary = [*words, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    return tiny.bert_folder(tmp_path_factory.mktemp("bert"), vocabulary, **size)
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +122,10 @@ def test_bilou_is_told_apart():
         ("O I-X", "IOB2", (1, "I-X after O, where an entity should begin with B-")),
         ("I-X", "IOB2", (0, "I-X at the beginning, where an entity should begin with B-")),
         ("B-X I-Y", "IOB2", (1, "I-Y after B-X, where an entity should begin with B-")),
-        ("B-X E-X", "IOB2", (1, "E-X is no tag")),
-        ("I-X B-Y", "IOB1", (1, "B-Y where no entity of its type stands before, which begins with I-")),
-        ("B-X O", "BIOES", (0, "B-X before O, where its entity should go on with I- or E-")),
-        ("O B-X I-X", "BIOES", (2, "I-X before the end, where its entity should go on with I- or E-")),
+        ("B-X E-X", "IOB2", (1, "E-X is not a tag of the scheme")),
+        ("I-X B-Y", "IOB1", (1, "B-Y where no entity of its type ends before; begin with I-")),
+        ("B-X O", "BIOES", (0, "B-X before O, where the entity should continue with I- or E-")),
+        ("O B-X I-X", "BIOES", (2, "I-X before the end, where the entity should continue with I- or E-")),
         ("S-X E-X", "BIOES", (1, "E-X after S-X, where an entity should begin with B-")),
         ("B-X I-X E-X S-X O", "BIOES", None),
         ("B-X I-X B-X O B-Y", "IOB2", None),
@@ -197,7 +174,7 @@ def test_every_form_says_the_same(bert, folder, tmp_path, source):
         ({"tokens": [], "tags": []}, "no words"),
         ({"tokens": ["a", None], "tags": ["O", "O"]}, "word 2 is null"),
         ({"tokens": ["a", " "], "tags": ["O", "O"]}, "word 2 is empty"),
-        ({"tokens": ["a"], "tags": [3]}, "tag 1 is the number 3: say with label_names what the numbers mean"),
+        ({"tokens": ["a"], "tags": [3]}, "tag 1 is the number 3: name the tags of the numbers in label_names"),
         ({"tokens": ["a"], "tag": ["O"]}, "no column 'tags'; there are 'tokens', 'tag'; did you mean 'tag'?"),
     ],
 )
@@ -212,7 +189,7 @@ def test_numbers_beyond_their_names(bert, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"tokens": ["a"], "tags": [2]}\n')
     config = configured(bert, tmp_path, train_file=tmp_path / "a.jsonl", label_names=["O", "B-X"])
     with pytest.raises(
-        ValueError, match=r"tag 1 is 2, but label_names has the numbers 0 to 1 \(do they count from 1\?\)"
+        ValueError, match=r"tag 1 is 2, but label_names covers the numbers 0 to 1 \(do they count from 1\?\)"
     ):
         tagging.load_sentences(config, seed=1)
 
@@ -231,9 +208,9 @@ def test_tags_that_training_lacks_and_a_single_tag(bert, tmp_path):
 
 
 def test_settings_that_cannot_be(bert, tmp_path):
-    with pytest.raises(ConfigError, match="model_name_or_path: the task is taught to a pretrained model"):
+    with pytest.raises(ConfigError, match="model_name_or_path: the task needs a pretrained model"):
         recipe.TagConfig(train_file="a.conll")
-    with pytest.raises(ConfigError, match="metric 'roc_auc' is not for token_classification"):
+    with pytest.raises(ConfigError, match="metric 'roc_auc' does not fit token_classification"):
         configured(bert, tmp_path, train_file="a.conll", metrics=["roc_auc"])
 
 
@@ -424,15 +401,8 @@ for name, adapters in {runs!r}:
     recipe["main"](recipe[name.title() + "Config"](**{shared!r}, **own, use_peft=adapters))
 """
     (tmp_path / "worker.py").write_text(worker)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    for how, output in (([], "one"), (launch, "two")):
-        command = [sys.executable, *how, str(tmp_path / "worker.py"), str(tmp_path / output)]
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-        assert done.returncode == 0, done.stderr[-3000:]
+    for how, output in (([sys.executable], "one"), (launcher(), "two")):
+        run(*how, tmp_path / "worker.py", tmp_path / output)
     for name, adapters in runs:
         folders = (tmp_path / where / f"{name}-{adapters}" for where in ("one", "two"))
         one, two = (json.loads((where / "all_results.json").read_text()) for where in folders)

@@ -16,6 +16,8 @@ from hftrain.tasks import tagging
 from hftrain.tasks.tagging.examples import before_words
 from hftrain.tasks.tagging.spans import tag_words, words_of
 
+pytestmark = pytest.mark.unit
+
 TEXT = "Zoë Ng left Berlin-based Acme 🙂 for Oslo."
 SPANS = [[0, 6, "PER"], [12, 18, "LOC"], [25, 29, "ORG"], [36, 40, "LOC"]]
 WORDS = ["Zoë", "Ng", "left", "Berlin", "-", "based", "Acme", "🙂", "for", "Oslo", "."]
@@ -80,18 +82,18 @@ def test_tokens_of_prodigy_are_not_needed(tmp_path):
 @pytest.mark.parametrize(
     ("span", "why"),
     [
-        ([0, 5, "PER"], r"'Zoë N', ends inside a word; with the character at its end it is 'Zoë Ng'"),
+        ([0, 5, "PER"], r"'Zoë N', ends inside a word; if its last character is included it is 'Zoë Ng'"),
         ([1, 6, "PER"], r"'oë Ng', begins inside a word"),
         ([26, 30, "ORG"], r"'cme ', begins inside a word; counted in bytes it is 'Acme'"),
         ([37, 41, "LOC"], r"'slo\.', begins inside a word; counted in UTF-16|'slo\.', begins inside a word"),
-        ([5, 3, "PER"], r"no start and end in its text, which has 41 characters"),
-        ([0, 99, "PER"], r"no start and end in its text"),
-        (["0", "6", "PER"], r"no start and end in its text"),
+        ([5, 3, "PER"], r"does not lie in its text, which has 41 characters"),
+        ([0, 99, "PER"], r"does not lie in its text"),
+        (["0", "6", "PER"], r"does not lie in its text"),
         ([0, 6, None], r"the type of the span .* is null"),
-        ([0, 6, "B-PER"], r"has a prefix: write PER"),
+        ([0, 6, "B-PER"], r"has a prefix: write only PER"),
         ([0, 6], r"a span is \[start, end, type\]"),
         ({"start": 0, "end": 6, "label": "PER", "text": "Ann"}, r"is at 'Zoë Ng'"),
-        ([3, 4, "PER"], r"3-4 \(PER\) holds no word"),
+        ([3, 4, "PER"], r"3-4 \(PER\) contains no word"),
     ],
 )
 def test_places_that_do_not_fit_are_named(tmp_path, span, why):
@@ -102,7 +104,7 @@ def test_places_that_do_not_fit_are_named(tmp_path, span, why):
 
 @pytest.mark.parametrize("spans", [[[0, 6, "PER"], [4, 6, "LOC"]], [[0, 6, "PER"], [0, 6, "ORG"]]])
 def test_nested_places_are_named(tmp_path, spans):
-    with pytest.raises(ValueError, match=r"'Zoë Ng' .* and .* overlap, and a word has one tag"):
+    with pytest.raises(ValueError, match=r"'Zoë Ng' .* and .* overlap, but a word has only one tag"):
         load(write_rows(tmp_path / "a.jsonl", [{"text": TEXT, "entities": spans}]))
 
 
@@ -138,7 +140,7 @@ def test_a_word_a_row(tmp_path, caplog, file, form):
             rows.append([])
     header = {"first": "Sentence #", "every": "sent_id", "blank": "Doc"}[form]
     found = sorted(load(write_table(tmp_path / file, [header, "Word", "POS", "Tag"], rows)))
-    assert "is read as a word a row, by the columns" in caplog.text and "others: " in caplog.text
+    assert "is read with one word per row, columns" in caplog.text and "ignored columns: " in caplog.text
     words, tags = ([pair[side] for pair in TABLE] for side in (0, 1))
     assert found == [([*words, str(number)], [*tags, "O"]) for number in range(1, 5)]
 
@@ -157,7 +159,7 @@ def test_columns_of_a_table_by_name(tmp_path):
 def test_faults_of_a_table_are_named(tmp_path):
     good = [[1, "a", "O"], [1, "b", "B-X"], [2, "c", "O"], [3, "d", "O"], [5, "e", "O"]]
     for more, message in [
-        ([[1, "e", "O"]], "line 7: the sentence '1' stands in two places"),
+        ([[1, "e", "O"]], "line 7: the sentence '1' is in two places"),
         ([[4, "e", ""]], "line 7: column 'tag' is empty"),
         ([[4, "", "O"]], "line 7: column 'word' is empty"),
         ([[4, "e"]], "line 7: 2 fields, but the first line names 3"),
@@ -208,7 +210,7 @@ def test_a_sentence_a_row(tmp_path, file, words, tags):
 def test_a_line_that_names_the_columns_is_no_word(tmp_path, caplog):
     (tmp_path / "a.conll").write_text("word\tpos\ttag\n" + "".join(f"w{n}\tNN\tO\nv\tNN\tB-X\n\n" for n in range(4)))
     assert sorted(load(tmp_path / "a.conll"))[0] == (["w0", "v"], ["O", "B-X"])
-    assert "line 1 names the columns, and is no word" in caplog.text
+    assert "line 1 names the columns and is not read as a word" in caplog.text
     (tmp_path / "a.tsv").write_text("".join(f"w{n}\tO\nv\tB-X\n\n" for n in range(4)))  # CoNLL still
     assert sorted(load(tmp_path / "a.tsv"))[0] == (["w0", "v"], ["O", "B-X"])
 
@@ -255,7 +257,7 @@ def test_words_have_the_tokens_of_running_text(kind):
 def test_a_tokenizer_that_reads_no_words_is_refused():
     learnt = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate("onetwhr ")}, merges=[]))
     learnt.add_tokens(["one two three"])
-    with pytest.raises(ValueError, match="gives words other tokens one by one than in a text"):
+    with pytest.raises(ValueError, match="gives separate words other tokens than in a text"):
         before_words(transformers.PreTrainedTokenizerFast(tokenizer_object=learnt))
 
 
@@ -265,4 +267,4 @@ def test_columns_that_nothing_reads_are_named(tmp_path, caplog):
             tmp_path / "a.jsonl", [{"tokens": [f"w{n}"], "tags": ["O"], "pos": ["X"], "id": n} for n in range(4)]
         )
     )
-    assert "columns that nothing reads: id (4 rows), pos (4 rows)" in caplog.text
+    assert "columns that are not read: id (4 rows), pos (4 rows)" in caplog.text

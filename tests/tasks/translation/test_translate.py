@@ -1,12 +1,8 @@
 """The translation recipe as it is used: from any file, with any kind of model, to a folder that anyone loads."""
 
 import gzip
-import importlib.util
 import json
-import os
 import re
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,8 +20,10 @@ from hftrain.predict import predict
 from hftrain.tasks import translation
 from hftrain.tasks.translation import TranslateConfig
 from hftrain.tasks.translation.report import describe
+from recipes import translate as recipe
 from tests import ROOT
 from tests.old_folders import without_the_key
+from tests.programs import launcher, run
 
 RECIPE = ROOT / "recipes" / "translate.py"
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "red": "rot", "blue": "blau"}
@@ -33,12 +31,6 @@ WORDS |= {"dog": "Hund", "cat": "Katze", "house": "Haus", "tree": "Baum"}
 PAIRS = [(f"{a} {b}", f"{WORDS[a]} {WORDS[b]}") for a in WORDS for b in WORDS]
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_encoder_layers": 1, "num_decoder_layers": 1}
 SHAPE |= {"num_attention_heads": 2}
-
-spec = importlib.util.spec_from_file_location("translate", RECIPE)
-assert spec and spec.loader
-recipe = importlib.util.module_from_spec(spec)
-sys.modules["translate"] = recipe
-spec.loader.exec_module(recipe)
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +164,9 @@ def test_columns_that_nothing_reads_are_named(folder, tmp_path, caplog):
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     translation.load_pairs(configured(folder, tmp_path, train_file=file), seed=1)
-    (said,) = [record.message for record in caplog.records if "nothing reads" in record.message]
-    named = f"columns that nothing reads: context ({len(rows)} rows) in {file}"
-    assert said == f"{named}. source_column and target_column say what is read"
+    (said,) = [record.message for record in caplog.records if "not read" in record.message]
+    named = f"columns that are not read: context ({len(rows)} rows) in {file}"
+    assert said == f"{named}. source_column and target_column choose the columns"
 
 
 def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, caplog):
@@ -204,7 +196,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     )
     messages = caplog.text
     assert f"left out: {bad}, line 4: column 'en' is null" in messages and f"{bad}, line 5: " in messages
-    assert "leak: of 4 test rows 1 stand in the training rows too, and of 1 more the en does" in messages
+    assert "leak: 1 of 4 test rows are in the training rows too, 1 more share only the en" in messages
     assert f"test: {cut} of 4 rows" in messages and "max_source_length = 6 and are truncated" in messages
 
 
@@ -313,13 +305,16 @@ def test_pretrained(folder, pretrained, tmp_path, kind, use_peft):
     [
         ({"model_name_or_path": "{nllb}"}, r"no language 'en'; perhaps eng_Latn"),
         ({"model_name_or_path": "{t5}", "model_config": {"dmodel": 8}}, r"t5 has no 'dmodel'; did you mean 'd_model'"),
-        ({"model_name_or_path": "{t5}", "tokenizer_name_or_path": "{own}"}, r"has 300 tokens, but .* not this model's"),
-        ({"model_name_or_path": "{marian}", "max_source_length": 2000}, r"max_source_length=2000, .* 1024 tokens only"),
-        ({"model_config": {"position_embedding_type": "learned", "max_position_embeddings": 9}}, "for 9 tokens only"),
+        (
+            {"model_name_or_path": "{t5}", "tokenizer_name_or_path": "{own}"},
+            r"has 300 tokens, but .* choose the model's own",
+        ),
+        ({"model_name_or_path": "{marian}", "max_source_length": 2000}, r"max_source_length=2000, .* only 1024 tokens"),
+        ({"model_config": {"position_embedding_type": "learned", "max_position_embeddings": 9}}, "for only 9 tokens"),
         ({"source_column": "eng"}, r"pairs.jsonl, line 1: no column 'eng'; there are 'en', 'de'; did you mean 'en'"),
         ({"train_file": "{folder}/pair.jsonl"}, r"no file .*; did you mean 'pairs.jsonl'"),
         ({"train_file": None, "dataset_name": "cldr", "target_lang": "dee"}, "no locale 'dee'"),
-        ({"validation_split": 0}, "no validation rows: name a validation_file, or set validation_split above 0"),
+        ({"validation_split": 0}, "no validation rows: set validation_file, or validation_split above 0"),
     ],
 )
 def test_mistakes_are_named(folder, pretrained, own, tmp_path, settings, message):
@@ -341,7 +336,7 @@ def test_mistakes_are_named(folder, pretrained, own, tmp_path, settings, message
             "model_config:\n  dropout: 0\n  hiden_size: 3\n",
             r"run.yaml:3: .*no 'hiden_size'; did you mean 'hidden_size'",
         ),
-        ("use_peft: true\n", r"run.yaml:1, .*adapters are trained on a pretrained model: name one"),
+        ("use_peft: true\n", r"run.yaml:1, .*adapters need a pretrained model"),
         ("metric_for_best_model: chrf", r"predict_with_generate: without .* only loss is"),
     ],
 )
@@ -352,12 +347,6 @@ def test_mistakes_in_yaml_have_file_and_line(tmp_path, text, message):
 
 
 # ---- as commands
-
-
-def command(*words: Any, **settings: Any) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [*map(str, words)], capture_output=True, text=True, timeout=280, env={**os.environ, **settings}
-    )
 
 
 def test_cards_python_runs_where_hftrain_is_not(folder, pretrained, own, tmp_path):
@@ -373,8 +362,7 @@ def test_cards_python_runs_where_hftrain_is_not(folder, pretrained, own, tmp_pat
     assert len(codes) == 2
     checked = "\nassert model.generation_config.forced_bos_token_id == tokenizer.convert_tokens_to_ids('eng_Latn')\n"
     code = "import sys\nsys.modules['hftrain'] = None\n" + "\nprint('---')\n".join(codes) + checked
-    ran = command(sys.executable, "-c", code, PYTHONPATH="", HF_MODULES_CACHE=str(tmp_path / "modules"))
-    assert ran.returncode == 0, ran.stderr
+    ran = run(sys.executable, "-c", code, PYTHONPATH="", HF_MODULES_CACHE=str(tmp_path / "modules"))
     first = ran.stdout.partition("---")[0].strip()
     source = re.search(r"tokenizer\('(.*?)', return_tensors", codes[0]).group(1)
     assert first == predict(own, [source])[0]
@@ -396,15 +384,8 @@ def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     words += ["--eval_steps", 3, "--save_steps", 0, "--max_target_length", 12, "--predict_with_generate"]
     words += [word for name, value in SHAPE.items() for word in (f"--model_config.{name}", value)]
     words += ["--model_config.dropout", 0]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2]
-    launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    two = command(*launch, RECIPE, *words, "--output_dir", tmp_path / "two")
-    assert two.returncode == 0, two.stderr
-    one = command(sys.executable, RECIPE, *words, "--output_dir", tmp_path / "one")
-    assert one.returncode == 0, one.stderr
+    two = run(*launcher(), RECIPE, *words, "--output_dir", tmp_path / "two")
+    one = run(sys.executable, RECIPE, *words, "--output_dir", tmp_path / "one")
     logs = []
     for name in ("one", "two"):
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -416,7 +397,7 @@ def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "two")]
     for key in ("train_loss", "samples_seen", "tokens_seen", "epoch", "test_sacrebleu", "test_chrf", "eval_loss"):
         assert results[1][key] == pytest.approx(results[0][key], rel=1e-5)
-    for run in (one, two):  # on the terminal, once, and nothing else
-        assert len(re.findall("leak: of 81 test rows 65 stand in the training rows too", run.stderr)) == 1
-        assert run.stdout.count("step 6/6  loss") == 1
-        assert "Warning" not in run.stderr, run.stderr
+    for ran in (one, two):  # on the terminal, once, and nothing else
+        assert len(re.findall("leak: 65 of 81 test rows are in the training rows too", ran.stderr)) == 1
+        assert ran.stdout.count("step 6/6  loss") == 1
+        assert "Warning" not in ran.stderr, ran.stderr

@@ -1,14 +1,18 @@
-"""Recipes are read by strangers: `main` is short, on lines of its own, and the docstring names what was measured."""
+"""Recipes are read by strangers: `main` is short, on lines of its own, and so is that of the README, which trains."""
 
 import ast
+import json
 import re
-from pathlib import Path
+import runpy
 
 import pytest
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-ROOT = Path(__file__).resolve().parents[1]
+from hftrain import RecipeConfig
+from hftrain.text import train_tokenizer
+from tests import ROOT
+
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
-LOG = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
 STATEMENTS = 30
 
 
@@ -50,3 +54,27 @@ def test_what_counts_as_a_statement_and_as_packed(body, count, lines):
     source = f"def main(config):\n{body}\n"
     assert len(statements(source)) == count
     assert packed_lines(source) == lines
+
+
+def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    recipe = tmp_path / "my_recipe.py"
+    recipe.write_text(blocks[0])
+    rows = [f"a line of {number} words is no text" for number in range(60)]
+    (tmp_path / "notes.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    tokenizer = train_tokenizer(rows, 300)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = RecipeConfig(
+        train_file=str(tmp_path / "notes.jsonl"),
+        model_name_or_path=str(tmp_path / "model"),
+        output_dir=str(tmp_path / "out"),
+        learning_rate=0.01,
+        max_steps=20,
+    )
+    results = runpy.run_path(str(recipe))["main"](config)
+    assert results["test_loss"] < 5  # a new model of 300 tokens begins at ln 300, which is 5.7
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert len([line for line in blocks[0].splitlines() if line]) <= 34
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -1,0 +1,36 @@
+"""Classification of images: one class, several labels, or a number."""
+
+from typing import TYPE_CHECKING
+
+from hftrain.lazy import lazily
+
+if TYPE_CHECKING:
+    from hftrain.labels.classes import number_classes, references, weights
+    from hftrain.labels.losses import classification
+    from hftrain.labels.scoring import Scores, choose_thresholds, measure, score
+    from hftrain.tasks.image_classification.config import ImageClassificationConfig
+    from hftrain.tasks.image_classification.examples import augmentation, collator, make_examples
+    from hftrain.tasks.image_classification.model import load_classifier, load_pixels
+    from hftrain.tasks.image_classification.report import summarize
+    from hftrain.tasks.image_classification.rows import load_images
+else:
+    __getattr__ = lazily(__name__)
+
+__all__ = [
+    "ImageClassificationConfig",
+    "Scores",
+    "augmentation",
+    "choose_thresholds",
+    "classification",
+    "collator",
+    "load_classifier",
+    "load_images",
+    "load_pixels",
+    "make_examples",
+    "measure",
+    "number_classes",
+    "references",
+    "score",
+    "summarize",
+    "weights",
+]

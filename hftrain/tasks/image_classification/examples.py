@@ -1,0 +1,95 @@
+"""Images as examples, which are decoded when a batch needs them, and their batches.
+
+Shapes: B examples of a batch, H, W height and width that the model reads, K classes or labels (1 for regression).
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+from torch.utils.data import get_worker_info
+
+from hftrain.data.examples import Examples
+from hftrain.data.lines import Fault
+from hftrain.data.rows import dataset
+from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
+from hftrain.losses import Batch
+from hftrain.tasks.image_classification.config import ImageClassificationConfig
+from hftrain.vision import Augmentation, Pixels, decode
+from hftrain.vision.augment import mix, paste
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
+
+THREADS = 4  # that decode a batch of an evaluation
+
+
+def make_examples(rows: "Rows", ids: Mapping[str, int], config: ImageClassificationConfig) -> Examples:
+    """Rows as examples {"image": path, "labels": a class's number, the numbers of all labels, or the number to
+    predict}. Their fingerprint depends on the contents of the images, not on their places."""
+    labels = [number_label(label, ids) for label in rows["label"]]
+    table = pa.table({"image": rows["image"][:], "labels": pa.array(labels, ID_TYPE[config.problem_type])})
+    digest = hashlib.sha256("\n".join([*rows["content"], repr(labels)]).encode())
+    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=digest.hexdigest())
+
+
+def augmentation(
+    config: ImageClassificationConfig, examples: Examples, pixels: Pixels, classes: int
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """example -> {"pixels": (3, H, W), "labels"}: the picture a little different each time, and with MixUp or CutMix
+    joined with that of another example; its label is then (K,), the share of each class."""
+    crop_area = (0.8 if config.built_in else 0.35) if config.crop_area is None else config.crop_area
+    flip = (0.0 if config.built_in else 0.5) if config.flip is None else config.flip
+    vary = Augmentation(crop_area, flip, config.colour_jitter, config.auto_augment, config.random_erasing)
+    ways = [(mix, config.mixup_alpha), (paste, config.cutmix_alpha)]
+    ways = [(join, alpha) for join, alpha in ways if alpha]
+
+    def augment(example: Mapping[str, Any]) -> dict[str, Any]:
+        picture = vary(read(example["image"]), pixels)
+        if not ways:
+            return {"pixels": picture, "labels": example["labels"]}
+        other = examples[np.random.randint(len(examples))]
+        join, alpha = ways[np.random.randint(len(ways))]
+        picture, share = join(picture, vary(read(other["image"]), pixels), alpha)
+        shares = np.zeros(classes, np.float32)
+        for label, part in ((example["labels"], share), (other["labels"], 1 - share)):
+            shares[label] += part
+        return {"pixels": picture, "labels": shares}
+
+    return augment
+
+
+def collator(pixels: Pixels, problem: str, classes: int) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+    return partial(collate, pixels=pixels, problem=problem, classes=classes)
+
+
+def collate(examples: Sequence[Mapping[str, Any]], *, pixels: Pixels, problem: str, classes: int) -> Batch:
+    """pixel_values (B, 3, H, W) float32, of examples that are not augmented as for evaluation; labels (B,) int64, (B,
+    K) shares of classes, (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
+
+    def picture(example: Mapping[str, Any]) -> torch.Tensor:
+        return example["pixels"] if "pixels" in example else pixels.tensor(pixels.fit(read(example["image"])))
+
+    if get_worker_info() is None and len(examples) > 1:
+        with ThreadPoolExecutor(THREADS) as pool:
+            pictures = list(pool.map(picture, examples))
+    else:
+        pictures = [picture(example) for example in examples]
+    labels = [example["labels"] for example in examples]
+    mixed = isinstance(labels[0], np.ndarray)
+    targets = torch.from_numpy(np.stack(labels)) if mixed else batch_labels(labels, problem, classes)
+    return {"pixel_values": torch.stack(pictures), "labels": targets}
+
+
+def read(path: str) -> Image.Image:
+    """The picture of an example. Raises: ValueError, the file is not what it was when the rows were read."""
+    try:
+        return decode(path)
+    except Fault as fault:
+        raise ValueError(f"{path} has changed since the rows were read: {fault}") from None

@@ -1,0 +1,79 @@
+"""Labels with probabilities, or a number, of image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hftrain.data.lines import Fault
+from hftrain.labels.predict import problem_of, say
+from hftrain.models.saved import load_weights, recall, refuse_nan
+from hftrain.vision.sources import ENDINGS, locate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+
+def classify(
+    folder: Path,
+    config: PreTrainedConfig,
+    images: Sequence[Any],
+    batch_size: int,
+    device: str | None,
+    trust_remote_code: bool = False,
+) -> list[Any]:
+    """For each image the same as `hftrain.tasks.classification.predict.classify` for a text. An image is a path, or
+    what a row has in its column: bytes, or the dict of datasets.Image.
+
+    Raises:
+        ValueError: an image that cannot be read, or is on the network; a folder without the image processor's settings.
+    """
+    import numpy as np
+
+    from hftrain.data.examples import Examples
+    from hftrain.labels import scoring
+    from hftrain.tasks.image_classification.examples import collator
+    from hftrain.train.evaluation import OneProcess
+    from hftrain.vision.decoding import examine
+    from hftrain.vision.pixels import FILE, Pixels, load_settings
+
+    settings = load_settings(str(folder))
+    if settings is None:
+        raise ValueError(f"{folder} has no {FILE}, which says how its model reads images")
+    pixels, problem = Pixels(settings), problem_of(config)
+    paths = []
+    for number, image in enumerate(images, 1):
+        name = image if isinstance(image, str) else f"image {number}"
+        try:
+            paths.append(locate(image, name))
+            examine(Path(paths[-1]))
+        except Fault as fault:
+            raise ValueError(f"{name}: {fault}") from None
+    model, device = load_weights(folder, "AutoModelForImageClassification", config, device, trust_remote_code)
+    label: Any = [] if problem == "multi_label_classification" else 0
+    examples = Examples([{"image": path, "labels": label} for path in paths], np.ones(len(paths)))
+    collate = collator(pixels, problem, config.num_labels or 0)
+    outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
+    refuse_nan(outputs.flatten().tolist(), folder)
+    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
+    names: Any = config.id2label
+    return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]
+
+
+def image_files(names: Sequence[str]) -> list[str]:
+    """The image files that are named, or stand in a folder that is.
+
+    Raises:
+        ValueError: a folder without images.
+    """
+    files = []
+    for name in names:
+        if not Path(name).is_dir():
+            files.append(name)
+            continue
+        inside = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
+        if not inside:
+            raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
+        files += inside
+    return files

@@ -1,0 +1,72 @@
+"""What the report and the model card of a classification of images show."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hftrain.data.examples import Examples
+from hftrain.labels.report import count_labels, report_labels
+from hftrain.labels.scoring import Scores
+from hftrain.report import Report
+from hftrain.report.charts import histogram
+from hftrain.report.described import describe_split
+from hftrain.tasks.image_classification.config import ImageClassificationConfig
+from hftrain.tasks.image_classification.examples import read
+from hftrain.vision.sheet import thumbnail
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
+
+
+def summarize(
+    config: ImageClassificationConfig,
+    rows: "Mapping[str, Rows]",
+    examples: Mapping[str, Examples],
+    scores: Scores,
+    references: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    ids: Mapping[str, int],
+    thresholds: Sequence[float],
+) -> Report:
+    """What the report shows: the scores of the test rows, and the data. `references`: what is right, of each split."""
+    sides = np.maximum(rows["train"]["width"][:], rows["train"]["height"][:])
+    return report_labels(
+        config,
+        rows,
+        scores,
+        references,
+        names,
+        thresholds,
+        task="image-classification",
+        what="an image",
+        usage=usage(config, rows["test"][0]["image"]),
+        data={name: describe(split, names, ids) for name, split in rows.items()},
+        show=show,
+        more=[histogram("sizes", "Longer sides of the training images", sides, x_label="pixels")],
+    )
+
+
+def describe(rows: "Rows", names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
+    """A split: its rows, what was left out and leaked, the sizes of the images, and the rows of each class."""
+    sides = np.array([rows["width"][:], rows["height"][:]])
+    sizes = [f"{width} x {height}" for width, height in (np.median(sides, axis=1).astype(int), sides.max(axis=1))]
+    details: dict[str, Any] = {"pixels, median": sizes[0], "pixels, largest": sizes[1]}
+    return describe_split(rows, details | count_labels(rows, names, ids), unit="images", inputs="contents")
+
+
+def show(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"image": thumbnail(read(row["image"])), "file": row["image"]}
+
+
+def usage(config: ImageClassificationConfig, image: str) -> str:
+    """Python that loads what was trained and saved, and asks it about an image."""
+    folder = config.hub_model_id or config.output_dir
+    if not config.use_peft and config.model_name_or_path is not None:
+        return f"""from transformers import pipeline
+
+classify = pipeline("image-classification", model={folder!r})
+print(classify({image!r}))"""
+    return f"""from hftrain.predict import predict
+
+print(predict({folder!r}, [{image!r}]))"""

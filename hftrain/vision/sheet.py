@@ -1,0 +1,47 @@
+"""Pictures for people: small ones in a report, many on one sheet."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from hftrain.report.page import Picture
+
+EDGE = 96  # pixels of a thumbnail's longer side
+COLUMNS = 8
+
+
+def thumbnail(image: Image.Image) -> Picture:
+    """The picture as small as a table shows it; one that is smaller is shown in large pixels."""
+    shown = enlarged(image, EDGE)
+    shown.thumbnail((EDGE, EDGE))
+    file = io.BytesIO()
+    shown.save(file, "PNG" if image.width * image.height <= EDGE**2 // 4 else "JPEG", quality=80)
+    return Picture(file.getvalue())
+
+
+def enlarged(image: Image.Image, edge: int) -> Image.Image:
+    """A copy whose longer side is near `edge` if it is less than half of that."""
+    times = max(1, edge // max(image.size))
+    return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+
+
+def contact_sheet(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
+    """The pictures side by side, a caption below each."""
+    edge = 2 * EDGE if max(images[0].size) > EDGE else EDGE
+    columns = min(COLUMNS, len(images))
+    sheet = Image.new("RGB", (columns * (edge + 8), math.ceil(len(images) / columns) * (edge + 24)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = place % columns * (edge + 8) + 4, place // columns * (edge + 24) + 4
+        shown = enlarged(image, edge)
+        shown.thumbnail((edge, edge))
+        sheet.paste(shown, (left, top))
+        text = caption.encode("ascii", "replace").decode()  # what Pillow's own letters have
+        while text and draw.textlength(text) > edge:
+            text = text[:-1]
+        draw.text((left, top + edge + 2), text, fill="black")
+    return sheet

@@ -1,0 +1,99 @@
+"""Where images stand: files in folders by class, paths beside a table, bytes in a columnar file or on the Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hftrain.data.files import cache, make_once
+from hftrain.data.lines import Fault
+from hftrain.data.sources import Reader, ending
+from hftrain.vision.decoding import Known
+from hftrain.vision.index import examine_files, keep
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+REMOTE = re.compile(r"(https?|ftp|s3|gs|hf)://|data:", re.I)
+
+
+def read_image_file(path: Path) -> Reader | None:
+    """An image file as one row, [path, name of its folder]; None of other files."""
+    if ending(path) not in ENDINGS:
+        return None
+    return Reader(str(path), "image", ["the image", "its folder"], iter([(1, [str(path), path.parent.name])]))
+
+
+def beside(file: Path, values: list[Any]) -> list[Any]:
+    """The values of a row of `file`, whose first names an image relative to it."""
+    return [_beside(file.parent, values[0]), *values[1:]]
+
+
+def _beside(folder: Path, value: Any) -> Any:
+    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        value = value["path"]  # as datasets.Image writes one that it did not embed
+    if isinstance(value, str) and value and not REMOTE.match(value):
+        return str(folder / Path(value).expanduser())
+    return value
+
+
+def locate(value: Any, name: str) -> str:
+    """The path of an image: named as such, or its bytes, which are put into the cache; `name` is what to call it.
+
+    Raises:
+        Fault: neither, or the image is on the network.
+    """
+    if isinstance(value, dict):  # of datasets.Image
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
+        value = value.encode() if isinstance(value, str) and not Path(value).is_file() else value
+    if isinstance(value, bytes):
+        if not value:
+            raise Fault(f"{name} is empty")
+        return keep(value)
+    if not isinstance(value, str) or not value.strip():
+        raise Fault(f"{name} is {'null' if value is None else f'no path of an image: {value!r:.60}'}")
+    if REMOTE.match(value):
+        raise Fault(
+            f"{name} is a URL, {value:.80}: only files are read, since what a server sends may differ each time; "
+            "download it first"
+        )
+    return value
+
+
+class Contents:
+    """What images hold: `look` gives each row the content and the size of its image, and refuses an image that it has
+    seen with another label."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, tuple[Any, str]] = {}  # content -> label and the path where it was first
+
+    def look(self, rows: Sequence[Sequence[Any]]) -> list[list[Any] | Fault]:
+        """Rows (path, ..., label) -> [content, path, width, height, ..., label], or a Fault."""
+        looked = zip(rows, examine_files([row[0] for row in rows]), strict=True)
+        return [image if isinstance(image, Fault) else self._labelled(row, image) for row, image in looked]
+
+    def _labelled(self, row: Sequence[Any], known: Known) -> list[Any] | Fault:
+        path, *rest = row
+        label, first = self.labels.setdefault(known.content, (rest[-1], path))
+        if label != rest[-1]:
+            return Fault(f"the same image as {first}, which has the label {label!r}, not {rest[-1]!r}")
+        return [known.content, path, known.width, known.height, *rest]
+
+
+def digits() -> Path:
+    """A folder with the 1,797 digits of 8 x 8 pixels that come with scikit-learn, a folder for each class."""
+    folder = cache() / "images" / "digits"
+    make_once(folder, lambda stage: _write_digits(stage / "digits"))
+    return folder / "digits"
+
+
+def _write_digits(folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    pictures, classes = load_digits(return_X_y=True)
+    for number, (picture, name) in enumerate(zip(pictures, classes, strict=True)):
+        (folder / str(name)).mkdir(parents=True, exist_ok=True)
+        grey = np.round(picture.reshape(8, 8) * 255 / 16).astype(np.uint8)
+        Image.fromarray(grey).save(folder / str(name) / f"{number:04}.png")
