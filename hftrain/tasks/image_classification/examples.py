@@ -43,10 +43,13 @@ def augmentation(
     config: ImageClassificationConfig, examples: Examples, pixels: Pixels, classes: int
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """example -> {"pixels": (3, H, W), "labels"}: the picture a little different each time, and with MixUp or CutMix
-    joined with that of another example; its label is then (K,), the share of each class."""
-    crop_area = (0.8 if config.built_in else 0.35) if config.crop_area is None else config.crop_area
-    flip = (0.0 if config.built_in else 0.5) if config.flip is None else config.flip
-    vary = Augmentation(crop_area, flip, config.colour_jitter, config.auto_augment, config.random_erasing)
+    joined with that of another example; its label is then (K,), the share of each class. What is open is chosen and
+    is then in `config`."""
+    reason = "digits stay digits" if config.built_in else "usual for photographs"
+    config.choose("crop_area", 0.8 if config.built_in else 0.35, reason)
+    config.choose("flip", 0.0 if config.built_in else 0.5, reason)
+    assert config.crop_area is not None and config.flip is not None
+    vary = Augmentation(config.crop_area, config.flip, config.colour_jitter, config.auto_augment, config.random_erasing)
     ways = [(mix, config.mixup_alpha), (paste, config.cutmix_alpha)]
     ways = [(join, alpha) for join, alpha in ways if alpha]
 
@@ -76,7 +79,7 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pixels: Pixels, problem: s
     def picture(example: Mapping[str, Any]) -> torch.Tensor:
         return example["pixels"] if "pixels" in example else pixels.tensor(pixels.fit(read(example["image"])))
 
-    if get_worker_info() is None and len(examples) > 1:
+    if "pixels" not in examples[0] and get_worker_info() is None:
         with ThreadPoolExecutor(THREADS) as pool:
             pictures = list(pool.map(picture, examples))
     else:
