@@ -15,7 +15,8 @@ from hftrain.tasks.preference import bradley_terry, count_examples, reward_loss
 from hftrain.tasks.preference.online import reward_function
 from hftrain.train.inspect import asked
 from tests import tiny
-from tests.tasks.preference.test_preference import collate, make_examples, write_rows
+from tests.tasks.preference.test_preference import collate, make_examples
+from tests.tasks.preference.test_preference_recipe import write_rows
 from tests.tiny import chat_folder, chat_tokenizer
 
 
