@@ -15,7 +15,7 @@ def lazily(package: str) -> Callable[[str], Any]:
         else:
             __getattr__ = lazily(__name__)
 
-    It makes the import when `name` is first used. No `name` may be that of a module in the package: whoever imports
+    It makes the import when `name` is first used. No `name` may be that of a module in the package: importing
     the module would put it in the name's place.
     """
     module = sys.modules[package]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
+Collate = Callable[[list[Any]], Batch]
 IGNORE = -100  # a label that the loss ignores, as in torch and transformers
 
 
@@ -165,7 +166,9 @@ def chunked_cross_entropy(
     labelled = labels != IGNORE
     hidden, labels = hidden[labelled], labels[labelled]
     rows = min(max(128, len(labels) // 16), 2048)  # few, since each chunk reads and writes the weight's gradient once
-    return ChunkedCrossEntropy.apply(hidden, weight, bias, labels, label_smoothing, rows)
+    inputs = hidden, weight, bias, labels, label_smoothing, rows
+    summed: torch.Tensor = ChunkedCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]
+    return summed
 
 
 _LABELS: ContextVar[tuple[torch.Tensor, float] | None] = ContextVar("labels", default=None)
@@ -182,7 +185,9 @@ class SummingHead(nn.Linear):
         if labels_and_smoothing is None:
             return super().forward(input)
         if torch.compiler.is_compiling():  # compiling a graph of so many chunks would gain nothing
-            return torch.compiler.disable(chunked_cross_entropy)(input, self.weight, self.bias, *labels_and_smoothing)
+            uncompiled = torch.compiler.disable(chunked_cross_entropy)
+            summed: torch.Tensor = uncompiled(input, self.weight, self.bias, *labels_and_smoothing)
+            return summed
         return chunked_cross_entropy(input, self.weight, self.bias, *labels_and_smoothing)
 
 
@@ -190,7 +195,7 @@ def sum_in_head(model: torch.nn.Module, batch: Batch, labels: torch.Tensor, labe
     """`sum_over_logits` by a model whose head is a `SummingHead`; `hftrain.train.trials.chunk_loss` makes it one."""
     token = _LABELS.set((labels, label_smoothing))
     try:
-        summed = forward(model, batch).logits
+        summed: torch.Tensor = forward(model, batch).logits
     finally:
         _LABELS.reset(token)
     if summed.numel() != 1:

@@ -18,7 +18,7 @@ def visible(text: str) -> str:
     return CONTROLS.sub(lambda match: repr(match.group())[1:-1], text.replace("\r\n", "\n"))
 
 
-def visible_json(value: Any, **how: Any) -> str:
+def visible_json(value: object, **how: Any) -> str:
     """`value` as JSON with control characters spelt out; reading it gives the same value."""
     text = json.dumps(value, ensure_ascii=False, **how)
     return re.sub(f"(?!\n){CONTROLS.pattern}", lambda match: f"\\u{ord(match.group()):04x}", text)

@@ -9,6 +9,10 @@
 Rows are messages ({"messages": [{"role", "content"}, ...], "tools": ...}), prompt and completion, instruction, input
 and output, conversations ([{"from", "value"}, ...]), or plain text. Only what the assistant says is learnt, but for
 messages with "weight": 0, as `hftrain inspect chat ...` shows before anything is trained.
+
+Seen: 935 instructions and SmolLM2-135M-Instruct with LoRA, 40 steps of 4: validation perplexity 3.72 before and 2.48
+after, 2.81 on the test rows, in 3.6 minutes of one CPU thread. docs/log.md: "What a recipe reaches, and how long it
+takes".
 """
 
 import math

@@ -9,6 +9,10 @@
 
 Rows are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .zst), a folder, or a data set on
 the Hub. Labels are names or whole numbers. `hftrain predict` labels new texts with what was trained.
+
+Seen: 95.0 % accuracy on TREC-6 with classify-trec.yaml and --num_train_epochs 1, in 3.4 minutes of one CPU thread;
+96.5 % after the 3 epochs that it asks for (mean of 3 seeds). docs/log.md: "What a recipe reaches, and how long it
+takes", "Sentences, words and questions with MiniLM".
 """
 
 from typing import Any

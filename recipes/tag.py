@@ -9,6 +9,10 @@ Words and tags are CoNLL columns (a word a line, a blank line after each sentenc
 or rows with a list of words and one of tags, or with a text and the places of its entities (jsonl, json, csv, parquet,
 arrow, a folder of `save_to_disk`, a data set on the Hub). Long sentences are read in windows, and no word is lost; a
 step's batch counts windows.
+
+Seen: entity F1 0.430 on WNUT17's test sentences with tag-wnut17.yaml (MiniLM, seed 1, 428 steps); a step takes 1.1
+seconds of one CPU thread, so that is about 8 minutes. docs/log.md: "Sentences, words and questions with MiniLM",
+"What a recipe reaches, and how long it takes".
 """
 
 from typing import Any

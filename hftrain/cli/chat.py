@@ -1,18 +1,25 @@
 """`hftrain chat`: talk to a trained model in the terminal."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
 HELP = "/exit ends, /new begins a new conversation, Ctrl-C stops an answer"
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("chat", help="talk to a trained model", epilog=f"In the conversation: {HELP}.")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument("--system", metavar="TEXT", help="a system message that begins the conversation")
@@ -99,7 +106,9 @@ def prompt_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
         return prompt_ids(tokenizer, fold_system(messages))  # like training with system_to_user
 
 
-def forget(messages: list[dict[str, str]], model: Any, tokenizer: Any, max_new_tokens: int) -> None:
+def forget(
+    messages: list[dict[str, str]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int
+) -> None:
     """Drops the oldest turns, with a message, until the conversation and an answer fit into the model's positions."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
     first = 1 if messages[0]["role"] == "system" else 0
@@ -108,7 +117,7 @@ def forget(messages: list[dict[str, str]], model: Any, tokenizer: Any, max_new_t
         print(f"the oldest turn is dropped: the model reads only {room} tokens", file=sys.stderr)
 
 
-def say(model: Any, tokenizer: Any, messages: list[dict[str, str]], search: dict[str, Any]) -> str:
+def say(model: Any, tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], search: dict[str, Any]) -> str:
     """The answer, shown while it is generated; if Ctrl-C stops it, the part that was shown."""
     import torch
     from transformers import TextStreamer

@@ -1,13 +1,15 @@
 """`hftrain compare`: the differences of runs in settings, curves and scores."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "compare", help="compare runs: settings that differ, curves in one chart, scores with their intervals"
     )

@@ -1,18 +1,24 @@
 """`hftrain inspect`: shows the examples that a recipe will train on."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import sys
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
+
+if TYPE_CHECKING:
+    from hftrain.train.inspect import Example, View
 
 LEARNT, PLAIN = ("\x1b[1;32m", "\x1b[0m"), ("⟦", "⟧")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "inspect",
         help="show what a recipe will train on; exit code 1 if something is wrong with it",
@@ -108,7 +114,7 @@ class _Messages(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
+def shown(example: Example, view: View, marks: tuple[str, str]) -> Iterator[str]:
     """Lines that show an example, with learnt tokens between `marks`."""
     from hftrain.train.inspect import tokenizer_of
 
@@ -127,7 +133,7 @@ def shown(example: Any, view: Any, marks: tuple[str, str]) -> Iterator[str]:
         groups = groupby(pairs, key=lambda pair: pair[1] >= 0)
         yield "".join(learnt(text(i for i, _ in group)) if on else text(i for i, _ in group) for on, group in groups)
     elif example.kind in ("masked", "tags"):
-        names = view.model.config.id2label if example.kind == "tags" else {}
+        names: dict[Any, str] = (view.model.config.id2label or {}) if example.kind == "tags" else {}
         words = (text([i]) + (learnt(names.get(label) or text([label])) if label >= 0 else "") for i, label in pairs)
         yield (" " if names else "").join(words)
     else:

@@ -1,16 +1,21 @@
 """`hftrain merge` and `hftrain export`: write a trained model in another form and compare it with the original."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
+SHARED = ("max_shard_size", "max_kl", "load_in_4bit", "device", "base", "trust_remote_code")  # options of both
 
-def add(commands: Any) -> None:
+
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "merge",
         help="write a model with its adapter merged into the weights; exit code 1 if it is not the same model",
@@ -80,17 +85,7 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
         more["prompts"] = read_texts(existing(args.prompts), USUAL)
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-{args.suffix}")
     try:
-        parity = function(
-            args.folder,
-            output,
-            max_shard_size=args.max_shard_size,
-            max_kl=args.max_kl,
-            load_in_4bit=args.load_in_4bit,
-            device=args.device,
-            base=args.base,
-            trust_remote_code=args.trust_remote_code,
-            **more,
-        )
+        parity = function(args.folder, output, **{name: getattr(args, name) for name in SHARED}, **more)
     except NotTheSame as error:
         print(visible(f"hftrain: {error}"), file=sys.stderr)
         return 1

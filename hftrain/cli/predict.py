@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument(
@@ -39,17 +40,7 @@ def add(commands: Any) -> None:
         type=Path,
         help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
-    command.add_argument("--delimiter", metavar="C", help="separator of csv and tsv fields (default: comma, TAB)")
-    command.add_argument(
-        "--column_names",
-        metavar="NAME",
-        nargs="+",
-        default=[],
-        help="columns of csv and tsv files without a header line",
-    )
-    command.add_argument(
-        "--encoding", metavar="NAME", help="encoding of text files, for instance windows-1252 (default: UTF-8)"
-    )
+    add_format_options(command)
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
     )
@@ -79,13 +70,14 @@ def predict_texts(args: argparse.Namespace) -> int:
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
+    if args.file:
+        existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=[str(args.file)], **settings)
-        existing(args.file)
         labels = list((config.id2label or {}).values())
         inputs = read_file(args.file, what, labels, reading, line)
         if args.output:

@@ -1,14 +1,16 @@
 """`hftrain prepare`: text into token files, once, before training."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import Visible, visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "prepare",
         help="tokenize text for pretraining, on all cores",
@@ -29,17 +31,7 @@ def add(commands: Any) -> None:
         "--document", choices=("line", "paragraph", "file"), default="line",
         help="unit of a document in a text file; blank lines separate paragraphs (default: line)",
     )  # fmt: skip
-    command.add_argument("--delimiter", metavar="C", help="separator of csv and tsv fields (default: comma, TAB)")
-    command.add_argument(
-        "--column_names",
-        metavar="NAME",
-        nargs="+",
-        default=[],
-        help="columns of csv and tsv files without a header line",
-    )
-    command.add_argument(
-        "--encoding", metavar="NAME", help="encoding of text files, for instance windows-1252 (default: UTF-8)"
-    )
+    add_format_options(command)
     command.add_argument(
         "--validation_split",
         metavar="X",

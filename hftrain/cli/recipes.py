@@ -1,20 +1,22 @@
 """`hftrain recipes`, `copy`, `run`: files of `recipes/` in the repository, of `hftrain/_recipes/` in a wheel."""
 
+from __future__ import annotations
+
 import argparse
 import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from hftrain.cli import program
+from hftrain.cli.commands import Commands
 from hftrain.signals import exit_code, relay
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHOWS = {"--help", "-h", *(f"--print{mark}config{way}" for mark in "_-" for way in ("", "=as_given"))}  # and ends
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser("recipes", help="list the recipes")
     command.set_defaults(command=list_recipes)
 

@@ -1,15 +1,17 @@
 """`hftrain check-serve`: compares the tokens and answers of a server with the exported model."""
 
+from __future__ import annotations
+
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.cli.trust import trust_option
 from hftrain.terminal import visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "check-serve",
         help="compare a running OpenAI-compatible server with an export; exit code 1 if they differ",

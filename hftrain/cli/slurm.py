@@ -1,20 +1,22 @@
 """`hftrain slurm`: a batch script of `scripts/slurm/`, filled in for a recipe. It is submitted only with --submit."""
 
+from __future__ import annotations
+
 import argparse
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from hftrain.cli import program
+from hftrain.cli.commands import Commands
 from hftrain.cli.recipes import PACKAGE, find_recipe, parses
 
 SBATCH = ("time", "partition", "account", "qos", "constraint", "mem", "cpus_per_task", "job_name", "signal")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "slurm",
         help="write a Slurm batch script that runs a recipe",

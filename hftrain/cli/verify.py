@@ -1,13 +1,15 @@
 """`hftrain verify`: checks that the checkpoints and the final model of a run, or prepared tokens, are unchanged."""
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import Any
 
+from hftrain.cli.commands import Commands
 from hftrain.terminal import visible
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     command = commands.add_parser(
         "verify", help="check checkpoints, models or prepared tokens; exit code 1 if one is damaged"
     )

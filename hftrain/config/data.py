@@ -79,7 +79,10 @@ class DataConfig(Config):
                 yield (name,), "takes no weights (@): each of its rows counts once"
             names = [source.name for source in sources]
             if twice := [name for name in names if names.count(name) > 1]:
-                yield (name,), f"names {twice[0]} twice" + ("; a weight says so: @2" if name == "train_file" else "")
+                yield (
+                    (name,),
+                    f"contains {twice[0]} twice" + ("; to repeat it, set a weight: @2" if name == "train_file" else ""),
+                )
         if self.fold is not None and (self.folds is None or self.fold > self.folds):
             yield ("fold", "folds"), f"fold {self.fold} needs folds: set folds to {self.fold} or more"
         if self.folds is not None and self.test_file is not None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from hftrain.config.fields import TrainConfig
 
 Task = Literal["understanding", "translation", "chat", "preference", "reward", "pretraining"]
 BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
 ENOUGH_TO_CHOOSE = 100  # validation rows: by fewer, an accuracy of 90 % is known to +-6 points or worse
-GROUPED: tuple[Task, ...] = ("understanding", "translation")  # tasks that score as well with steps of similar lengths
 LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
     "new": (1e-4, 4e-3),
     "new translator": (1e-4, 2e-3),
@@ -27,7 +29,6 @@ LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
 RULES = {
     "global_batch_size": "more for more examples",
     "global_batch_tokens": "a share of the training tokens",
-    "train_sampling_strategy": "by length, for the tasks whose score does not depend on it",
     "num_train_epochs": "more on fewer data, so that there are enough updates",
     "learning_rate": "lower for larger models; times the root of a batch of one's own / the usual one",
     "lr_scheduler_type": "by the task",
@@ -95,7 +96,6 @@ def choose(known: Known, given: Mapping[str, Any]) -> dict[str, Choice]:
     warmup = 0.1 if known.task in ("understanding", "reward") else 0.05
     room = 1 - _share(given.get("decay_steps", 0.0)) if given.get("lr_scheduler_type") == "warmup_stable_decay" else 1
     others = {
-        "train_sampling_strategy": sampling(known),
         "learning_rate": Choice(_rounded(rate * factor), reason),
         "lr_scheduler_type": Choice(schedule, f"usual for {known.task}, {named} models"),
         "warmup_steps": Choice(round(min(warmup, max(0.0, room)), 6), "share of the steps"),
@@ -170,15 +170,6 @@ def epochs(known: Known, batch: float) -> Choice:
     return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
 
 
-def sampling(known: Known) -> Choice:
-    """The order of examples: by length where padding is worth saving and the score is as good."""
-    if known.task not in GROUPED:
-        return Choice("random", f"usual for {known.task}")
-    if known.tokens >= 0.9 * known.examples * known.longest:
-        return Choice("random", "the examples are about equally long")
-    return Choice("group_by_length", "less is padded")
-
-
 def usual_rate(known: Known) -> Choice:
     """The peak learning rate at the usual batch: lower for larger models."""
     if known.task == "preference":
@@ -213,7 +204,7 @@ def keeps_best(known: Known, given: Mapping[str, Any]) -> Choice:
     return Choice(False, f"{few} {known.metric}: the last is kept")
 
 
-def open_settings(config: Any) -> list[str]:
+def open_settings(config: TrainConfig) -> list[str]:
     """The settings of `config` that are still to be chosen."""
     unit = "global_batch_tokens" if config.task_family in BY_TOKENS else "global_batch_size"
     given = _given(config)
@@ -223,7 +214,7 @@ def open_settings(config: Any) -> list[str]:
     return [name for name in RULES if name not in given.keys() | filled | other]
 
 
-def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
+def fill(config: TrainConfig, known: Known, pinned: Mapping[str, Any]) -> None:
     """Chooses the open settings of `config` but those of `cadence`; what is in `pinned` is not chosen anew."""
     config.chosen_for = str(known)
     still_open = {*open_settings(config), *config.chosen}
@@ -239,12 +230,12 @@ def fill(config: Any, known: Known, pinned: Mapping[str, Any]) -> None:
     _fill(config, choose(known, given))
 
 
-def fill_cadence(config: Any, steps: int) -> None:
+def fill_cadence(config: TrainConfig, steps: int) -> None:
     """Chooses how often a run of `steps` evaluates, saves and logs."""
     _fill(config, cadence(steps, _given(config)))
 
 
-def describe(config: Any) -> list[str]:
+def describe(config: TrainConfig) -> list[str]:
     """What was chosen for `config`, and why, a line each."""
     if not config.chosen:
         return []
@@ -252,11 +243,11 @@ def describe(config: Any) -> list[str]:
     return [f"chosen for {config.chosen_for} (set one to choose otherwise):", *lines]
 
 
-def _given(config: Any) -> dict[str, Any]:
+def _given(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in vars(config).items() if value is not None}
 
 
-def _fill(config: Any, choices: Mapping[str, Choice]) -> None:
+def _fill(config: TrainConfig, choices: Mapping[str, Choice]) -> None:
     for name, choice in choices.items():
         config.choose(name, *choice)
 

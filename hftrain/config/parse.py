@@ -16,6 +16,7 @@ import yaml
 
 from hftrain.config.defaults import open_settings
 from hftrain.config.errors import explain_errors
+from hftrain.config.fields import TrainConfig
 from hftrain.config.help import help_text
 from hftrain.config.hf_names import HF_NAMES
 from hftrain.config.printing import ask, show
@@ -146,7 +147,7 @@ def read_file(path: str, level: Level) -> None:
     return None
 
 
-def read_text(kind: Any, texts: list[str]) -> Any:
+def read_text(kind: object, texts: list[str]) -> Any:
     """The words after ``--name`` as a value: a string unchanged, anything else as YAML reads it."""
     core, marks, optional = unpack(kind)
     if get_origin(core) is list and optional and texts == ["null"]:
@@ -185,7 +186,7 @@ def read_command_line(argv: Sequence[str], level: Level) -> None:
         start = end
 
 
-def entry_set(mapping: Any, keys: list[str], value: Any) -> dict[str, Any]:
+def entry_set(mapping: Any, keys: list[str], value: object) -> dict[str, Any]:
     """``mapping`` with ``value`` at ``keys``; missing levels are created."""
     mapping = mapping if isinstance(mapping, dict) else {}
     head, *deeper = keys
@@ -305,7 +306,7 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
         raise SystemExit(2) from None
     if prints:
         as_given = any(word.endswith("=as_given") for word in prints)
-        if argv is None and not as_given and hasattr(config, "chosen") and open_settings(config):
+        if argv is None and not as_given and isinstance(config, TrainConfig) and open_settings(config):
             ask(config)
             return config
         show(config)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from hftrain.config.defaults import RULES, open_settings
+from hftrain.config.fields import TrainConfig
 from hftrain.config.schema import Config
 from hftrain.config.yaml12 import to_yaml
 
@@ -46,7 +47,7 @@ def show(config: Config) -> NoReturn:
 def to_text(config: Config) -> str:
     """The settings as YAML, with comments that `parse` ignores."""
     notes = {}
-    if hasattr(config, "chosen"):
+    if isinstance(config, TrainConfig):
         notes = {name: f"chosen by the data and the model: {RULES[name]}" for name in open_settings(config)}
         notes |= {name: f"chosen: {choice.reason}" for name, choice in config.chosen.items()}
     lines = []

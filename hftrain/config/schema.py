@@ -163,11 +163,11 @@ def unpack(kind: Any) -> tuple[Any, list[Any], bool]:
             return kind, marks, optional
 
 
-def instead_of(kind: Any) -> str | None:
+def instead_of(kind: object) -> str | None:
     return next((mark.other for mark in unpack(kind)[1] if isinstance(mark, InsteadOf)), None)
 
 
-def default_of(field: Field) -> Any:
+def default_of(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
@@ -179,7 +179,7 @@ def keep_one(kinds: dict[str, Any], values: dict[str, Any]) -> None:
             values[other] = None
 
 
-def describe(kind: Any) -> str:
+def describe(kind: object) -> str:
     """The words for a type: ``Annotated[int | None, above(0)]`` -> ``int above 0, or null``."""
     core, marks, optional = unpack(kind)
     if get_origin(core) is Literal:
@@ -194,7 +194,7 @@ def describe(kind: Any) -> str:
     return f"{words}, or null" if optional else words
 
 
-def conform(kind: Any, value: Any) -> Any:
+def conform(kind: object, value: Any) -> Any:
     """``value`` as a value of ``kind``. Raises ValueError, with the expected kind, if it does not fit."""
     core, marks, optional = unpack(kind)
     if core is Any or (optional and value is None):
@@ -241,7 +241,7 @@ class Setting:
     field: str
 
 
-def settings(cls: Any, prefix: str = "", defaults: Any = None) -> dict[str, Setting]:
+def settings(cls: Any, prefix: str = "", defaults: object = None) -> dict[str, Setting]:
     """All settings of ``cls`` by name; those of a nested dataclass as ``outer.inner``."""
     table: dict[str, Setting] = {}
     kinds = kinds_of(cls)

@@ -25,11 +25,11 @@ MOST_LEVELS = 100
 
 
 class Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012  (PyYAML's own way)
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own way)
     level = 0  # of mappings and lists inside one another
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if self.level > MOST_LEVELS:
             problem = f"nested more than {MOST_LEVELS} levels deep"
             raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
@@ -42,7 +42,7 @@ class Loader(yaml.SafeLoader):
         self.level -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if str(key.value) in lines:

@@ -1,7 +1,7 @@
-"""Which rows are set aside: by a keyed hash of their text, so that the order of the rows decides nothing.
+"""Chooses held-out rows by a keyed hash of their text, independent of the order of the rows.
 
-Rows with the same text are a group, which stays together. Shapes: N rows, G groups, in the order of their hashes.
-"""
+Rows with the same text are a group, and stay in the same split. Shapes: N rows, G groups, in the order of their
+hashes."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Groups(NamedTuple):
 
 
 def held_out_size(split: str, rows: int) -> int:
-    """How many of `rows` are set aside where nobody says.
+    """The number of held-out rows out of `rows` if it is not set.
 
-    A tenth, at most 2,000. (An accuracy of 90 % is known to +-8 points by 50 rows, to +-1.3 by 2,000: more would only
-    be lost.) For the test at least 50, or a fifth if that is less. For validation a twentieth, where a tenth is too few
-    to choose a checkpoint by: they serve a curve, and training needs them more."""
+    A tenth, at most 2,000. (The margin of an accuracy of 90 % is +-8 points with 50 rows and +-1.3 with 2,000: more
+    would be wasted.) For the test at least 50, or a fifth if that is less. For validation only a twentieth if a tenth
+    is too few to choose a checkpoint by: then they only serve a curve, and training needs them more."""
     size = round(0.1 * rows)
     if split == "test":
         size = max(size, min(50, round(0.2 * rows)))

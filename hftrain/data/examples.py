@@ -61,7 +61,7 @@ class Examples(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.__getitems__(list(range(*index.indices(len(self)))))
         return self.__getitems__([range(len(self))[index]])[0]
@@ -88,7 +88,8 @@ class Examples(Sequence[Any]):
 def fetch(items: Sequence[Any], indices: Sequence[int]) -> list[Any]:
     """`items[i]` for each index; in a single read if the items can (`Examples`, `datasets.Dataset`)."""
     if hasattr(items, "__getitems__"):
-        return items.__getitems__(list(indices))
+        examples: list[Any] = items.__getitems__(list(indices))
+        return examples
     return [items[i] for i in indices]
 
 
@@ -101,6 +102,6 @@ def fingerprint_of(items: Sequence[Any], lengths: np.ndarray | None = None) -> s
     return hashlib.sha256((b"" if lengths is None else lengths.tobytes()) + "\n".join(sample).encode()).hexdigest()
 
 
-def known_fingerprint(items: Any) -> str | None:
+def known_fingerprint(items: object) -> str | None:
     """The items' own fingerprint: that of `Examples` or `Rows`, or of a `datasets.Dataset`."""
     return getattr(items, "fingerprint", None) or getattr(items, "_fingerprint", None)

@@ -62,7 +62,7 @@ def cannot_write(path: Path, error: OSError) -> str:
 def make_once(folder: Path, make: Callable[[Path], object]) -> None:
     """`make(stage)` writes the files of `folder`, if they are not there as they were written; damage is logged."""
     if folder.exists() and (damaged := _damaged(folder)):
-        logger.warning("%s is damaged (%s) and is made again", folder, damaged)
+        logger.warning("%s is damaged (%s) and will be made again", folder, damaged)
         shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         with staged(folder) as stage:
@@ -84,9 +84,9 @@ def _damaged(folder: Path) -> str | None:
 
 
 def make_again(folder: Path) -> None:
-    """Makes an output folder that somebody deleted or renamed while a run goes on, with a warning."""
+    """Makes an output folder that was deleted or renamed during a run, with a warning."""
     if not folder.exists():
-        warnings.warn(f"{folder} was deleted or renamed while the run goes on: it is made again", stacklevel=3)
+        warnings.warn(f"{folder} was deleted or renamed during the run: it is created again", stacklevel=3)
         folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -155,6 +155,6 @@ class Noised(Examples):
         finally:
             np.random.set_state(state)
 
-    def _noised(self, index: int, example: Any) -> Any:
+    def _noised(self, index: int, example: object) -> Any:
         np.random.seed(np.random.SeedSequence([self.seed, index]).generate_state(1))
         return self.noise(example)

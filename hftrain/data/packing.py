@@ -32,7 +32,7 @@ class Packs(Sequence[np.ndarray]):
     def __len__(self) -> int:
         return len(self.edges) - 1
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # IndexError past the end; negative indices count from there

@@ -1,6 +1,6 @@
-"""Which examples each step sees, and how a step is cut into micro-batches.
+"""The examples of each step, and the cut of a step into micro-batches.
 
-The plan of an epoch follows from (seed, epoch, lengths) alone: it knows nothing of processes or memory. `cut` then
+The plan of an epoch follows from (seed, epoch, lengths) alone, not from processes or memory. `cut` then
 divides one step for the hardware that is there. So the hardware decides how fast a run is and never what it computes.
 
 Shapes: N examples, K sequences of each example (source and target: 2), P processes.
@@ -54,7 +54,7 @@ class Plan:
         self.lengths, self.tokens = lengths, lengths.sum(axis=1)
         self.seed, self.size, self.grouped = seed, global_batch_size or len(lengths), grouped
         if not len(lengths):
-            raise ValueError("there is no training example: look at the rows refused and at max lengths")
+            raise ValueError("there are no training examples: check the refused rows and the maximum lengths")
         self.share = None  # tokens per step
         if global_batch_tokens is None:
             self.steps_per_epoch = -(-len(lengths) // self.size)
@@ -360,7 +360,7 @@ class _Collated(Dataset):
         return self.collate(examples)
 
 
-def augmented(augment: Callable[[Any], Any], example: Any, seed: int, step: int, index: int) -> Any:
+def augmented(augment: Callable[[Any], Any], example: object, seed: int, step: int, index: int) -> Any:
     """The example `index` with the noise that `step` gives it."""
     seed_all(seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
     return augment(example)

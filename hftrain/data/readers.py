@@ -36,7 +36,7 @@ def missing(column: str, present: Iterable[str]) -> str:
 # ---- values
 
 
-def text(value: Any, name: str) -> str:
+def text(value: object, name: str) -> str:
     """The value if it is non-empty text; messages call it `name`. Raises: Fault."""
     if value is None:
         raise Fault(f"{name} is null")
@@ -62,7 +62,7 @@ def _check_surrogates(value: str, name: str) -> None:
         raise Fault(f"{name} contains {value[error.start]!r}, half a surrogate pair, which is not text") from None
 
 
-def pick(record: Any, column: str) -> Any:
+def pick(record: object, column: str) -> Any:
     """The value of a column in a JSON object: a dot reaches into nested objects, "" is the whole object."""
     if not isinstance(record, dict):
         raise Fault(f"not an object with columns but {type(record).__name__}: {record!r:.60}")

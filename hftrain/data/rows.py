@@ -104,11 +104,11 @@ class Rows(Sequence[Any]):
     @property
     def fingerprint(self) -> str:
         """Identifies the content of the rows."""
-        return self.data._fingerprint
+        return str(self.data._fingerprint)
 
     @property
     def column_names(self) -> list[str]:
-        return self.data.column_names
+        return list(self.data.column_names)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -122,7 +122,8 @@ class Rows(Sequence[Any]):
 
     def iter(self, batch_size: int) -> Iterator[dict[str, list[Any]]]:
         """Batches of rows: column -> values."""
-        return self.data.iter(batch_size)
+        batches: Iterator[dict[str, list[Any]]] = self.data.iter(batch_size)
+        return batches
 
     def select(self, chosen: Sequence[int] | np.ndarray) -> Rows:
         """The rows of these indices, with their places."""
@@ -303,7 +304,7 @@ def iterate(rows: Rows | Dataset, columns: Sequence[str]) -> Iterator[tuple[str,
     )
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else repr(value)
 
 

@@ -21,9 +21,6 @@ from hftrain.data.sources import split_names
 from hftrain.metrics.intervals import wilson
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
@@ -171,7 +168,7 @@ def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[s
     from datasets import get_dataset_split_names
 
     try:
-        return get_dataset_split_names(dataset_name, config_name)
+        return list(get_dataset_split_names(dataset_name, config_name))
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
             f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def read_squad(path: Path, encoding: str | None = None) -> Iterator[Item] | None
     return _questions(path, content, articles)
 
 
-def _questions(path: Path, content: bytes, articles: Any) -> Iterator[Item]:
+def _questions(path: Path, content: bytes, articles: Iterable[Any]) -> Iterator[Item]:
     place, line = 0, 1
     try:
         for number, article in enumerate(articles, 1):

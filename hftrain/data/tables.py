@@ -183,11 +183,11 @@ def _has_json_values(kind: pa.DataType) -> bool:
     return number or pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
 
 
-def _identity(value: Any) -> Any:
+def _identity(value: object) -> Any:
     return value
 
 
-def _as_json_value(value: Any) -> Any:
+def _as_json_value(value: object) -> Any:
     """The value as JSON: whole decimals as integers, dates and times in ISO 8601, others as text; bytes stay bytes if
     they are not text."""
     if value is None or isinstance(value, bool | int | float | str):
@@ -221,7 +221,7 @@ def _value_or_fault(scalar: pa.Scalar, column: str, convert: Callable[[Any], Any
         return Fault(f"column {column!r}: invalid UTF-8: {error.reason}")
 
 
-def without_fillers(value: Any) -> Any:
+def without_fillers(value: object) -> Any:
     """The value without the nulls that fill keys of other rows in a column of objects."""
     if isinstance(value, dict):
         return {name: without_fillers(entry) for name, entry in value.items() if entry is not None}
@@ -237,7 +237,7 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
     return feature.get("names") or [] if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else []
 
 
-def _name(value: Any, names: list[str]) -> Any:
+def _name(value: object, names: list[str]) -> Any:
     """The name of the class in place of its number, also in lists; other values stay."""
     if isinstance(value, list):
         return [_name(item, names) for item in value]

@@ -14,13 +14,13 @@ NAMES = {"None": None, "null": None, "True": True, "true": True, "False": False,
 BLANK = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
 
 
-def looks_written(value: Any) -> bool:
+def looks_written(value: object) -> bool:
     """Whether `value` is text that begins and ends like a list or an object."""
     text = value.strip() if isinstance(value, str) else ""
     return len(text) > 1 and BRACKETS.get(text[0]) == text[-1]
 
 
-def unwritten(value: Any) -> Any:
+def unwritten(value: object) -> Any:
     """The list or the object that the text `value` spells; any other value unchanged.
 
     It reads JSON, Python's form (tuples and sets become lists) and NumPy's, which has no commas and may be inside
@@ -29,7 +29,7 @@ def unwritten(value: Any) -> Any:
     Raises:
         ValueError: the text has the brackets of a list or an object, but none of these forms.
     """
-    if not looks_written(value):
+    if not isinstance(value, str) or not looks_written(value):
         return value
     text = value.strip()
     try:
@@ -50,7 +50,7 @@ def unwritten(value: Any) -> Any:
     raise ValueError(f"has the brackets of a list, but is not a list in JSON or Python: {text!r:.60}")
 
 
-def unwritten_or_text(value: Any) -> Any:
+def unwritten_or_text(value: object) -> Any:
     """`unwritten`, or the text itself if it has none of the forms: text in brackets."""
     try:
         return unwritten(value)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import transformers
@@ -21,6 +21,9 @@ from hftrain.models.trust import refusing_code
 from hftrain.models.weights import naming_damage
 from hftrain.report import carry_model_card
 from hftrain.train import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AUTO_CLASSES = {
     "CAUSAL_LM": "AutoModelForCausalLM",
@@ -72,7 +75,7 @@ def compare(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Pa
 
 
 @torch.no_grad()
-def logits_of(model: Any, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[torch.Tensor]:
+def logits_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[torch.Tensor]:
     """(T, V) fp32 on the CPU for each prompt, a chat if the tokenizer has a template; (1, V) for a classifier."""
     logits_of_prompts = []
     for prompt in prompts:

@@ -8,9 +8,12 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.deploy.export import VECTORS, Vector
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -47,7 +50,7 @@ def read_vectors(path: str | Path) -> list[Vector]:
 def check_server(
     url: str,
     vectors: Sequence[Vector],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     model: str | None = None,
     near: float = 0.05,

@@ -103,7 +103,7 @@ def find_deepspeed_file(name: str) -> Path:
     return path
 
 
-def check_deepspeed(config: Any) -> Iterator[str]:
+def check_deepspeed(config: object) -> Iterator[str]:
     """The mistakes in a DeepSpeed configuration, one line each; DeepSpeed itself ignores most unknown keys."""
     if not isinstance(config, dict):
         yield "is not a mapping of keys to values"
@@ -116,7 +116,7 @@ def check_deepspeed(config: Any) -> Iterator[str]:
             yield f'{key} is {json.dumps(values[last])}: set "auto"; the recipe\'s {meaning} decides it'
 
 
-def _unknown(config: Any, keys: Any, prefix: str) -> Iterator[str]:
+def _unknown(config: object, keys: Any, prefix: str) -> Iterator[str]:
     keys = _keys_of(keys) if isinstance(keys, str) and keys != ANYTHING else keys
     if keys is None or keys == ANYTHING or not isinstance(config, dict):  # null: the block is absent
         return

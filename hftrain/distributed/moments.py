@@ -8,7 +8,7 @@ import torch
 
 
 def misfits(
-    optimizer: torch.optim.Optimizer, name: str, parameter: Any, state: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer, name: str, parameter: torch.Tensor, state: Mapping[str, torch.Tensor]
 ) -> list[str]:
     """The mistakes in a saved `state` of the parameter `name`, one line each: a kernel would read beyond a tensor that
     is too small, or fail at a missing key."""
@@ -26,7 +26,7 @@ def misfits(
 
 
 def state_shapes(
-    optimizer: torch.optim.Optimizer, parameter: Any, shape: tuple[int, ...], state: Mapping[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer, parameter: torch.Tensor, shape: tuple[int, ...], state: Mapping[str, torch.Tensor]
 ) -> dict[str, tuple[int, ...]] | None:
     """Keys and shapes of the state of `optimizer` for a parameter of `shape`; None for an unknown optimizer."""
     if type(optimizer).__module__.startswith("deepspeed"):  # runs with AdamW only

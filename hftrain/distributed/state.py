@@ -1,5 +1,7 @@
 """The state of training as named, unsharded tensors: the same for every strategy and number of processes."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -8,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil
 import torch
@@ -20,10 +22,15 @@ from hftrain.distributed.moments import misfits
 from hftrain.distributed.step import total, zero_stage
 from hftrain.distributed.watch import moved
 
+if TYPE_CHECKING:
+    from accelerate.optimizer import AcceleratedOptimizer
+
 logger = logging.getLogger(__name__)
 
 
-def named_state(accelerator: Accelerator, model: Any, optimizer: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def named_state(
+    accelerator: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer
+) -> Iterator[tuple[str, torch.Tensor]]:
     """`model.NAME` (fp32 masters, buffers) and `optimizer.NAME.KEY`, unsharded, on the CPU. All processes must iterate.
 
     A PEFT model yields only the trained weights: the base is read from its source.
@@ -50,7 +57,7 @@ class Weight(NamedTuple):
 
 
 @torch.no_grad()
-def weights(accelerator: Accelerator, model: Any) -> list[Weight]:
+def weights(accelerator: Accelerator, model: nn.Module) -> list[Weight]:
     """The parameters and buffers (of a PEFT model only the trained parameters) that belong into a file. They are
     measured shard by shard, without an unsharded copy, so that a copy can be compared with them. Every process must
     call."""
@@ -152,7 +159,7 @@ def _signed(value: int) -> int:
 
 
 def load_parameters(
-    accelerator: Accelerator, model: Any, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
+    accelerator: Accelerator, model: nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str = "model."
 ) -> None:
     """Restores the parameters and buffers of `named_state`, sharded for the current strategy and processes.
 
@@ -175,7 +182,7 @@ def load_parameters(
 
 
 def load_optimizer(
-    accelerator: Accelerator, model: Any, optimizer: Any, tensors: Mapping[str, torch.Tensor]
+    accelerator: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer, tensors: Mapping[str, torch.Tensor]
 ) -> list[str]:
     """Restores the optimizer's state of `named_state`; returns the trained parameters without a state.
 
@@ -202,7 +209,7 @@ def load_optimizer(
     return [name for name in trained if name not in states]
 
 
-def without_state(accelerator: Accelerator, model: Any, optimizer: Any) -> list[str]:
+def without_state(accelerator: Accelerator, model: nn.Module, optimizer: AcceleratedOptimizer) -> list[str]:
     """The trained parameters without an optimizer state: those that never got a gradient."""
     if _sharded_by_zero(accelerator):
         return []
@@ -288,7 +295,7 @@ def _set_whole(accelerator: Accelerator, parameter: nn.Parameter, value: torch.T
 
 
 def _optimizer_state(
-    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter
+    accelerator: Accelerator, model: Any, optimizer: AcceleratedOptimizer, parameter: nn.Parameter
 ) -> Iterator[tuple[str, torch.Tensor]]:
     if not _sharded_by_zero(accelerator):
         state = optimizer.optimizer.state.get(parameter, {})
@@ -306,7 +313,11 @@ def _optimizer_state(
 
 @torch.no_grad()
 def _set_optimizer_state(
-    accelerator: Accelerator, model: Any, optimizer: Any, parameter: nn.Parameter, state: dict[str, torch.Tensor]
+    accelerator: Accelerator,
+    model: Any,
+    optimizer: AcceleratedOptimizer,
+    parameter: nn.Parameter,
+    state: dict[str, torch.Tensor],
 ) -> None:
     if not _sharded_by_zero(accelerator):
         fused = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"])).get("fused")

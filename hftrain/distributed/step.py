@@ -1,8 +1,10 @@
 """The differences of the strategies in a step: gradients, their exchange, their norm, the optimizer."""
 
+from __future__ import annotations
+
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +12,9 @@ from accelerate.utils import DistributedType
 from torch.nn.parallel import DistributedDataParallel
 
 from hftrain.distributed.watch import moved
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -121,7 +126,11 @@ def exchange_nothing_in_forward(model: Any) -> None:
 
 
 def clip_and_step(
-    accelerator: Accelerator, model: Any, parameters: list[torch.nn.Parameter], optimizer: Any, max_grad_norm: float
+    accelerator: Accelerator,
+    model: Any,
+    parameters: list[torch.nn.Parameter],
+    optimizer: Optimizer,
+    max_grad_norm: float,
 ) -> float:
     """Clips to `max_grad_norm` (0: no clipping), takes the optimizer step unless the norm is not finite, and clears the
     gradients.
@@ -157,7 +166,7 @@ def clip(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: 
     return float(norm)
 
 
-def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> None:
+def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:
     """Discards the accumulated gradients of a skipped step."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         model.zero_grad()
@@ -166,6 +175,6 @@ def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Any) -> Non
     optimizer.zero_grad()
 
 
-def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

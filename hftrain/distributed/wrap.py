@@ -1,7 +1,9 @@
 """Preparation and checks of a model before and after a strategy wraps it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -10,8 +12,11 @@ from torch import nn
 
 from hftrain.distributed.step import zero_stage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def place(accelerator: Accelerator, model: Any) -> None:
+
+def place(accelerator: Accelerator, model: nn.Module) -> None:
     """Moves a model to its device before it is wrapped, unless it will be sharded or was placed when it was loaded."""
     unsharded = accelerator.distributed_type != DistributedType.FSDP and zero_stage(accelerator) < 3
     if unsharded and not getattr(model, "is_quantized", False) and not hasattr(model, "hf_device_map"):
@@ -36,7 +41,7 @@ def set_bucket_sizes(accelerator: Accelerator, model: nn.Module) -> None:
     settings |= {key: size for key, size in sizes.items() if settings.get(key) == "auto"}
 
 
-def check_gradients(accelerator: Accelerator, model: Any) -> None:
+def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Refuses models that DeepSpeed (and FSDP2, for dropped layers) cannot train: processes exchange gradients in the
     order of their computation, and crash or hang if only some of them have a gradient.
 
@@ -62,7 +67,7 @@ def check_gradients(accelerator: Accelerator, model: Any) -> None:
             )
 
 
-def check_sharing(accelerator: Accelerator, model: Any) -> None:
+def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuses models that Accelerate 1.15 and torch 2.13 cannot shard with FSDP2, which would fail during the run.
 
     Raises:
@@ -85,7 +90,7 @@ def check_sharing(accelerator: Accelerator, model: Any) -> None:
         )
 
 
-def shared_between_groups(model: Any, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
+def shared_between_groups(model: nn.Module, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
     """Names of the first parameter that two of Accelerate's FSDP groups would have (`fsdp2_prepare_model`); [] if none.
 
     The groups are each layer, the input embedding, the output embedding (one group if they share a weight), and the

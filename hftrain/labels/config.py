@@ -1,4 +1,4 @@
-"""Settings of all tasks that learn labels, whatever carries them, checked before anything is loaded."""
+"""Settings of all tasks that learn labels, for any kind of input, checked before anything is loaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ USUAL_METRICS = {
 class LabelConfig(RecipeConfig):
     """The class, labels or number to predict for each input."""
 
-    HEAD: ClassVar[str] = ""  # what the name of a model's class has in it that is trained for this already
+    HEAD: ClassVar[str] = ""  # part of the class name of models that are already trained for the task
 
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] = (
         "single_label_classification"
@@ -69,27 +69,30 @@ class LabelConfig(RecipeConfig):
             yield ("metrics", "problem_type"), str(error)
         for name, weight in self.class_weights.items():
             if isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
-                yield ("class_weights",), f"{name} has the weight {weight!r}: must be a number, 0 or more"
+                yield ("class_weights",), f"{name} has the weight {weight!r}, but it must be a number of 0 or more"
         if len(self.label_column) > 1 and self.label_names:
-            yield ("label_column", "label_names"), "contradict each other: several columns are the names already"
+            yield (
+                ("label_column", "label_names"),
+                "contradict each other: the names of several columns are the label names",
+            )
         if len(self.label_column) > 1 and self.problem_type == "regression":
-            yield ("label_column", "problem_type"), "regression learns the numbers of one column"
+            yield ("label_column", "problem_type"), "contradict each other: regression needs a single column of numbers"
         if self.balance_classes and self.class_weights:
             yield ("balance_classes", "class_weights"), "contradict each other: set one of them"
         if self.freeze and self.use_peft:
-            yield ("freeze", "use_peft"), "adapters freeze all of the model already: drop one of the two"
+            yield ("freeze", "use_peft"), "adapters freeze the whole model already: set only one of the two"
         if self.focal_gamma and self.label_smoothing_factor:
-            yield ("focal_gamma", "label_smoothing_factor"), "pull in opposite directions: set one of them"
+            yield ("focal_gamma", "label_smoothing_factor"), "have opposite effects: set only one of them"
         if self.problem_type == "regression":
             for name in ("balance_classes", "class_weights", "focal_gamma", "label_names"):
                 if getattr(self, name):
-                    yield (name, "problem_type"), f"{name} is for classes, and regression has none"
+                    yield (name, "problem_type"), f"{name} needs classes, which regression does not have"
             if self.label_smoothing_factor:
-                yield ("label_smoothing_factor", "problem_type"), "is for classes, and regression has none"
+                yield ("label_smoothing_factor", "problem_type"), "needs classes, which regression does not have"
         best = (self.metric_for_best_model or "loss").removeprefix("eval_")
         known = self.metrics or USUAL_METRICS[self.problem_type]
         if best != "loss" and not any(belongs(best, name) for name in known):
             yield (
                 ("metric_for_best_model", "metrics"),
-                f"only loss, {', '.join(known)} are evaluated: add it there",
+                f"only loss, {', '.join(known)} are evaluated: add it to metrics",
             )

@@ -1,5 +1,5 @@
-"""How good the scores of a classification are: their intervals, a constant guess's scores, classes that are never
-predicted. Shapes: N examples, K classes or labels."""
+"""What a reader should know of a classification's scores: intervals, the scores of a constant guess, classes that are
+never predicted. Shapes: N examples, K classes or labels."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,28 +24,28 @@ def judge(
     """`baseline`, `intervals` and `remarks` of the test rows, for `publish`.
 
     Args:
-        references, training: what is right in the test rows and in the training rows.
+        references, training: the references of the test rows and of the training rows.
     """
     problem, size = config.problem_type, len(references)
-    said = decide(scores.outputs, problem, thresholds)
+    predictions = decide(scores.outputs, problem, thresholds)
 
-    ours = [name for name in config.metrics if name in FITTING[problem]]  # another's may take its time
+    ours = [name for name in config.metrics if name in FITTING[problem]]  # other metrics may be slow
 
-    def measured(said: np.ndarray, right: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+    def measured(predicted: np.ndarray, truth: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         metrics = load_metrics(ours, problem, labels=names)
-        metrics.add(said, right, outputs)
+        metrics.add(predicted, truth, outputs)
         return metrics.compute_defined()
 
     guess = constant_guess(training, references, problem, len(names))
     guessed = decide(guess.outputs, problem, [0.5] * len(names))
     baseline = {"loss": guess.loss} | measured(guessed, references, guess.outputs)
-    if problem == "multi_label_classification":  # the best F1 that looks at no input is that of every label
+    if problem == "multi_label_classification":  # predicting every label has the best F1 without reading the input
         every = measured(np.ones_like(references), references, guess.outputs)
         baseline |= {name: max(baseline[name], value) for name, value in every.items() if name.startswith("f1")}
-    intervals = bootstrap(lambda rows: measured(said[rows], references[rows], scores.outputs[rows]), size)
+    intervals = bootstrap(lambda rows: measured(predictions[rows], references[rows], scores.outputs[rows]), size)
     if "accuracy" in config.metrics:
-        right = said == references
-        intervals["accuracy"] = wilson(int((right.all(axis=1) if right.ndim == 2 else right).sum()), size)
+        correct = predictions == references
+        intervals["accuracy"] = wilson(int((correct.all(axis=1) if correct.ndim == 2 else correct).sum()), size)
     if interval := mean(scores.losses):
         intervals["loss"] = interval
     evidence: dict[str, Any] = {
@@ -55,33 +55,38 @@ def judge(
     advice = MORE_TRAINING
     if problem != "regression" and not (config.balance_classes or config.class_weights):
         advice = f"set balance_classes, {MORE_TRAINING}"
-    results = {f"test_{name}": value for name, value in measured(said, references, scores.outputs).items()}
+    results = {f"test_{name}": value for name, value in measured(predictions, references, scores.outputs).items()}
     headline = "test_accuracy" if "accuracy" in config.metrics else f"test_{config.metrics[0]}"
     always = "a constant guess"
     if problem == "single_label_classification":
         always = f"always {names[int(np.bincount(training, minlength=len(names)).argmax())]!r}"
     return evidence | {
         "remarks": [
-            *remarks(said, references, names, problem, advice),
+            *remarks(predictions, references, names, problem, advice),
             *no_better(headline, results, **evidence, guess=always, help=advice),
         ]
     }
 
 
-def remarks(said: np.ndarray, references: np.ndarray, names: Sequence[str], problem: str, advice: str) -> list[str]:
-    """What the scores hide: everything is one class or about one number, some classes are never predicted."""
+def remarks(
+    predictions: np.ndarray, references: np.ndarray, names: Sequence[str], problem: str, advice: str
+) -> list[str]:
+    """What the scores hide: all predictions are one class or about one number, some classes are never predicted."""
     if problem == "regression":
-        spread, wanted = float(np.std(said)), float(np.std(references))
+        spread, wanted = float(np.std(predictions)), float(np.std(references))
         if spread >= 0.01 * wanted:
             return []
-        return [f"every prediction is about {np.mean(said):.4g}, while the labels spread by {wanted:.4g}; {advice}"]
+        return [
+            f"every prediction is about {np.mean(predictions):.4g}, but the labels spread by {wanted:.4g}; {advice}"
+        ]
     several = problem == "multi_label_classification"
     predicted, wanted_of = (
-        each.sum(axis=0) if several else np.bincount(each, minlength=len(names)) for each in (said, references)
+        values.sum(axis=0) if several else np.bincount(values, minlength=len(names))
+        for values in (predictions, references)
     )
     missing = {
         name: int(count) for name, count, times in zip(names, wanted_of, predicted, strict=True) if count and not times
     }
-    if not several and (predicted > 0).sum() == 1 and len(said) > 1:
+    if not several and (predicted > 0).sum() == 1 and len(predictions) > 1:
         return [f"every prediction is {names[int(predicted.argmax())]!r}; {advice}"]
     return never_predicted("labels" if several else "rows", missing, int(wanted_of.sum()), help=advice)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
-def problem_of(config: Any) -> str:
-    """The kind of problem; another's model may not say it."""
+def problem_of(config: PreTrainedConfig) -> str:
+    """The kind of problem; models of other libraries may not record it."""
     if config.num_labels == 1:
         return "regression"
     several = config.problem_type == "multi_label_classification"
@@ -14,7 +17,7 @@ def problem_of(config: Any) -> str:
 
 
 def say(outputs: list[float], decision: Any, problem: str, names: dict[int, str]) -> Any:
-    """(K,) outputs of one input, and what `scoring.decide` makes of them, as its prediction."""
+    """The prediction for one input, from its (K,) outputs and the decision of `scoring.decide`."""
     if problem == "regression":
         return outputs[0]
     probabilities = {names[number]: score for number, score in enumerate(outputs)}
@@ -26,10 +29,10 @@ def say(outputs: list[float], decision: Any, problem: str, names: dict[int, str]
 
 
 def line(prediction: Any) -> str:
-    """label TAB probability; of several labels those, one after the other; a number; nothing of an empty input."""
+    """label TAB probability, several of them for several labels; or a number; "" for an empty input."""
     if prediction is None:
         return ""
     if isinstance(prediction, float):
         return f"{prediction:.6g}"
-    said = prediction["labels"] if "labels" in prediction else [prediction["label"]]
-    return "\t".join(f"{name}\t{prediction['probabilities'][name]:.4f}" for name in said)
+    names = prediction["labels"] if "labels" in prediction else [prediction["label"]]
+    return "\t".join(f"{name}\t{prediction['probabilities'][name]:.4f}" for name in names)

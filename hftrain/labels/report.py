@@ -1,4 +1,4 @@
-"""What the report and the model card show of labels and their scores. Shapes: N examples, K classes or labels."""
+"""The report and the model card of labels and their scores. Shapes: N examples, K classes or labels."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +21,9 @@ from hftrain.report.evaluated import evaluation_figures, per_class_table
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-WORST = 50  # examples in the table of those with the highest loss
-NAMED = 10  # classes at most that the first sentence lists
-CLASSES = 30  # at most whose rows are counted in the table of the data
+WORST = 50  # rows in the table of the examples with the highest loss
+NAMED = 10  # maximum classes in the first sentence
+CLASSES = 30  # maximum classes in the table of the data
 
 
 def title(config: LabelConfig) -> str:
@@ -33,20 +33,20 @@ def title(config: LabelConfig) -> str:
 
 
 def lead(config: LabelConfig, rows: "Mapping[str, Rows]", names: Sequence[str], what: str) -> str:
-    """What was learnt from what, in a sentence or two; `what` is one input: "a text"."""
+    """One or two sentences on the model and its data; `what` is one input: "a text"."""
     listed = ": " + ", ".join(names) if len(names) <= NAMED else ""
-    said = {
-        "single_label_classification": f"Says which of {len(names)} classes {what} belongs to{listed}.",
-        "multi_label_classification": f"Says which of {len(names)} labels {what} has{listed}.",
-        "regression": f"Says {config.label_column[0]} of {what}, a number.",
+    sentences = {
+        "single_label_classification": f"Predicts one of {len(names)} classes for {what}{listed}.",
+        "multi_label_classification": f"Predicts which of {len(names)} labels {what} has{listed}.",
+        "regression": f"Predicts the number {config.label_column[0]} for {what}.",
     }[config.problem_type]
-    return f"{said} Rows: {sizes(rows)}."
+    return f"{sentences} Rows: {sizes(rows)}."
 
 
 def count_labels(rows: "Rows", names: Sequence[str], ids: Mapping[str, int]) -> dict[str, str]:
-    """The rows of each class, for the table of the data; a label that is a number with the name of its class. {} of
-    many classes, and of numbers."""
-    labels = Counter(each for label in rows["label"] for each in (label if isinstance(label, list) else [label]))
+    """The rows of each class, for the table of the data; a label that is a number also has the name of its class. {}
+    for many classes and for regression."""
+    labels = Counter(name for label in rows["label"] for name in (label if isinstance(label, list) else [label]))
     if len(labels) > CLASSES or any(isinstance(label, float) for label in labels):
         return {}
     counts = {}
@@ -74,13 +74,13 @@ def report_labels(
     """What the report shows: the scores of the test rows, and the data.
 
     Args:
-        references: what is right, of each split.
+        references: the references of each split.
         task: pipeline tag of the Hub. `what`: one input, "a text".
-        show: a row -> what the table of the worst examples shows of its input.
-        more: figures of the task's own.
+        show: a row -> its columns in the table of the worst examples.
+        more: further figures of the task.
     """
-    right = references["test"]
-    numbers, metrics = measure(scores, right, config, names, thresholds, report=True)
+    truth = references["test"]
+    numbers, metrics = measure(scores, truth, config, names, thresholds, report=True)
     return Report(
         title=title(config),
         task=task,
@@ -89,19 +89,19 @@ def report_labels(
         usage=usage,
         lead=lead(config, rows, names, what),
         data=data,
-        figures=[*figures(metrics, scores, right, config.problem_type), *more],
-        tables=tables(metrics, rows["test"], scores, right, names, thresholds, config.problem_type, show),
-        **judge(scores, right, references["train"], config, names, thresholds),
+        figures=[*figures(metrics, scores, truth, config.problem_type), *more],
+        tables=tables(metrics, rows["test"], scores, truth, names, thresholds, config.problem_type, show),
+        **judge(scores, truth, references["train"], config, names, thresholds),
     )
 
 
 def figures(metrics: Metrics, scores: Scores, references: np.ndarray, problem: str) -> list[Figure]:
-    """Of the test rows: confusions, ROC, precision and recall, calibration, or the errors of numbers."""
-    found = evaluation_figures(metrics)
+    """Figures of the test rows: confusions, ROC, precision and recall, calibration, or the errors of numbers."""
+    charts = evaluation_figures(metrics)
     if problem == "regression":
         errors = scores.outputs[:, 0] - references
-        found.append(histogram("errors", "Errors", errors, x_label="prediction - label", whole=False))
-    return found
+        charts.append(histogram("errors", "Errors", errors, x_label="prediction - label", whole=False))
+    return charts
 
 
 def tables(
@@ -114,34 +114,40 @@ def tables(
     problem: str,
     show: Callable[[Mapping[str, Any]], Mapping[str, Any]],
 ) -> list[Table]:
-    """Of the test rows: scores by class, thresholds, and the examples that the model is most wrong about."""
-    found = per_class_table(metrics)
+    """Tables of the test rows: scores by class, thresholds, and the examples with the highest loss."""
+    shown = per_class_table(metrics)
     if problem == "multi_label_classification":
         chosen = [{"label": name, "threshold": limit} for name, limit in zip(names, thresholds, strict=True)]
-        found.append(Table("Thresholds", chosen, note="A label is said from this probability on, by validation rows."))
-    said = decide(scores.outputs, problem, thresholds)
+        shown.append(
+            Table(
+                "Thresholds",
+                chosen,
+                note="A label is predicted from this probability on, chosen on the validation rows.",
+            )
+        )
+    predictions = decide(scores.outputs, problem, thresholds)
     shares: dict[str, Any] = {"loss": scores.losses}
     if problem != "regression":
-        right = np.asarray(said) == references
-        shares |= {"accuracy": right if right.ndim == 1 else right.all(axis=1)}
+        correct = np.asarray(predictions) == references
+        shares |= {"accuracy": correct if correct.ndim == 1 else correct.all(axis=1)}
     if sources := scores_by_source(rows, **shares):
-        note = "" if problem != "multi_label_classification" else "accuracy: of the rows with every label right"
-        found.append(Table("By source", sources, note=note))
+        note = "" if problem != "multi_label_classification" else "accuracy: rows with all labels correct"
+        shown.append(Table("By source", sources, note=note))
     worst = [
         {
             **show(rows[place]),
             "label": in_words(references[place], names, problem),
-            "predicted": in_words(said[place], names, problem),
+            "predicted": in_words(predictions[place], names, problem),
             "loss": float(scores.losses[place]),
         }
         for place in np.argsort(-scores.losses, kind="stable")[:WORST].tolist()
     ]
-    note = "The test rows with the highest loss: hard ones, and some whose label is wrong."
-    return [*found, Table("Worst examples", worst, note=note, visible=10)]
+    note = "The test rows with the highest loss: hard examples, and some whose reference label is wrong."
+    return [*shown, Table("Worst examples", worst, note=note, visible=10)]
 
 
 def in_words(label: Any, names: Sequence[str], problem: str) -> Any:
-    """A class's number, 0 and 1 of several labels, or a number, as a reader wants it."""
+    """A class's number, 0 and 1 of several labels, or a number, as text for a reader."""
     if problem == "regression":
         return float(label)
     if problem == "single_label_classification":

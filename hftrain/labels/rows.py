@@ -29,20 +29,20 @@ def load_labelled(
     same: Sequence[str] = (),
     **reading: Any,
 ) -> "dict[str, Rows]":
-    """Rows with the columns of `inputs` and "label" of each split, as a `DataConfig` and `LabelConfig` say.
+    """Rows of each split with the columns of `inputs` and "label", by a `DataConfig` and `LabelConfig`.
 
     Labels are class names (whole numbers as their digits), lists of them, or numbers.
 
     Args:
-        columns: what is read -> the column where it stands, as in `load_splits`.
-        inputs: of the rows, without the label.
-        read: (values, what to call each of them) of `columns` -> values of `inputs`. Raises: Fault.
-        settings: those that name the columns, for the log.
-        same: columns of `inputs` by which inputs are the same; empty: `columns`.
+        columns: our name -> the column in the data, as in `load_splits`.
+        inputs: schema of the rows without the label.
+        read: (values, their names for messages) of `columns` -> values of `inputs`. Raises: Fault.
+        settings: the settings that name the columns, for the log.
+        same: columns of `inputs` that decide whether two inputs are the same; empty: `columns`.
         reading: further arguments of `load_rows`.
 
     Raises:
-        ValueError: rows that cannot be used, with their lines.
+        ValueError: rows cannot be used; the message has their lines.
     """
     labels = {f"label {column}": column for column in config.label_column}
     cuts: set[str] = set()
@@ -70,13 +70,13 @@ def load_labelled(
         score="an accuracy" if config.problem_type == "single_label_classification" else None,
         **reading,
     )
-    unread.warn(f"{settings} and label_column say what is read")
+    unread.warn(f"{settings} and label_column choose the columns")
     if trimmed:
         name = min(trimmed)
         logger.warning(
-            "%d labels have blanks around them, which are left out: %r is read as %r",
+            "%d labels have blanks around them, which are removed: %r is read as %r",
             *(trimmed.total(), name, name.strip()),
         )
     if signs := cuts - {","}:
-        logger.warning("labels are cut at %s; where it belongs to a name, write lists", " and at ".join(sorted(signs)))
+        logger.warning("labels are split at %s; if it is part of a name, write lists", " and at ".join(sorted(signs)))
     return read_vectors(rows, config) if config.problem_type == "multi_label_classification" else rows

@@ -1,4 +1,4 @@
-"""Every example scored once; metrics, thresholds and what went worst follow from the scores.
+"""Scores of every example, from which metrics, thresholds and the worst examples are computed.
 
 Shapes: N examples, K classes or labels (1 for regression).
 """
@@ -30,7 +30,7 @@ class Scores:
 
     @property
     def loss(self) -> float:
-        """The mean, in fp64: the same in whatever batches the losses came."""
+        """The mean, in fp64: it does not depend on the batches."""
         return float(self.losses.mean(dtype=np.float64))
 
 
@@ -43,7 +43,7 @@ def score(
     collate: Callable[[list[Any]], Batch],
     problem: str,
 ) -> Scores:
-    """Loss (neither weighted nor smoothed) and scores of each example."""
+    """Loss (without weights and smoothing) and scores of each example."""
 
     def outputs(batch: Batch) -> list[np.ndarray]:
         logits = logits_of(model, batch).float()
@@ -55,14 +55,14 @@ def score(
 
 
 def probabilities(logits: torch.Tensor, problem: str) -> torch.Tensor:
-    """(N, K) logits as probabilities; of regression as they are."""
+    """(N, K) logits as probabilities; for regression unchanged."""
     if problem == "regression":
         return logits
     return logits.softmax(dim=-1) if problem == "single_label_classification" else logits.sigmoid()
 
 
 def decide(outputs: np.ndarray, problem: str, thresholds: Sequence[float]) -> np.ndarray:
-    """What (N, K) outputs say, as metrics want it: (N,) classes, (N, K) 0 or 1, (N,) numbers."""
+    """The predictions from (N, K) outputs, for metrics: (N,) classes, (N, K) 0 or 1, (N,) numbers."""
     if problem == "regression":
         return outputs[:, 0]
     if problem == "single_label_classification":
@@ -82,7 +82,7 @@ def measure(
     """{"loss": ..., metric: ...}, and the metrics' states, for the report's figures too if `report` is set.
 
     Args:
-        thresholds: (K,) of several labels; () is 0.5 for each.
+        thresholds: (K,) for several labels; () is 0.5 for each.
     """
     metrics = load_metrics(config.metrics, config.problem_type, labels=names, report=report)
     metrics.add(decide(scores.outputs, config.problem_type, thresholds), references, scores.outputs)
@@ -90,18 +90,20 @@ def measure(
 
 
 def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, classes: int) -> Scores:
-    """The scores of a guess that looks at no input: how often the training rows have a class or a label, or the mean of
-    their numbers.
+    """The scores of a guess that reads no input: the frequency of each class or label in the training rows, or the mean
+    of their numbers.
 
     Args:
-        training: references of the training rows, (N,) or (N, K). `references`: of the rows that are scored.
+        training: references of the training rows, (N,) or (N, K). `references`: those of the scored rows.
     """
     if problem == "regression":
         guess = np.array([training.mean()])
     else:
         several = problem == "multi_label_classification"
         counts = training.sum(axis=0) if several else np.bincount(training, minlength=classes)
-        shares = np.clip(counts, 0.5, len(training) - 0.5) / len(training)  # of none a half: its loss is finite
+        shares = np.clip(counts, 0.5, len(training) - 0.5) / len(
+            training
+        )  # absent classes count as half a row, so that the loss is finite
         guess = np.log(shares) - (np.log1p(-shares) if several else 0.0)
     labels = torch.from_numpy(references)
     if problem != "single_label_classification":
@@ -111,10 +113,10 @@ def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, c
 
 
 def tune_thresholds(outputs: np.ndarray, references: np.ndarray, how: str) -> list[float]:
-    """(K,) probabilities from which on a label is said: `how` is "half" (0.5), "global" (what gives the best micro F1,
-    one for all) or "per_label" (each what gives its label the best F1). Choose on validation rows alone.
+    """(K,) decision thresholds: `how` is "half" (0.5), "global" (one for all, with the best micro F1) or "per_label"
+    (one for each label, with its best F1). Choose them only on validation rows.
 
-    Between the two scores that it separates a threshold is in the middle. A label that no row has keeps 0.5.
+    A threshold is the middle between the two scores that it separates. The threshold of a label without rows is 0.5.
     """
     labels = outputs.shape[1]
     if how == "half":
@@ -125,16 +127,15 @@ def tune_thresholds(outputs: np.ndarray, references: np.ndarray, how: str) -> li
 
 
 def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
-    """Where (N,) scores, said positive from there on, have the best F1 against (N,) 0 or 1; of several the nearest to
-    0.5."""
+    """The threshold on (N,) scores with the best F1 against (N,) 0 or 1; of several, the nearest to 0.5."""
     if not references.any():
         return 0.5
     order = np.argsort(-scores, kind="stable")
     scores = scores[order].astype(np.float64)
-    last = np.append(scores[1:] < scores[:-1], True)  # ties are said together
-    said = np.flatnonzero(last) + 1
-    f1 = 2 * np.cumsum(references[order])[last] / (said + references.sum())
-    below = np.append(scores, 0.0)[said]
+    last = np.append(scores[1:] < scores[:-1], True)  # ties are predicted together
+    positives = np.flatnonzero(last) + 1
+    f1 = 2 * np.cumsum(references[order])[last] / (positives + references.sum())
+    below = np.append(scores, 0.0)[positives]
     middle = (scores[last] + below) / 2
     best = f1 >= f1.max() - 1e-12
     return float(middle[best][np.abs(middle[best] - 0.5).argmin()])
@@ -142,13 +143,13 @@ def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
 
 def choose_thresholds(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     config: LabelConfig,
     score: Callable[[Any, str], Scores],
     references: np.ndarray,
 ) -> list[float]:
-    """(K,) thresholds by the validation rows, of several labels; they are saved in the model's configuration, in
-    `output_dir` too. [] of other problems."""
+    """(K,) thresholds for several labels, chosen on the validation rows and saved in the model's configuration, also in
+    `output_dir`. [] for other problems."""
     if config.problem_type != "multi_label_classification":
         return []
     outputs = score(model, "validation").outputs if config.thresholds != "half" else np.zeros((0, len(references[0])))

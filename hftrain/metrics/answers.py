@@ -1,5 +1,7 @@
 """Extractive question answering, scored like the scripts of SQuAD 1.1 and 2.0 (Rajpurkar et al., 2016, 2018)."""
 
+from __future__ import annotations
+
 import re
 import string
 from collections import Counter
@@ -7,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hftrain.metrics.checks import numbers, same_length, some
+from hftrain.metrics.checks import Values, numbers, same_length, some
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -33,7 +35,9 @@ class Answers:
     score: Callable[[str, Sequence[str]], tuple[float, float]]
     answers: list[Answer] = field(default_factory=list)
 
-    def add(self, predictions: Sequence[str], references: Sequence[Sequence[str]], scores: Any = None) -> None:
+    def add(
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], scores: Values | None = None
+    ) -> None:
         """Answers ("" for no answer) with the reference answers of each question (empty: it has no answer).
 
         Args:
@@ -44,7 +48,7 @@ class Answers:
         for text, accepted, probability in zip(predictions, references, unsure, strict=True):
             self.answers.append(Answer(*self.score(text, accepted), bool(accepted), bool(text), probability))
 
-    def merge(self, other: "Answers") -> None:
+    def merge(self, other: Answers) -> None:
         self.answers += other.answers
 
 

@@ -1,18 +1,19 @@
 """Calibration of probabilities: the expected calibration error and the bins of the reliability diagram."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from hftrain.metrics.checks import class_ids, numbers, same_length, some
+from hftrain.metrics.checks import Values, class_ids, numbers, same_length, some
 
 BINS = 15  # as in Guo et al.
 
 
 @dataclass
 class Bins:
-    """Of the examples whose confidence is in ((b - 1) / B, b / B]: their number, the sum of their confidences, how many
+    """For the examples with a confidence in ((b - 1) / B, b / B]: their number, the sum of their confidences, how many
     are correct.
 
     The confidence is the probability of the most probable class, or for independent labels each label's probability.
@@ -21,10 +22,10 @@ class Bins:
     sums: np.ndarray = field(default_factory=lambda: np.zeros((3, BINS)))
 
     @classmethod
-    def of(cls, bins: int) -> "Bins":
+    def of(cls, bins: int) -> Bins:
         return cls(np.zeros((3, bins)))
 
-    def add(self, predictions: Any, references: Any, scores: Any) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values) -> None:
         """Probabilities (N, K) with classes (N,); or (N,), (N, L) of labels with references 0 and 1 of the same shape.
 
         Raises:
@@ -53,7 +54,7 @@ class Bins:
         weights = (None, confidence, correct)
         self.sums = self.sums + np.stack([np.bincount(place, weight, minlength=bins) for weight in weights])
 
-    def merge(self, other: "Bins") -> None:
+    def merge(self, other: Bins) -> None:
         self.sums = self.sums + other.sums
 
 

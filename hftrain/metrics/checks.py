@@ -5,15 +5,17 @@ from typing import Any
 
 import numpy as np
 
+Values = Sequence[Any] | np.ndarray  # one for each example
 
-def same_length(**columns: Sequence[Any]) -> None:
+
+def same_length(**columns: Values) -> None:
     """Raises ValueError unless all columns have the same number of rows."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError("the lengths differ: " + ", ".join(f"{length} {name}" for name, length in lengths.items()))
 
 
-def numbers(name: str, values: Any) -> np.ndarray:
+def numbers(name: str, values: Values) -> np.ndarray:
     """`values` as an array of finite floats; float32 stays float32: order and ties are the same, and it needs half the
     memory.
 
@@ -34,7 +36,7 @@ def numbers(name: str, values: Any) -> np.ndarray:
     return array
 
 
-def class_ids(name: str, values: Any) -> np.ndarray:
+def class_ids(name: str, values: Values) -> np.ndarray:
     """`values` as an int64 array.
 
     Raises:

@@ -4,6 +4,8 @@ The states are sums: `merge` adds them, in any order, with an exact result. Shap
 which an example may have several.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from hftrain.metrics.checks import class_ids, same_length, some
+from hftrain.metrics.checks import Values, class_ids, same_length, some
 
 Average = Literal["binary", "macro", "micro", "weighted"]
 
@@ -31,12 +33,12 @@ class Counts:
 
     pairs: Counter[tuple[Hashable, Hashable]] = field(default_factory=Counter)
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """Classes, (N,) each."""
         same_length(predictions=predictions, references=references)
         self.pairs.update(zip(_classes("references", references), _classes("predictions", predictions), strict=True))
 
-    def merge(self, other: "Counts") -> None:
+    def merge(self, other: Counts) -> None:
         self.pairs.update(other.pairs)
 
     def classes(self) -> list[Any]:
@@ -76,7 +78,7 @@ class LabelCounts:
     examples: int = 0
     all_correct: int = 0
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """0 or 1, (N, L) each."""
         same_length(predictions=predictions, references=references)
         if not len(references):
@@ -87,7 +89,7 @@ class LabelCounts:
         sums = np.stack([(predicted & wanted).sum(0), predicted.sum(0), wanted.sum(0)])
         self.merge(LabelCounts(sums, len(wanted), int((predicted == wanted).all(axis=1).sum())))
 
-    def merge(self, other: "LabelCounts") -> None:
+    def merge(self, other: LabelCounts) -> None:
         if other.examples:
             self.sums = self.sums + other.sums if self.examples else other.sums
             self.examples += other.examples
@@ -152,7 +154,7 @@ def confusion_matrix(counts: Counts, labels: Sequence[Any] | None = None) -> np.
     return counts.matrix(labels)
 
 
-def indicators(name: str, values: Any) -> np.ndarray:
+def indicators(name: str, values: Values) -> np.ndarray:
     """(N, L) booleans from 0 and 1.
 
     Raises:
@@ -168,7 +170,7 @@ def indicators(name: str, values: Any) -> np.ndarray:
     return array.astype(bool)
 
 
-def _classes(name: str, values: Any) -> Iterable[Hashable]:
+def _classes(name: str, values: Values) -> Iterable[Hashable]:
     array = np.asarray(values)
     if array.ndim != 1:
         raise ValueError(f"{name} must be one class for each example, but their shape is {array.shape}")

@@ -1,12 +1,14 @@
 """Named entities: precision, recall and F1 of whole spans, counted like conlleval and seqeval."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hftrain.metrics.checks import same_length, some
+from hftrain.metrics.checks import Values, same_length, some
 
 TAG = re.compile(r"O|[BIES](?:-(.*))?", re.DOTALL)
 SCHEMES = {"IOB2": "BIO", "IOBES": "BIOES", "BIOES": "BIOES"}
@@ -35,7 +37,7 @@ class Entities:
             raise ValueError(f"scheme={self.scheme!r} is not one of IOB2, IOBES (BIOES) and None (lenient)")
 
     def add(
-        self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], scores: Any = None
+        self, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], scores: Values | None = None
     ) -> None:
         """Tags of each sentence's tokens ("B-LOC", "I-LOC", "O")."""
         same_length(predictions=predictions, references=references)
@@ -51,7 +53,7 @@ class Entities:
             self.tokens += len(reference)
             self.tokens_correct += sum(one == other for one, other in zip(prediction, reference, strict=True))
 
-    def merge(self, other: "Entities") -> None:
+    def merge(self, other: Entities) -> None:
         self.correct.update(other.correct)
         self.predicted.update(other.predicted)
         self.references.update(other.references)

@@ -3,27 +3,37 @@
 Only these need `evaluate`. A folder's module is its documentation and a class that names a row of the table.
 """
 
+from __future__ import annotations
+
+import sys
+from inspect import getdoc
 from typing import Any
 
 import datasets
 import evaluate
 
 from hftrain.metrics import answers, calibration, counts, entities, ranking, regression
+from hftrain.metrics.checks import Values
 from hftrain.metrics.table import MULTI, TABLE, Metric
 
 TEXT, CLASS, NUMBER = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
 
 
 class Face(evaluate.Metric):
-    """All predictions at once; `key` is the metric's name in the table, `about` what it computes from which columns."""
+    """All predictions at once. A subclass has the module's docstring as its description, and the module's name as its
+    name in the table."""
 
-    key: str
-    about: str
     cite = ""
+
+    @property
+    def key(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
 
     def _info(self) -> evaluate.MetricInfo:
         features = _features(TABLE[self.key], self.config_name)
-        return evaluate.MetricInfo(description=self.about, citation=self.cite, features=features)
+        return evaluate.MetricInfo(
+            description=getdoc(sys.modules[type(self).__module__]), citation=self.cite, features=features
+        )
 
     def _infer_feature_from_batch(self, batch: dict[str, list]) -> datasets.Features:
         if not all(len(column) for column in batch.values()):  # evaluate would read the first item of an empty list
@@ -68,7 +78,9 @@ def _features(metric: Metric, config_name: str) -> Any:
             return datasets.Features(predictions=answer, references={"id": TEXT, "answers": answers})
 
 
-def _score(metric: Metric, several: bool, predictions: Any, references: Any, scores: Any, **options: Any) -> Any:
+def _score(
+    metric: Metric, several: bool, predictions: Any, references: Any, scores: Values | None, **options: Any
+) -> Any:
     """The value of all examples; the options are those of the metric's function."""
     function = metric.load()
     state: Any

@@ -10,7 +10,7 @@ IGNORED = -100  # a label that the loss ignores
 MOST = 5_000  # maximum examples that are counted
 
 
-def unigram_guess(training: Any, held_out: Any, vocabulary: int) -> dict[str, float]:
+def unigram_guess(training: Sequence[Any], held_out: Sequence[Any], vocabulary: int) -> dict[str, float]:
     """The loss and the perplexity of guessing each token of `held_out` by its frequency in `training`, without context.
     Each count is increased by one, for tokens that training lacks.
 

@@ -4,15 +4,16 @@
 only the choice of test examples, not the seed of the training.
 """
 
+from __future__ import annotations
+
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
-from hftrain.metrics.checks import some
+from hftrain.metrics.checks import Values, some
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def wilson(successes: float, total: int) -> Interval:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def mean(values: Any) -> Interval | None:
+def mean(values: Values) -> Interval | None:
     """The interval of the mean of (N,) values, by the normal distribution; None for fewer than two."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
@@ -46,7 +47,7 @@ def mean(values: Any) -> Interval | None:
     return middle - half, middle + half
 
 
-def ratio(sums: Any, counts: Any) -> Interval | None:
+def ratio(sums: Values, counts: Values) -> Interval | None:
     """The interval of sum(sums) / sum(counts), a mean over items (tokens) that come in N groups (documents), (N,) each:
     by the normal distribution, with the variance of a ratio of means (Cochran, 1977, eq. 6.13). None for fewer than
     two."""

@@ -4,13 +4,15 @@ Their exact values need every example's score, so the states keep all scores: on
 otherwise one for each class or label, in their original type. Shapes: N examples, K classes or labels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from hftrain.metrics.checks import class_ids, numbers, same_length, some
+from hftrain.metrics.checks import Values, class_ids, numbers, same_length, some
 from hftrain.metrics.counts import indicators
 
 Average = Literal["macro", "micro", "weighted"]
@@ -36,7 +38,7 @@ class Scores:
     scores: list[np.ndarray] = field(default_factory=list)
     references: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, predictions: Any, references: Any, scores: Any) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values) -> None:
         """Scores (N,) of the second of two classes, or (N, K); references: classes (N,), or labels (N, K) of 0 and 1.
 
         Raises:
@@ -63,7 +65,7 @@ class Scores:
         self.scores.append(scores)
         self.references.append(references)
 
-    def merge(self, other: "Scores") -> None:
+    def merge(self, other: Scores) -> None:
         self.scores += other.scores
         self.references += other.references
 

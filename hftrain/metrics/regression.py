@@ -1,11 +1,12 @@
 """Regression and correlation. All except Spearman are computed from moments, which merge without loss of precision."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from hftrain.metrics.checks import numbers, same_length, some
+from hftrain.metrics.checks import Values, numbers, same_length, some
 
 
 @dataclass
@@ -17,7 +18,7 @@ class Moments:
     products: np.ndarray = field(default_factory=lambda: np.zeros((2, 2)))
     errors: np.ndarray = field(default_factory=lambda: np.zeros(2))  # sums of absolute errors, of squared errors
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """Numbers, (N,) each."""
         pair = _pair(predictions, references)
         if n := pair.shape[1]:
@@ -25,7 +26,7 @@ class Moments:
             centred, error = pair - means[:, None], pair[0] - pair[1]
             self.merge(Moments(n, means, centred @ centred.T, np.array([np.abs(error).sum(), error @ error])))
 
-    def merge(self, other: "Moments") -> None:
+    def merge(self, other: Moments) -> None:
         if n := self.n + other.n:
             apart = other.means - self.means
             self.products = self.products + other.products + np.outer(apart, apart) * (self.n * other.n / n)
@@ -40,11 +41,11 @@ class Pairs:
 
     pairs: list[np.ndarray] = field(default_factory=list)
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """Numbers, (N,) each."""
         self.pairs.append(_pair(predictions, references))
 
-    def merge(self, other: "Pairs") -> None:
+    def merge(self, other: Pairs) -> None:
         self.pairs += other.pairs
 
 
@@ -94,7 +95,7 @@ def spearman(pairs: Pairs) -> float:
     return pearson(moments, "Spearman's correlation")
 
 
-def _pair(predictions: Any, references: Any) -> np.ndarray:
+def _pair(predictions: Values, references: Values) -> np.ndarray:
     same_length(predictions=predictions, references=references)
     pair = [numbers(name, values) for name, values in (("predictions", predictions), ("references", references))]
     for name, values in zip(("predictions", "references"), pair, strict=True):

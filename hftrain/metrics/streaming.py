@@ -11,6 +11,8 @@ States are counts and sums, for any number of examples. Metrics that need every 
 predictions for a metric that is not ours. Logits are never stored.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -25,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hftrain.metrics import answers, calibration, checks, counts, entities, ranking, regression
+from hftrain.metrics.checks import Values
 from hftrain.metrics.table import AVERAGES, TABLE, belongs, check_names
 
 CURVES_OF = 50  # maximum classes; for more, the report stores no scores
@@ -41,7 +44,7 @@ class Measure(NamedTuple):
 class TokenCounts(counts.Counts):
     """`Counts` of the tags of all tokens."""
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         super().add(list(chain.from_iterable(predictions)), list(chain.from_iterable(references)))
 
 
@@ -52,11 +55,11 @@ class Collected:
     predictions: list[Any] = field(default_factory=list)
     references: list[Any] = field(default_factory=list)
 
-    def add(self, predictions: Iterable[Any], references: Iterable[Any], scores: Any = None) -> None:
+    def add(self, predictions: Iterable[Any], references: Iterable[Any], scores: Values | None = None) -> None:
         self.predictions += np.asarray(predictions).tolist() if hasattr(predictions, "shape") else predictions
         self.references += np.asarray(references).tolist() if hasattr(references, "shape") else references
 
-    def merge(self, other: "Collected") -> None:
+    def merge(self, other: Collected) -> None:
         self.predictions += other.predictions
         self.references += other.references
 
@@ -75,7 +78,7 @@ class Metrics:
     measures: Mapping[str, Measure]
     states: dict[str, Any]
 
-    def add(self, predictions: Any, references: Any, scores: Any = None) -> None:
+    def add(self, predictions: Values, references: Values, scores: Values | None = None) -> None:
         """Adds a batch of N examples, as arrays (on the CPU) or lists:
 
         - single_label_classification: classes (N,) and (N,), scores: probabilities (N, K).
@@ -92,7 +95,7 @@ class Metrics:
         for state in self.states.values():
             state.add(predictions, references, scores)
 
-    def merge(self, other: "Metrics") -> None:
+    def merge(self, other: Metrics) -> None:
         """Adds the states of another one with the same metrics."""
         for key, state in self.states.items():
             state.merge(other.states[key])
@@ -124,7 +127,7 @@ class Metrics:
                 results |= Metrics(self.task, self.labels, {name: measure}, self.states).compute()
         return {name: value for name, value in results.items() if math.isfinite(value)}
 
-    def rehearse(self, references: Any) -> dict[str, float]:
+    def rehearse(self, references: Values) -> dict[str, float]:
         """Raises, before training, the errors that `compute` would raise for these references with any predictions.
 
         Returns:

@@ -5,7 +5,7 @@ It imports nothing heavy, so that settings can be checked before torch and numpy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -142,3 +142,11 @@ def check_names(names: Sequence[str], task: str) -> None:
             raise ValueError(f"metric {name!r} does not fit {task}: choose from {', '.join(FITTING[task])}")
     if {"squad", "squad_v2"} <= set(names):
         raise ValueError("metrics squad and squad_v2 both give f1: choose squad_v2 if some questions have no answer")
+
+
+def name_problems(names: Sequence[str], task: str) -> Iterator[tuple[Sequence[str], str]]:
+    """What `check_names` raises, for the checks of a configuration with a setting `metrics`."""
+    try:
+        check_names(names, task)
+    except ValueError as error:
+        yield ("metrics",), str(error)

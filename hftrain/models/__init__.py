@@ -27,7 +27,7 @@ from .transformer.transformer import TransformerModel
 # Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
 for config_class in (TransformerConfig, ImageTransformerConfig):
     AutoConfig.register(config_class.model_type, config_class)
-    config_class.register_for_auto_class()
+    config_class.register_for_auto_class()  # type: ignore[no-untyped-call]
 for auto_class, model_class in (
     (AutoModel, TransformerModel),
     (AutoModelForSeq2SeqLM, TransformerForConditionalGeneration),
@@ -39,7 +39,7 @@ for auto_class, model_class in (
     (AutoModelForImageClassification, TransformerForImageClassification),
 ):
     auto_class.register(model_class.config_class, model_class)
-    model_class.register_for_auto_class(auto_class.__name__)
+    model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
 
 __all__ = [
     "ImageTransformerConfig",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from hftrain.config.schema import default_of
 from hftrain.data.files import ADAPTER
 from hftrain.models.trust import CodeRefused, refusing_code
 from hftrain.models.weights import naming_damage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,9 @@ KINDS = {
 HEADS = ("classifier", "score", "qa_outputs")  # PEFT saves these heads with the adapter of their task
 
 
-def add_adapters(model: Any, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()) -> Any:
+def add_adapters(
+    model: PreTrainedModel, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()
+) -> Any:
     """The model with low-rank adapters in fp32, which are the only trained weights; unchanged if `use_peft` is off. If
     the model was loaded with an adapter (`load_model`), that adapter is trained further.
 
@@ -141,7 +146,7 @@ def check_targets(model: nn.Module, targets: Sequence[str]) -> None:
         )
 
 
-def embeddings(model: Any) -> list[str]:
+def embeddings(model: PreTrainedModel) -> list[str]:
     """Names of the modules with a vector for each token: a single one if input and output are tied."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     if layers[1] is None or layers[0].weight is layers[1].weight:
@@ -178,7 +183,7 @@ def save_for_original(model: Any) -> None:
 
 def load_adapted(
     folder: str | Path,
-    auto_class: Any,
+    auto_class: type[Any],
     base: Any = None,
     *,
     base_name: str | None = None,
@@ -222,7 +227,7 @@ def reads_all(adapted: Any) -> Any:
 
 def load_base(
     folder: str | Path,
-    auto_class: Any,
+    auto_class: type[Any],
     base_name: str | None = None,
     *,
     trust_remote_code: bool = False,
@@ -234,6 +239,9 @@ def load_base(
     config, revision = base_config(folder, base_name, trust_remote_code=trust_remote_code)
     name = config.name_or_path
     kwargs |= {"config": config, "revision": revision, "trust_remote_code": trust_remote_code}
+    own = peft.PeftConfig.from_pretrained(str(folder)).modules_to_save or ()
+    brought = {*HEADS, *own}
+    kwargs |= {"ignore_mismatched_sizes": bool(own)}  # the base may have a head for other classes
     verbosity = hf_logging.get_verbosity()
     hf_logging.set_verbosity_error()  # its warning on a head that the adapter has looks like an error
     try:
@@ -241,8 +249,13 @@ def load_base(
             model, loaded = auto_class.from_pretrained(name, output_loading_info=True, **kwargs)
     finally:
         hf_logging.set_verbosity(verbosity)
-    brought = {*HEADS, *(peft.PeftConfig.from_pretrained(str(folder)).modules_to_save or ())}
-    lacking = [key for key in loaded["missing_keys"] if not any(f".{module}." in f".{key}" for module in brought)]
+
+    def others(keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if not any(f".{module}." in f".{key}" for module in brought)]
+
+    if wrong := others(key for key, *_ in loaded["mismatched_keys"]):
+        raise ValueError(f"the weights in {name} do not have the sizes that {folder} needs: {', '.join(sorted(wrong))}")
+    lacking = others(loaded["missing_keys"])
     if lacking:
         logger.warning("%s lacks these weights, which get random values: %s", name, ", ".join(sorted(lacking)))
     keep_layout(model)
@@ -292,7 +305,7 @@ def base_config(
     return config, revision
 
 
-def check_kind(folder: Path, auto_class: Any) -> None:
+def check_kind(folder: Path, auto_class: type[Any]) -> None:
     """Raises `ValueError` if the adapter in `folder` is for another kind of model than `auto_class`."""
     import peft
 
@@ -304,9 +317,10 @@ def check_kind(folder: Path, auto_class: Any) -> None:
         )
 
 
-def keep_layout(model: Any) -> None:
+def keep_layout(model: nn.Module) -> None:
     """Keeps the layout of 4-bit weights. On CPUs that multiply in bf16, bitsandbytes 0.50 repacks them at the first
     forward pass in evaluation for a kernel without gradients; training after that would be silently wrong."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

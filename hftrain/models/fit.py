@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -10,10 +11,10 @@ from torch import nn
 from hftrain.models.transformer.configuration import TransformerConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def count_positions(model: Any) -> tuple[int | None, int]:
+def count_positions(model: PreTrainedModel) -> tuple[int | None, int]:
     """The maximum tokens of a text (None: no limit), and the number of unused rows in the position table: RoBERTa and
     its relatives count from after the padding position, so two of `max_position_embeddings` are unused."""
     config = model.config
@@ -29,19 +30,19 @@ def count_positions(model: Any) -> tuple[int | None, int]:
     return min([most, *(rows - unused for rows, unused in padded)]), max((unused for _, unused in padded), default=0)
 
 
-def longest_text(model: Any, tokenizer: PreTrainedTokenizerBase | None) -> int:
+def longest_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> int:
     """The maximum tokens that the model and its tokenizer read."""
     limits = [count_positions(model)[0], tokenizer.model_max_length if tokenizer is not None else None]
     return min([sys.maxsize, *(limit for limit in limits if limit)])  # a tokenizer without a limit has 10^30
 
 
-def embedding_rows(model: Any) -> int:
+def embedding_rows(model: PreTrainedModel) -> int:
     """The number of tokens with an embedding, also if an adapter wraps the embeddings."""
-    parts = model.get_input_embeddings().modules()  # the first is the module itself
+    parts: Iterator[Any] = model.get_input_embeddings().modules()  # the first is the module itself
     return next(part.num_embeddings for part in parts if hasattr(part, "num_embeddings"))
 
 
-def check_fit(model: Any, tokenizer: PreTrainedTokenizerBase | None = None, **lengths: int) -> None:
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, **lengths: int) -> None:
     """Refuses a tokenizer of another model, and texts longer than the model can read.
 
     Args:

@@ -6,13 +6,14 @@ import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from hftrain.config import ModelConfig
+from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw
 from hftrain.models.adapters import add_adapters as add_adapters
@@ -37,6 +38,10 @@ def unknown_key(names: Iterable[str], known_names: Iterable[str], what: str) -> 
     return None
 
 
+@overload
+def load_tokenizer(config: FineTuneConfig, **kwargs: Any) -> PreTrainedTokenizerBase: ...
+@overload
+def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None: ...
 def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None:
     """The tokenizer of `config` or of the model; None for a new model without one.
 
@@ -94,6 +99,18 @@ def cannot_load(key: str, name: str, error: Exception) -> str:
     return f"{key} {name!r} {where}: {error}"
 
 
+def load_fast_tokenizer(config: FineTuneConfig, use: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """`load_tokenizer`, for a task that maps tokens to places in the text; `use` names the task.
+
+    Raises:
+        ValueError: it cannot be loaded, or is not a fast tokenizer.
+    """
+    tokenizer = load_tokenizer(config, **kwargs)
+    if not tokenizer.is_fast:
+        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot map {use}")
+    return tokenizer
+
+
 def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     """The configuration of the pretrained model, overwritten with `config.model_config`.
 
@@ -102,6 +119,7 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
     """
     name = where(config.model_name_or_path)
     assert name is not None
+    model_config: PreTrainedConfig
     if folder := adapter_in(config):
         model_config = base_config(folder, trust_remote_code=config.trust_remote_code)[0]
         write_over(model_config, config.model_config)
@@ -119,7 +137,7 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
 
 def load_model(
     config: ModelConfig,
-    auto_class: Any,
+    auto_class: type[Any],
     *,
     new: Callable[[], PreTrainedConfig] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -198,7 +216,7 @@ def load_model(
     return model
 
 
-def with_adapter(model: Any, folder: Path, auto_class: Any, trust_remote_code: bool) -> Any:
+def with_adapter(model: nn.Module, folder: Path, auto_class: type[Any], trust_remote_code: bool) -> Any:
     """The base model with the adapter of `folder`, as `add_adapters` expects it."""
     if getattr(model, "is_loaded_in_4bit", False):
         import peft

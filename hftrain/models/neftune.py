@@ -1,8 +1,11 @@
 """NEFTune (Jain et al. 2023, "Noisy Embeddings Improve Instruction Finetuning", algorithm 1)."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def add_noise(model: Any, alpha: float | None) -> None:
@@ -16,10 +19,10 @@ def add_noise(model: Any, alpha: float | None) -> None:
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     inputs: dict[str, Any] = {}
 
-    def listen(module: Any, arguments: Any, named: dict[str, Any]) -> None:
+    def listen(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         inputs.update(mask=named.get("attention_mask"), positions=named.get("position_ids"))
 
-    def disturb(module: Any, arguments: Any, embedded: torch.Tensor) -> torch.Tensor:
+    def disturb(module: nn.Module, arguments: tuple[Any, ...], embedded: torch.Tensor) -> torch.Tensor:
         if not module.training:
             return embedded
         lengths = lengths_of(*embedded.shape[:2], **inputs).to(embedded)

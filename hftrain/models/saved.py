@@ -13,6 +13,7 @@ from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from torch import nn
     from transformers import PreTrainedConfig
 
 KIND_OF_ADAPTER = {
@@ -103,19 +104,19 @@ def load_weights(
     return model.eval().to(device), device
 
 
-def remember(config: Any, **settings: Any) -> None:
+def remember(config: PreTrainedConfig, **settings: Any) -> None:
     """Writes settings that `hftrain predict` needs under the key "hftrain" of a model's configuration."""
     config.hftrain = (getattr(config, "hftrain", None) or {}) | settings
 
 
-def recall(config: Any, name: str) -> Any:
+def recall(config: PreTrainedConfig, name: str) -> Any:
     """The value that `remember` wrote under `name`, or None. Version 0.1.0 wrote each name as a separate key, which is
     read if the key "hftrain" is missing."""
     remembered = getattr(config, "hftrain", None)
     return getattr(config, name, None) if remembered is None else remembered.get(name)
 
 
-def save_remembered(accelerator: Accelerator, model: Any, folder: str | Path, **settings: Any) -> None:
+def save_remembered(accelerator: Accelerator, model: nn.Module, folder: str | Path, **settings: Any) -> None:
     """`remember` in a trained model and in the configuration saved in `folder`. Every process calls."""
     config = accelerator.unwrap_model(model).config
     remember(config, **settings)

@@ -84,7 +84,7 @@ def predict(
     )
 
 
-def line(prediction: Any) -> str:
+def line(prediction: object) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
     if isinstance(prediction, str):
         words = " ".join(prediction.splitlines())

@@ -73,7 +73,7 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     if tagging and _is_conll(path, labels, config):
         return read_sentences(path, config)
     if tagging and config.column is None:
-        items = read_table(path, config)
+        items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
     if "ForImageClassification" in kind:
@@ -121,7 +121,7 @@ def read_images(path: Path, config: Reading, line: Callable[[Any], str]) -> Inpu
     images = []
     for place, row in rows:
         if row.get(column) is None:
-            raise ValueError(f"{place}: no image under {column!r}; --column names one of {', '.join(row)}")
+            raise ValueError(f"{place}: no image under {column!r}; set --column to one of {', '.join(row)}")
         images += beside(path, [row[column]])
 
     def write(predictions: list[Any]) -> Iterator[str]:
@@ -137,7 +137,11 @@ def _is_conll(path: Path, labels: Sequence[str], config: Reading) -> bool:
     """Whether a file has one word per line, in columns: as in training, but a plain text file only if it has tags."""
     form = ending(path)
     if form == ".tsv":
-        return config.column is None and read_table(path, config) is None and not names_columns(path, config)
+        return (
+            config.column is None
+            and read_table(path, config, dialect_of(config)) is None
+            and not names_columns(path, config, dialect_of(config))
+        )
     if form in PLAIN:
         is_conll = config.word_column is not None or is_tagged(path, labels, config.encoding)
         if is_conll:
@@ -228,7 +232,7 @@ def column_of(
         if tagging and isinstance(value, str):
             value = unwritten_or_text(value)
         if tagging and isinstance(value, str):  # if spaces separate the tags, they separate the words too
-            tags = next((row[each] for each in OF_WORDS if isinstance(row.get(each), str)), "")
+            tags = next((row[usual_name] for usual_name in OF_WORDS if isinstance(row.get(usual_name), str)), "")
             value = value.split() if tags and len(tags.split()) == len(value.split()) else value
         words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
         if not isinstance(value, str) and not words:

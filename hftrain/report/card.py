@@ -178,7 +178,7 @@ def _facts(values: Mapping[str, Any], show: Callable[[Any], str] = format_value)
     return _table([{"": name, "value": show(value)} for name, value in flatten(values).items()])
 
 
-def _plain(text: Any) -> str:
+def _plain(text: object) -> str:
     """Text that Markdown shows unchanged, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", presentable(" ".join(str(text).split())))
 

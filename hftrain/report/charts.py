@@ -9,16 +9,17 @@ from hftrain.report.figures import round_ticks, tick_text
 from hftrain.report.formats import format_number
 
 RIGHT, WRONG = 0, 1  # colours
-MOST = 50  # classes that a matrix can show
+MOST = 50  # maximum classes in a matrix
 
 
 def confusion_matrix(
     matrix: np.ndarray, labels: Sequence[str], *, name: str = "confusion_matrix", title: str = "Confusion matrix"
 ) -> Drawn:
-    """Rows are the references, columns the predictions; a cell is coloured by its share of the row: right, wrong.
+    """Rows are the references, columns the predictions; the share of the row colours a cell; correct and wrong cells
+    have different colours.
 
     Args:
-        matrix: (K, K) counts. Of more than 50 classes, the 50 with the most errors are shown.
+        matrix: (K, K) counts. If there are more than 50 classes, the 50 with the most errors are shown.
         labels: K names.
 
     Raises:
@@ -26,12 +27,10 @@ def confusion_matrix(
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(labels), len(labels)):
-        raise ValueError(f"a confusion matrix of {len(labels)} labels has not the shape {matrix.shape}")
-    note = (
-        "Of each reference (row) the share that was predicted as each class (column); at the end of the row, how many."
-    )
+        raise ValueError(f"a confusion matrix of {len(labels)} labels cannot have the shape {matrix.shape}")
+    note = "For each reference (row), the share predicted as each class (column); at the end of the row, the number."
     errors = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diag(matrix)
-    accuracy = f"{100 * np.trace(matrix) / max(1, matrix.sum()):.1f} % of {matrix.sum():,} right"
+    accuracy = f"{100 * np.trace(matrix) / max(1, matrix.sum()):.1f} % of {matrix.sum():,} correct"
     worst = _worst(matrix, labels)
     totals = matrix.sum(axis=1)
     if len(labels) > MOST:
@@ -48,9 +47,9 @@ def _matrix(matrix: np.ndarray, totals: np.ndarray, labels: Sequence[str], width
     names = elided(labels, 104 if width == 460 else 150)
     longest = max(map(text_width, names))
     left = 28 + longest
-    right = max(12 + max(text_width(f"{total:,}", SMALL) for total in totals), 0.72 * text_width(names[-1]))
-    size = min((width - left - right) / classes, max(56 if classes <= 12 else 36, min(96, 220 / classes)))
-    left += (width - left - right - size * classes) / 2
+    right_margin = max(12 + max(text_width(f"{total:,}", SMALL) for total in totals), 0.72 * text_width(names[-1]))
+    size = min((width - left - right_margin) / classes, max(56 if classes <= 12 else 36, min(96, 220 / classes)))
+    left += (width - left - right_margin - size * classes) / 2
     level = longest <= size - 4
     turn = -45 if size > 16 else -90
     top = 36 if level else 32 + longest * (0.72 if turn == -45 else 1)
@@ -86,7 +85,7 @@ def _cell(
     if not count:
         drawing.box(x + gap, y + gap, size - 2 * gap, size - 2 * gap, "rule", opacity=0.35)
         return
-    opacity = 0.12 + 0.88 * share**0.6  # so that a few errors of many are seen
+    opacity = 0.12 + 0.88 * share**0.6  # so that a few errors stay visible
     tip = f"{labels[row]}\npredicted as {labels[column]}\n{count:,} of {total:,}, {100 * share:.1f} %"
     colour = RIGHT if row == column else WRONG
     drawing.box(x + gap, y + gap, size - 2 * gap, size - 2 * gap, colour, opacity=opacity, tip=tip)
@@ -100,13 +99,13 @@ def _cell(
 
 
 def _worst(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    """The most frequent error, in words."""
+    """A sentence on the most frequent error."""
     errors = np.array(matrix)
     np.fill_diagonal(errors, 0)
     if not errors.any():
         return ""
     row, column = divmod(int(errors.argmax()), len(errors))
-    return f"Most often, {labels[row]} was taken for {labels[column]} ({errors[row, column]:,} times)."
+    return f"Most frequent error: {labels[row]} predicted as {labels[column]} ({errors[row, column]:,} times)."
 
 
 def histogram(
@@ -121,12 +120,12 @@ def histogram(
     whole: bool = True,
     note: str = "",
 ) -> Drawn:
-    """How many of the values (N,) lie where. The last bar holds what is far out, if that is little.
+    """A histogram of the values (N,). The last bar collects the few values far out.
 
     Args:
-        limit: a line; bars beyond it have another colour. `limit_label` stands beside it, or in the note where no value
-            comes near.
-        whole: the values are whole numbers: no bin is narrower than 1, or between two.
+        limit: a line; bars beyond it have another colour. `limit_label` is beside it, or in the note if no value is
+            near it.
+        whole: the values are whole numbers: bins are at least 1 wide and begin at whole numbers.
 
     Raises:
         ValueError: there are no values.
@@ -136,7 +135,7 @@ def histogram(
         raise ValueError(f"figure {name!r}: no values")
     edges, beyond = _bins(values, limit, whole)
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
-    # What is as long as the limit is not beyond it.
+    # A value equal to the limit is not beyond it.
     end_of_kept = np.inf if limit is None else limit + 1 if whole else limit
     drawing = Drawing(460, 250)
     left, right, top, bottom = 52.0, 448.0, 24.0, 214.0
@@ -159,7 +158,7 @@ def histogram(
             colour = WRONG if low >= end_of_kept else RIGHT
             drawing.box(at_x(low) + 0.5, bottom - height, at_x(end) - at_x(low) - 1, height, colour, tip=tip)
     drawing.line((left, bottom), (right, bottom), colour="muted")
-    middle = 0.5 if whole and edges[1] - edges[0] == 1 else 0  # a bar that is one number has it below its middle
+    middle = 0.5 if whole and edges[1] - edges[0] == 1 else 0  # a bar for one number has its tick in the middle
     for tick in round_ticks(edges[0], edges[-1] - middle):
         if not middle or tick == int(tick):
             drawing.text(at_x(tick + middle), bottom + 17, tick_text(tick), "middle" if tick < edges[-1] else "end")
@@ -171,15 +170,15 @@ def histogram(
         drawing.text(x + 6 if beside else x - 6, top - 4, limit_label, "start" if beside else "end", "ink")
     elif limit_label:
         note = f"{limit_label[:1].upper()}{limit_label[1:]}. {note}"
-    median, far, largest = (format_number(float(each)) for each in np.percentile(values, [50, 95, 100]))
-    told = f"median {median}, 95 % up to {far}, largest {largest}"
+    median, far, largest = (format_number(float(quantile)) for quantile in np.percentile(values, [50, 95, 100]))
+    summary = f"median {median}, 95 % up to {far}, largest {largest}"
     if beyond:
-        note = f"The last bar holds the {beyond:,} beyond. {note}".strip()
-    return Drawn(name, title, drawing, told, unit, f"{told[:1].upper()}{told[1:]}. {note}".strip())
+        note = f"The last bar has the {beyond:,} values beyond. {note}".strip()
+    return Drawn(name, title, drawing, summary, unit, f"{summary[:1].upper()}{summary[1:]}. {note}".strip())
 
 
 def _bins(values: np.ndarray, limit: float | None, whole: bool) -> tuple[np.ndarray, int]:
-    """Edges of about 40 bins, one of which is the limit, and how many values lie beyond the last."""
+    """Edges of about 40 bins, including the limit, and the number of values beyond the last."""
     low, high = float(values.min()), float(values.max())
     far = float(np.percentile(values, 99)) * 1.25
     end = max(far, (limit or 0) * 1.15) if high > max(far, (limit or 0) * 1.15) * 1.3 else high
@@ -187,7 +186,7 @@ def _bins(values: np.ndarray, limit: float | None, whole: bool) -> tuple[np.ndar
     if whole:
         width, low, end = max(1.0, float(np.ceil(width))), np.floor(low), end + 1
     if limit is not None:
-        first = limit + (1 if whole else 0)  # what is as long as the limit is not beyond it
+        first = limit + (1 if whole else 0)  # a value equal to the limit is not beyond it
         low = first - width * np.ceil((first - low) / width) if low < first else first
     edges = low + width * np.arange(max(1, int(np.ceil((end - low) / width))) + 1)
     return edges, int((values >= edges[-1]).sum()) if high > edges[-1] else 0
@@ -212,18 +211,18 @@ def bars(
     """A bar for each name, from 0, with its value.
 
     Args:
-        notes: a word behind the value ("120 examples").
-        high: the value that is the whole width; None: the largest.
+        notes: words after the value ("120 examples").
+        high: the value of the full width; None: the largest.
 
     Raises:
-        ValueError: there are none, or one is negative.
+        ValueError: there are no values, or one is negative.
     """
     if not values or min(values.values()) < 0:
-        raise ValueError(f"figure {name!r}: bars need values of at least 0, but there are {list(values.values())[:5]}")
+        raise ValueError(f"figure {name!r}: bars need values of at least 0, not {list(values.values())[:5]}")
     behind = {key: f"{format_number(value)}" for key, value in values.items()}
     words = notes or {}
     names = dict(zip(values, elided(list(values), 120), strict=True))
-    left = 10 + max(text_width(each) for each in names.values())
+    left = 10 + max(text_width(text) for text in names.values())
     right = 446 - max(text_width(behind[key]) + text_width(words.get(key, ""), SMALL) + 8 for key in values)
     row = 26.0 if len(values) <= 12 else 19.0
     whole = high or max(values.values()) or 1
@@ -238,8 +237,8 @@ def bars(
         drawing.text(right + 8, y + row / 2 + 1, behind[key], colour="ink")
         if key in words:
             drawing.text(right + 14 + text_width(behind[key]), y + row / 2 + 1, words[key], small=True)
-    told = ", ".join(f"{key} {behind[key]}" for key in list(values)[:12])
-    return Drawn(name, title, drawing, told, unit, note)
+    summary = ", ".join(f"{key} {behind[key]}" for key in list(values)[:12])
+    return Drawn(name, title, drawing, summary, unit, note)
 
 
 def reliability(
@@ -255,7 +254,7 @@ def reliability(
     """The reliability diagram (Guo et al., 2017, fig. 1) above the number of examples in each bin.
 
     Args:
-        edges: (B + 1,). `count`, `confidence`, `accuracy`: (B,) of each bin, NaN where it is empty.
+        edges: (B + 1,). `count`, `confidence`, `accuracy`: (B,) of each bin, NaN if it is empty.
         error: the expected calibration error.
     """
     drawing = Drawing(460, 292)
@@ -271,14 +270,14 @@ def reliability(
     for tick in (0, 0.25, 0.5, 0.75, 1):
         drawing.line((left, at_y(tick)), (right, at_y(tick)))
         drawing.text(left - 7, at_y(tick) + 3.5, f"{100 * tick:.0f} %", "end")
-    for low, end, number, sure, right_share in zip(edges[:-1], edges[1:], count, confidence, accuracy, strict=True):
+    for low, end, number, sure, correct_share in zip(edges[:-1], edges[1:], count, confidence, accuracy, strict=True):
         if not number:
             continue
         x, width = at_x(low) + 1, at_x(end) - at_x(low) - 2
-        tip = f"confidence {100 * sure:.1f} %\nright {100 * right_share:.1f} %\n{number:,} predictions"
-        lower, upper = sorted((sure, right_share))
+        tip = f"confidence {100 * sure:.1f} %\nright {100 * correct_share:.1f} %\n{number:,} predictions"
+        lower, upper = sorted((sure, correct_share))
         drawing.box(x, at_y(lower), width, bottom - at_y(lower), RIGHT, tip=tip)
-        gap = WRONG if sure > right_share else RIGHT
+        gap = WRONG if sure > correct_share else RIGHT
         drawing.box(x, at_y(upper), width, at_y(lower) - at_y(upper), gap, opacity=0.45, tip=tip)
         height = max(1.0, number / count.max() * rise)
         drawing.box(x, foot - height, width, height, "muted", opacity=0.7, tip=tip)
@@ -290,9 +289,9 @@ def reliability(
     for tick in (0, 0.2, 0.4, 0.6, 0.8, 1):
         drawing.text(at_x(tick), foot + 15, f"{100 * tick:.0f} %", "middle" if tick < 1 else "end")
     drawing.text(right, foot + 30, "confidence", "end")
-    sure, true = (np.nansum(each * count) / max(1, count.sum()) for each in (confidence, accuracy))
-    lean = "too sure" if sure > true + 0.005 else "not sure enough" if sure < true - 0.005 else "as sure as it is right"
-    told = f"On the whole {lean}: confidence {100 * sure:.1f} %, right {100 * true:.1f} %."
-    how = "Blue: how often it was right, pale beyond its confidence. Orange: confident, but not right."
-    note = f"{how} Below: how many predictions. {told}"
-    return Drawn(name, title, drawing, told, f"expected error {100 * error:.1f} %", note)
+    sure, true = (np.nansum(values * count) / max(1, count.sum()) for values in (confidence, accuracy))
+    lean = "overconfident" if sure > true + 0.005 else "underconfident" if sure < true - 0.005 else "well calibrated"
+    summary = f"Overall {lean}: confidence {100 * sure:.1f} %, correct {100 * true:.1f} %."
+    how = "Blue: share of correct predictions, pale above the confidence. Orange: confident but wrong."
+    note = f"{how} Below: number of predictions. {summary}"
+    return Drawn(name, title, drawing, summary, f"expected error {100 * error:.1f} %", note)

@@ -1,4 +1,4 @@
-"""The charts of a run, from its `metrics.jsonl`."""
+"""Charts of a run's `metrics.jsonl`."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from hftrain.metrics.table import TABLE, Metric
-from hftrain.report.figures import Curves, Series, told_in_words
+from hftrain.report.figures import Curves, Series, describe_series
 
 TITLES = {
     "learning_rate": ("Learning rate", ""),
@@ -36,7 +36,7 @@ def overlaid(
 
     Args:
         runs: name -> its rows.
-        per_step: name -> what a step of it is on the x axis, if that is not one step.
+        per_step: name -> width of a step on the x axis, if it is not 1.
     """
     points = {name: _points(rows) for name, rows in runs.items()}
 
@@ -55,7 +55,7 @@ def overlaid(
             x = [round(step * (per_step or {}).get(name, 1)) for step in steps]
             smooth = not key.startswith("eval_") and key != "learning_rate"
             series += _series(name, x, values, colour, len(steps) // 100 if smooth else 0)
-            notes.append(f"{name}: {told_in_words(x, values)}")
+            notes.append(f"{name}: {describe_series(x, values)}")
         if series:
             title, unit = _title(key.removeprefix("eval_"))
             unit = ", ".join(filter(None, ["evaluation" if key.startswith("eval_") else "", unit]))
@@ -93,8 +93,8 @@ def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curve
         values = [points[key][step] for step in steps]
         missing += values.count(None)
         if values.count(None) < len(values):
-            summaries[label] = told_in_words(steps, values)
-            # The schedule is exact, an evaluation rare: only what is measured at each step is noise and signal.
+            summaries[label] = describe_series(steps, values)
+            # Only values measured at each step are noisy: the schedule is exact and evaluations are rare.
             half_window = 0 if label == "evaluation" or name == "learning_rate" else len(steps) // 100
             series += _series(label, steps, values, colour, half_window)
     if not series:
@@ -103,13 +103,13 @@ def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curve
     if missing:
         note += f"; {missing} value{'s' if missing > 1 else ''} not finite, left out"
     title, unit = _title(name)
-    # A schedule is read by its shape, which a logarithmic axis would bend.
+    # A logarithmic axis would distort the shape of the schedule.
     log = False if name == "learning_rate" else None
     return Curves(_stem(name), title, series, unit, y_log=log, note=note)
 
 
 def _series(label: str, x: list[int], y: list[float | None], colour: int, half: int) -> list[Series]:
-    """The values; if there are many, pale behind their running median, which a single spike does not move."""
+    """The values; many values are pale behind their running median, which ignores single spikes."""
     if not half:
         return [Series(label, x, y, colour=colour)]
     places = range(0, len(x), max(1, len(x) // 400))

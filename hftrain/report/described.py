@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hftrain.data.rows import Rows
 from hftrain.data.several import source_counts
 
@@ -12,6 +14,11 @@ from hftrain.data.several import source_counts
 def share(count: int, of: int) -> str:
     """A count with its percentage: "12 (3.4 %)"; for 0 only "0"."""
     return f"{count:,} ({100 * count / of:.1f} %)" if count else "0"
+
+
+def evenly(items: int, count: int) -> list[int]:
+    """Up to `count` indices of so many items, evenly spread from the first to the last."""
+    return np.linspace(0, items - 1, min(count, items)).astype(int).tolist()
 
 
 def describe_split(

@@ -1,5 +1,6 @@
 """The figures and the table that show the counts of `hftrain.metrics` on a test set."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,7 @@ def per_class_table(metrics: Metrics, title: str = "By class") -> list[Table]:
 def roc_figure(scores: ranking.Scores, name: str = "roc") -> Curves:
     """ROC of each class against the rest; for more than six classes, all together and the five with the least area."""
     columns, note = _chosen(scores)
-    series = []
-    for column in columns:
-        curve = ranking.roc_curve(column)
-        label = f"{column.name} ({ranking.area_under_roc(column):.3f})"
-        series.append(_steps(label, curve["fpr"], curve["tpr"]))
+    series = _curves(columns, ranking.area_under_roc, _roc_points)
     series.append(Series("chance", [0.0, 1.0], [0.0, 1.0], dashed=True, colour=5))
     note = f"In brackets the area under the curve. {note}".strip()
     return Curves(
@@ -74,11 +71,7 @@ def roc_figure(scores: ranking.Scores, name: str = "roc") -> Curves:
 def pr_figure(scores: ranking.Scores, name: str = "precision_recall") -> Curves:
     """Precision over recall for the classes that `roc_figure` shows."""
     columns, note = _chosen(scores)
-    series = []
-    for column in columns:
-        curve = ranking.pr_curve(column)
-        label = f"{column.name} ({ranking.area_under_pr(column):.3f})"
-        series.append(_steps(label, curve["recall"][::-1], curve["precision"][::-1]))
+    series = _curves(columns, ranking.area_under_pr, _pr_points)
     if len(columns) == 1:
         share = float(columns[0].positive.mean())
         series.append(Series("chance", [0.0, 1.0], [share, share], dashed=True, colour=5))
@@ -114,6 +107,24 @@ def length_figure(
     cut = float(np.mean(np.asarray(lengths) > limit)) if limit is not None else 0.0
     label = f"limit {limit:,}: {100 * cut:.1f} % are truncated" if limit is not None else ""
     return histogram(name, title, lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
+
+
+def _curves(
+    columns: Sequence[ranking.Column],
+    area: Callable[[ranking.Column], float],
+    points: Callable[[ranking.Column], tuple[np.ndarray, np.ndarray]],
+) -> list[Series]:
+    return [_steps(f"{column.name} ({area(column):.3f})", *points(column)) for column in columns]
+
+
+def _roc_points(column: ranking.Column) -> tuple[np.ndarray, np.ndarray]:
+    curve = ranking.roc_curve(column)
+    return curve["fpr"], curve["tpr"]
+
+
+def _pr_points(column: ranking.Column) -> tuple[np.ndarray, np.ndarray]:
+    curve = ranking.pr_curve(column)
+    return curve["recall"][::-1], curve["precision"][::-1]
 
 
 def _steps(name: str, x: np.ndarray, y: np.ndarray) -> Series:

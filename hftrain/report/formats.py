@@ -11,7 +11,7 @@ from typing import Any
 from hftrain.terminal import visible
 
 
-def format_number(value: Any) -> str:
+def format_number(value: object) -> str:
     """Four significant digits: 95.1234 -> 95.12, 0.00012345 -> 1.234e-4; whole numbers keep all: 12345 -> 12,345."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
@@ -59,7 +59,7 @@ def by_split(data: Mapping[str, Any]) -> tuple[list[dict[str, Any]], dict[str, A
     return rows, {name: value for name, value in data.items() if name not in splits}
 
 
-def format_value(value: Any) -> str:
+def format_value(value: object) -> str:
     """A number by `format_number`, a list of numbers with commas, everything else as text."""
     return ", ".join(map(format_number, value)) or "none" if isinstance(value, (list, tuple)) else format_number(value)
 
@@ -71,7 +71,7 @@ def chosen_rows(chosen: Mapping[str, tuple[Any, str]]) -> list[dict[str, str]]:
     ]
 
 
-def format_setting(value: Any) -> str:
+def format_setting(value: object) -> str:
     """A setting exactly as one would type it, without user names: the working folder is ".", a home "~"."""
     return without_home(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
 
@@ -90,11 +90,11 @@ def without_home(text: str) -> str:
     return text
 
 
-def presentable(value: Any) -> str:
+def presentable(value: object) -> str:
     """Text for a public page: control characters are spelt out, and no folder contains a user name."""
     return visible(without_home(str(value)))
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """`presentable`, as HTML."""
     return html.escape(presentable(value))

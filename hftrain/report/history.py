@@ -1,4 +1,4 @@
-"""Numbers that programs read again: `metrics.jsonl` while the run goes on, `all_results.json` when it is done."""
+"""Numbers for programs: `metrics.jsonl` during the run, `all_results.json` at its end."""
 
 import json
 import math
@@ -14,8 +14,8 @@ from hftrain.report.formats import without_home
 from hftrain.terminal import visible_json
 
 
-def _plain(value: Any, name: str, not_finite: dict[str, str]) -> Any:
-    """`value` as JSON knows it. A float that JSON has no word for becomes null and is noted under its name."""
+def _plain(value: object, name: str, not_finite: dict[str, str]) -> Any:
+    """`value` as JSON. A float that JSON cannot represent becomes null and is noted under its name."""
     if value is None or isinstance(value, (str, bool)):
         return value
     if isinstance(value, Integral):
@@ -52,9 +52,10 @@ def write_results(output_dir: str | Path, results: Mapping[str, Any]) -> Path:
 
 
 def write_run(output_dir: str | Path, run: Mapping[str, Any]) -> None:
-    """Writes `run.json`: the settings, data and environment of a run, for comparisons; no folder in it names a user."""
+    """Writes `run.json`: the settings, data and environment of a run, for comparisons; without user names in its
+    folders."""
 
-    def shareable(value: Any) -> Any:
+    def shareable(value: object) -> Any:
         if isinstance(value, dict):
             return {key: shareable(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -66,17 +67,17 @@ def write_run(output_dir: str | Path, run: Mapping[str, Any]) -> None:
 
 
 class History:
-    """`metrics.jsonl`: one JSON object per line, on the disk as soon as `append` returns.
+    """`metrics.jsonl`: one JSON object per line, on the disk when `append` returns.
 
     The loop writes `step epoch loss learning_rate grad_norm tokens_per_second seconds`, an evaluation `step eval_loss
     eval_<metric>`.
-    A value that is not finite is null, and named: `{"step": 7, "loss": null, "not_finite": {"loss": "nan"}}`.
+    A value that is not finite becomes null and is noted: `{"step": 7, "loss": null, "not_finite": {"loss": "nan"}}`.
 
     Args:
-        path: the file; its folder is made.
-        resume_step: the step that the run goes on from; later lines, which will be written anew, are dropped.
+        path: the file; its folder is created.
+        resume_step: the step from which the run resumes; later lines, which will be written again, are dropped.
             0: a new run, an older file is replaced.
-        evaluated: False drops the evaluation of `resume_step` too, which is to be repeated.
+        evaluated: False also drops the evaluation of `resume_step`, which will be repeated.
         enabled: False on processes other than the main one: nothing is read or written.
     """
 
@@ -110,20 +111,20 @@ class History:
             with open(self.path, "ab", buffering=0) as file:
                 size = file.tell()
                 try:
-                    # Unbuffered, and one write: a kill leaves at most the last line cut short, and `rows` can tell.
+                    # Unbuffered, in one write: a kill can only truncate the last line, which `rows` detects.
                     trouble = "" if file.write(line) == len(line) else "no space left"
                 finally:
                     if file.tell() != size + len(line):
-                        file.truncate(size)  # half a line would spoil the file
+                        file.truncate(size)  # an incomplete line would damage the file
         except OSError as error:
             trouble = str(error)
         self.lines += not trouble
-        if trouble and not self._warned:  # a line of metrics is not worth the run
+        if trouble and not self._warned:  # a lost line of metrics is not worth ending the run
             warnings.warn(f"{self.path}: metrics are being lost from step {row['step']} on: {trouble}", stacklevel=2)
             self._warned = True
 
     def sync(self) -> None:
-        """Brings the lines to the disk: a checkpoint that says how many there are must not outlive them."""
+        """Flushes the lines to the disk: a checkpoint that records their number must not outlive them."""
         if self.enabled and self.path.exists():
             disk.sync(self.path)
 
@@ -133,7 +134,7 @@ class History:
 
 
 def write_seen(output_dir: str | Path, seen: Mapping[str, Any]) -> None:
-    """Writes `inspection.json`: numbers of the training examples as the loop sees them."""
+    """Writes `inspection.json`: numbers of the training examples."""
     disk.write(Path(output_dir) / "inspection.json", json.dumps(_json_safe(seen), indent=2) + "\n")
 
 
@@ -143,10 +144,10 @@ def read_seen(output_dir: str | Path) -> dict[str, Any]:
 
 
 def read_history(path: str | Path) -> list[dict[str, Any]]:
-    """Every line of a `metrics.jsonl`, in order; a last line cut short by a kill is left out with a warning.
+    """Every line of a `metrics.jsonl`, in order; a last line truncated by a kill is left out with a warning.
 
     Raises:
-        ValueError: another line is no JSON object with a `step`.
+        ValueError: another line is not a JSON object with a `step`.
     """
     lines = Path(path).read_bytes().splitlines(keepends=True)
     rows = []
@@ -157,9 +158,9 @@ def read_history(path: str | Path) -> list[dict[str, Any]]:
                 raise TypeError(f"step is {row['step']!r}")
         except (ValueError, TypeError, KeyError) as error:
             if number == len(lines) and not line.endswith(b"\n"):
-                warnings.warn(f"{path}:{number}: the last line was cut short and is left out", stacklevel=2)
+                warnings.warn(f"{path}:{number}: the last line is truncated and is left out", stacklevel=2)
                 break
-            problem = f'not a JSON object with a whole number "step" ({error}); mend or delete the line'
+            problem = f'not a JSON object with a whole number "step" ({error}); correct or delete the line'
             raise ValueError(f"{path}:{number}: {problem}") from error
         rows.append(row)
     return rows

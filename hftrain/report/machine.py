@@ -1,16 +1,21 @@
 """Versions and hardware of a run, without the name of a person or a host."""
 
+from __future__ import annotations
+
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PACKAGES = ("hftrain", "torch", "transformers", "accelerate", "datasets", "tokenizers", "evaluate", "peft", "deepspeed")
 
 
-def environment(accelerator: Any = None) -> dict[str, Any]:
+def environment(accelerator: Accelerator | None = None) -> dict[str, Any]:
     """Versions, hardware and number of processes of this run, JSON-ready; no host name, user name or folder.
 
     World size and precision are those of the `accelerate.Accelerator`; without one, WORLD_SIZE counts.

@@ -48,7 +48,7 @@ class Table:
         longest = max((len(value) for row in self.rows for value in row.values() if isinstance(value, str)), default=0)
         kind = "prose" if longest > (60 if numeric else 30) else "facts"
 
-        def cell(name: str, value: Any) -> str:
+        def cell(name: str, value: object) -> str:
             # dir=auto: Arabic and Hebrew samples run from right to left.
             layout = "class=number" if name in numeric else "dir=auto"
             content = value.html() if isinstance(value, Picture) else escape(format_number(value))
@@ -189,7 +189,7 @@ def write_page(
     return path
 
 
-def _tile(value: Any) -> str:
+def _tile(value: object) -> str:
     """A number; its interval in brackets is smaller."""
     number, bracket, interval = format_number(value).partition(" (")
     return escape(number) + (f" <small>{escape(bracket.strip() + interval)}</small>" if bracket else "")

@@ -15,7 +15,7 @@ MORE_TRAINING = "train for more epochs (num_train_epochs), or raise learning_rat
 Interval = tuple[float, float]
 
 
-def format_score(metric: str, value: Any, interval: Sequence[float] | None = None, task: str = "") -> str:
+def format_score(metric: str, value: object, interval: Sequence[float] | None = None, task: str = "") -> str:
     """A share as "89.0 % (86.0-91.5)", another number as "36.12 (34.5-37.8)"; without an interval only the number.
 
     Args:
@@ -137,5 +137,5 @@ def _any_beats(results: Mapping[str, Any], rivals: Mapping[str, float], interval
     return any(beats(metric, results[name], rivals[name], intervals.get(name)) for name, metric in fair.items())
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float)

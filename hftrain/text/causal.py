@@ -3,15 +3,20 @@
 Shapes: B rows, T tokens of a row.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hftrain import text
 from hftrain.losses import IGNORE, Batch
 from hftrain.models.fit import check_fit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def collate_causal(
@@ -41,7 +46,7 @@ def collate_causal(
     )
 
 
-def causal_lengths(examples: Any) -> np.ndarray:
+def causal_lengths(examples: Sequence[Any]) -> np.ndarray:
     """(N, 1) int64: tokens of each example, of packs, of a `datasets.Dataset`, or of a list."""
     if hasattr(examples, "lengths"):
         return np.asarray(examples.lengths, dtype=np.int64).reshape(-1, 1)
@@ -50,12 +55,14 @@ def causal_lengths(examples: Any) -> np.ndarray:
     return np.array([[len(example["input_ids"])] for example in examples], dtype=np.int64)
 
 
-def wants_flat(model: Any) -> bool:
+def wants_flat(model: PreTrainedModel) -> bool:
     """Whether the model's attention separates packs only in a batch of one row, like the flash kernels."""
     return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
 
 
-def causal_collator(tokenizer: Any, model: Any) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+def causal_collator(
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
     """`collate_causal` for this tokenizer and this model's attention.
 
     Raises:

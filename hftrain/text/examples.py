@@ -43,7 +43,7 @@ def tokenized(
     convert: Callable[[dict[str, list[Any]]], tuple[Mapping[str, list[Any]], Mapping[str, int]]],
     *,
     schema: pa.Schema,
-    arguments: Any,
+    arguments: object,
     lengths: Sequence[str] = ("input_ids",),
     cache_dir: str | Path | None = None,
 ) -> Examples:
@@ -94,7 +94,7 @@ def tokenized(
 
 
 def _key(
-    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: Any
+    read: str, tokenizer: PreTrainedTokenizerBase, convert: Callable[..., Any], schema: pa.Schema, arguments: object
 ) -> str:
     digest = hashlib.sha256(_package().encode() + Path(convert.__code__.co_filename).read_bytes())
     digest.update(json.dumps([read, fingerprint_tokenizer(tokenizer), str(schema), arguments]).encode())

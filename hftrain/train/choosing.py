@@ -1,7 +1,9 @@
 """Chooses open settings for the examples and the model of the run."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,12 +11,14 @@ from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
 from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
-from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def choose_settings(
-    model: Any, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
+    model: nn.Module, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
 ) -> tuple[Plan, int]:
     """Fills in the open settings of `config`; returns the plan and the number of steps. A resumed run uses the values
     of its checkpoint. Every process must call.
@@ -72,7 +76,6 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
     if contract:
-        before = {name: value for name, value in UNKNOWN.items() if name not in contract} | before
         # true where it was not set, before it was chosen
         before = {"load_best_model_at_end": contract.get("load_best_model_at_end")} | before
     return {name: value for name, value in before.items() if value is not None}

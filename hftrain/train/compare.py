@@ -12,7 +12,7 @@ from typing import Any
 
 from hftrain.config.nested import flatten
 from hftrain.report.curves import overlaid
-from hftrain.report.figures import COLOURS
+from hftrain.report.drawing import COLOURS
 from hftrain.report.formats import escape, format_duration, format_number, format_setting
 from hftrain.report.history import read_history
 from hftrain.report.page import Table, write_page
@@ -203,7 +203,7 @@ def scores(runs: Sequence[Run], split: str) -> Table:
     return Table(f"Scores, {split}", rows, note=note, visible=20)
 
 
-def score(value: Any, interval: Sequence[float] | None) -> str:
+def score(value: object, interval: Sequence[float] | None) -> str:
     """0.9 (0.86 to 0.93)."""
     around = f" ({format_number(interval[0])} to {format_number(interval[1])})" if interval else ""
     return format_number(value) + around

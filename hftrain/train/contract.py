@@ -9,15 +9,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples, fingerprint_of
 from hftrain.train import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CUT = "memory only; a changed cut is reported, since dropout follows it"
 ROUNDING = "another way to compute the same numbers, up to rounding"
@@ -90,7 +94,7 @@ COMPARABLE = {
 
 def run_contract(
     accelerator: Accelerator,
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     total: int,
     config: TrainConfig,
@@ -132,7 +136,7 @@ def optional(contract: Mapping[str, Any]) -> set[str]:
     return {"data"} | {key for key in contract if key not in first and not key.startswith("adapter_")}
 
 
-def base_weights(model: Any, config: TrainConfig) -> Iterator[tuple[str, torch.Tensor, Sequence[int]]]:
+def base_weights(model: nn.Module, config: TrainConfig) -> Iterator[tuple[str, torch.Tensor, Sequence[int]]]:
     """Weights that a run depends on but a checkpoint does not contain: (name, tensor, rows to ignore).
 
     For a PEFT model, all frozen weights; for a model that is its own reference, all initial weights. Weights without
@@ -147,6 +151,7 @@ def base_weights(model: Any, config: TrainConfig) -> Iterator[tuple[str, torch.T
     if adapted:
         from peft.utils.other import ModulesToSaveWrapper
 
+        module: Any
         for module in model.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 unused |= {id(parameter) for parameter in module.original_module.parameters()}
@@ -193,6 +198,6 @@ def compare(saved: checkpoint.Saved, current: Mapping[str, Any], allow: Sequence
     return {key.partition(".")[0] for key in checkpoint.differences(before, now, known)}, notes
 
 
-def json_value(value: Any) -> Any:
+def json_value(value: object) -> Any:
     """Converts sets to sorted lists and enumerations to their values."""
     return sorted(value) if isinstance(value, set) else getattr(value, "value", value)

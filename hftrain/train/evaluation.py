@@ -4,7 +4,7 @@ in order."""
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import nn
 
 from hftrain.data.examples import Examples, fetch
 from hftrain.distributed import is_out_of_memory, total
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Collate, Loss
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 
@@ -24,7 +24,7 @@ def mean_loss(
     examples: Sequence[Any],
     batch_size: int,
     *,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
     loss: Loss,
 ) -> float:
     """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`."""
@@ -49,16 +49,19 @@ class OneProcess:
     num_processes: int = 1
     process_index: int = 0
 
-    def unwrap_model(self, model: Any) -> Any:
+    def unwrap_model(self, model: nn.Module) -> Any:
         return model
 
 
+Processes: TypeAlias = Accelerator | OneProcess
+
+
 def predict(
-    accelerator: Accelerator | OneProcess,
+    accelerator: Processes,
     examples: Sequence[Any],
     batch_size: int,
     *,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
     generate: Callable[[Batch], list[Any]],
 ) -> list[Any]:
     """One prediction for each example, in the examples' order, on every process.
@@ -82,7 +85,7 @@ def predict(
     return [by_index[i] for i in range(len(examples))]
 
 
-def _shown(accelerator: Accelerator | OneProcess, batches: Iterator[Any], count: int) -> Iterator[Any]:
+def _shown(accelerator: Processes, batches: Iterator[Any], count: int) -> Iterator[Any]:
     """The batches, with a progress bar on the terminal for predictions of a finished model."""
     if not isinstance(accelerator, OneProcess) or count < 2:
         return batches
@@ -106,9 +109,7 @@ def _memory(batch: Batch) -> Iterator[None]:
         ) from error
 
 
-def _share(
-    accelerator: Accelerator | OneProcess, lengths: np.ndarray, batch_size: int
-) -> Iterator[tuple[list[int], int]]:
+def _share(accelerator: Processes, lengths: np.ndarray, batch_size: int) -> Iterator[tuple[list[int], int]]:
     """This process's batches of similar lengths, as (indices, weight).
 
     Before each batch the processes agree whether one of them got a stop signal; then EvaluationStopped is raised.

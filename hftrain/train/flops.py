@@ -4,14 +4,19 @@ Model FLOPs are those that the mathematics needs, with 2mkn for a product of (m,
 memory does not count (Chowdhery et al. 2022, PaLM, appendix B).
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # Dense bf16 (fp16 where there is no bf16) with fp32 sums, TFLOP/s, of NVIDIA's and AMD's data sheets. The first match
 # counts. A card at a lower power limit does not reach it, and no share of it is above 1.
@@ -33,7 +38,7 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak * 1e12 for pattern, peak in PEAKS if re.search(pattern, name)), None)
 
 
-def size(parameter: Any) -> int:
+def size(parameter: torch.Tensor) -> int:
     """The size of a parameter, also if ZeRO-3 has sharded it or bitsandbytes has packed it."""
     packed = getattr(parameter, "quant_state", None)
     return math.prod(packed.shape if packed is not None else getattr(parameter, "ds_shape", parameter.shape))
@@ -44,7 +49,7 @@ def count_parameters(model: nn.Module, trained: bool = False) -> int:
     return sum(size(parameter) for parameter in model.parameters() if parameter.requires_grad or not trained)
 
 
-def training_flops(model: Any) -> Callable[[np.ndarray], float]:
+def training_flops(model: PreTrainedModel) -> Callable[[np.ndarray], float]:
     """Model FLOPs of a training step, as a function of the lengths of its sequences.
 
     Per token 2 for each parameter that it is multiplied with, forward, and twice that backward, 6N in all; of frozen
@@ -57,7 +62,7 @@ def training_flops(model: Any) -> Callable[[np.ndarray], float]:
         model: before or after it is wrapped.
 
     Returns:
-        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count one by one. Of an encoder-decoder
+        lengths (N, K) -> FLOPs, of N sequences. Documents packed into a row count separately. For an encoder-decoder
         (K = 2, source and target) the encoder's parameters count for the source's tokens, the others for the target's.
     """
     config = model.config.get_text_config()
@@ -93,7 +98,7 @@ def training_flops(model: Any) -> Callable[[np.ndarray], float]:
     return flops
 
 
-def _layer_windows(config: Any) -> list[float]:
+def _layer_windows(config: PreTrainedConfig) -> list[float]:
     """The span of each layer's attention in tokens; for an encoder-decoder, of each decoder layer."""
     depth = _any(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
     window = _any(config, "sliding_window", "local_attention")
@@ -103,6 +108,6 @@ def _layer_windows(config: Any) -> list[float]:
     return [reach[kind] for kind in kinds if "attention" in kind and "linear" not in kind]
 
 
-def _any(config: Any, *names: str) -> Any:
+def _any(config: PreTrainedConfig, *names: str) -> Any:
     """The first of these entries that the configuration has and that is not 0."""
     return next((value for name in names if (value := getattr(config, name, None))), None)

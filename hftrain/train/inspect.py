@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,11 @@ from hftrain.config.sources import Source, read_source
 from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hftrain.config.fields import TrainConfig
 
 PICTURES = 64  # examples whose pictures are kept
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
@@ -33,8 +38,8 @@ class View(NamedTuple):
     examples: Examples
     collate: Callable[[list[Any]], Batch]
     plan: Plan
-    config: Any
-    model: Any
+    config: TrainConfig
+    model: PreTrainedModel
     processor: Any
     augment: Callable[[Any], Any] | None = None
     held_out: Mapping[str, Sequence[Any]] | None = None
@@ -98,7 +103,7 @@ def sample(view: View, count: int) -> list[Example]:
     return [example if example.number in with_pixels else example._replace(pixels=None) for example in examples]
 
 
-def _example(view: View, number: int, step: int, row: Any) -> Example:
+def _example(view: View, number: int, step: int, row: object) -> Example:
     if view.augment is not None:
         row = augmented(view.augment, row, view.plan.seed, step, number)
     seed_all(view.plan.seed, step, 0)  # for a random collate: as in the first micro-batch
@@ -121,20 +126,22 @@ def _example(view: View, number: int, step: int, row: Any) -> Example:
     return Example(number, kind, tokens.long().tolist(), learnt.long().tolist(), others, pixels)
 
 
-def _kind(model: Any, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:
+def _kind(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:
     if labels is None or labels.ndim < 2 or labels.is_floating_point():
         return "none" if labels is None else "whole"
     if decoder or model.config.is_encoder_decoder:
         return "target"
     if labels.shape != ids.shape:  # for instance the begin and end of an answer
         return "whole"
-    if model.get_output_embeddings() is None and model.config.num_labels > 1:  # with one label it is a reward model
+    if (
+        model.get_output_embeddings() is None and (model.config.num_labels or 0) > 1
+    ):  # with one label it is a reward model
         return "tags"
     learnt = labels != IGNORE
     return "next" if bool((labels == ids)[learnt].all()) else "masked"
 
 
-def _named(model: Any, labels: torch.Tensor) -> Any:
+def _named(model: PreTrainedModel, labels: torch.Tensor) -> Any:
     """The class that a single label means."""
     if labels.numel() > 1 or labels.is_floating_point():
         return labels.tolist() if labels.numel() < 9 else tuple(labels.shape)
@@ -164,7 +171,7 @@ def measure(view: View, seen: Sequence[Example]) -> dict[str, Any]:
     return numbers
 
 
-def _sources(config: Any) -> list[Source]:
+def _sources(config: TrainConfig) -> list[Source]:
     return [read_source(file) for file in getattr(config, "train_file", None) or []]
 
 
@@ -201,7 +208,7 @@ def end_ids(view: View) -> set[int]:
     return {end for end in ends if end is not None}
 
 
-def tokenizer_of(processor: Any) -> Any:
+def tokenizer_of(processor: object) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
@@ -211,12 +218,14 @@ def _padding(view: View, steps: int = 20) -> float:
     padded = tokens = 0
     for step in range(min(steps, plan.steps_per_epoch)):
         lengths = plan.lengths[plan.examples(step)]
-        sizes = {
-            "micro_batch_size": config.micro_batch_size,
-            "micro_batch_tokens": config.micro_batch_tokens,
-            "equal_lengths": config.equal_length_micro_batches,
-        }
-        padded += sum(padded_tokens(lengths[group]) for group in cut(lengths, 1, **sizes))
+        groups = cut(
+            lengths,
+            1,
+            micro_batch_size=config.micro_batch_size,
+            micro_batch_tokens=config.micro_batch_tokens,
+            equal_lengths=config.equal_length_micro_batches,
+        )
+        padded += sum(padded_tokens(lengths[group]) for group in groups)
         tokens += int(lengths.sum())
     return 1 - tokens / padded
 

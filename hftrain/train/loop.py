@@ -4,12 +4,14 @@ A step is one optimizer step. For step s (from 0), (seed, s) determines the exam
 micro-batch) the randomness; `state.step` is the number of finished steps. So only weights, optimizer state and s must
 be saved to resume from step s."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +34,11 @@ from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
 from hftrain.train.run import Outcome, Run
 from hftrain.train.trials.gradients import Steady, try_examples
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hftrain.train.state import Processor
 
 
 def start(config: TrainConfig) -> Accelerator:
@@ -59,14 +66,14 @@ def start(config: TrainConfig) -> Accelerator:
 
 def fit(
     accelerator: Accelerator,
-    model: nn.Module,
+    model: PreTrainedModel,
     examples: Sequence[Any],
     config: TrainConfig,
     *,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    processor: Any = None,
+    processor: Processor | None = None,
     flops: Callable[[np.ndarray], float] | None = None,
     augment: Callable[[Any], Any] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
@@ -202,7 +209,7 @@ def fit(
 
 def prepare(
     accelerator: Accelerator,
-    model: Any,
+    model: PreTrainedModel,
     config: TrainConfig,
     kept: Sequence[str] = (),
 ) -> tuple[Any, Any]:

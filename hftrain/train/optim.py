@@ -1,13 +1,18 @@
 """Parameter groups, optimizers, and the learning rate as a pure function of the step."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, kept: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -37,7 +42,7 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        model: Any,
+        model: PreTrainedModel,
         lr: float,
         weight_decay: float,
         betas: tuple[float, float],
@@ -81,7 +86,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    model: nn.Module,
+    model: PreTrainedModel,
     name: str,
     *,
     learning_rate: float,

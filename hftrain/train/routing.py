@@ -46,7 +46,7 @@ class Routed(NamedTuple):
 class RouterLoss:
     """Records the router logits of a model while it listens, and computes the router loss of a step from them."""
 
-    def __init__(self, module: Any, coefficient: float, choices: int):
+    def __init__(self, module: nn.Module, coefficient: float, choices: int):
         self.coefficient, self.choices = coefficient, choices
         self.heard: list[Routed] | None = None  # None: not listening
         self.whole: tuple[torch.Tensor, torch.Tensor] | None = None  # choices and tokens of the step
@@ -56,10 +56,10 @@ class RouterLoss:
         module.register_forward_pre_hook(self._ask, with_kwargs=True)
         module.register_forward_hook(self._hear, with_kwargs=True)
 
-    def _ask(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _ask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return args, kwargs if self.heard is None else kwargs | {"output_router_logits": True}
 
-    def _hear(self, module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    def _hear(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self.heard is None or not module.training:  # in evaluation it is a reference
             return
         logits = output.router_logits or ()
@@ -91,7 +91,7 @@ class RouterLoss:
 
         return replace(loss, summed=listened)
 
-    def agrees(self, model: Any) -> bool:
+    def agrees(self, model: nn.Module) -> bool:
         """Whether the trial agrees with transformers, for a model with experts; logs the consequence."""
         checks, self.checks = self.checks or [], None
         if self.dense:

@@ -2,9 +2,16 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from hftrain.data.plan import MicroBatch
+
+
+class Processor(Protocol):
+    """A tokenizer, an image processor or a feature extractor: what is saved beside the model."""
+
+    def save_pretrained(self, save_directory: str | Path, /) -> Any: ...
 
 
 @dataclass

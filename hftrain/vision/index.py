@@ -31,8 +31,8 @@ def examine_files(paths: Sequence[str]) -> list[Known | Fault]:
                 "%s images are read once, to know their contents and to find damaged ones", f"{len(paths):,}"
             )
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-            found = pool.map(_examined, paths)
-            lines = "".join(f"{json.dumps(None if isinstance(each, Fault) else each)}\n" for each in found)
+            entries = pool.map(_examined, paths)
+            lines = "".join(f"{json.dumps(None if isinstance(entry, Fault) else entry)}\n" for entry in entries)
         (stage / "index.jsonl").write_text(lines, encoding="utf-8")
 
     make_once(folder, make)

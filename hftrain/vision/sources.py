@@ -44,7 +44,7 @@ def locate(value: Any, name: str) -> str:
         Fault: neither, or the image is on the network.
     """
     if isinstance(value, dict):  # of datasets.Image
-        value = value["path"] if value.get("bytes") is None else value["bytes"]
+        value = value.get("path") if value.get("bytes") is None else value["bytes"]
         value = value.encode() if isinstance(value, str) and not Path(value).is_file() else value
     if isinstance(value, bytes):
         if not value:
@@ -68,9 +68,9 @@ class Contents:
         self.labels: dict[str, tuple[Any, str]] = {}  # content -> label and the path where it was first
 
     def look(self, rows: Sequence[Sequence[Any]]) -> list[list[Any] | Fault]:
-        """Rows (path, ..., label) -> [content, path, width, height, ..., label], or why there is none."""
+        """Rows (path, ..., label) -> [content, path, width, height, ..., label], or a Fault."""
         looked = zip(rows, examine_files([row[0] for row in rows]), strict=True)
-        return [found if isinstance(found, Fault) else self._labelled(row, found) for row, found in looked]
+        return [image if isinstance(image, Fault) else self._labelled(row, image) for row, image in looked]
 
     def _labelled(self, row: Sequence[Any], known: Known) -> list[Any] | Fault:
         path, *rest = row

@@ -71,7 +71,7 @@ def refusals(folder: Path, draw: random.Random, sample: bool) -> Iterator[Try]:
             except ValueError as error:
                 assert f"  {key}: " in str(error) and "--resume_allow" in str(error), str(error)
             else:
-                raise AssertionError("went on without a word")
+                raise AssertionError("continued silently")
 
         os.environ.update(environment)
         try:

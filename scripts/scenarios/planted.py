@@ -1,4 +1,4 @@
-"""Code and paths that somebody has planted in what a command reads: none runs, and none is followed.
+"""Code and paths planted in files that a command reads: no code runs, and no path is followed.
 
 A try has really happened if the plant is live: what trusts it (`pickle.loads`, `load_from_disk`, an import in that
 folder, `trust_remote_code=True`) does run or follow it.

@@ -77,7 +77,7 @@ def in_the_final_model(folder: Path, draw: random.Random, sample: bool) -> Itera
     _, calls = killed(lambda: save_model(whole, 2), None)
 
     def good_or_known(out: Path) -> None:
-        """One of the two models is there and good, or `verify` says that neither is; saving again mends it."""
+        """One of the two models is good, or `verify` reports that neither is; saving again repairs it."""
         if not sealed.problems(out):
             step = sealed.read_manifest(out)["step"]
             assert all(name in ("config.json",) or f"-{step}." in name for name in sealed.read_manifest(out)["files"])

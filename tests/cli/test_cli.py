@@ -74,7 +74,7 @@ def test_an_unknown_recipe_is_answered_with_the_known_ones(recipes, capsys):
     assert cli.main(["run", "cuont"]) == 2
     assert (
         capsys.readouterr().err
-        == "hftrain: no recipe 'cuont': there are count, tell; or give the path of a recipe (x.py)\n"
+        == "hftrain: no recipe 'cuont': choose from count, tell, or give the path of a recipe (x.py)\n"
     )
     assert cli.main(["run", "nowhere/x.py"]) == 2
     assert capsys.readouterr().err == "hftrain: the recipe file nowhere/x.py does not exist\n"
@@ -370,7 +370,7 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     assert f"no model in {tmp_path}" in capsys.readouterr().err
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
-    assert "holds a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
+    assert "contains a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes" / "configs").iterdir()), ids=lambda path: path.stem)

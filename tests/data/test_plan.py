@@ -136,7 +136,7 @@ def test_total_steps():
 
 
 def test_errors_of_the_plan():
-    with pytest.raises(ValueError, match="there is no training example: look at the rows refused"):
+    with pytest.raises(ValueError, match="there are no training examples: check the refused rows"):
         Plan(np.empty((0, 2), dtype=np.int64), seed=0)
     with pytest.raises(ValueError, match=r"global_batch_tokens=20 .* example 1\b.* 30 tokens. Raise global_batch_tok"):
         Plan(np.array([[5, 5], [20, 10], [5, 5]]), seed=0, global_batch_size=None, global_batch_tokens=20)

@@ -94,7 +94,7 @@ NOT_DATA = {
     "rows.jsonl": (zipped(LINES), "rows.jsonl is a zip archive or an Office file: unpack it"),
     "rows.jsonl.gz": (gzip.compress(tar(LINES.encode())), "rows.jsonl.gz is an archive: unpack it"),
     "rows.txt": (LINES, "rows.txt contains JSON but would be read as text: rename it to .jsonl"),
-    "pretty.txt": (json.dumps(ROWS, indent=1), "pretty.txt holds JSON"),
+    "pretty.txt": (json.dumps(ROWS, indent=1), "pretty.txt contains JSON"),
     "paper.txt": (b"%PDF-1.7 text", "paper.txt is a PDF"),
     "mac.csv": (CSV.replace("\n", "\r"), "mac.csv: its lines end with CR only"),
     "utf16.txt": (CSV.encode("utf-16-le"), "utf16.txt is binary, not text .*set encoding utf-16-le"),
@@ -119,7 +119,7 @@ def test_what_looks_like_data_and_is_not_is_named(tmp_path, name):
 
 def test_json_is_no_words_and_tags(tmp_path):
     (tmp_path / "train.conll").write_text(LINES)
-    with pytest.raises(ValueError, match=r"train.conll holds JSON"):
+    with pytest.raises(ValueError, match=r"train.conll contains JSON"):
         list(read_conll(tmp_path / "train.conll"))
 
 
@@ -177,7 +177,7 @@ def test_the_settings_of_a_dialect():
     assert DataConfig(train_file="x.csv", delimiter="TAB", encoding="latin-1").delimiter == "\t"
     with pytest.raises(ConfigError, match=r"delimiter: must be one character"):
         DataConfig(train_file="x.csv", delimiter=";;")
-    with pytest.raises(ConfigError, match=r"encoding: unknown to Python: 'windows1252x'; try windows-1252"):
+    with pytest.raises(ConfigError, match=r"encoding: is unknown to Python: 'windows1252x'; try windows-1252"):
         DataConfig(train_file="x.csv", encoding="windows1252x")
 
 
@@ -319,7 +319,7 @@ def test_what_is_kept_is_made_again_where_it_is_damaged(tmp_path, caplog):
         caplog.clear()
         damage()
         make_once(folder, make)
-        assert f"{folder} is damaged ({named}) and is made again" in caplog.text
+        assert f"{folder} is damaged ({named}) and will be made again" in caplog.text
         assert (folder / "inside" / "a.json").read_text() == "{}"
     assert len(made) == 4
 

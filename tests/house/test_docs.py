@@ -168,6 +168,13 @@ def test_no_page_repeats_another():
     assert {words: pages for words, pages in places.items() if len(pages) > 1} == {}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_of_tests_that_a_page_names_exist(page):
+    """In the log too: who repeats a measurement looks for the file where it stands today."""
+    named = set(re.findall(r"tests/[\w/]+\.(?:py|sh|txt)", page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 def test_each_trap_names_a_test_that_exists():
     """docs/architecture.md: the last column of the table of traps."""
     rows = re.findall(

@@ -76,5 +76,5 @@ def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path):
     results = runpy.run_path(str(recipe))["main"](config)
     assert results["test_loss"] < 5  # a new model of 300 tokens begins at ln 300, which is 5.7
     assert (tmp_path / "out" / "report.html").is_file()
-    assert len(statements(blocks[0])) <= STATEMENTS and len(blocks[0].splitlines()) <= 36
+    assert len([line for line in blocks[0].splitlines() if line]) <= 34
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -68,8 +68,8 @@ def test_confusion_matrix_shows_the_counts():
         ["no & <never>", "predicted as yes", "10 of 100, 10.0 %"],
         ["yes", "predicted as yes", "1 of 1, 100.0 %"],
     ]
-    assert figure.subtitle == "90.1 % of 101 right"
-    assert figure.note.endswith("Most often, no & <never> was taken for yes (10 times).")
+    assert figure.subtitle == "90.1 % of 101 correct"
+    assert figure.note.endswith("Most frequent error: no & <never> predicted as yes (10 times).")
     assert ">90 %<" in figure.html() and ">no &amp; &lt;never&gt;<" in figure.html()
     right, wrong, never, _ = (mark for mark in figure.drawing.marks if mark.kind == "box")
     assert right.colour != wrong.colour and never.colour == "rule" and 0.12 < wrong.opacity < right.opacity < 1
@@ -100,14 +100,14 @@ def test_of_many_classes_those_with_errors_are_shown():
     figure = confusion_matrix(matrix, [f"c{number}" for number in range(60)])
     assert (
         figure.note.startswith("The 50 of 60 classes with the most errors.")
-        and "96.8 % of 610 right" not in figure.note
+        and "96.8 % of 610 correct" not in figure.note
     )
     assert ["c3", "predicted as c57", "5 of 15, 33.3 %"] in tips(figure)
     assert ["c57", "predicted as c59", "5 of 15, 33.3 %"] in tips(figure)
 
 
 def test_confusion_matrix_refuses():
-    with pytest.raises(ValueError, match=r"a confusion matrix of 3 labels has not the shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"a confusion matrix of 3 labels cannot have the shape \(2, 2\)"):
         confusion_matrix(np.eye(2), ["a", "b", "c"])
 
 
@@ -190,7 +190,7 @@ def test_reliability():
         edges, np.array([0, 10, 30]), np.array([empty, 0.5, 0.9]), np.array([empty, 0.7, 0.8]), error=0.125
     )
     assert figure.subtitle == "expected error 12.5 %" and outside(figure) == []
-    assert figure.note.endswith("On the whole too sure: confidence 80.0 %, right 77.5 %.")
+    assert figure.note.endswith("Overall overconfident: confidence 80.0 %, correct 77.5 %.")
     heights = {}
     for mark in figure.drawing.marks:
         if mark.tip:

@@ -128,7 +128,7 @@ def test_labels_and_numbers():
     numbers = np.random.default_rng(0).normal(size=50).astype(np.float32)
     found = judged(np.full((50, 1), 0.1), numbers, numbers, "regression", ("score",))
     assert found["baseline"]["test_loss"] == pytest.approx(numbers.var(), rel=1e-5)
-    assert found["remarks"][0].startswith("every prediction is about 0.1, while the labels spread by")
+    assert found["remarks"][0].startswith("every prediction is about 0.1, but the labels spread by")
 
 
 def test_tags_that_are_all_outside():

@@ -42,7 +42,6 @@ EXAMPLES, BATCH = 46, 15  # 46 = 3 * 15 + 1: the last step of an epoch has fewer
 SETTINGS = {
     "max_steps": 8, "global_batch_size": BATCH, "learning_rate": 3e-3, "warmup_steps": 2, "logging_steps": 1,
     "eval_steps": 0, "save_steps": 0, "seed": 1,
-    "train_sampling_strategy": "random",
 }  # fmt: skip
 
 

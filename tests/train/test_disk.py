@@ -47,7 +47,7 @@ def test_a_folder_that_was_renamed_keeps_its_checkpoints_and_a_new_one_is_made(t
         if step == 5:
             out.rename(tmp_path / "moved")
 
-    with pytest.warns(UserWarning, match=f"{out} was deleted or renamed while the run goes on: it is made again"):
+    with pytest.warns(UserWarning, match=f"{out} was deleted or renamed during the run: it is created again"):
         train(WorkerConfig(output_dir=out, max_steps=8, save_total_limit=9), move)
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "moved")] == ["checkpoint-3", "checkpoint-4"]
     assert "checkpoint-8" in [path.name for path in checkpoint.checkpoints(out)]

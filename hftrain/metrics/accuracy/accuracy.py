@@ -9,6 +9,4 @@ right. Raises ValueError for no predictions, or another number of references.
 from hftrain.metrics import face
 
 
-class Accuracy(face.Face):
-    key = "accuracy"
-    about = __doc__
+class Accuracy(face.Face): ...

@@ -10,6 +10,4 @@ weighted or None (an array). Raises ValueError where a class is true never or al
 from hftrain.metrics import face
 
 
-class AveragePrecision(face.Face):
-    key = "average_precision"
-    about = __doc__
+class AveragePrecision(face.Face): ...

@@ -14,6 +14,4 @@ author={Popovi{\'c}, Maja}, year={2015}}"""
 
 
 class ChrF(face.Face):
-    key = "chrf"
-    about = __doc__
     cite = CITATION

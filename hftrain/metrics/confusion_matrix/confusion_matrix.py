@@ -9,6 +9,4 @@ number of references.
 from hftrain.metrics import face
 
 
-class ConfusionMatrix(face.Face):
-    key = "confusion_matrix"
-    about = __doc__
+class ConfusionMatrix(face.Face): ...

@@ -8,6 +8,4 @@ Raises ValueError for no predictions, or another number of references.
 from hftrain.metrics import face
 
 
-class ExactMatch(face.Face):
-    key = "exact_match"
-    about = __doc__
+class ExactMatch(face.Face): ...

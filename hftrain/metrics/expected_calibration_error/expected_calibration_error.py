@@ -12,6 +12,4 @@ numbers.
 from hftrain.metrics import face
 
 
-class ExpectedCalibrationError(face.Face):
-    key = "expected_calibration_error"
-    about = __doc__
+class ExpectedCalibrationError(face.Face): ...

@@ -10,6 +10,4 @@ Raises ValueError for no predictions, another number of references, or an averag
 from hftrain.metrics import face
 
 
-class F1(face.Face):
-    key = "f1"
-    about = __doc__
+class F1(face.Face): ...

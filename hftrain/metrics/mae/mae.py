@@ -8,6 +8,4 @@ Raises ValueError for no predictions, or another number of references, or a numb
 from hftrain.metrics import face
 
 
-class Mae(face.Face):
-    key = "mae"
-    about = __doc__
+class Mae(face.Face): ...

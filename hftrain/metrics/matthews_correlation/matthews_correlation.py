@@ -9,6 +9,4 @@ references.
 from hftrain.metrics import face
 
 
-class MatthewsCorrelation(face.Face):
-    key = "matthews_correlation"
-    about = __doc__
+class MatthewsCorrelation(face.Face): ...

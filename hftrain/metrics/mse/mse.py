@@ -8,6 +8,4 @@ Raises ValueError for no predictions, or another number of references, or a numb
 from hftrain.metrics import face
 
 
-class Mse(face.Face):
-    key = "mse"
-    about = __doc__
+class Mse(face.Face): ...

@@ -8,6 +8,4 @@ Raises ValueError where a class is true never or always.
 from hftrain.metrics import face
 
 
-class PrCurve(face.Face):
-    key = "pr_curve"
-    about = __doc__
+class PrCurve(face.Face): ...

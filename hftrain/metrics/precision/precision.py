@@ -10,6 +10,4 @@ Raises ValueError for no predictions, another number of references, or an averag
 from hftrain.metrics import face
 
 
-class Precision(face.Face):
-    key = "precision"
-    about = __doc__
+class Precision(face.Face): ...

@@ -10,6 +10,4 @@ Raises ValueError for no predictions, another number of references, or an averag
 from hftrain.metrics import face
 
 
-class Recall(face.Face):
-    key = "recall"
-    about = __doc__
+class Recall(face.Face): ...

@@ -10,6 +10,4 @@ Scores are (N,), of class 1 against 0; `load("roc_auc", "multiclass")`: (N, K) w
 from hftrain.metrics import face
 
 
-class RocAuc(face.Face):
-    key = "roc_auc"
-    about = __doc__
+class RocAuc(face.Face): ...

@@ -8,6 +8,4 @@ Raises ValueError where a class is true never or always.
 from hftrain.metrics import face
 
 
-class RocCurve(face.Face):
-    key = "roc_curve"
-    about = __doc__
+class RocCurve(face.Face): ...

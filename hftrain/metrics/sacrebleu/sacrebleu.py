@@ -15,6 +15,4 @@ author={Post, Matt}, year={2018}}"""
 
 
 class Sacrebleu(face.Face):
-    key = "sacrebleu"
-    about = __doc__
     cite = CITATION

@@ -9,6 +9,4 @@ are all equal.
 from hftrain.metrics import face
 
 
-class Spearmanr(face.Face):
-    key = "spearmanr"
-    about = __doc__
+class Spearmanr(face.Face): ...

@@ -8,6 +8,4 @@ Scores are (N, K) with one column for each class.
 from hftrain.metrics import face
 
 
-class TopThreeAccuracy(face.Face):
-    key = "top_3_accuracy"
-    about = __doc__
+class TopThreeAccuracy(face.Face): ...

@@ -8,6 +8,4 @@ Scores are (N, K) with one column for each class.
 from hftrain.metrics import face
 
 
-class TopFiveAccuracy(face.Face):
-    key = "top_5_accuracy"
-    about = __doc__
+class TopFiveAccuracy(face.Face): ...

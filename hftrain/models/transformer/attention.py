@@ -124,7 +124,7 @@ def needed_padding(mask: Tensor | None, causal: bool) -> Tensor | None:
     """The padding mask as bool, or None where attention without it gives the same to every token.
 
     It does where nothing is padded and, where no token looks to its right, if all padding stands on the right; what
-    padding itself computes is nobody's input.
+    padding itself computes is never used.
     """
     if mask is None:
         return None

@@ -60,7 +60,7 @@ class LengthGenerationMixin(GenerationMixin):
     def prepare_inputs_for_generation(self: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if self.config.length_embedding and kwargs.get("target_lengths") is None:
             raise ValueError(
-                "this model was trained to be told how many tokens to produce (length_embedding): pass "
+                "this model needs the number of tokens to produce (length_embedding): pass "
                 "generate(target_lengths=...), a tensor of one whole number for each row"
             )
         return GenerationMixin.prepare_inputs_for_generation(self, *args, **kwargs)
@@ -99,7 +99,7 @@ class TransformerForConditionalGeneration(TransformerWithHead, LengthGenerationM
         """Logits [B, L, V] of the token that follows each decoder input; the other arguments are `TransformerModel`'s.
 
         Args:
-            labels: [B, L], -100 where there is none. With them the loss is returned too, and decoder inputs that are
+            labels: [B, L], -100 for no label. With them the loss is returned too, and decoder inputs that are
                 left out are the labels shifted right.
             label_smoothing: share of probability spread over the vocabulary in that loss.
         """
@@ -296,7 +296,7 @@ class TransformerForTokenClassification(TransformerOfForm):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> TokenClassifierOutput:
-        """Logits [B, S, K]; labels [B, S], -100 where there is none, add the loss."""
+        """Logits [B, S, K]; labels [B, S], -100 for no label, add the loss."""
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

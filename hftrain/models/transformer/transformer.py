@@ -130,7 +130,7 @@ class TransformerModel(TransformerPreTrainedModel):
         """
         config = self.config
         if output_attentions:
-            raise ValueError("output_attentions cannot be had: fused attention does not return its weights")
+            raise ValueError("output_attentions is not supported: fused attention does not return its weights")
         if target_lengths is not None and not config.length_embedding:
             raise ValueError("target_lengths given to a model that was built without length_embedding")
         if not config.is_encoder_decoder and (decoder_input_ids is not None or decoder_inputs_embeds is not None):

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from hftrain.config import Config, FineTuneConfig, at_least
-from hftrain.metrics import check_names
+from hftrain.metrics.table import name_problems
 
 
 @dataclass
@@ -48,10 +48,7 @@ class AnsweringConfig(Config):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        try:
-            check_names(self.metrics, "question_answering")
-        except ValueError as error:
-            yield ("metrics",), str(error)
+        yield from name_problems(self.metrics, "question_answering")
 
 
 @dataclass

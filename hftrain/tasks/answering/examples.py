@@ -21,7 +21,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.models import load
-from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 from hftrain.text.examples import TOKENS
 
 if TYPE_CHECKING:
@@ -146,16 +146,9 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, token_t
     return batch
 
 
-def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a `ModelConfig`.
-
-    Raises:
-        ValueError: it cannot be loaded, or is not a fast tokenizer.
-    """
-    tokenizer = load.load_tokenizer(config)
-    assert tokenizer is not None
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot map tokens to characters")
+def load_tokenizer(config: AnswerConfig) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the model, set to read a question before its context."""
+    tokenizer = load.load_fast_tokenizer(config, "tokens to characters")
     tokenizer.padding_side = "right"  # the question comes first
     return tokenizer
 

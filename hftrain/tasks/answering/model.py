@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerBase
 
 from hftrain.models import load
@@ -33,7 +34,7 @@ def model_settings(config: AnsweringConfig) -> dict[str, Any]:
     return {"use_cache": False, "hftrain": {"answering": windows | {"no_answer_threshold": 1.0}}}
 
 
-def save_threshold(accelerator: Accelerator, model: Any, output_dir: str, threshold: float) -> None:
+def save_threshold(accelerator: Accelerator, model: nn.Module, output_dir: str, threshold: float) -> None:
     """Writes into the saved configuration the probability of no answer above which no answer is given."""
     settings = recall(accelerator.unwrap_model(model).config, "answering")
     save_remembered(accelerator, model, output_dir, answering=settings | {"no_answer_threshold": threshold})

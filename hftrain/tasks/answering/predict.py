@@ -11,12 +11,14 @@ from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hftrain.tasks.answering import Found
 
 
 def answer(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     questions: Sequence[str],
     contexts: Sequence[str] | None,
     batch_size: int,

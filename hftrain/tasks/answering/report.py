@@ -13,7 +13,7 @@ from hftrain.data.splits import sizes
 from hftrain.metrics.answers import score_v2
 from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import bars, histogram
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 from hftrain.tasks.answering.judging import judge
 from hftrain.tasks.answering.scoring import Found, best_answers, probabilities, score
@@ -54,7 +54,7 @@ def summarize(
     )
     worst = np.argsort([-prediction.loss for prediction in predictions], kind="stable")[:WORST].tolist()
     note = "The test rows with the highest loss: hard questions, and some whose reference answer is wrong."
-    samples = [shown[i] for i in np.linspace(0, len(shown) - 1, min(20, len(shown))).astype(int)]
+    samples = [shown[i] for i in evenly(len(shown), 20)]
     none = "" if always else ", or that it is not there"
     return Report(
         title="Question answering",
@@ -115,7 +115,7 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     return describe_split(rows, details, unit="questions", inputs="articles")
 
 
-def usage(config: Any, row: Mapping[str, Any]) -> str:
+def usage(config: AnswerConfig, row: Mapping[str, Any]) -> str:
     """Python code that asks the trained model the question of `row`."""
     folder = config.hub_model_id or config.output_dir
     return f"""from hftrain.predict import predict

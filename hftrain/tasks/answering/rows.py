@@ -13,7 +13,7 @@ from hftrain.data.splits import load_splits
 from hftrain.data.squad import read_squad
 from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
-from hftrain.tasks.answering.config import AnsweringConfig
+from hftrain.tasks.answering.config import AnswerConfig, AnsweringConfig
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -24,7 +24,7 @@ ROW = pa.schema(
 )
 
 
-def load_questions(config: Any, seed: int) -> dict[str, Rows]:
+def load_questions(config: AnswerConfig, seed: int) -> dict[str, Rows]:
     """Rows {"title", "context", "question", "id", "answers", "starts"} of each split; rows of one title stay together.
 
     Raises:
@@ -41,7 +41,7 @@ def load_questions(config: Any, seed: int) -> dict[str, Rows]:
     return rows
 
 
-def squad_reader(config: Any) -> Callable[..., Iterator[readers.Item] | None]:
+def squad_reader(config: AnswerConfig) -> Callable[..., Iterator[readers.Item] | None]:
     """`read_squad` with the column names of `config`."""
     names = {"question": config.question_column, "context": config.context_column, "answers": config.answers_column}
     names |= {"title": config.group_column}

@@ -6,16 +6,15 @@ Shapes: B windows of a batch, T tokens of a window.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-from accelerate import Accelerator
 from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.losses import Batch
+from hftrain.losses import Batch, Collate
 from hftrain.metrics import answers as squad
 from hftrain.metrics import checks, load_metrics
 from hftrain.tasks.answering.config import AnswerConfig
@@ -96,22 +95,28 @@ def join(
     return joined
 
 
+class Search(Protocol):
+    """The settings that `answer` reads."""
+
+    eval_batch_size: int
+    n_best_size: int
+    max_answer_length: int
+
+
 def answer(
-    accelerator: Accelerator | evaluation.OneProcess,
+    accelerator: evaluation.Processes,
     model: nn.Module,
     examples: Examples,
-    config: Any,
-    collate: Callable[[list[Any]], Batch],
+    config: Search,
+    collate: Collate,
 ) -> list[Found]:
-    """The model's predictions for each question, in order, on every process. `config` is an `AnsweringConfig` with
-    eval_batch_size."""
-    sizes = {"n_best_size": config.n_best_size, "max_answer_length": config.max_answer_length}
+    """The model's predictions for each question, in order, on every process."""
     windows = evaluation.predict(
         accelerator,
         examples,
         config.eval_batch_size,
         collate=collate,
-        generate=partial(find_spans, model, **sizes),
+        generate=partial(find_spans, model, n_best_size=config.n_best_size, max_answer_length=config.max_answer_length),
     )
     return join(examples, windows, config.n_best_size)
 

@@ -31,6 +31,11 @@ class ChatConfig(Config):
 
 
 @dataclass
+class ChatModelConfig(ChatConfig, FineTuneConfig):
+    """A pretrained model that learns from chats."""
+
+
+@dataclass
 class SupervisedConfig(ChatConfig):
     """Supervised fine-tuning on answers."""
 
@@ -71,7 +76,7 @@ class SupervisedConfig(ChatConfig):
 
 
 @dataclass
-class ChatRecipeConfig(SupervisedConfig, FineTuneConfig):
+class ChatRecipeConfig(SupervisedConfig, ChatModelConfig):
     """Supervised fine-tuning on conversations."""
 
     eval_on_start: bool = True

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,11 +21,14 @@ from hftrain.tasks.chat.template import Template
 from hftrain.text import tokenized
 from hftrain.text.examples import TOKENS, of_split
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatRecipeConfig
+
 logger = logging.getLogger(__name__)
 REFUSED, NOTICE, FIRST = "refused: ", "notice: ", "first: "  # prefixes of the counts of examples
 
 
-def tokenize(rows: Rows, template: Template, config: Any) -> Examples:
+def tokenize(rows: Rows, template: Template, config: ChatRecipeConfig) -> Examples:
     """Rows of `load_chats` as examples {"input_ids", "labels"}; labels are -100 at tokens that are not learnt.
 
     `config` is a `SupervisedConfig` and a `DataConfig`. Conversations of more than `max_length` tokens are truncated.

@@ -22,7 +22,7 @@ LEARNT = ("weight", "train", "training", "trainable", "loss")
 LISTED = re.compile(r"""\s*\[?\s*\{\s*["'](role|from|content|value)["']\s*:""")
 
 
-def read_messages(value: Any, role: str, name: str) -> list[Message]:
+def read_messages(value: object, role: str, name: str) -> list[Message]:
     """`value`, which the row calls `name`, as messages. A string is one message of `role`; a list has {"role",
     "content"} or {"from", "value"}, and may be written as a string, in JSON or as Python prints it.
 
@@ -41,7 +41,7 @@ def read_messages(value: Any, role: str, name: str) -> list[Message]:
     return [_turn(turn, f"{name}[{number}]") for number, turn in enumerate(value)]
 
 
-def message(role: str, content: Any, name: str) -> Message:
+def message(role: str, content: object, name: str) -> Message:
     return {"role": role, "content": text(content, name)}
 
 
@@ -68,7 +68,7 @@ def _role(turn: dict[str, Any]) -> str | None:
     return ROLES.get(role.lower()) if isinstance(role, str) else None
 
 
-def parsed(value: Any) -> Any:
+def parsed(value: object) -> Any:
     """The value that a string spells, in JSON or as Python prints it; otherwise the argument itself."""
     if not isinstance(value, str):
         return value
@@ -80,7 +80,7 @@ def parsed(value: Any) -> Any:
     return value
 
 
-def _turn(turn: Any, name: str) -> Message:
+def _turn(turn: object, name: str) -> Message:
     if not isinstance(turn, dict):
         raise Fault(f"{name} is not a message but {turn!r:.60}")
     turn = {key: value for key, value in turn.items() if value is not None}
@@ -119,7 +119,7 @@ def _weighed(turn: Message, role: str, name: str) -> Message:
     return {**turn, "weight": 0} if role == "assistant" and not all(weights.values()) else turn
 
 
-def _part(part: Any, name: str) -> str:
+def _part(part: object, name: str) -> str:
     """The text of one part of a content that is a list."""
     content = part if isinstance(part, str) else None
     if isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
@@ -144,7 +144,7 @@ def _call(call: Any, name: str) -> dict[str, Any]:
     return {"type": "function", **call, "function": function | {"arguments": arguments}}
 
 
-def read_tools(value: Any) -> list[Any]:
+def read_tools(value: object) -> list[Any]:
     """JSON schemas of functions, from a list or from text that spells one; [] if empty.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM
 
@@ -11,6 +11,9 @@ from hftrain.models.fit import check_fit, embedding_rows
 from hftrain.models.freezing import freeze
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.template import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load_chat_model(config: ChatRecipeConfig, template: Template) -> Any:
@@ -22,7 +25,7 @@ def load_chat_model(config: ChatRecipeConfig, template: Template) -> Any:
     return model
 
 
-def fit_model(model: Any, template: Template, max_length: int) -> None:
+def fit_model(model: PreTrainedModel, template: Template, max_length: int) -> None:
     """Gives the model what the template needs: embeddings of new tokens, end and pad tokens of generation.
 
     Raises:

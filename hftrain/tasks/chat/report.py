@@ -11,13 +11,17 @@ import numpy as np
 from hftrain.losses import IGNORE
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.report import Report
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
 from hftrain.tasks.chat.rows import Chat
 from hftrain.train.inspect import inspecting
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
+    from hftrain.tasks.chat.config import ChatModelConfig
 
 
 def questions(rows: Rows, count: int) -> list[Chat]:
@@ -25,7 +29,7 @@ def questions(rows: Rows, count: int) -> list[Chat]:
     if inspecting():
         return []
     asking = [i for i, prompt in enumerate(rows["prompt"]) if prompt.startswith("[{")]
-    chosen = np.linspace(0, len(asking) - 1, min(count, len(asking))).astype(int)
+    chosen = evenly(len(asking), count)
     return [chat_of(rows[asking[i]]) for i in chosen]
 
 
@@ -50,10 +54,11 @@ def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
     return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
 
 
-def describe(rows: Rows, examples: Any) -> dict[str, Any]:
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     """The table of a split: its rows, how many were left out, leaked or truncated, its tokens."""
+    items: Any = examples.items
     tokens = examples.lengths[:, 0]
-    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in examples.items.with_format("numpy")["labels"])
+    learnt = sum(int((np.asarray(labels) != IGNORE).sum()) for labels in items.with_format("numpy")["labels"])
     details = {
         "examples": len(examples),
         "tokens, mean": float(tokens.mean()),
@@ -70,7 +75,7 @@ def summarize(
     examples: Mapping[str, Any],
     scores: Mapping[str, float],
     answers: Sequence[Mapping[str, str]],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
     """What the report shows: the scores of the test rows, the answers before and after training, and the data."""
     return Report(
@@ -85,7 +90,7 @@ def summarize(
     )
 
 
-def usage(config: Any, row: Mapping[str, str]) -> str:
+def usage(config: ChatModelConfig, row: Mapping[str, str]) -> str:
     """Python code that loads the trained model and lets it answer the prompt of a row."""
     folder, prompt = config.hub_model_id or config.output_dir, json.loads(row["prompt"])
     if isinstance(prompt, str):

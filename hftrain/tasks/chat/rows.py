@@ -16,6 +16,7 @@ from hftrain.tasks.chat.messages import Message, fold_system, listed_in, message
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
+    from hftrain.tasks.chat.config import ChatRecipeConfig
 
 logger = logging.getLogger(__name__)
 UNREAD_ADVICE = "To learn from one of them, rename it to a column that is read: docs/chat.md lists these"
@@ -46,7 +47,7 @@ class Chat(NamedTuple):
     tools: list[Any]  # JSON schemas of the functions that may be called
 
 
-def load_chats(config: Any, seed: int) -> dict[str, Rows]:
+def load_chats(config: ChatRecipeConfig, seed: int) -> dict[str, Rows]:
     """Rows {"prompt", "completion", "tools"} of each split, the fields of `Chat` as JSON. Rows of one prompt stay
     in one split. `config` is a `DataConfig` and a `ChatConfig`. The log names the formats of the rows and the
     columns that are not read."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain.data.examples import Examples
 from hftrain.distributed import gathered
@@ -17,8 +18,13 @@ from hftrain.tasks.chat.template import Template
 from hftrain.text import attention_mask, pad
 from hftrain.train.evaluation import predict
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatModelConfig
 
-def answer(accelerator: Accelerator, model: Any, template: Template, chats: Sequence[Chat], config: Any) -> list[str]:
+
+def answer(
+    accelerator: Accelerator, model: nn.Module, template: Template, chats: Sequence[Chat], config: ChatModelConfig
+) -> list[str]:
     """The greedy answer to the prompt of each chat, in order, on every process; [] if there are no chats. The model
     may be one that `fit` has not prepared yet. `config` is a `ChatConfig` and a `TrainConfig`."""
     if not chats:

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jinja2.exceptions import TemplateError
@@ -22,6 +22,11 @@ from hftrain.models import load
 from hftrain.tasks.chat.messages import SYSTEM, Message, fold_system
 from hftrain.tasks.chat.rows import is_learnt
 from hftrain.tasks.chat.whole import Whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.tasks.chat.config import ChatModelConfig
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -34,8 +39,8 @@ MARKS = r"<\|[\w ]{2,40}\|>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|<｜[
 BEGINS, ENDS = ("<s>", "<bos>"), ("</s>", "<eos>")  # marks around texts; inside a text they may mean anything
 
 
-def load_template(config: Any) -> Template:
-    """The tokenizer of a `ModelConfig` and `ChatConfig`, with its chat template and new tokens."""
+def load_template(config: ChatModelConfig) -> Template:
+    """The tokenizer of a model, with its chat template and new tokens."""
     return Template(load.load_tokenizer(config), config.chat_template, config.new_tokens)
 
 
@@ -50,17 +55,19 @@ class Template:
         warned: notices that are logged already.
     """
 
-    def __init__(self, tokenizer: Any, chat_template: str | None = None, new_tokens: Sequence[str] = ()):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None = None, new_tokens: Sequence[str] = ()
+    ):
         """
         Args:
-            tokenizer: a `PreTrainedTokenizerBase`.
             chat_template: "chatml", or a file of Jinja; None: the tokenizer's own.
             new_tokens: added to the vocabulary if missing.
 
         Raises:
             ValueError: the tokenizer has no template, or an unusable one, for example without an end of answers.
         """
-        self.tokenizer, new_tokens = tokenizer, list(new_tokens)
+        new_tokens = list(new_tokens)
+        self.tokenizer: Any = tokenizer
         vocabulary = tokenizer.get_vocab()
         if chat_template == "chatml":
             tokenizer.chat_template = CHATML
@@ -76,7 +83,7 @@ class Template:
             )
         tokenizer.split_special_tokens = False  # the marks of the template must become tokens
         tokenizer.add_tokens([token for token in new_tokens if token not in vocabulary], special_tokens=True)
-        self.new_ids = sorted(set(tokenizer.convert_tokens_to_ids(new_tokens)))
+        self.new_ids = sorted(set(cast("list[int]", tokenizer.convert_tokens_to_ids(new_tokens))))
         if tokenizer.pad_token is None:
             if tokenizer.eos_token is None:
                 raise ValueError(

@@ -3,6 +3,8 @@
 Shapes: B examples of a batch, T tokens, K classes or labels (1 for regression).
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,39 +21,40 @@ from hftrain.text import attention_mask, learn_tokenizer, pad, tokenized
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hftrain.data.rows import Rows
 
 logger = logging.getLogger(__name__)
 
 
-def load_tokenizer(rows: "Rows", config: ClassificationConfig) -> PreTrainedTokenizerBase:
-    """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`; with a
-    token to pad with."""
+def load_tokenizer(rows: Rows, config: ClassificationConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of `config` or of the model, or else one learnt from the texts of `rows`; with a pad token."""
     tokenizer = load.load_tokenizer(config)
     if tokenizer is None:
         tokenizer = learn_tokenizer(rows.data.remove_columns("label"), config.vocab_size)
-        tokenizer.model_input_names = ["input_ids", "attention_mask"]  # our model knows no token types
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]  # our model has no token types
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
-        tokenizer.pad_token = tokenizer.eos_token  # never looked at: the attention mask says what is padding
+        tokenizer.pad_token = tokenizer.eos_token  # never used: the attention mask hides padding
     return tokenizer
 
 
 def tokenize(
-    rows: "Rows", tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
+    rows: Rows, tokenizer: PreTrainedTokenizerBase, ids: Mapping[str, int], config: ClassificationConfig
 ) -> Examples:
     """Rows as examples {"input_ids": (T,), ["token_type_ids": (T,),] "length", "labels"}: `length` counts the tokens
-    before truncation, `labels` is a class's number, the numbers of all labels, or the number to be said.
+    before truncation, `labels` is a class's number, the numbers of all labels, or the number to predict.
 
-    Kept on disk as `text.tokenized` does; the attribute `truncated` is how many texts were cut, which the log says too.
+    Cached on disk by `text.tokenized`; the count `truncated` is the number of truncated texts, which is logged.
     """
     typed = "token_type_ids" in tokenizer.model_input_names
 
     def convert(batch: dict[str, list[Any]]) -> tuple[dict[str, list[Any]], dict[str, int]]:
-        columns, whole = encode(tokenizer, batch["text"], batch.get("text_pair"), config.max_seq_length)
-        columns |= {"length": whole, "labels": [number_label(label, ids) for label in batch["label"]]}
-        return columns, {"truncated": sum(length > config.max_seq_length for length in whole)}
+        columns, lengths = encode(tokenizer, batch["text"], batch.get("text_pair"), config.max_seq_length)
+        columns |= {"length": lengths, "labels": [number_label(label, ids) for label in batch["label"]]}
+        return columns, {"truncated": sum(length > config.max_seq_length for length in lengths)}
 
     columns = [("input_ids", TOKENS), ("length", pa.int32()), ("labels", ID_TYPE[config.problem_type])]
     examples = tokenized(
@@ -73,27 +76,27 @@ def tokenize(
 def encode(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], pairs: list[str] | None, max_length: int
 ) -> tuple[dict[str, list[Any]], list[int]]:
-    """Token ids and, if the model is given them, types of each text or pair; and how many there were before the longer
-    text of a pair was cut to fit: those that need it are encoded again, by the tokenizer's own rules."""
-    kept = [name for name in tokenizer.model_input_names if name in ("input_ids", "token_type_ids")]
+    """Token ids and, if the model uses them, types of each text or pair; and the lengths before truncation of the
+    longer text of a pair. Only inputs that are too long are encoded again, by the tokenizer's own rules."""
+    names = [name for name in tokenizer.model_input_names if name in ("input_ids", "token_type_ids")]
     encoded = tokenizer(texts, pairs, verbose=False)
-    columns = {name: list(encoded[name]) for name in kept}
-    whole = [len(tokens) for tokens in columns["input_ids"]]
-    if long := [row for row, length in enumerate(whole) if length > max_length]:
+    columns = {name: list(encoded[name]) for name in names}
+    lengths = [len(tokens) for tokens in columns["input_ids"]]
+    if long := [row for row, length in enumerate(lengths) if length > max_length]:
         cut = tokenizer(
             [texts[row] for row in long],
             None if pairs is None else [pairs[row] for row in long],
             truncation=True,
             max_length=max_length,
         )
-        for name in kept:
+        for name in names:
             for row, values in zip(long, cut[name], strict=True):
                 columns[name][row] = values
-    return columns, whole
+    return columns, lengths
 
 
-def padding_side(config: Any) -> str:
-    """Where texts are padded for a model of this configuration: on the left if it judges by the last token (XLNet)."""
+def padding_side(config: PreTrainedConfig) -> str:
+    """The side of padding for a model of this configuration: left if it uses the last token (XLNet)."""
     return "left" if getattr(config, "summary_type", None) == "last" else "right"
 
 
@@ -106,8 +109,8 @@ def collate(
     typed: bool,
     side: str = "right",
 ) -> Batch:
-    """Padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
-    (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
+    """A batch, padded on a side: input_ids, attention_mask and, if `typed`, token_type_ids (B, T); labels (B,) int64,
+    (B, K) 0.0 or 1.0 for several labels, (B,) float32 for numbers."""
     ids = [example["input_ids"] for example in examples]
     batch = {
         "input_ids": pad(ids, pad_token_id, side=side),

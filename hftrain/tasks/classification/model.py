@@ -1,9 +1,11 @@
-"""The model that classifies: pretrained or new, with a head for these classes, parts of it frozen, or adapters."""
+"""The classifier: pretrained or new, with a head for the classes, with frozen parts or adapters."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
@@ -15,19 +17,22 @@ from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.text import vocabulary
 
+if TYPE_CHECKING:
+    from torch import nn
+
 TYPES = "token_type_ids"
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
 NEW_MODEL |= {"num_encoder_layers": 2, "num_decoder_layers": 0}
 
 
 def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> Any:
-    """The model that `config` names, or a new encoder, with a head for the classes `names` (none: for one number).
+    """The model of `config`, or a new encoder, with a head for the classes `names` (empty: for one number).
 
-    Its configuration knows names, kind of problem, padding (a decoder needs it to find a text's last token), and what
-    `hftrain predict` reads as the training did: tokens of a text, one text or two.
+    Its configuration has the names, the kind of problem, the pad token (a decoder needs it to find a text's last
+    token), and settings for `hftrain predict`: the maximum tokens of a text, and one text or two.
 
     Raises:
-        ValueError: tokenizer or `max_seq_length` do not fit the model, or `freeze` names nothing.
+        ValueError: tokenizer or `max_seq_length` do not fit the model, or `freeze` matches nothing.
     """
     settings: dict[str, Any] = {
         "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
@@ -52,14 +57,14 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
 
 
 def collator(
-    tokenizer: PreTrainedTokenizerBase, model: Any, config: ClassificationConfig
+    tokenizer: PreTrainedTokenizerBase, model: nn.Module, config: ClassificationConfig
 ) -> Callable[[Sequence[Any]], Batch]:
-    """`collate` with what this model reads."""
+    """`collate` for the inputs of this model."""
     return model_collator(tokenizer, model, config.problem_type)
 
 
 def model_collator(tokenizer: PreTrainedTokenizerBase, model: Any, problem: str) -> Callable[[Sequence[Any]], Batch]:
-    """`collate` with what a model reads, for a problem. Without a padding token 0 pads, which no attention reaches."""
+    """`collate` for the inputs of a model and a problem. Without a pad token, 0 pads, which attention never reads."""
     module = model.get_base_model() if hasattr(model, "get_base_model") else model
     return partial(
         collate,

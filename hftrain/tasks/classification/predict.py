@@ -1,37 +1,40 @@
-"""Labels with probabilities, or a number, of texts or of pairs of texts."""
+"""Labels with probabilities, or a number, for texts or pairs of texts."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan, warn_of_cuts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def classify(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     batch_size: int,
     device: str | None,
     trust_remote_code: bool = False,
 ) -> list[Any]:
-    """Of each text, as `config.problem_type` says:
+    """The prediction for each text, by `config.problem_type`:
 
     - one class: {"label": its name, "probability": ..., "probabilities": {name: ...}};
-    - several labels: {"labels": [those from their threshold on], "probabilities": {name: ...}}, the thresholds being
+    - several labels: {"labels": [those that reach their threshold], "probabilities": {name: ...}}; the thresholds are
       those of the configuration, or 0.5;
-    - regression, or whatever has one output: the number.
+    - regression, or any model with one output: the number.
 
-    None of an empty text. Texts longer than those it was trained on are cut, and how many they are is said on stderr.
+    None for an empty text. Texts longer than in training are truncated; stderr shows how many.
 
     Raises:
-        ValueError: pairs of texts where it was trained on single ones, or the other way round.
+        ValueError: the texts are pairs but the model was trained on single ones, or vice versa.
     """
     import numpy as np
 
@@ -41,27 +44,27 @@ def classify(
     from hftrain.tasks.classification.model import model_collator
     from hftrain.train.evaluation import OneProcess
 
-    trained = recall(config, "classification") or {}  # of another's model we do not know
+    trained = recall(config, "classification") or {}  # unknown for models of other libraries
     if trained.get("pairs") and pairs is None:
         raise ValueError(
-            f"{folder} was trained on pairs of texts: give the second with --context, or name a file with both "
+            f"{folder} was trained on pairs of texts: give the second with --context, or a file with both "
             "(--file F --column ONE --pair_column OTHER)"
         )
     if trained.get("pairs") is False and pairs is not None:
-        raise ValueError(f"{folder} was trained on single texts: leave pairs (--pair_column, --context) away")
+        raise ValueError(f"{folder} was trained on single texts: remove pairs (--pair_column, --context)")
     model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device, trust_remote_code)
     most = min(longest_text(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
-    told = [i for i, text in enumerate(texts) if text.strip()]
-    if empty := len(texts) - len(told):
-        print(f"{empty} of {len(texts)} texts are empty: nothing is predicted for them", file=sys.stderr)
-    found: list[Any] = [None] * len(texts)
-    if not told:
-        return found
-    seconds = None if pairs is None else [pairs[i] for i in told]
+    filled = [i for i, text in enumerate(texts) if text.strip()]
+    if empty := len(texts) - len(filled):
+        print(f"{empty} of {len(texts)} texts are empty and get no prediction", file=sys.stderr)
+    predictions: list[Any] = [None] * len(texts)
+    if not filled:
+        return predictions
+    seconds = None if pairs is None else [pairs[i] for i in filled]
     problem = problem_of(config)
-    columns, lengths = encode(tokenizer, [texts[i] for i in told], seconds, most)
+    columns, lengths = encode(tokenizer, [texts[i] for i in filled], seconds, most)
     warn_of_cuts(lengths, most)
-    rows = ({name: values[i] for name, values in columns.items()} for i in range(len(told)))
+    rows = ({name: values[i] for name, values in columns.items()} for i in range(len(filled)))
     unlabelled: dict[str, Any] = {"labels": [] if problem == "multi_label_classification" else 0}
     collate = model_collator(tokenizer, model, problem)
     examples = Examples([row | unlabelled for row in rows], np.array(lengths).clip(max=most))
@@ -69,6 +72,7 @@ def classify(
     outputs = scoring.score(one, model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
-    for i, row, decision in zip(told, outputs.tolist(), decided, strict=True):
-        found[i] = say(row, decision, problem, config.id2label)
-    return found
+    names: Any = config.id2label
+    for i, row, decision in zip(filled, outputs.tolist(), decided, strict=True):
+        predictions[i] = say(row, decision, problem, names)
+    return predictions

@@ -1,4 +1,4 @@
-"""What the report and the model card of a classification of texts show."""
+"""The report and the model card of a classification of texts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def summarize(
     ids: Mapping[str, int],
     thresholds: Sequence[float],
 ) -> Report:
-    """What the report shows: the scores of the test rows, and the data. `references`: what is right, of each split."""
+    """What the report shows: the scores of the test rows, and the data. `references`: the references of each split."""
     lengths, heading = np.asarray(examples["train"].column("length")), "Lengths of the training texts"
     return report_labels(
         config,
@@ -47,7 +47,8 @@ def summarize(
 
 
 def describe(rows: "Rows", examples: Any, names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
-    """A split: its rows, what was left out, leaked and truncated, the tokens, and the rows of each class."""
+    """The table of a split: its rows, how many were left out, leaked or truncated, its tokens, the rows of each
+    class."""
     tokens = examples.lengths
     details: dict[str, Any] = {
         "tokens, mean": float(tokens.mean()),
@@ -62,7 +63,7 @@ def show(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def usage(config: ClassificationConfig, row: Mapping[str, Any]) -> str:
-    """Python that loads what was trained and saved, and asks it about `row`."""
+    """Python code that loads the trained model and classifies `row`."""
     folder = config.hub_model_id or config.output_dir
     text = repr({name: row[name] for name in ("text", "text_pair")} if "text_pair" in row else row["text"])
     several = ", top_k=None" if config.problem_type == "multi_label_classification" else ""

@@ -21,7 +21,7 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Rows]":
     """Rows {"text", ["text_pair",] "label"} of each split; the labels are as in `hftrain.labels.rows`.
 
     Raises:
-        ValueError: rows that cannot be used, with their lines.
+        ValueError: rows cannot be used; the message has their lines.
     """
     columns = {"text": config.text_column}
     if config.text_pair_column is not None:
@@ -29,10 +29,10 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Rows]":
     written: Counter[str] = Counter()
 
     def read(values: list[Any], names: list[str]) -> list[str]:
-        found = readers.texts(values, names)
-        for text, name in zip(found, names, strict=False):
+        texts = readers.texts(values, names)
+        for text, name in zip(texts, names, strict=False):
             written[name] += looks_written(text) and not isinstance(unwritten_or_text(text), str)
-        return found
+        return texts
 
     rows = labelled.load_labelled(
         config,
@@ -45,6 +45,6 @@ def load_labelled(config: ClassificationConfig, seed: int) -> "dict[str, Rows]":
     for name, count in written.items():
         if count:
             logger.warning(
-                "%d values of %s are lists or objects that were written as text: read as they stand", count, name
+                "%d values of %s are lists or objects written as text: they are read as plain text", count, name
             )
     return rows

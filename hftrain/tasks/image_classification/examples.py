@@ -31,12 +31,12 @@ THREADS = 4  # that decode a batch of an evaluation
 
 
 def make_examples(rows: "Rows", ids: Mapping[str, int], config: ImageClassificationConfig) -> Examples:
-    """Rows as examples {"image": path, "labels": a class's number, the numbers of all labels, or the number to be
-    said}; they are told from others by the contents of the images, wherever these stand."""
+    """Rows as examples {"image": path, "labels": a class's number, the numbers of all labels, or the number to
+    predict}. Their fingerprint depends on the contents of the images, not on their places."""
     labels = [number_label(label, ids) for label in rows["label"]]
     table = pa.table({"image": rows["image"][:], "labels": pa.array(labels, ID_TYPE[config.problem_type])})
-    said = hashlib.sha256("\n".join([*rows["content"], repr(labels)]).encode())
-    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=said.hexdigest())
+    digest = hashlib.sha256("\n".join([*rows["content"], repr(labels)]).encode())
+    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=digest.hexdigest())
 
 
 def augmentation(

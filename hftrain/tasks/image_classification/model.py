@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -68,7 +67,7 @@ def load_classifier(config: ImageClassificationConfig, pixels: Pixels, names: Se
         "problem_type": config.problem_type,
     }
     size, new = pixels.height, None
-    interpolated = False
+    resized = False
     if config.model_name_or_path is None:
         new = partial(new_shape, config, size)
         if reason := refusal(new(), size):
@@ -76,12 +75,12 @@ def load_classifier(config: ImageClassificationConfig, pixels: Pixels, names: Se
     elif reason := refusal(load.load_model_config(config), size):
         wanted = copy.deepcopy(load.load_model_config(config))
         set_image_size(wanted, size)
-        interpolated = refusal(wanted, size) is None and wanted.model_type != ImageTransformerConfig.model_type
-        if not interpolated:
+        resized = refusal(wanted, size) is None and wanted.model_type != ImageTransformerConfig.model_type
+        if not resized:
             raise ValueError(f"image_size={size}: {config.model_name_or_path} cannot read such images: {reason}")
     model = load.load_model(config, AutoModelForImageClassification, new=new, settings=settings)
-    if interpolated:
-        interpolate_positions(model, size)
+    if resized:
+        model = interpolated(model, size)
     if config.freeze:
         freeze(model, config.freeze)
     return load.add_adapters(model, config, None)
@@ -108,19 +107,19 @@ def new_shape(config: ImageClassificationConfig, size: int) -> PreTrainedConfig:
         raise ValueError(f"model_config: {error}") from error
 
 
-def image_size_of(model_config: Any) -> int | None:
-    """Of a configuration, or of the one of its encoder (SigLIP); None of models that read any size."""
+def image_size_of(model_config: PreTrainedConfig) -> int | None:
+    """The size in a configuration, or in that of its encoder (SigLIP); None for models that read any size."""
     size = getattr(getattr(model_config, "vision_config", model_config), "image_size", None)
     return size if isinstance(size, int) else None
 
 
-def set_image_size(model_config: Any, size: int) -> None:
+def set_image_size(model_config: PreTrainedConfig, size: int) -> None:
     part = getattr(model_config, "vision_config", model_config)
     if image_size_of(model_config) is not None:
         part.image_size = size
 
 
-def refusal(model_config: Any, size: int) -> str | None:
+def refusal(model_config: PreTrainedConfig, size: int) -> str | None:
     """Why a model of this configuration cannot read pictures of size x size; None if it can. It is tried without
     weights."""
     part = getattr(model_config, "vision_config", model_config)
@@ -143,33 +142,30 @@ def refusal(model_config: Any, size: int) -> str | None:
 
 
 @torch.no_grad()
-def interpolate_positions(model: Any, size: int) -> None:
-    """Position embeddings for pictures of another size, made of those there are as the model itself interpolates them
-    (`interpolate_pos_encoding`).
+def interpolated(model: Any, size: int) -> Any:
+    """The model for images of another size: its position embeddings are made of those that it has, as the model itself
+    interpolates them (`interpolate_pos_encoding`).
 
     Raises:
-        ValueError: the model has none that can be, or they are in pieces (ZeRO-3).
+        ValueError: it has no such positions, or they are in pieces (ZeRO-3).
     """
     if is_deepspeed_zero3_enabled():
         raise ValueError("image_size: position embeddings cannot be interpolated in pieces (ZeRO-3): use ZeRO-2")
-    found = [module for module in model.modules() if hasattr(module, "interpolate_pos_encoding")]
-    if not found:
+    weights, tables = model.state_dict(), {}
+    for name, module in model.named_modules():
+        if hasattr(module, "interpolate_pos_encoding"):
+            table = getattr(module, "position_embedding", None)  # of SigLIP, without a class token
+            old = module.position_embeddings if table is None else table.weight[None]
+            patches = (size // getattr(model.config, "vision_config", model.config).patch_size) ** 2
+            extra = 0 if table is not None else old.shape[1] - module.patch_embeddings.num_patches
+            new = module.interpolate_pos_encoding(old.new_zeros(1, patches + extra, old.shape[-1]), size, size)
+            key = "position_embeddings" if table is None else "position_embedding.weight"
+            tables[f"{name}.{key}"] = new if table is None else new[0]
+    if not tables:
         raise ValueError(f"image_size={size}: {type(model).__name__} has no positions that can be interpolated")
-    patches = (size // getattr(model.config, "vision_config", model.config).patch_size) ** 2
-    for module in found:
-        table = getattr(module, "position_embedding", None)  # of SigLIP
-        old = module.position_embeddings if table is None else table.weight
-        extra = 0 if table is not None else old.shape[1] - module.patch_embeddings.num_patches  # class tokens
-        dummy = old.new_zeros(1, patches + extra, old.shape[-1])
-        new = module.interpolate_pos_encoding(dummy, size, size).contiguous()
-        if table is None:
-            module.position_embeddings = nn.Parameter(new.clone())
-            module.patch_embeddings.image_size = (size, size)
-            module.patch_embeddings.num_patches = patches
-        else:
-            module.position_embedding = nn.Embedding.from_pretrained(new[0].clone(), freeze=False)
-            module.num_positions = module.num_patches = patches
-            module.register_buffer("position_ids", torch.arange(patches).expand((1, -1)), persistent=False)
-            module.image_size = size
     set_image_size(model.config, size)
+    larger = AutoModelForImageClassification.from_config(model.config, dtype=model.dtype)
+    larger.load_state_dict(weights | tables)
+    larger.new_modules = model.new_modules
     logger.warning("position embeddings are interpolated for images of %d pixels", size)
+    return larger

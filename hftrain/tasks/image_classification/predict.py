@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.data.lines import Fault
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.saved import load_weights, recall, refuse_nan
 from hftrain.vision.sources import ENDINGS, locate
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def classify(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     images: Sequence[Any],
     batch_size: int,
     device: str | None,
     trust_remote_code: bool = False,
 ) -> list[Any]:
-    """Of each image what `hftrain.tasks.classification.predict.classify` says of a text. An image is a path, or what a
-    row has in its column: bytes, or the dict of datasets.Image.
+    """For each image the same as `hftrain.tasks.classification.predict.classify` for a text. An image is a path, or
+    what a row has in its column: bytes, or the dict of datasets.Image.
 
     Raises:
         ValueError: an image that cannot be read, or is on the network; a folder without the image processor's settings.
@@ -50,13 +53,12 @@ def classify(
     model, device = load_weights(folder, "AutoModelForImageClassification", config, device, trust_remote_code)
     label: Any = [] if problem == "multi_label_classification" else 0
     examples = Examples([{"image": path, "labels": label} for path in paths], np.ones(len(paths)))
-    collate = collator(pixels, problem, config.num_labels)
+    collate = collator(pixels, problem, config.num_labels or 0)
     outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
-    return [
-        say(row, decision, problem, config.id2label) for row, decision in zip(outputs.tolist(), decided, strict=True)
-    ]
+    names: Any = config.id2label
+    return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]
 
 
 def image_files(names: Sequence[str]) -> list[str]:

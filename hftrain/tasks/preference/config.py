@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar, Literal
 
 from hftrain.config import (
     Config,
-    FineTuneConfig,
     LoraConfig,
     ModelConfig,
     above,
@@ -15,7 +14,7 @@ from hftrain.config import (
     changed,
 )
 from hftrain.config.defaults import Task
-from hftrain.tasks.chat.config import ChatConfig
+from hftrain.tasks.chat.config import ChatConfig, ChatModelConfig
 
 WITH_REFERENCE = ("sigmoid", "ipo", "kto")
 # Settings that TRL's GRPOConfig shares with us; those it has by another name; those the recipe uses itself.
@@ -110,7 +109,7 @@ class OnlineConfig(Config):
 
 
 @dataclass
-class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
+class PreferenceRecipeConfig(PreferenceConfig, ChatModelConfig):
     """Preference learning."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = None
@@ -128,7 +127,7 @@ class PreferenceRecipeConfig(PreferenceConfig, ChatConfig, FineTuneConfig):
 
 
 @dataclass
-class RewardConfig(ChatConfig, FineTuneConfig):
+class RewardConfig(ChatModelConfig):
     """Reward modelling."""
 
     task_family: ClassVar[Task] = "reward"
@@ -148,7 +147,7 @@ class RewardConfig(ChatConfig, FineTuneConfig):
 
 
 @dataclass
-class GrpoConfig(OnlineConfig, ChatConfig, FineTuneConfig):
+class GrpoConfig(OnlineConfig, ChatModelConfig):
     """GRPO, trained by TRL."""
 
     global_batch_size: Annotated[int | None, at_least(1)] = 32

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +22,16 @@ from hftrain.tasks import chat
 from hftrain.tasks.chat.examples import check_refused, row_by_row
 from hftrain.text.examples import TOKENS, of_split
 
+if TYPE_CHECKING:
+    from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
+
 logger = logging.getLogger(__name__)
 IDS, LABELS = ("first_input_ids", "second_input_ids"), ("first_labels", "second_labels")
 
 
-def tokenize_preferences(rows: Rows, template: chat.Template, config: Any, *, unpaired: bool = False) -> Examples:
+def tokenize_preferences(
+    rows: Rows, template: chat.Template, config: PreferenceRecipeConfig | RewardConfig, *, unpaired: bool = False
+) -> Examples:
     """Examples of two sequences: "first_input_ids", "first_labels", "second_input_ids", "second_labels", where labels
     are -100 outside the answer. In a pair the chosen answer comes first, then the rejected one. `unpaired`, for KTO:
     first the labelled answer, then the answer of another row (drawn once by the seed) to the same prompt; and

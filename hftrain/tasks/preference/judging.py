@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from hftrain.metrics.intervals import wilson
 from hftrain.report.scores import no_better
 from hftrain.tasks.preference.config import PreferenceConfig
 from hftrain.tasks.preference.losses import bradley_terry, objective
-
-if TYPE_CHECKING:
-    pass
 
 GUESS = "a random choice between the answers"
 

@@ -11,10 +11,9 @@ Shapes: B examples of a batch.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from hftrain.losses import IGNORE, Batch
 from hftrain.tasks.preference.config import PreferenceConfig
@@ -159,7 +158,7 @@ def count_examples(batch: Batch) -> int:
     return len(batch["labels"])
 
 
-def sequence_log_probs(model: Any, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
+def sequence_log_probs(model: nn.Module, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, (B, 1) for one side.
 
     All sequences share one forward pass. Logits are copied to fp32 only at labels.

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hftrain.models import load
 from hftrain.tasks import chat
 
+if TYPE_CHECKING:
+    from hftrain.tasks.chat.config import ChatModelConfig
+    from hftrain.tasks.preference.config import RewardConfig
 
-def load_policy(config: Any, template: chat.Template) -> Any:
-    """The language model that `config`, a `ChatConfig` and a `FineTuneConfig`, names, fitted to the template, with
+
+def load_policy(config: ChatModelConfig, template: chat.Template) -> Any:
+    """The language model that `config` names, fitted to the template, with
     adapters if asked for."""
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
     return load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
 
 
-def load_reward_model(config: Any, template: chat.Template) -> Any:
+def load_reward_model(config: RewardConfig, template: chat.Template) -> Any:
     """As `load_policy`, with a head of one label in place of the vocabulary: its logit is the reward."""
     model = load.load_model(config, AutoModelForSequenceClassification, settings={"num_labels": 1})
     chat.fit_model(model, template, config.max_length)

@@ -20,14 +20,14 @@ from hftrain.data.rows import Rows, load_rows
 from hftrain.data.several import join_sources, weighted
 from hftrain.data.splits import dialect_of
 from hftrain.tasks import chat
-from hftrain.tasks.preference.config import SAME
+from hftrain.tasks.preference.config import SAME, GrpoConfig
 from hftrain.tasks.preference.rows import prompt_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def trl_arguments(config: Any, prompts: int) -> dict[str, Any]:
+def trl_arguments(config: GrpoConfig, prompts: int) -> dict[str, Any]:
     """Arguments of TRL's `GRPOConfig` for the number of launched processes and this number of prompts.
 
     Raises:
@@ -36,19 +36,22 @@ def trl_arguments(config: Any, prompts: int) -> dict[str, Any]:
     if importlib.util.find_spec("trl") is None:
         raise ValueError("grpo needs TRL, which is not installed: pip install trl")
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    size = config.micro_batch_size or max(1, config.global_batch_size // processes)
-    if config.global_batch_size % (size * processes):
+    batch = config.global_batch_size
+    if batch is None:
+        raise ValueError("grpo chooses no global_batch_size: set it to a number of answers")
+    size = config.micro_batch_size or max(1, batch // processes)
+    if batch % (size * processes):
         raise ValueError(
             f"global_batch_size={config.global_batch_size} is not a multiple of {processes} processes x {size} answers "
             "(micro_batch_size), which TRL needs"
         )
     defaults.fill(config, defaults.Known("preference", examples=prompts, adapters=config.use_peft), pinned={})
     answers = (config.num_train_epochs or 1) * prompts * config.num_generations
-    defaults.fill_cadence(config, config.max_steps or math.ceil(answers / config.global_batch_size))
+    defaults.fill_cadence(config, config.max_steps or math.ceil(answers / batch))
     return {
         **{name: getattr(config, name) for name in SAME},
         "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": config.global_batch_size // (size * processes),
+        "gradient_accumulation_steps": batch // (size * processes),
         "num_train_epochs": config.num_train_epochs or 1,
         "max_steps": config.max_steps or -1,
         "max_completion_length": config.max_new_tokens,
@@ -57,7 +60,7 @@ def trl_arguments(config: Any, prompts: int) -> dict[str, Any]:
     }
 
 
-def load_prompts(config: Any) -> Dataset:
+def load_prompts(config: GrpoConfig) -> Dataset:
     """Training rows {"prompt": messages, ...} with the other columns of the file."""
     from datasets import Dataset
 
@@ -81,7 +84,7 @@ def load_prompts(config: Any) -> Dataset:
             dialect=dialect_of(config),
         )
 
-    sources = [read_source(name) for name in config.train_file or [config.dataset_name]]
+    sources = [read_source(name) for name in config.train_file or [str(config.dataset_name)]]
     shared: dict[str, Any] = {"compare": ["prompt", "columns"], "seed": config.seed}
     rows = join_sources(sources, load, max_bad_rows=config.max_bad_rows, **shared)
     rows = weighted(rows, sources, **shared)

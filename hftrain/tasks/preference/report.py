@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def describe(rows: Mapping[str, Rows], examples: Mapping[str, Any]) -> dict[str, Any]:
     """The table of each split: its rows, how many were left out, leaked or truncated, its tokens."""
 
-    def details(made: Any) -> dict[str, Any]:
+    def details(made: Examples) -> dict[str, Any]:
         tokens = made.lengths
         return {
             "examples": len(made),

@@ -1,18 +1,24 @@
 """A reward model: one number for a conversation, learnt from people's preferences between two answers."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from hftrain.losses import Batch, Loss
 from hftrain.tasks.preference.losses import bradley_terry, count_examples
 from hftrain.train.evaluation import predict
 
+if TYPE_CHECKING:
+    from hftrain.tasks.preference.config import RewardConfig
 
-def conversation_rewards(model: Any, batch: Batch) -> torch.Tensor:
+
+def conversation_rewards(model: nn.Module, batch: Batch) -> torch.Tensor:
     """(B, 2) fp32: R of each example's two conversations, from a model for sequence classification with one label."""
     ids, mask = batch["input_ids"].flatten(0, 1), batch["attention_mask"].flatten(0, 1)
     return model(input_ids=ids, attention_mask=mask).logits.float().view(-1, 2)
@@ -21,7 +27,7 @@ def conversation_rewards(model: Any, batch: Batch) -> torch.Tensor:
 def reward_loss(center_rewards_coefficient: float = 0.0) -> Loss:
     """`bradley_terry` of the pairs."""
 
-    def summed(model: Any, batch: Batch) -> torch.Tensor:
+    def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
         return bradley_terry(*conversation_rewards(model, batch).unbind(1), center=center_rewards_coefficient)
 
     return Loss(summed, count_examples)
@@ -29,7 +35,7 @@ def reward_loss(center_rewards_coefficient: float = 0.0) -> Loss:
 
 def evaluate_rewards(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     examples: Sequence[Any],
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
@@ -51,7 +57,7 @@ def evaluate_rewards(
     }
 
 
-def reward_usage(config: Any, row: Mapping[str, str]) -> str:
+def reward_usage(config: RewardConfig, row: Mapping[str, str]) -> str:
     """Python code that loads the trained model and computes the reward of a row's answer."""
     folder, adapter = config.hub_model_id or config.output_dir, config.use_peft
     name = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"

@@ -21,6 +21,7 @@ from hftrain.tasks.chat.messages import parsed
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
+    from hftrain.tasks.preference.config import PreferenceRecipeConfig, RewardConfig
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,9 @@ def _after(prompt: Messages, answer: Messages) -> Messages:
     return answer
 
 
-def load_preferences(config: Any, *, seed: int, unpaired: bool = False) -> dict[str, Rows]:
+def load_preferences(
+    config: PreferenceRecipeConfig | RewardConfig, *, seed: int, unpaired: bool = False
+) -> dict[str, Rows]:
     """Rows {"prompt", "chosen", "rejected", "tools"} of each split. `unpaired`: accepts labelled answers too. `config`
     is a `DataConfig` and a `ChatConfig`. The log names the columns that are not read."""
     unread = Unread()

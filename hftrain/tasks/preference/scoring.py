@@ -12,32 +12,30 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, send_to_device
+from torch import nn
 
 from hftrain import disk, distributed
 from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
 from hftrain.losses import Batch, Loss
-from hftrain.tasks.preference.config import PreferenceConfig
+from hftrain.tasks.preference.config import PreferenceConfig, PreferenceRecipeConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
 from hftrain.train.inspect import inspecting
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def reference_log_probs(
-    accelerator: Accelerator, model: Any, batch: Batch, config: PreferenceConfig, sides: slice = BOTH
+    accelerator: Accelerator, model: nn.Module, batch: Batch, config: PreferenceConfig, sides: slice = BOTH
 ) -> torch.Tensor | float:
     """log ref(y|x), (B, 2) or (B, 1) for one side: the batch's "reference", or computed now without the adapters; 0
     without a reference model.
@@ -78,7 +76,7 @@ class ReferencePoint:
     value: float = 0.0
 
     @torch.no_grad()
-    def measure(self, model: Any, micro_batches: Sequence[MicroBatch]) -> None:
+    def measure(self, model: nn.Module, micro_batches: Sequence[MicroBatch]) -> None:
         summed, count = 0.0, 0
         for micro in micro_batches:
             batch = send_to_device(micro.batch, self.accelerator.device)
@@ -97,7 +95,7 @@ def preference_loss(
     """The loss that `config` chooses. `reference_point` is for KTO."""
     sides = FIRST if config.loss_type == "kto" else BOTH
 
-    def summed(model: Any, batch: Batch) -> torch.Tensor:
+    def summed(model: nn.Module, batch: Batch) -> torch.Tensor:
         reference = reference_log_probs(accelerator, model, batch, config, sides)  # before the pass with gradients
         log_probs, tokens = sequence_log_probs(model, batch, sides)
         point = reference_point.value if reference_point else 0.0
@@ -108,7 +106,7 @@ def preference_loss(
 
 def with_reference(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     examples: Examples,
     batch_size: int,
     collate: Callable[[list[Any]], Batch],
@@ -152,11 +150,11 @@ def add_references(
     accelerator: Accelerator,
     model: Any,
     examples: Mapping[str, Examples],
-    config: Any,
+    config: PreferenceRecipeConfig,
     collate: Callable[[list[Any]], Batch],
 ) -> dict[str, Examples]:
     """`with_reference` of each split; as they are where the loss needs no reference, where each step computes it, and
-    where `fit` will train nothing. `config` is a `PreferenceConfig` and a `TrainConfig`."""
+    where `fit` will train nothing."""
     if inspecting() or not (config.needs_reference and config.precompute_ref_log_probs):
         return dict(examples)
     batch_size = config.eval_batch_size
@@ -165,7 +163,7 @@ def add_references(
 
 def evaluate_preferences(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     examples: Sequence[Any],
     batch_size: int,
     config: PreferenceConfig,
@@ -223,7 +221,7 @@ def evaluate_preferences(
 
 
 @contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout."""
     training = model.training
     model.eval()
@@ -233,7 +231,7 @@ def _evaluating(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _digest(model: Any, examples: Examples, accelerator: Accelerator) -> str:
+def _digest(model: nn.Module, examples: Examples, accelerator: Accelerator) -> str:
     """A digest of everything that the log-probabilities depend on."""
     digest = hashlib.sha256(json.dumps([examples.fingerprint, accelerator.mixed_precision]).encode())
     for name, value in model.state_dict().items():

@@ -1,8 +1,10 @@
 """Denoising objectives: masked tokens for encoders (BERT), corrupted spans for encoder-decoders (T5)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
@@ -12,6 +14,9 @@ from hftrain.data.examples import Examples
 from hftrain.data.noise import mask_tokens, span_corruption
 from hftrain.tasks.pretraining.config import DenoisingConfig
 from hftrain.text.causal import causal_collator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 AUTO = {"masked_tokens": AutoModelForMaskedLM, "span_corruption": AutoModelForSeq2SeqLM}
 SENTINELS = [f"<extra_id_{i}>" for i in range(100)]
@@ -101,7 +106,7 @@ def measured(noise: Noise, objective: str, examples: Examples) -> Examples:
 
 
 def denoising_collator(
-    objective: str, tokenizer: PreTrainedTokenizerBase, model: Any
+    objective: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Callable[[Sequence[Any]], Any]:
     """Noised examples -> a batch of this model.
 

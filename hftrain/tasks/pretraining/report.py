@@ -1,13 +1,16 @@
 """What the report of a pretrained model shows: perplexity, bits per byte, continuations."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hftrain import text
@@ -21,8 +24,13 @@ from hftrain.tasks.pretraining.denoising import AUTO
 from hftrain.train.evaluation import predict
 from hftrain.train.flops import training_flops
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def step_flops(model: Any, examples: Examples) -> Callable[[np.ndarray], float]:
+    from hftrain.losses import Batch
+
+
+def step_flops(model: PreTrainedModel, examples: Examples) -> Callable[[np.ndarray], float]:
     """`flops` for `fit`: attention within documents, even if they are packed."""
     flops = training_flops(model)
     if isinstance(examples, Packed):
@@ -31,7 +39,7 @@ def step_flops(model: Any, examples: Examples) -> Callable[[np.ndarray], float]:
     return lambda indices: flops(examples.lengths[indices])
 
 
-def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
+def readings(loss: float, examples: Examples, files: TokenFiles) -> dict[str, float]:
     """A causal model's mean loss in nats, its perplexity per token, and bits per byte of the documents' UTF-8.
 
     Bits per byte compares models with different tokenizers: the loss of all tokens (with end tokens, without the first
@@ -47,7 +55,7 @@ def readings(loss: float, examples: Any, files: TokenFiles) -> dict[str, float]:
     }
 
 
-def judge(training: Any, validation: Any, vocabulary: int) -> dict[str, Any]:
+def judge(training: Sequence[Any], validation: Sequence[Any], vocabulary: int) -> dict[str, Any]:
     """`baseline` for `publish`: the scores of guessing each token by its frequency in the training examples."""
     guess = unigram_guess(training, validation, vocabulary)
     return {"baseline": {f"eval_{name}": value for name, value in guess.items()}}
@@ -79,7 +87,7 @@ def _by_source(documents: TokenFiles) -> dict[str, int]:
 
 def continuations(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     files: TokenFiles,
     tokens: int,
@@ -91,7 +99,7 @@ def continuations(
     places = files.edges[:-1][:8] if len(files) >= 8 else np.linspace(0, max(0, files.tokens - start), 8).astype(int)
     prompts = [files.read(int(place), min(int(place) + start, files.tokens)).astype(np.int64) for place in places]
 
-    def generate(batch: Any) -> list[str]:
+    def generate(batch: Batch) -> list[str]:
         read = batch["input_ids"].shape[1]
         ids = module.generate(
             **batch,

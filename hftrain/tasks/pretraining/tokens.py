@@ -1,14 +1,16 @@
 """What the pretraining recipes share: tokenizer, token files, examples and metrics."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -24,6 +26,9 @@ from hftrain.models import load
 from hftrain.models.trust import refusing_code
 from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.tasks.pretraining.prepare import fingerprint, prepare
+
+if TYPE_CHECKING:
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +171,7 @@ def learn_tokenizer(
     return learnt
 
 
-def _texts(source: Any, most: int) -> Iterator[str]:
+def _texts(source: Iterable[Any], most: int) -> Iterator[str]:
     """The first `most` characters; `prepare` reports the rows that cannot be used."""
     characters = 0
     for item in source:

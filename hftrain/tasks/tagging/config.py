@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from hftrain.config import Config, FineTuneConfig, at_least
-from hftrain.metrics import check_names
+from hftrain.metrics.table import name_problems
 
 
 @dataclass
@@ -54,10 +54,7 @@ class TaggingConfig(Config):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        try:
-            check_names(self.metrics, "token_classification")
-        except ValueError as error:
-            yield ("metrics",), str(error)
+        yield from name_problems(self.metrics, "token_classification")
 
 
 @dataclass

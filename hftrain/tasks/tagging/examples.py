@@ -20,7 +20,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch
 from hftrain.models import load
-from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
@@ -69,19 +69,12 @@ def windows(sizes: Sequence[int], room: int, stride: int) -> list[Window]:
     return [window for window in cut if window.own_begin < window.own_end]
 
 
-def load_tokenizer(config: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a `ModelConfig`, set to read lists of words.
-
-    Raises:
-        ValueError: it cannot be loaded, or is not a fast tokenizer.
-    """
-    tokenizer = load.load_tokenizer(config)
-    assert tokenizer is not None
-    if not tokenizer.is_fast:
-        raise ValueError(f"{type(tokenizer).__name__} is not a fast tokenizer: it cannot map sub-words to words")
+def load_tokenizer(config: TagConfig) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the model, set to read lists of words."""
+    use = "sub-words to words"
+    tokenizer = load.load_fast_tokenizer(config, use)
     if before_words(tokenizer) and getattr(tokenizer, "add_prefix_space", None) is False:  # RoBERTa, GPT-2
-        prefixing = load.load_tokenizer(config, add_prefix_space=True)
-        assert prefixing is not None
+        prefixing = load.load_fast_tokenizer(config, use, add_prefix_space=True)
         if not before_words(prefixing):  # some classes ignore the attribute
             return prefixing
     return tokenizer

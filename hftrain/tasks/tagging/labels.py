@@ -38,7 +38,7 @@ def find_scheme(sentences: Iterable[Sequence[str]]) -> str:
 
 
 def scheme_fault(tags: Sequence[str], scheme: str) -> tuple[int, str] | None:
-    """The first word whose tag the scheme does not allow, and why; None if there is none."""
+    """The first word whose tag the scheme does not allow, and why; None if all are allowed."""
     if scheme in ("none", "any"):
         return None
     before, type_before = "O", ""

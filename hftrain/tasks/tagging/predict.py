@@ -11,12 +11,14 @@ from hftrain.models.fit import longest_text
 from hftrain.models.saved import load, recall, refuse_nan
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from hftrain.tasks.tagging.spans import Word
 
 
 def tag(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: Sequence[str | Sequence[str]],
     batch_size: int,
     device: str | None,
@@ -54,11 +56,12 @@ def tag(
         examples = Examples(Dataset.from_dict(columns), [len(ids) for ids in columns["input_ids"]])
         tagged_sentences = tagging.tag(OneProcess(device), model, examples, batch_size, collator(tokenizer))
     refuse_nan((score for sentence in tagged_sentences for score in sentence.scores), folder)
-    spelled = not each_word and find_scheme([list(config.id2label.values())]) != "none"
+    names: Any = config.id2label
+    spelled = not each_word and find_scheme([list(names.values())]) != "none"
     predictions: list[list[dict[str, Any]]] = [[] for _ in texts]
     for i, tagged in zip(filled, tagged_sentences, strict=True):
         text = texts[i] if isinstance(texts[i], str) else " ".join(texts[i])
-        tags = [config.id2label[number] for number in tagged.tags]
+        tags = [names[number] for number in tagged.tags]
         predictions[i] = say(str(text), words[i], tags, tagged.scores, spelled)
     return predictions
 

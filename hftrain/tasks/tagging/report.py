@@ -13,7 +13,7 @@ from hftrain.data.splits import sizes
 from hftrain.metrics.entities import entities
 from hftrain.report import Figure, Report, Table
 from hftrain.report.charts import confusion_matrix, histogram
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.evaluated import evaluation_figures, per_class_table
 from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.tasks.tagging.judging import judge
@@ -81,7 +81,7 @@ def summarize(
             *([Table("By source", by_source)] if by_source else []),
             Table("Worst sentences", worst, note=note, visible=10),
         ],
-        samples=[pairs[i] for i in np.linspace(0, len(test) - 1, min(20, len(test))).astype(int)],
+        samples=[pairs[i] for i in evenly(len(test), 20)],
         data=described | {"scheme of the tags": scheme, "tags": len(names)},
         **judge(tagged, test["tags"], rows["train"]["tags"], names, metrics),
     )
@@ -124,7 +124,7 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     return describe_split(rows, details, unit="sentences", inputs="texts")
 
 
-def usage(config: Any, words: Sequence[str]) -> str:
+def usage(config: TagConfig, words: Sequence[str]) -> str:
     """Python code that finds the entities of `words` with the trained model."""
     folder = config.hub_model_id or config.output_dir
     return f"""from hftrain.predict import predict

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from hftrain.data import readers
 from hftrain.data.conll import read_conll
-from hftrain.data.lines import raw_lines
+from hftrain.data.lines import Dialect, raw_lines
 from hftrain.data.sources import COLUMNAR, JSON, SPREADSHEETS, ending
-from hftrain.data.splits import load_splits
+from hftrain.data.splits import dialect_of, load_splits
 from hftrain.data.unread import Unread
 from hftrain.data.written import unwritten_or_text
-from hftrain.tasks.tagging.config import TaggingConfig
+from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 from hftrain.tasks.tagging.labels import find_scheme, scheme_fault
 from hftrain.tasks.tagging.spans import tag_words
 from hftrain.tasks.tagging.tables import read_table
@@ -29,7 +29,7 @@ OF_WORDS = ("tags", "ner_tags", "labels")  # usual columns, in order of preferen
 OF_TEXTS = (*OF_WORDS, "entities", "spans", "label")
 
 
-def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
+def load_sentences(config: TagConfig, seed: int) -> tuple[dict[str, Rows], str]:
     """Rows {"tokens", "tags"} of each split, and the scheme of the tags: IOB1, IOB2, BIOES, "any" or "none".
 
     A csv, tsv or xlsx file is a table with a word or a sentence per row. Any other text file that is not JSON is read
@@ -41,9 +41,9 @@ def load_sentences(config: Any, seed: int) -> tuple[dict[str, Rows], str]:
     """
 
     def reader(path: Path) -> Iterator[readers.Item] | None:
-        if (table := read_table(path, config)) or ending(path) in (*COLUMNAR, *JSON, *SPREADSHEETS):
+        if (table := read_table(path, config, dialect_of(config))) or ending(path) in (*COLUMNAR, *JSON, *SPREADSHEETS):
             return table
-        if ending(path) == ".tsv" and names_columns(path, config):
+        if ending(path) == ".tsv" and names_columns(path, config, dialect_of(config)):
             return None
         items = read_conll(path, word_column=config.word_column, tag_column=config.tag_column, encoding=config.encoding)
         names = (config.tokens_column, config.tags_column or "tags")
@@ -105,11 +105,10 @@ def columns_of(row: Mapping[str, Any], config: TaggingConfig) -> list[str]:
     return [words, tags]
 
 
-def names_columns(path: Path, config: Any) -> bool:
-    """Whether `column_names` or the first line names the columns of sentences. `config` is a `TaggingConfig` and a
-    `DataConfig`."""
-    first = next((line for _, line in raw_lines(path, config.encoding)), b"").decode(errors="replace")
-    names = set(config.column_names or first.strip().split("\t"))
+def names_columns(path: Path, config: TaggingConfig, dialect: Dialect) -> bool:
+    """Whether `column_names` or the first line names the columns of sentences."""
+    first = next((line for _, line in raw_lines(path, dialect.encoding)), b"").decode(errors="replace")
+    names = set(dialect.column_names or first.strip().split("\t"))
     words = {config.tokens_column, "text"} if config.tokens_column == "tokens" else {config.tokens_column}
     return bool(words & names) and bool({config.tags_column} & names if config.tags_column else set(OF_TEXTS) & names)
 
@@ -123,7 +122,7 @@ def read_list(row: Mapping[str, Any], column: str) -> list[Any] | str:
     return value
 
 
-def read_tag(tag: Any, number: int, names: Sequence[str]) -> str:
+def read_tag(tag: object, number: int, names: Sequence[str]) -> str:
     """The tag of a sentence's word `number`. Raises: readers.Fault."""
     if isinstance(tag, int) and not isinstance(tag, bool):
         if not names:

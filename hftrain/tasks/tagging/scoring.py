@@ -5,16 +5,15 @@ Shapes: B windows of a batch, T tokens of a window, W words of a sentence, K tag
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.losses import IGNORE, Batch
+from hftrain.losses import IGNORE, Batch, Collate
 from hftrain.metrics import Metrics, checks, load_metrics
 from hftrain.tasks.tagging.config import TagConfig
 from hftrain.tasks.tagging.losses import logits_of
@@ -67,11 +66,11 @@ def join(parts: Iterable[int], windows: Iterable[Tagged]) -> list[Tagged]:
 
 
 def tag(
-    accelerator: Accelerator | evaluation.OneProcess,
+    accelerator: evaluation.Processes,
     model: nn.Module,
     examples: Examples,
     batch_size: int,
-    collate: Callable[[list[Any]], Batch],
+    collate: Collate,
 ) -> list[Tagged]:
     """The model's predictions for each sentence, in order, on every process."""
     generate = partial(tag_batch, model)

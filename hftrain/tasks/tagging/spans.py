@@ -57,7 +57,7 @@ def words_of(text: str | Sequence[str], edges: Iterable[int] = ()) -> list[Word]
     return words
 
 
-def tag_words(text: str, marked: Any) -> tuple[list[str], list[str]]:
+def tag_words(text: str, marked: object) -> tuple[list[str], list[str]]:
     """The words of a text with their tags, in IOB2. A span may end at a hyphen or point inside a word
     (Berlin in Berlin-based), which is cut there.
 
@@ -87,7 +87,7 @@ def tag_words(text: str, marked: Any) -> tuple[list[str], list[str]]:
     return [word.text for word in words], tags
 
 
-def read_span(value: Any, text: str) -> Span | None:
+def read_span(value: object, text: str) -> Span | None:
     """A span of `text`; None if its type is "O". Raises: Fault."""
     shown = f"{value!r:.80}"
     if isinstance(value, dict):

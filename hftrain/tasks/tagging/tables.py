@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from hftrain.data import readers
 from hftrain.data.conll import TAGS, WORDS, plain
+from hftrain.data.lines import Dialect
 from hftrain.data.sources import SPREADSHEETS, ending, open_file
-from hftrain.data.splits import dialect_of
 from hftrain.data.written import looks_written
+
+if TYPE_CHECKING:
+    from hftrain.tasks.tagging.config import TaggingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +24,7 @@ SENTENCES = re.compile(r"(sentence|sent)(_(id|idx|index|no|number|num))?|sid")
 ONE_WORD = {"word", "token", "form"}
 
 
-def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
+def read_table(path: Path, config: TaggingConfig, dialect: Dialect) -> Iterator[readers.Item] | None:
     """Sentences as (line of the first word, [{tokens_column: words, tags_column: tags}]), or a fault in place of the
     list; None if the file is not a table, or has a whole sentence in each row.
 
@@ -33,7 +36,7 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
     """
     if ending(path) not in (*SPREADSHEETS, ".tsv"):
         return None
-    items = iter(open_file(path, {"row": ""}, dialect_of(config)).items)
+    items = iter(open_file(path, {"row": ""}, dialect).items)
     first = next(items, None)
     if first is None or isinstance(first[1], readers.Fault):
         return None
@@ -53,14 +56,14 @@ def read_table(path: Path, config: Any) -> Iterator[readers.Item] | None:
     return read_sentences(chain([first], items), word, tag, sentence, config)
 
 
-def column(header: Iterable[str], names: Iterable[str | None], is_known: Any) -> str | None:
+def column(header: Iterable[str], names: Iterable[str | None], is_known: Callable[[str], bool]) -> str | None:
     """The first of `names` that `header` has, else the first name that `is_known` accepts."""
     header = list(header)
     return next((name for name in names if name in header), next((n for n in header if is_known(plain(n))), None))
 
 
 def read_sentences(
-    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: Any
+    items: Iterator[readers.Item], word: str, tag: str, sentence: str | None, config: TaggingConfig
 ) -> Iterator[readers.Item]:
     """The sentences of `read_table`, by the names of its columns."""
     names = (config.tokens_column, config.tags_column or "tags")

@@ -113,7 +113,7 @@ def _locale(name: str) -> Locale:
         raise ValueError(f"Babel has no locale {name!r}{hint}") from None
 
 
-def _say(form: Callable[..., str], value: Any, locale: Locale) -> str:
+def _say(form: Callable[..., str], value: object, locale: Locale) -> str:
     try:
         return form(value, locale=locale).translate(PLAIN_SPACES)
     except (KeyError, NotImplementedError):  # some locales lack a form, and Babel lacks some fields

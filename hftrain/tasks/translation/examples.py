@@ -1,5 +1,7 @@
 """Pairs as tokens, and their batches."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,15 +16,17 @@ from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import collate_pairs, learn_tokenizer, tokenize_pairs
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from hftrain.data.rows import Rows
 
 
-def load_tokenizer(rows: "Rows", config: TranslateConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(rows: Rows, config: TranslateConfig) -> PreTrainedTokenizerBase:
     """The tokenizer that `config` names or the model brings along, else one learnt from the texts of `rows`."""
     return load.load_tokenizer(config) or learn_tokenizer(rows, config.vocab_size)
 
 
-def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[Sequence[Any]], Batch]:
+def pair_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Callable[[Sequence[Any]], Batch]:
     """`collate_pairs` with the special ids of this model and its tokenizer.
 
     Raises:
@@ -45,7 +49,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: Any) -> Callable[[S
     )
 
 
-def tokenize(rows: "Rows", tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
+def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> Examples:
     """`text.tokenize_pairs` with the settings of `config`."""
     return tokenize_pairs(
         rows,

@@ -1,6 +1,8 @@
 """What a translation model remembers: beams, lengths, the target language, the prefix of its sources."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerBase
 
@@ -9,6 +11,9 @@ from hftrain.models.fit import check_fit
 from hftrain.models.saved import remember
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.text import language_id, vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NEW_MODEL = {"hidden_size": 128, "intermediate_size": 512, "num_encoder_layers": 2, "num_decoder_layers": 2}
 
@@ -21,7 +26,7 @@ def load_translator(config: TranslateConfig, tokenizer: PreTrainedTokenizerBase)
     return load.add_adapters(model, config, "SEQ_2_SEQ_LM")
 
 
-def set_generation(model: Any, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
+def set_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: TranslateConfig) -> None:
     """Makes beams, length and target language the model's own defaults. They are saved with it, as is the prefix of
     the sources.
 

@@ -1,17 +1,22 @@
 """Text from text, by an encoder-decoder."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import count_positions, longest_text
 from hftrain.models.saved import ADAPTER, load, warn_of_cuts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 
 def translate(
     folder: Path,
-    config: Any,
+    config: PreTrainedConfig,
     texts: list[str],
     batch_size: int,
     device: str | None,

@@ -1,27 +1,30 @@
 """What the report of a translation model shows."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hftrain.report import Report
-from hftrain.report.described import describe_split, share
+from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.translation.config import TranslateConfig
 from hftrain.tasks.translation.judging import judge
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
 
 
-def samples(rows: "Rows", hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
+def samples(rows: Rows, hypotheses: Sequence[str], count: int = 20) -> list[dict[str, str]]:
     """`count` rows, evenly spread: source, hypothesis, reference."""
-    chosen = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int).tolist()
+    chosen = evenly(len(rows), count)
     return [{"source": rows[i]["source"], "hypothesis": hypotheses[i], "reference": rows[i]["target"]} for i in chosen]
 
 
-def describe(rows: "Rows", examples: Any) -> dict[str, Any]:
+def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
     """The table of a split: its rows, how many were left out, leaked or truncated, its tokens."""
     tokens = examples.lengths
     details = {
@@ -36,11 +39,11 @@ def describe(rows: "Rows", examples: Any) -> dict[str, Any]:
 
 def summarize(
     config: TranslateConfig,
-    rows: "Mapping[str, Rows]",
+    rows: Mapping[str, Rows],
     examples: Mapping[str, Any],
     hypotheses: Sequence[str],
     scores: Mapping[str, Any],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
     """What the report shows: the scores of `hypotheses` on the test rows, and the data."""
     return Report(

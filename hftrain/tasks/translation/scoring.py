@@ -4,9 +4,10 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hftrain.losses import Batch
@@ -14,16 +15,12 @@ from hftrain.metrics import texts
 from hftrain.text import decode
 from hftrain.train.evaluation import OneProcess, predict
 
-if TYPE_CHECKING:
-    pass
-
-
 logger = logging.getLogger(__name__)
 
 
 def translate(
     accelerator: Accelerator | OneProcess,
-    model: Any,
+    model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[Any],
     batch_size: int,

@@ -6,7 +6,7 @@
         state.json                                     small JSON values: step, samples seen, seconds, best metric...
         manifest.json                                  written last: what the run is, where each tensor is, the sha256s
 
-A tensor "model.*" or "ema.*" that is in the export already is not stored again: the manifest says where each one is.
+A tensor "model.*" or "ema.*" that is in the export already is not stored again: the manifest has the place of each one.
 Tensors are unsharded for every strategy, so a run may resume on other hardware. Nothing is pickled.
 
 A checkpoint is written in `OUT/.saving-checkpoint-N` and renamed when all of it is on the disk: a folder named

@@ -192,7 +192,8 @@ class Row:
 
 
 def describe(path: str | Path) -> list[Row]:
-    """Verifies one checkpoint, or all of a run's output folder, oldest first. Raises ValueError if there is none."""
+    """Verifies one checkpoint, or all of a run's output folder, oldest first. Raises ValueError without a
+    checkpoint."""
     path = Path(path).resolve()
     alone = path.is_dir() and re.fullmatch(r"checkpoint-\d+", path.name)
     folders = [path] if alone else checkpoints(path)

@@ -42,7 +42,7 @@ class Dependence(NamedTuple):
 
 
 @tried_small
-def dependence(model: Any, longest: int, shortest: int) -> Dependence:
+def dependence(model: PreTrainedModel, longest: int, shortest: int) -> Dependence:
     """The dependence of a row's results on the other rows of its batch, for a model that reads tokens.
 
     Dropout is off; otherwise the model is in training mode, unless that makes it random.
@@ -78,7 +78,7 @@ def dependence(model: Any, longest: int, shortest: int) -> Dependence:
     return Dependence(*(value if not value <= rounding else 0.0 for value in far))
 
 
-def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
+def _row(model: PreTrainedModel, length: int, draw: torch.Generator) -> torch.Tensor:
     """Random tokens and, for models that need it, an end token."""
     special = {value for part in parts(model.config) for name, value in vars(part).items() if name.endswith("_token_id")
                and isinstance(value, int)}  # fmt: skip
@@ -91,7 +91,7 @@ def _row(model: Any, length: int, draw: torch.Generator) -> torch.Tensor:
     return row
 
 
-def _token(model: Any, name: str) -> int | None:
+def _token(model: PreTrainedModel, name: str) -> int | None:
     token = getattr(model.config, name, None)
     return token[0] if isinstance(token, list) else token
 
@@ -103,7 +103,7 @@ def _first(output: Any) -> torch.Tensor:
 
 
 def check_batches(
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     config: TrainConfig,
     *,
@@ -151,7 +151,7 @@ def _normalised(model: nn.Module) -> list[str]:
 AS_THEY_ARE = "do not change these settings between runs that you compare"
 
 
-def _of_model(model: Any, longest: int, shortest: int) -> Dependence | None:
+def _of_model(model: PreTrainedModel, longest: int, shortest: int) -> Dependence | None:
     """`dependence`; None for a model that cannot be tried."""
     inner = base(model)
     if not isinstance(inner, PreTrainedModel) or inner.main_input_name != "input_ids":
@@ -187,7 +187,7 @@ def _advice(model: Any, measured: Dependence | None, config: TrainConfig) -> lis
     return [f"{much}: {advice}"] if advice else []
 
 
-def _remedy(model: Any) -> str:
+def _remedy(model: PreTrainedModel) -> str:
     """The remedy for a model that depends on earlier lengths."""
     if kind := changes_with_length(base(model).config):
         return f"Its {kind} positions are the reason: they are exact only for rows no longer than in its pretraining"
@@ -197,7 +197,7 @@ def _remedy(model: Any) -> str:
 
 
 def _of_loss(
-    model: Any,
+    model: PreTrainedModel,
     examples: Examples,
     seed: int,
     collate: Callable[[list[Any]], Batch],
@@ -242,7 +242,7 @@ def _of_loss(
     ]
 
 
-def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
+def _augmented(row: object, augment: Callable[[Any], Any] | None, seed: int, number: int) -> Any:
     if augment is None:
         return row
     seed_all(seed, 0, number, 1)
@@ -250,7 +250,7 @@ def _augmented(row: Any, augment: Callable[[Any], Any] | None, seed: int, number
 
 
 def _losses(
-    model: Any, loss: Callable[[nn.Module, Batch], torch.Tensor], batches: list[Batch]
+    model: PreTrainedModel, loss: Callable[[PreTrainedModel, Batch], torch.Tensor], batches: list[Batch]
 ) -> tuple[list[float], float]:
     """The loss of each batch with a small model of the same kind, or with the model itself if that fails; and a bound
     of its rounding error."""

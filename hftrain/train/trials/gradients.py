@@ -1,9 +1,11 @@
 """Tries on a few examples which parameters get a gradient, and what forward passes change permanently."""
 
+from __future__ import annotations
+
 import logging
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +20,9 @@ from hftrain.distributed import leaves
 from hftrain.losses import Batch, Loss
 from hftrain.train.trials.memory import ABSENT, Changes, Memory, holders_of, left_as_it_was, put
 from hftrain.train.trials.small import Small, stand_ins, with_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +64,7 @@ class Findings(NamedTuple):
 
 def try_examples(
     accelerator: Accelerator,
-    model: nn.Module,
+    model: PreTrainedModel,
     examples: Examples,
     seed: int,
     *,

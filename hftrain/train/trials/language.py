@@ -3,10 +3,12 @@
 There are no lists of names: architectures fail in many ways, and new ones appear. A few random tokens show it.
 """
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,10 +18,13 @@ from hftrain.losses import IGNORE, Batch, SummingHead, forward, sum_in_head, sum
 from hftrain.text.causal import collate_causal
 from hftrain.train.trials.small import base, changes_with_length, tokens_of, tried_small
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 logger = logging.getLogger(__name__)
 
 
-def check_causal(model: Any) -> None:
+def check_causal(model: PreTrainedModel) -> None:
     """Tries whether a token changes the logits before it. Raises: ValueError, it does (BERT, unless is_decoder)."""
     if not _sight(model) < 1e-3:
         raise ValueError(
@@ -29,7 +34,7 @@ def check_causal(model: Any) -> None:
 
 
 @tried_small
-def _sight(model: Any) -> float:
+def _sight(model: PreTrainedModel) -> float:
     """The change of the logits before a token by that token, in standard deviations."""
     rows = tokens_of(model)
     ids = torch.randint(rows, (8,), generator=torch.Generator().manual_seed(0)).numpy()
@@ -38,7 +43,7 @@ def _sight(model: Any) -> float:
     return farthest([first], [second])
 
 
-def check_packing(model: Any, longest: int = 24) -> None:
+def check_packing(model: PreTrainedModel, longest: int = 24) -> None:
     """Tries whether documents packed into a row get the same logits as alone.
 
     Architectures fail in many ways: ALiBi and positions counted from the attention mask ignore `position_ids`,
@@ -68,7 +73,7 @@ def check_packing(model: Any, longest: int = 24) -> None:
 
 
 @tried_small
-def _packing(model: Any, longest: int) -> tuple[float, float, float, str]:
+def _packing(model: PreTrainedModel, longest: int) -> tuple[float, float, float, str]:
     """The changes of a document's logits by other documents in its row and by packing itself, in standard deviations;
     the possible rounding; the error of a model that does not accept positions."""
     draw, rows = torch.Generator().manual_seed(0), tokens_of(model)
@@ -103,7 +108,7 @@ def farthest(
     return max(float((a[: len(b)] - b).abs().max() / deviation) for a, b in zip(results, expected, strict=True))
 
 
-def chunk_loss(model: Any) -> bool:
+def chunk_loss(model: PreTrainedModel) -> bool:
     """Lets the model's output head sum the loss itself (`chunked=True` of the losses), if that gives the same.
 
     Not only for causal models. It is impossible if the head is not a plain linear layer (adapters, 4 bits), or if the
@@ -124,7 +129,7 @@ def chunk_loss(model: Any) -> bool:
 
 
 @tried_small
-def _sums_alike(model: Any) -> bool:
+def _sums_alike(model: PreTrainedModel) -> bool:
     """Whether the loss summed in the output head equals that of the logits."""
     head, draw = model.get_output_embeddings(), torch.Generator().manual_seed(0)
     rows = min(tokens_of(model), head.out_features)
@@ -142,6 +147,6 @@ def _sums_alike(model: Any) -> bool:
         head.__class__ = plain
 
 
-def _logits(model: Any, batch: Batch) -> torch.Tensor:
+def _logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     device = next(model.parameters()).device
     return forward(model, {name: value.to(device) for name, value in batch.items()}).logits.float()

@@ -1,10 +1,12 @@
 """Remembers and restores what forward passes change in a model."""
 
+from __future__ import annotations
+
 import copy
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +14,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from hftrain.distributed import gathered
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ABSENT = object()
 
@@ -78,11 +83,11 @@ def holders_of(model: nn.Module) -> dict[tuple[str, str | None], Any]:
     return holders
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _alike(one: object, other: object) -> bool:
     return one is other or (isinstance(one, str | int | float) and type(one) is type(other) and one == other)
 
 
-def put(holder: dict[Any, Any], key: Any, value: Any) -> None:
+def put(holder: dict[Any, Any], key: Any, value: object) -> None:
     if value is ABSENT:
         holder.pop(key, None)
     else:
@@ -113,10 +118,10 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def as_it_was(model: Any) -> Iterator[None]:
+def as_it_was(model: PreTrainedModel) -> Iterator[None]:
     """`left_as_it_was` in evaluation mode, without gradients, with an attention kernel that runs everywhere."""
-    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    flash = "flash" in (kernel or "")  # its kernels run only on a GPU in half precision
+    kernel = getattr(getattr(model, "config", None), "_attn_implementation", None) or ""
+    flash = "flash" in kernel  # its kernels run only on a GPU in half precision
     with left_as_it_was(model):
         if flash:
             model.set_attn_implementation("sdpa")

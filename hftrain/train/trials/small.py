@@ -62,7 +62,7 @@ def tried_small(measure: Callable[..., Any]) -> Callable[..., Any]:
     known: dict[Any, Any] = {}
 
     @wraps(measure)
-    def tried(model: Any, *lengths: int) -> Any:
+    def tried(model: PreTrainedModel, *lengths: int) -> Any:
         inner = base(model)
         settings = inner.config.to_dict() | {"attention": inner.config._attn_implementation}
         key = type(inner), type(inner.get_output_embeddings()), json.dumps(settings, default=str), lengths
@@ -73,7 +73,7 @@ def tried_small(measure: Callable[..., Any]) -> Callable[..., Any]:
     return tried
 
 
-def _measured(measure: Callable[..., Any], model: Any, lengths: tuple[int, ...]) -> Any:
+def _measured(measure: Callable[..., Any], model: PreTrainedModel, lengths: tuple[int, ...]) -> Any:
     longest = max(lengths, default=1)
     scaled = [round(length * min(1.0, LONGEST / longest)) for length in lengths]
     problem: Exception | None = None
@@ -97,7 +97,7 @@ def base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
-def stand_ins(model: Any, longest: int = 1) -> Iterator[Small]:
+def stand_ins(model: PreTrainedModel, longest: int = 1) -> Iterator[Small]:
     """Small models of the kind of `model`, the smallest first, in fp32, without dropout, with an attention kernel that
     runs on CPUs; none for a class unknown to transformers.
 
@@ -264,10 +264,11 @@ def _few_tokens(config: PreTrainedConfig) -> torch.Tensor | None:
     return ids
 
 
-def tokens_of(model: Any) -> int:
+def tokens_of(model: PreTrainedModel) -> int:
     """The number of tokens in the model's vocabulary."""
     try:
-        return len(model.get_input_embeddings().weight)
+        embeddings: Any = model.get_input_embeddings()
+        return len(embeddings.weight)
     except (NotImplementedError, AttributeError):  # its embeddings have another form
         return getattr(model.config, "vocab_size", VOCABULARY)
 

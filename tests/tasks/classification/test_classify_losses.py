@@ -67,8 +67,8 @@ def test_settings_that_contradict_each_other(tmp_path):
         ({"metrics": ["mse"]}, "metric 'mse' does not fit single_label_classification"),
         ({"balance_classes": True, "class_weights": {"a": 2}}, "contradict each other"),
         ({"class_weights": {"a": -1}}, "a has the weight -1"),
-        ({"focal_gamma": 2.0, "label_smoothing_factor": 0.1}, "pull in opposite directions"),
-        ({"problem_type": NUMBER, "focal_gamma": 2.0}, "focal_gamma is for classes"),
+        ({"focal_gamma": 2.0, "label_smoothing_factor": 0.1}, "have opposite effects"),
+        ({"problem_type": NUMBER, "focal_gamma": 2.0}, "focal_gamma needs classes"),
         ({"metric_for_best_model": "f1"}, "only loss, accuracy, f1_macro are evaluated"),
     ):
         with pytest.raises(ConfigError, match=message):

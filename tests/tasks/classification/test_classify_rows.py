@@ -15,8 +15,8 @@ from tests.tasks.classification.test_classify import NUMBER, SEVERAL, SINGLE, SI
         (SINGLE, None, r"rows.jsonl, line 3: column 'label' is null"),
         (SINGLE, "", r"line 3: column 'label' is empty"),
         (SINGLE, ["a"], r"line 3: column 'label' is a list: set problem_type multi_label_classification"),
-        (SINGLE, 0.5, r"line 3: column 'label' is 0.5, no class: .* problem_type regression"),
-        (SEVERAL, 7, r"line 3: column 'label' is 7, no list of labels"),
+        (SINGLE, 0.5, r"line 3: column 'label' is 0.5, which is not a class: .* problem_type regression"),
+        (SEVERAL, 7, r"line 3: column 'label' is 7, not a list of labels"),
         (SEVERAL, ["a", None], r"line 3: a label of column 'label' is null"),
         (NUMBER, "many", r"line 3: column 'label' is not a number: 'many'"),
         (NUMBER, "nan", r"line 3: column 'label' is not a number: 'nan'"),
@@ -46,7 +46,7 @@ def test_columns_that_nothing_reads_are_named_once(tmp_path, caplog):
     (said,) = [record.message for record in caplog.records if "not read" in record.message]
     assert said == (
         f"columns that are not read: title (69 rows) in {tmp_path / 'rows.jsonl'} and 1 other file. text_column, "
-        "text_pair_column and label_column say what is read"
+        "text_pair_column and label_column choose the columns"
     )
     caplog.clear()
     classification.load_labelled(configured(tmp_path, rows, text_pair_column="title", **settings), seed=0)
@@ -84,7 +84,9 @@ def test_labels_that_are_no_class_are_named(tmp_path):
     config = configured(tmp_path, train, **files, label_names=["animal", "colour", "food", "plant"])
     assert classification.number_classes(rows, config)[0][-1] == "plant"
     alone = configured(tmp_path, [{"text": f"text {n}", "label": "same"} for n in range(20)])
-    with pytest.raises(ValueError, match=r"all 12 training rows have the label 'same': there is nothing to tell apart"):
+    with pytest.raises(
+        ValueError, match=r"all 12 training rows have the label 'same': there is nothing to distinguish"
+    ):
         classification.number_classes(classification.load_labelled(alone, 0), alone)
 
 
@@ -115,7 +117,7 @@ def test_a_classifier_keeps_its_classes_or_gets_a_new_head(tmp_path, caplog):
     config.save_pretrained(folder)
     with caplog.at_level("WARNING"):
         assert classification.number_classes(rows, settings)[0] == ["animal", "colour", "food"]
-    assert "classifies into x, y, and the training rows into animal, colour, food: its head is replaced" in caplog.text
+    assert "has the classes x, y, but the training rows have animal, colour, food: a new head replaces" in caplog.text
 
 
 def test_rows_in_two_splits_are_named(tmp_path, caplog):

@@ -86,7 +86,7 @@ def test_a_class_that_no_vector_has_is_one_too(tmp_path):
         ([[0, 1, 1], [1, 0]], {}, r"row \d+ is a vector of 0 and 1 \(0, 1, 1\), but not every row has one"),
         ([[0, 1, 1], ["praise"]], {}, r"vector of 0 and 1 \(0, 1, 1\), but not every row"),
         ([[0, 1, 1], [1, 0, 0]], {"label_names": ["a", "b"]}, "vectors of 3 places, but label_names has 2 names"),
-        ([[0], [1]], {}, "single 0 or 1 in every row: is it whether .* label_names.* both names there"),
+        ([[0], [1]], {}, "single 0 or 1 in every row. .* label_names .* both names"),
         ([[[0, 1]], [[1, 0]]], {}, "is a list of lists"),
     ],
 )
@@ -119,7 +119,7 @@ def test_several_columns_are_the_labels(tmp_path):
     parsed = parse(classification.ClassificationConfig, [*words, "--label_column", "rude", "spam", "threat"])
     assert parsed.label_column == config.label_column
     assert parse(classification.ClassificationConfig, [*words, "--label_column", "rude"]).label_column == ["rude"]
-    with pytest.raises(ConfigError, match="several columns are the names already"):
+    with pytest.raises(ConfigError, match="the names of several columns are the label names"):
         configured(path, problem_type=SEVERAL, label_column=["rude", "spam"], label_names=["a", "b"])
 
 
@@ -129,10 +129,10 @@ def test_one_of_several_columns_is_the_class(tmp_path):
     rows = classification.load_labelled(configured(path, label_column=columns), seed=0)
     assert set(rows["train"]["label"]) == {"rude", "threat"}
     for values, message in [
-        ((1, 1, 0), "line 2: 2 of the label columns are 1, where one should be: rude, spam"),
-        ((0, 0.5, 0), r"column 'spam' is .*0\.5.*, where 0 or 1 should be"),
-        ((0, 1, -1), "column 'threat' is .*-1.*, where 0 or 1 should be"),
-        ((0, 1, ""), "column 'threat' is .*where 0 or 1 should be"),
+        ((1, 1, 0), "line 2: 2 of the label columns are 1, but exactly one must be: rude, spam"),
+        ((0, 0.5, 0), r"column 'spam' is .*0\.5.*, but must be 0, 1 or a boolean"),
+        ((0, 1, -1), "column 'threat' is .*-1.*, but must be 0, 1 or a boolean"),
+        ((0, 1, ""), "column 'threat' is .*but must be 0, 1 or a boolean"),
     ]:
         with pytest.raises(ValueError, match=message):
             classification.load_labelled(configured(write_columns(path, [values]), label_column=columns), seed=0)
@@ -146,8 +146,8 @@ def test_one_of_several_columns_is_the_class(tmp_path):
         (["['praise' 'mild']", "['blame']"], ""),  # NumPy, which Python would read as praisemild
         (["{'praise', 'mild'}", "{'blame'}"], ""),
         (["praise,mild", "blame"], ""),
-        (["praise|mild", "blame"], "labels are cut at |"),
-        (["praise; mild", "blame"], "labels are cut at ;"),
+        (["praise|mild", "blame"], "labels are split at |"),
+        (["praise; mild", "blame"], "labels are split at ;"),
     ],
 )
 def test_lists_that_were_written_as_text(tmp_path, caplog, labels, sign):
@@ -164,8 +164,8 @@ def test_lists_that_were_written_as_text(tmp_path, caplog, labels, sign):
     [
         ("[praise, mild]", "has the brackets of a list, but is not a list in JSON or Python"),
         ("[0 1 ... 0]", "lost items when it was written as text"),
-        ('{"praise": 1}', "no list of labels"),
-        ("a;b,c", r", and ; between labels, write a list"),
+        ('{"praise": 1}', "not a list of labels"),
+        ("a;b,c", r", and ; between labels: write a list"),
     ],
 )
 def test_text_that_is_no_list_is_named(tmp_path, label, message):
@@ -190,7 +190,8 @@ def test_numbers_by_a_head_with_names_are_told(tmp_path, caplog):
     rows = classification.load_labelled(config, seed=0)
     found, ids = classification.number_classes(rows, config)
     assert (
-        found == list(names.values()) and "0 = entailment, 1 = neutral, 2 = contradiction; label_names" in caplog.text
+        found == list(names.values())
+        and "0 = entailment, 1 = neutral, 2 = contradiction; to change that set label_names" in caplog.text
     )
     tokenizer = text.train_tokenizer(["a b c"], 300)
     examples = classification.tokenize(rows["train"], tokenizer, ids, config)
@@ -200,8 +201,7 @@ def test_numbers_by_a_head_with_names_are_told(tmp_path, caplog):
     config = configured(write(tmp_path / "two.jsonl", [0, 1]), model_name_or_path=str(folder))
     rows = classification.load_labelled(config, seed=0)
     assert (
-        classification.number_classes(rows, config)[0] == ["0", "1"]
-        and "its head is replaced by a new one" in caplog.text
+        classification.number_classes(rows, config)[0] == ["0", "1"] and "a new head replaces its head" in caplog.text
     )
 
 
@@ -233,4 +233,4 @@ def test_texts_that_are_lists_are_told(tmp_path, caplog):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     classification.load_labelled(configured(path), seed=0)
-    assert "12 values of column 'text' are lists or objects that were written as text" in caplog.text
+    assert "12 values of column 'text' are lists or objects written as text" in caplog.text

@@ -195,7 +195,7 @@ def test_texts_are_read_as_in_training(tmp_path, capsys):
     assert said["alone"][0]["probabilities"] == pytest.approx(cut, abs=1e-6)
     with pytest.raises(ValueError, match="was trained on pairs of texts: give the second with --context"):
         predict(tmp_path / "pairs", ["dog"])
-    with pytest.raises(ValueError, match="was trained on single texts: leave pairs"):
+    with pytest.raises(ValueError, match="was trained on single texts: remove pairs"):
         predict(tmp_path / "alone", ["dog"], pairs=["cat"])
 
 
