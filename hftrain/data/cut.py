@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hftrain.config.defaults import ENOUGH_TO_CHOOSE
 from hftrain.data.readers import missing
 from hftrain.data.rows import Rows, iterate
-
-if TYPE_CHECKING:
-    pass
 
 
 class Groups(NamedTuple):
