@@ -1,34 +1,25 @@
 """What a step costs beside the model: the same tiny model in a bare loop of PyTorch and in others' loops.
 
     python bench/overhead.py                       # bare, Accelerate, Trainer, hftrain; five rounds
+    python bench/overhead.py --together            # in one process
     python bench/overhead.py --quick               # a few steps, to see that it runs
 
 A new Llama of 2 layers (width 64, 1,000 tokens) learns from random rows of 8 to 40 tokens, 8 of them a step, padded to
-the longest; AdamW, clipping at 1, one thread. Rounds alternate (A B C D A B C D), each loop in a process of its own. A
-step is measured in CPU seconds from step 20 on, so that what comes before the first step does not count.
+the longest; AdamW, clipping at 1, one thread. A step is measured in CPU time from step 20 on, so that what comes before
+the first step does not count. Rounds are those of `bench/rounds.py`.
 """
 
-import argparse
-import contextlib
-import io
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-
 import numpy as np
+import rounds  # first: it sets the threads
 import torch
+from rounds import Clock, Contestant
 from torch import nn
 
-WARM, BATCH, VOCABULARY, RATE = 20, 8, 1000, 1e-3
-Tick = Callable[[], None]  # called after each step
+BATCH, VOCABULARY, RATE = 8, 1000, 1e-3
 
 
 def make_model() -> nn.Module:
@@ -65,7 +56,7 @@ def batches(rows: Any, steps: int) -> Iterator[dict[str, torch.Tensor]]:
         yield collate([rows[i] for i in order[step * BATCH : (step + 1) * BATCH]])
 
 
-def bare(steps: int, tick: Tick) -> None:
+def bare(steps: int, clock: Clock) -> None:
     model, rows = make_model(), make_rows(steps * BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
     for batch in batches(rows, steps):
@@ -75,10 +66,10 @@ def bare(steps: int, tick: Tick) -> None:
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-        tick()
+        clock.tick()
 
 
-def accelerate(steps: int, tick: Tick) -> None:
+def accelerate(steps: int, clock: Clock) -> None:
     from accelerate import Accelerator
     from torch.utils.data import DataLoader
 
@@ -93,86 +84,38 @@ def accelerate(steps: int, tick: Tick) -> None:
         optimizer.step()
         optimizer.zero_grad()
         loss.item()
-        tick()
+        clock.tick()
 
 
-def trainer(steps: int, tick: Tick) -> None:
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    class Ticking(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            tick()
-
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder, per_device_train_batch_size=BATCH, max_steps=steps, learning_rate=RATE, save_strategy="no",
-            report_to=[], disable_tqdm=True, use_cpu=True,
-        )  # fmt: skip
-        rows = make_rows(steps * BATCH)
-        Trainer(make_model(), arguments, collate, train_dataset=rows, callbacks=[Ticking()]).train()
+def trainer(steps: int, clock: Clock) -> None:
+    rows = make_rows(steps * BATCH)
+    rounds.trainer(clock, make_model(), rows, collate, steps, per_device_train_batch_size=BATCH, learning_rate=RATE)
 
 
-def hftrain(steps: int, tick: Tick) -> None:
-    from hftrain import Examples, TrainConfig, fit, start, text
-    from hftrain.losses import causal_language_model
+def hftrain(steps: int, clock: Clock) -> None:
+    from hftrain import Examples, causal_language_model, text
     from hftrain.text.causal import collate_causal
 
     rows = make_rows(steps * BATCH)
     examples = Examples(rows, text.list_lengths(rows, ["input_ids"]))
-    with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
-            output_dir=folder + "/out", global_batch_size=BATCH, max_steps=steps, learning_rate=RATE, save_steps=0,
-        )  # fmt: skip
-        fit(
-            start(config), make_model(), examples, config, loss=causal_language_model(),
-            collate=lambda rows: collate_causal(rows, pad_token_id=0), after_step=lambda step, model: tick(),
-        )  # fmt: skip
+    padded = partial(collate_causal, pad_token_id=0)
+    settings = {"global_batch_size": BATCH, "learning_rate": RATE, "train_sampling_strategy": "random"}
+    rounds.hftrain(clock, make_model(), examples, padded, causal_language_model(), steps, **settings)
 
 
-LOOPS = {"bare": bare, "accelerate": accelerate, "trainer": trainer, "hftrain": hftrain}
-
-
-def measure(name: str, steps: int) -> dict[str, float]:
-    """Milliseconds of a step, of CPU and of the clock on the wall: medians of parts of the run."""
-    torch.set_num_threads(1)
-    times: list[tuple[float, float]] = []
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        LOOPS[name](steps, lambda: times.append((time.process_time(), time.perf_counter())))
-    assert len(times) == steps
-    cpu, wall = 1000 * np.diff(np.array(times[WARM:]), axis=0).mean(axis=0)
-    return {"cpu_ms": float(cpu), "wall_ms": float(wall)}
+LOOPS: dict[str, Contestant] = {"bare": bare, "accelerate": accelerate, "trainer": trainer, "hftrain": hftrain}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=list(LOOPS))
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", help="file for the numbers of each round")
-    parser.add_argument("--quick", action="store_true", help="one round of 25 steps")
-    parser.add_argument("--only", choices=LOOPS, help="measure in this process")
-    args = parser.parse_args()
-    steps, rounds = (25, 1) if args.quick else (args.steps, args.rounds)
-    if args.only:
-        print(json.dumps(measure(args.only, steps)))
+    args = rounds.parser_of(str(__doc__), LOOPS).parse_args()
+    numbers = rounds.compare(args, LOOPS)
+    if numbers is None:
         return
-    numbers: dict[str, list[dict[str, float]]] = {name: [] for name in args.loops}
-    for _ in range(rounds):
-        for name in args.loops:
-            command = [sys.executable, __file__, "--only", name, "--steps", str(steps)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            numbers[name].append(json.loads(done.stdout.splitlines()[-1]))
-    if args.json:
-        with open(args.json, "w") as file:
-            json.dump(numbers, file, indent=1)
-    print("| loop | CPU ms a step: median (range) | wall ms | beside the first row, median of the rounds |")
-    print("|---|---|---|---|")
-    first = [row["cpu_ms"] for row in numbers[args.loops[0]]]
-    for name, measured in numbers.items():
-        cpu, wall = [row["cpu_ms"] for row in measured], [row["wall_ms"] for row in measured]
-        ratio = statistics.median(mine / other for mine, other in zip(cpu, first, strict=True))
-        spread = f"{min(cpu):.2f} to {max(cpu):.2f}"
-        print(f"| {name} | {statistics.median(cpu):.2f} ({spread}) | {statistics.median(wall):.2f} | {ratio:.2f} |")
+    print(rounds.table(numbers, "cpu_ms", "CPU ms a step", 2))
+    if {"bare", "hftrain"} <= numbers.keys():
+        print("\n| aim | | measured | |\n|---|---|---|---|")
+        value = rounds.ratio(numbers, "cpu_ms", "hftrain", "bare")
+        print(rounds.judge("a step / that of a bare loop", value, 1.15, at_most=True))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tok
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
 ENOUGH_TO_CHOOSE = 100  # validation rows: by fewer, an accuracy of 90 % is known to +-6 points or worse
-GROUPED: tuple[Task, ...] = ("understanding", "translation")  # tasks that score as well with steps of similar lengths
 LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
     "new": (1e-4, 4e-3),
     "new translator": (1e-4, 2e-3),
@@ -30,7 +29,6 @@ LIMITS = {  # lowest and highest learning rate that is chosen at the usual batch
 RULES = {
     "global_batch_size": "more for more examples",
     "global_batch_tokens": "a share of the training tokens",
-    "train_sampling_strategy": "by length, for the tasks whose score does not depend on it",
     "num_train_epochs": "more on fewer data, so that there are enough updates",
     "learning_rate": "lower for larger models; times the root of a batch of one's own / the usual one",
     "lr_scheduler_type": "by the task",
@@ -98,7 +96,6 @@ def choose(known: Known, given: Mapping[str, Any]) -> dict[str, Choice]:
     warmup = 0.1 if known.task in ("understanding", "reward") else 0.05
     room = 1 - _share(given.get("decay_steps", 0.0)) if given.get("lr_scheduler_type") == "warmup_stable_decay" else 1
     others = {
-        "train_sampling_strategy": sampling(known),
         "learning_rate": Choice(_rounded(rate * factor), reason),
         "lr_scheduler_type": Choice(schedule, f"usual for {known.task}, {named} models"),
         "warmup_steps": Choice(round(min(warmup, max(0.0, room)), 6), "share of the steps"),
@@ -171,15 +168,6 @@ def epochs(known: Known, batch: float) -> Choice:
         updates, least, most = (1500, 5, 40) if known.new else (400, 3, 40)
     number = float(min(most, max(least, math.ceil(updates * batch / one))))
     return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
-
-
-def sampling(known: Known) -> Choice:
-    """The order of examples: by length where padding is worth saving and the score is as good."""
-    if known.task not in GROUPED:
-        return Choice("random", f"usual for {known.task}")
-    if known.tokens >= 0.9 * known.examples * known.longest:
-        return Choice("random", "the examples are about equally long")
-    return Choice("group_by_length", "less is padded")
 
 
 def usual_rate(known: Known) -> Choice:

@@ -110,9 +110,9 @@ class TrainConfig(Config):
     global_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("global_batch_size")] = None
     """Approximate number of tokens in one optimizer step, over all devices, without padding."""
 
-    train_sampling_strategy: Literal["random", "group_by_length"] | None = None
+    train_sampling_strategy: Literal["random", "group_by_length"] = "random"
     """Order of the examples, drawn anew for each epoch. random: each step holds a random sample; group_by_length: the
-    steps come in random order, and each holds examples of similar length, so that less is padded; null: chosen."""
+    steps come in random order, and each holds examples of similar length, so that less is padded."""
 
     micro_batch_size: Annotated[int | None, at_least(1)] = None
     """Examples in one forward pass of one device. It limits memory. Results do not depend on it, except for dropout and

@@ -11,7 +11,6 @@ from hftrain.config import TrainConfig, defaults, printing
 from hftrain.data.plan import Plan
 from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
-from hftrain.train.contract import UNKNOWN
 from hftrain.train.flops import count_parameters
 
 if TYPE_CHECKING:
@@ -77,7 +76,6 @@ def pinned(config: TrainConfig) -> dict[str, Any]:
     contract = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
     before = contract.get("chosen", {"max_steps": contract.get("total_steps"), **contract})
     if contract:
-        before = {name: value for name, value in UNKNOWN.items() if name not in contract} | before
         # true where it was not set, before it was chosen
         before = {"load_best_model_at_end": contract.get("load_best_model_at_end")} | before
     return {name: value for name, value in before.items() if value is not None}

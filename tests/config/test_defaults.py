@@ -44,15 +44,12 @@ def test_what_the_documentation_promises_is_chosen(row):
     kind, size = model.split()
     counted = UNITS.get(task, "global_batch_size")
     amount = {"tokens": int(number(data)), "examples": int(number(data)) // 20} if task in UNITS else {}
-    known = Known(
-        task, **({"examples": int(number(data))} | amount), parameters=int(number(size)), longest=100, **KINDS[kind]
-    )
+    known = Known(task, **({"examples": int(number(data))} | amount), parameters=int(number(size)), **KINDS[kind])
     chosen = {name: choice.value for name, choice in choose(known, {}).items()}
     assert chosen == {
         counted: int(number(batch)), "num_train_epochs": float(epochs), "learning_rate": float(rate),
         "lr_scheduler_type": schedule, "warmup_steps": float(warmup), "metric_for_best_model": "loss",
         "load_best_model_at_end": True,
-        "train_sampling_strategy": "group_by_length" if task in defaults.GROUPED else "random",
     }  # fmt: skip
 
 
@@ -122,7 +119,6 @@ class OpenConfig(WorkerConfig):
     """All that can be left open is."""
 
     global_batch_size: int | None = None
-    train_sampling_strategy: Any = None
     max_steps: int | None = None
     learning_rate: float | None = None  # type: ignore[assignment]
     lr_scheduler_type: Any = None
@@ -183,14 +179,6 @@ def test_a_checkpoint_without_choices_keeps_its_settings(tmp_path, monkeypatch):
     defaults.fill(config, Known("understanding", 200, 4000, 10**6), choosing.pinned(config))
     assert (config.learning_rate, config.global_batch_size, config.max_steps) == (5e-5, 32, 12)
     assert config.num_train_epochs is None and config.warmup_steps == 0.1
-    assert config.train_sampling_strategy == "random"
-    old["chosen"] = {"learning_rate": 5e-5}  # of one that chose, but not the order
-    config = OpenConfig(output_dir=str(tmp_path), resume_from_checkpoint="auto")
-    defaults.fill(config, Known("understanding", 200, 4000, 10**6, longest=100), choosing.pinned(config))
-    assert config.train_sampling_strategy == "random"
-    config = OpenConfig(output_dir=str(tmp_path))
-    defaults.fill(config, Known("understanding", 200, 4000, 10**6, longest=100), {})
-    assert config.train_sampling_strategy == "group_by_length"
 
 
 def test_a_checkpoint_of_before_the_choice_keeps_its_best_model(tmp_path, monkeypatch):

@@ -66,7 +66,6 @@ BART_LIKE = {
 SETTINGS = {
     "max_steps": 8, "global_batch_size": BATCH, "learning_rate": 3e-3, "warmup_steps": 2, "logging_steps": 1,
     "eval_steps": 0, "save_steps": 0, "seed": 1,
-    "train_sampling_strategy": "random",
 }  # fmt: skip
 
 

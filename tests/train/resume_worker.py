@@ -39,7 +39,6 @@ class WorkerConfig(TrainConfig):
 
     seed: int = 3
     global_batch_size: int | None = 8
-    train_sampling_strategy: Any = "random"
     max_steps: int | None = 12
     learning_rate: float = 1e-2
     lr_scheduler_type: Any = "cosine"

@@ -1,0 +1,160 @@
+"""Runs the contestants of a benchmark in rounds, and writes what came out as JSON and as a Markdown table.
+
+Rounds alternate (A B C A B C), each contestant in a process of its own, or with `--together` all in one, which saves
+the imports: what else the machine does meets all alike. Ratios are of one round, and the table has their median.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from torch import nn
+
+WARM = 20  # steps that do not count: caches fill, the first allocations are made
+
+Numbers = dict[str, float]
+
+
+class Clock:
+    """What each step took, and the tokens that it saw."""
+
+    def __init__(self) -> None:
+        self.useful = self.padded = 0
+        self.steps: list[tuple[float, float, int, int]] = []  # CPU and wall seconds, useful and padded tokens so far
+
+    def see(self, useful: int, padded: int) -> None:
+        """A batch was made."""
+        self.useful += useful
+        self.padded += padded
+
+    def tick(self) -> None:
+        """A step was taken."""
+        self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded))
+
+    def numbers(self) -> Numbers:
+        """Of the steps after the first ones: milliseconds of a step, useful tokens per CPU second, share of padding."""
+        warm = min(WARM, len(self.steps) // 2)
+        (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
+        spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
+        return spent | {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
+
+
+Contestant = Callable[[int, Clock], None]  # trains for some steps
+
+
+def run(contestant: Contestant, steps: int) -> Numbers:
+    """Trains, silently and on one thread."""
+    torch.set_num_threads(1)
+    clock = Clock()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        contestant(steps, clock)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if len(clock.steps) != steps:
+        raise RuntimeError(f"{len(clock.steps)} steps were taken, not {steps}")
+    return clock.numbers()
+
+
+def parser_of(description: str, names: Mapping[str, object]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contestants", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="file for the numbers of each round")
+    parser.add_argument("--together", action="store_true", help="all rounds in one process")
+    parser.add_argument("--quick", action="store_true", help="one round of 6 steps, together, to see that it runs")
+    parser.add_argument("--only", choices=names, help="measure this one in this process, and print JSON")
+    return parser
+
+
+def compare(args: argparse.Namespace, contestants: Mapping[str, Contestant]) -> dict[str, list[Numbers]] | None:
+    """The numbers of each round by contestant; None in the process of one contestant, which prints its own."""
+    if args.only:
+        print(json.dumps(run(contestants[args.only], args.steps)))
+        return None
+    steps, count = (6, 1) if args.quick else (args.steps, args.rounds)
+    numbers: dict[str, list[Numbers]] = {name: [] for name in args.contestants}
+    for _ in range(count):
+        for name in args.contestants:
+            if args.together or args.quick:
+                numbers[name].append(run(contestants[name], steps))
+                continue
+            command = [sys.executable, sys.argv[0], "--only", name, "--steps", str(steps)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            numbers[name].append(json.loads(done.stdout.splitlines()[-1]))
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=1))
+    return numbers
+
+
+def ratio(numbers: Mapping[str, list[Numbers]], key: str, name: str, base: str) -> float:
+    """Median over the rounds of what `name` has of `key` / what `base` has."""
+    pairs = zip(numbers[name], numbers[base], strict=True)
+    return statistics.median(mine[key] / other[key] for mine, other in pairs)
+
+
+def table(numbers: Mapping[str, list[Numbers]], key: str, unit: str, digits: int) -> str:
+    """Median and range of `key`, and the ratio to the first contestant."""
+    base = next(iter(numbers))
+    lines = [f"| contestant | {unit}, median (range) | / {base} |", "|---|---|---|"]
+    for name, rows in numbers.items():
+        values = [row[key] for row in rows]
+        shown = f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
+        lines.append(f"| {name} | {shown} | {ratio(numbers, key, name, base):.2f} |")
+    return "\n".join(lines)
+
+
+def judge(name: str, value: float | None, aim: float, *, at_most: bool = False) -> str:
+    """A row of the table of aims."""
+    sign = "<=" if at_most else ">="
+    if value is None:
+        return f"| {name} | {sign} {aim:g} | not measured | |"
+    reached = value <= aim if at_most else value >= aim
+    return f"| {name} | {sign} {aim:g} | {value:.2f} | {'reached' if reached else 'not reached'} |"
+
+
+def trainer(
+    clock: Clock, model: nn.Module, rows: Any, collate: Callable[[list[Any]], Any], steps: int, **settings: Any
+) -> None:
+    """The training of transformers' `Trainer`."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Ticking(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder, max_steps=steps, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True,
+            remove_unused_columns=False, **settings,
+        )  # fmt: skip
+        Trainer(model, arguments, collate, train_dataset=rows, callbacks=[Ticking()]).train()
+
+
+def hftrain(
+    clock: Clock, model: nn.Module, examples: Any, collate: Callable[[list[Any]], Any], loss: Any, steps: int,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """The training of `hftrain.fit`."""
+    from hftrain import TrainConfig, fit, start
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = TrainConfig(output_dir=folder + "/out", max_steps=steps, save_steps=0, **settings)
+        fit(
+            start(config), model, examples, config, loss=loss, collate=collate,
+            after_step=lambda step, model: clock.tick(),
+        )  # fmt: skip

@@ -1,0 +1,40 @@
+"""The benchmarks run: a few steps of each contestant. Nothing is asserted of their times."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def bench(name, *arguments):
+    command = [sys.executable, f"bench/{name}.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, timeout=290, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_overhead():
+    table = bench("overhead", "--quick")
+    assert all(f"| {name} | " in table for name in ("bare", "accelerate", "trainer", "hftrain"))
+    assert "| a step / that of a bare loop | <= 1.15 | " in table
+
+
+def test_padding():
+    table = bench("padding", "--quick")
+    for task in ("classify", "translate"):
+        assert all(f"| {task}: {name} | " in table for name in ("Trainer", "Trainer, grouped", "hftrain"))
+    assert "| translate: hftrain / translate: Trainer | >= 2.8 | " in table
+    assert "| SFT / TRL's default | >= 1.5 | not measured | |" in table
+
+
+def test_rounds_in_processes_of_their_own(tmp_path):
+    arguments = ("--contestants", "bare", "--steps", "4", "--rounds", "2", "--json", str(tmp_path / "numbers.json"))
+    bench("overhead", *arguments)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "per_cpu_s", "wall_ms"]] * 2
+    assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
