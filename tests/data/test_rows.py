@@ -219,7 +219,7 @@ def test_split_refuses():
     with pytest.raises(ValueError, match="no column 'sorce'; there are 'source'; did you mean 'source'"):
         split_rows(rows, 1, 1, seed=0, by="sorce")
     same = datasets.Dataset.from_list([{"source": "a"}] * 10)
-    with pytest.raises(ValueError, match="rows with the same 'source' stay together, and each stands in more than"):
+    with pytest.raises(ValueError, match="rows with the same 'source' stay together, but each is in more than"):
         split_rows(same, 2, 0, seed=0)
 
 
