@@ -34,6 +34,8 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 TRAINER = {"global_batch_size": 8, "num_train_epochs": 3, "learning_rate": 5e-5, "warmup_steps": 0, "weight_decay": 0.0}
 DEFAULT: dict[str, Any] = {}  # nothing is set
+TRAINERS = "Trainer's"
+SHARES = ("test_accuracy", "test_f1")  # of classes and entities; that of answers is in percent
 
 
 # ---- data: {"train": rows, "validation": rows, "test": rows}
@@ -67,6 +69,20 @@ def wnut(data: Path) -> dict[str, list[Any]]:
     return splits
 
 
+def xquad(data: Path) -> dict[str, list[Any]]:
+    """The last 18 of 48 articles are held out."""
+    articles = json.loads((data / "xquad" / "xquad.en.json").read_text())["data"]
+    splits: dict[str, list[Any]] = {"train": [], "validation": [], "test": []}
+    for number, article in enumerate(articles):
+        rows = splits["train" if number < 30 else "validation" if number < 36 else "test"]
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                answers = {key: [answer[key] for answer in asked["answers"]] for key in ("text", "answer_start")}
+                row = {"title": article["title"], "context": paragraph["context"]}
+                rows.append(row | {"question": asked["question"], "answers": answers})
+    return splits
+
+
 def tatoeba(data: Path) -> dict[str, list[Any]]:
     with gzip.open(data / "tatoeba_eng_deu" / "deu.txt.gz", "rt", encoding="utf-8") as file:
         pairs = [line.rstrip("\n").split("\t")[:2] for line in file]
@@ -90,12 +106,14 @@ def instructions(data: Path) -> dict[str, list[Any]]:
 
 SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
 MINILM = {"model_name_or_path": "{models}/minilm", "max_seq_length": 128}
+WINDOWS = {"max_seq_length": 320, "doc_stride": 96}
 SIX = {"label_names": list("012345")}  # 50 rows may lack one
 CASES: dict[str, dict[str, Any]] = {
     "sst2": {"recipe": "classify", "data": sst2, "settings": MINILM, "score": "test_accuracy", "test": 500},
     "trec": {"recipe": "classify", "data": trec, "settings": MINILM | SIX, "score": "test_accuracy", "test": 500},
     "trec-new": {"recipe": "classify", "data": trec, "settings": SIX, "score": "test_accuracy", "test": 500},
     "wnut": {"recipe": "tag", "data": wnut, "settings": MINILM, "score": "test_f1", "test": 500},
+    "xquad": {"recipe": "answer", "data": xquad, "settings": MINILM | WINDOWS, "score": "test_f1", "test": 250},
     "tatoeba": {
         "recipe": "translate", "data": tatoeba, "settings": {"num_beams": 1}, "score": "test_sacrebleu", "test": 300,
     },
@@ -130,16 +148,23 @@ def tokens(batches: list[int], epochs: list[float], rates: list[float]) -> list[
 GRID: list[tuple[str, int, list[dict[str, Any]]]] = [
     ("trec", 50, sized([(8, 20), (8, 10)], [2e-4, 1e-4])),
     ("trec", 200, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
+    ("trec", 640, sized([(8, 3), (8, 5)], [1e-4, 2e-4])),
     ("trec", 1000, sized([(8, 2), (8, 4)], [1e-4])),
+    ("trec", 5000, sized([(16, 2), (16, 3)], [1e-4, 2e-4])),
     ("sst2", 50, sized([(8, 20)], [1e-4, 2e-4])),
     ("sst2", 200, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
     ("sst2", 640, sized([(8, 3), (8, 5)], [1e-4])),
+    ("sst2", 5000, sized([(16, 2), (16, 3)], [1e-4, 5e-5])),
     ("wnut", 200, sized([(8, 10), (8, 20)], [1e-4, 2e-4])),
     ("wnut", 360, sized([(8, 9)], [1e-4, 2e-4])),
+    ("wnut", 1000, sized([(8, 3), (8, 5)], [1e-4, 2e-4])),
+    ("xquad", 200, sized([(8, 10), (8, 20)], [1e-4, 2e-4])),
+    ("xquad", 640, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
     ("trec-new", 200, sized([(16, 20), (16, 40)], [1e-3, 2e-3])),
     ("shakespeare", 1000, tokens([1024, 512], [10, 3], [3e-3])),
     ("shakespeare", 1800, tokens([512, 1024], [10], [4e-3])),
     ("tatoeba", 1000, tokens([512], [20, 40], [2e-3, 4e-3])),
+    ("tatoeba", 5000, tokens([512, 1024], [10, 20], [2e-3])),
     ("instruct", 100, sized([(8, 1), (8, 3)], [5e-4, 1e-3])),
 ]  # fmt: skip
 
@@ -189,7 +214,7 @@ def settings_of(row: dict[str, Any]) -> str:
     if row.get("learning_rate") is None:
         return "default"
     if row.get("warmup_steps") == 0:
-        return "Trainer's"
+        return TRAINERS
     batch = row.get("global_batch_size") or f"{row['global_batch_tokens']:,} tokens"
     return f"{batch} x {row['num_train_epochs']:g} epochs, {row['learning_rate']:g}"
 
@@ -211,6 +236,7 @@ def main() -> None:
     done = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
     if args.table:
         table(done)
+        verdicts(done)
         return
     known = {key(row) for row in done}
     for seed, (name, rows, grid) in itertools.product(args.seeds, GRID):
@@ -237,6 +263,31 @@ def table(rows: list[dict[str, Any]]) -> None:
         score += f" ({min(scores):.4g} to {max(scores):.4g})" if len(scores) > 1 else ""
         seconds = statistics.mean(row["seconds"] for row in runs)
         print(f"| {case} | {count} | {what} | {runs[0]['steps']} | {score} | {len(runs)} | {seconds:.0f} |")
+
+
+def verdicts(rows: list[dict[str, Any]]) -> None:
+    """Markdown: of each data set and size that has all arms, how far the default is from the best of the grid (points;
+    of a perplexity or a loss, percent), and whether it is below Trainer's settings."""
+    print("\n| data | rows | seeds | default | best of the grid | behind it by | Trainer's | within the aim |")
+    print("|---|---|---|---|---|---|---|---|")
+    for case, count in sorted({(row["case"], row["rows"]) for row in rows}):
+        scores: dict[str, list[float]] = {}
+        for row in rows:
+            if (row["case"], row["rows"]) == (case, count):
+                scores.setdefault(settings_of(row), []).append(row["score"])
+        means = {what: statistics.mean(seeds) for what, seeds in scores.items()}
+        grid = {what: mean for what, mean in means.items() if what not in ("default", TRAINERS)}
+        if not grid or "default" not in means or TRAINERS not in means:
+            continue
+        metric = CASES[case]["score"]
+        lower = metric.endswith(("loss", "perplexity"))
+        best = min(grid, key=grid.__getitem__) if lower else max(grid, key=grid.__getitem__)
+        points = 100 if metric in SHARES and case != "xquad" else 1
+        behind = 100 * (means["default"] / grid[best] - 1) if lower else points * (grid[best] - means["default"])
+        beaten = means["default"] > means[TRAINERS] if lower else means["default"] < means[TRAINERS]
+        aim = "yes" if behind <= (2 if lower else 1) and not beaten else "no"
+        cells = (case, count, len(scores["default"]), *(f"{x:.4g}" for x in (means["default"], grid[best])))
+        print(f"| {' | '.join(map(str, cells))} ({best}) | {behind:+.1f} | {means[TRAINERS]:.4g} | {aim} |")
 
 
 if __name__ == "__main__":

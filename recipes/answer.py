@@ -6,12 +6,12 @@
     hftrain predict output --file questions.jsonl --column question --pair_column context
 
 Questions are the JSON of SQuAD 1.1 or 2.0, or rows (jsonl, json, csv, parquet, arrow, a folder of `save_to_disk`, a
-data set on the Hub) of context, question, answers {text, answer_start}, or these two as columns. Held-out rows for
-validation and test are of whole articles (title). Long contexts are read in windows; a step's batch counts windows.
+data set on the Hub) of context, question, answers {text, answer_start}, or these two as columns. Validation and
+test rows are complete articles (title). Long contexts are read in windows; a step's batch counts windows.
 
 Seen: F1 42.5 and exact match 28.4 on questions of XQuAD with answer-xquad.yaml (MiniLM, 168 steps); a step takes 5.8
-seconds of one CPU thread, so that is about 16 minutes. docs/log.md: "Sentences, words and questions with MiniLM", "What a
-recipe reaches, and how long it takes".
+seconds of one CPU thread, so that is about 16 minutes. docs/log.md: "Sentences, words and questions with MiniLM",
+"What a recipe reaches, and how long it takes".
 """
 
 from typing import Any

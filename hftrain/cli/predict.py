@@ -70,13 +70,14 @@ def predict_texts(args: argparse.Namespace) -> int:
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
     if bool(args.texts) == bool(args.file):
         raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
+    if args.file:
+        existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=[str(args.file)], **settings)
-        existing(args.file)
         labels = list((config.id2label or {}).values())
         inputs = read_file(args.file, what, labels, reading, line)
         if args.output:

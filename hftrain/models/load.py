@@ -100,7 +100,7 @@ def cannot_load(key: str, name: str, error: Exception) -> str:
 
 
 def load_fast_tokenizer(config: FineTuneConfig, use: str, **kwargs: Any) -> PreTrainedTokenizerBase:
-    """`load_tokenizer`, for a task that maps tokens to places in the text: `use` says which.
+    """`load_tokenizer`, for a task that maps tokens to places in the text; `use` names the task.
 
     Raises:
         ValueError: it cannot be loaded, or is not a fast tokenizer.

@@ -121,7 +121,7 @@ def read_images(path: Path, config: Reading, line: Callable[[Any], str]) -> Inpu
     images = []
     for place, row in rows:
         if row.get(column) is None:
-            raise ValueError(f"{place}: no image under {column!r}; --column names one of {', '.join(row)}")
+            raise ValueError(f"{place}: no image under {column!r}; set --column to one of {', '.join(row)}")
         images += beside(path, [row[column]])
 
     def write(predictions: list[Any]) -> Iterator[str]:

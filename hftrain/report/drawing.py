@@ -1,28 +1,32 @@
 """A drawing that is rendered twice: as SVG for the page, light and dark, and as PNG for the card."""
 
+import json
 import unicodedata
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
-from hftrain.report.figures import COLOURS, encodable, save_png
-from hftrain.report.formats import escape
+from hftrain.report.formats import escape, presentable
 
+# Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
+COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
 # A number is the colour of a series; names are defined in page.css, also for dark pages.
 Colour = int | Literal["ink", "muted", "rule", "card"]
 LIGHT = {"ink": "#16191d", "muted": "#626b77", "rule": "#dfe3e8", "card": "#ffffff"}
 Anchor = Literal["start", "middle", "end"]
 SIZE, SMALL = 11.0, 9.0  # font sizes
+RADIUS = 2.6  # of a dot
 TITLE = 30.0  # height of the title
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A rectangle, a line or a text."""
+    """A rectangle, a line, a text or a dot."""
 
-    kind: Literal["box", "line", "text"]
+    kind: Literal["box", "line", "text", "dot"]
     points: tuple[tuple[float, float], ...]  # for a box: its corner and its size
     colour: Colour
     opacity: float = 1
@@ -33,6 +37,8 @@ class Mark:
     small: bool = False
     bold: bool = False
     turn: float = 0  # degrees, clockwise
+    thick: bool = False  # a line that is data, not a rule
+    faint: bool = False
 
 
 @dataclass
@@ -49,8 +55,18 @@ class Drawing:
         """`tip`: lines shown on hovering."""
         self.marks.append(Mark("box", ((x, y), (width, height)), colour, opacity, tip))
 
-    def line(self, *points: tuple[float, float], colour: Colour = "rule", dashed: bool = False) -> None:
-        self.marks.append(Mark("line", points, colour, dashed=dashed))
+    def line(
+        self,
+        *points: tuple[float, float],
+        colour: Colour = "rule",
+        dashed: bool = False,
+        thick: bool = False,
+        faint: bool = False,
+    ) -> None:
+        self.marks.append(Mark("line", points, colour, dashed=dashed, thick=thick, faint=faint))
+
+    def dot(self, x: float, y: float, colour: Colour) -> None:
+        self.marks.append(Mark("dot", ((x, y),), colour))
 
     def text(
         self, x: float, y: float, text: str, anchor: Anchor = "start", colour: Colour = "muted", **how: Any
@@ -58,16 +74,23 @@ class Drawing:
         """`y` is the baseline of the letters. `how`: small, bold, turn."""
         self.marks.append(Mark("text", ((x, y),), colour, text=text, anchor=anchor, **how))
 
-    def svg(self, label: str) -> str:
-        """`label` describes the drawing for screen readers."""
+    def svg(self, label: str, chart: Mapping[str, Any] | None = None) -> str:
+        """`label` describes the drawing for screen readers; `chart` has the numbers that the page's script shows under
+        the pointer."""
+        data = f' data-chart="{escape(json.dumps(chart, separators=(",", ":")))}"' if chart else ""
         wide = ' class="wide"' if self.width > 460 else ""
         parts = "".join(map(_svg, self.marks))
         view = f'viewBox="0 0 {self.width:g} {self.height:g}"'
-        return f'<div{wide}><svg class="drawn" {view} role="img" aria-label="{escape(label)}">{parts}</svg></div>'
+        return f'<div{wide}><svg class="drawn" {view} role="img" aria-label="{escape(label)}"{data}>{parts}</svg></div>'
 
     def png(self, path: Path, title: str) -> None:
         """Draw to `path`: three pixels for each unit, below a title."""
-        save_png(lambda: self._plot(title), path)
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
+            # The picture shows boxes for scripts that the font lacks; the page uses the browser's fonts.
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            self._plot(title).savefig(path)
 
     def _plot(self, title: str) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -93,7 +116,11 @@ class Drawing:
                 continue
             for mark in run:
                 x, y = zip(*mark.points, strict=True)
-                line = Line2D(x, y, color=_light(mark.colour), linewidth=points, zorder=order)
+                width = points * (0 if kind == "dot" else 0.9 if mark.faint else 1.8 if mark.thick else 1)
+                line = Line2D(x, y, color=_light(mark.colour), linewidth=width, zorder=order)
+                line.set_alpha(0.32 if mark.faint else 1)
+                if kind == "dot":
+                    line.set(marker="o", markersize=2 * RADIUS * points, markeredgewidth=0)
                 if mark.dashed:
                     line.set_dashes((5, 4))
                 axes.add_line(line)
@@ -179,7 +206,7 @@ def _corners(box: Mark) -> list[tuple[float, float]]:
 
 def _svg(mark: Mark) -> str:
     classes = [f"s{mark.colour}" if isinstance(mark.colour, int) else mark.colour]
-    classes += [name for name in ("dashed", "small", "bold") if getattr(mark, name)]
+    classes += [name for name in ("dashed", "small", "bold", "thick", "faint") if getattr(mark, name)]
     tip = f' data-tip="{escape(mark.tip)}"'.replace("\n", "&#10;") if mark.tip else ""
     start = f'class="{" ".join(classes)}"{tip}'
     points: Sequence[tuple[str, str]] = [(f"{round(x, 1):g}", f"{round(y, 1):g}") for x, y in mark.points]
@@ -188,8 +215,15 @@ def _svg(mark: Mark) -> str:
         width, height = points[1]
         opacity = f' fill-opacity="{mark.opacity:.2f}"' if mark.opacity < 1 else ""
         return f'<rect {start} x="{x}" y="{y}" width="{width}" height="{height}"{opacity}/>'
+    if mark.kind == "dot":
+        return f'<circle {start} cx="{x}" cy="{y}" r="{RADIUS}"/>'
     if mark.kind == "line":
         return f'<path {start} d="M{"L".join(f"{x} {y}" for x, y in points)}"/>'
     turn = f' transform="rotate({mark.turn:g} {x} {y})"' if mark.turn else ""
     anchor = f' text-anchor="{mark.anchor}"' if mark.anchor != "start" else ""
     return f'<text {start} x="{x}" y="{y}"{anchor}{turn}>{escape(mark.text)}</text>'
+
+
+def encodable(text: str) -> str:
+    """`text` without characters that a font cannot show."""
+    return presentable(text).encode("utf-8", "backslashreplace").decode()

@@ -3,20 +3,18 @@
 The page takes anything that is a `Figure`. `Curves` are lines over x; `charts` has others.
 """
 
-import json
 import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
-from hftrain.report.formats import escape, format_number, presentable
+from hftrain.report.drawing import COLOURS, Drawing
+from hftrain.report.formats import escape, format_number
 
-# Distinct on white and for colour-blind readers (after Okabe and Ito, 2008); page.css has them for a dark page too.
-COLOURS = ("#2563c9", "#d1540c", "#0b8a68", "#a8438c", "#8a6d00", "#5b6472")
 POINTS = 2000  # maximum points of a line; more are invisible and would make the page large
+LEFT, RIGHT, TOP, BOTTOM = 52, 448, 10, 214  # of the plot in the drawing
 FEW = 40  # lines with at most this many points get dots
 
 
@@ -106,95 +104,71 @@ class Curves:
             for colour, series in self._coloured()
             if not series.faint
         ]
-        return (f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else "") + self._svg()
+        legend = f'<ul class="legend">{"".join(keys)}</ul>' if len(keys) > 1 else ""
+        values = "; ".join(
+            f"{series.name}: {describe_series(series.x, series.y)}" for series in self.series if not series.faint
+        )
+        return legend + self._drawing().svg(f"{self.title} over {self.x_label}. {values}", self._chart())
 
-    def _svg(self) -> str:
-        left, right, top, bottom = 52, 448, 10, 214
-        log = self.logarithmic
-        scale = math.log10 if log else float
-        x_low, x_high = _ends([value for series in self.series for value in series.x], pad=0)
-        y_low, y_high, y_ticks = _y_axis(self._values(), log, self.y_range)
+    def png(self, path: Path) -> None:
+        """Draw to `path`: three pixels for each unit, with a title and, of several series, a legend."""
+        drawing = self._drawing()
+        named = [(colour, series) for colour, series in self._coloured() if not series.faint]
+        for colour, series in named if len(named) > 1 else ():
+            y = drawing.height + 4
+            drawing.line((LEFT, y), (LEFT + 18, y), colour=colour, dashed=series.dashed, thick=True)
+            drawing.text(LEFT + 25, y + 3.5, series.name)
+            drawing.height += 16
+        drawing.png(path, f"{self.title}: {self.subtitle}" if self.subtitle else self.title)
+
+    def _ends(self) -> tuple[tuple[float, float], tuple[float, float], list[float]]:
+        """Both ends of x, both ends of y, and the ticks of y."""
+        low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
+        return _ends([value for series in self.series for value in series.x], pad=0), (low, high), ticks
+
+    def _drawing(self) -> Drawing:
+        scale = math.log10 if self.logarithmic else float
+        (x_low, x_high), (y_low, y_high), y_ticks = self._ends()
 
         def at_x(value: float) -> float:
-            return round(left + (value - x_low) / (x_high - x_low) * (right - left), 1)
+            return round(LEFT + (value - x_low) / (x_high - x_low) * (RIGHT - LEFT), 1)
 
         def at_y(value: float) -> float:
             share = (scale(value) - scale(y_low)) / (scale(y_high) - scale(y_low))
-            return round(bottom - share * (bottom - top), 1)
+            return round(BOTTOM - share * (BOTTOM - TOP), 1)
 
-        parts, lines = [], []
+        drawing = Drawing(460, 250)
         for tick in y_ticks:
-            parts.append(f'<path class="grid" d="M{left} {at_y(tick)}H{right}"/>')
-            parts.append(f'<text class="y" x="{left - 7}" y="{at_y(tick) + 3.5:.1f}">{tick_text(tick)}</text>')
+            drawing.line((LEFT, at_y(tick)), (RIGHT, at_y(tick)))
+            drawing.text(LEFT - 7, at_y(tick) + 3.5, tick_text(tick), "end")
         for tick in round_ticks(x_low, x_high):
-            last = " last" if at_x(tick) > right - 12 else ""
-            parts.append(f'<path class="axis" d="M{at_x(tick)} {bottom}v4"/>')
-            parts.append(f'<text class="x{last}" x="{at_x(tick)}" y="{bottom + 17}">{tick_text(tick)}</text>')
-        parts.append(f'<path class="axis" d="M{left} {bottom}H{right}"/>')
-        parts.append(f'<text class="label" x="{right}" y="{bottom + 32}">{escape(self.x_label)}</text>')
+            place = at_x(tick)
+            drawing.line((place, BOTTOM), (place, BOTTOM + 4), colour="muted")
+            drawing.text(place, BOTTOM + 17, tick_text(tick), "end" if place > RIGHT - 12 else "middle")
+        drawing.line((LEFT, BOTTOM), (RIGHT, BOTTOM), colour="muted")
+        drawing.text(RIGHT, BOTTOM + 32, self.x_label, "end")
         for colour, series in self._coloured():
             x, y = thin(series.x, series.y)
-            runs = _unbroken(x, y)
-            path = "".join("M" + "L".join(f"{at_x(x)} {at_y(y)}" for x, y in run) for run in runs)
-            parts.append(
-                f'<path class="line s{colour}{" faint" * series.faint}{" dashed" * series.dashed}" d="{path}"/>'
-            )
-            # A point without neighbours has no line, so it needs a dot.
-            dots = [point for run in runs if len(run) == 1 or len(x) <= FEW for point in run if not series.dashed]
-            parts += [f'<circle class="s{colour}" cx="{at_x(x)}" cy="{at_y(y)}" r="2.6"/>' for x, y in dots]
+            for run in _unbroken(x, y):
+                points = [(at_x(one), at_y(other)) for one, other in run]
+                if len(points) > 1:
+                    drawing.line(*points, colour=colour, dashed=series.dashed, faint=series.faint, thick=True)
+                # A point without neighbours has no line, so it needs its dot.
+                if not series.dashed and (len(points) == 1 or len(x) <= FEW):
+                    for point in points:
+                        drawing.dot(*point, colour)
+        return drawing
+
+    def _chart(self) -> dict[str, Any]:
+        """The numbers, for hovering."""
+        x_ends, y_ends, _ = self._ends()
+        lines = []
+        for colour, series in self._coloured():
+            x, y = thin(series.x, series.y)
             short = [None if value is None else float(f"{value:.5g}") for value in y]
             lines.append({"name": series.name, "colour": colour, "x": x, "y": short})
-        ends = {"left": left, "right": right, "top": top, "bottom": bottom, "x": [x_low, x_high], "y": [y_low, y_high]}
-        chart = {**ends, "log": log, "xLabel": self.x_label, "series": lines}
-        data = escape(json.dumps(chart, separators=(",", ":")))
-        summary = "; ".join(
-            f"{series.name}: {describe_series(series.x, series.y)}" for series in self.series if not series.faint
-        )
-        label = escape(f"{self.title} over {self.x_label}. {summary}")
-        return f'<svg viewBox="0 0 460 250" role="img" aria-label="{label}" data-chart="{data}">{"".join(parts)}</svg>'
-
-    def png(self, path: Path) -> None:
-        """Draw to `path`, 1400 x 800 pixels."""
-        save_png(self._plot, path)
-
-    def _plot(self) -> Any:
-        # The Agg canvas instead of pyplot: no display, no global state, nothing to close.
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as Canvas
-        from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
-
-        canvas = Canvas(figsize=(7, 4), dpi=200, layout="constrained")
-        FigureCanvasAgg(canvas)
-        axes = canvas.add_subplot()
-        for colour, series in self._coloured():
-            x, y = thin(series.x, series.y)
-            axes.plot(
-                x,
-                [math.nan if value is None else value for value in y],
-                color=COLOURS[colour],
-                linewidth=0.7 if series.faint else 1.6,
-                alpha=0.35 if series.faint else 1,
-                linestyle="--" if series.dashed else "-",
-                marker="o" if len(x) <= FEW and not series.dashed else "",
-                markersize=4,
-                label=encodable(series.name),
-            )
-        low, high, ticks = _y_axis(self._values(), self.logarithmic, self.y_range)
-        axes.margins(x=0.01)
-        axes.set_yscale("log" if self.logarithmic else "linear")
-        axes.set_ylim(low, high)
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-        axes.yaxis.set_major_formatter(FixedFormatter([tick_text(tick) for tick in ticks]))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(lambda value, _: tick_text(value))
-        axes.set_xlabel(encodable(self.x_label))
-        axes.set_ylabel(encodable(f"{self.title} ({self.unit})" if self.unit else self.title))
-        axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.tick_params(length=0, colors="#444")
-        if len(self.series) > 1:
-            axes.legend(frameon=False)
-        return canvas
+        ends = {"left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM, "x": list(x_ends), "y": list(y_ends)}
+        return {**ends, "log": self.logarithmic, "xLabel": self.x_label, "series": lines}
 
     def _values(self) -> list[float]:
         return [value for series in self.series for value in series.y if value is not None]
@@ -230,21 +204,6 @@ def describe_series(x: Sequence[float], y: Sequence[float | None]) -> str:
         return format_number(points[0][0]) if points else "no finite value"
     low, low_at, high, high_at, last = map(format_number, (*min(points), *max(points), points[-1][0]))
     return f"lowest {low} at {low_at}, highest {high} at {high_at}, last {last}"
-
-
-def save_png(plot: Callable[[], Any], path: Path) -> None:
-    """Save the canvas that `plot` draws."""
-    from matplotlib import rc_context
-
-    with rc_context({"text.parse_math": False}), warnings.catch_warnings():  # a "$" in a label is a dollar
-        # The picture shows boxes for scripts that the font lacks; the page uses the browser's fonts.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        plot().savefig(path)
-
-
-def encodable(text: str) -> str:
-    """`text` without characters that a font cannot show."""
-    return presentable(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _unbroken(x: Sequence[float], y: Sequence[float | None]) -> list[list[tuple[float, float]]]:

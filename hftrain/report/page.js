@@ -77,7 +77,7 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
   byKeys(svg, densest.x.length, () => place, to => { place = to; show(); }, hide);
 }
 // Drawings: the words of the box under the pointer.
-for (const svg of document.querySelectorAll("svg.drawn")) {
+for (const svg of document.querySelectorAll("svg.drawn:not([data-chart])")) {
   const figure = svg.closest("figure");
   const tip = Object.assign(document.createElement("div"), {className: "tip", hidden: true});
   figure.append(tip);

@@ -12,7 +12,7 @@ from typing import Any
 
 from hftrain.config.nested import flatten
 from hftrain.report.curves import overlaid
-from hftrain.report.figures import COLOURS
+from hftrain.report.drawing import COLOURS
 from hftrain.report.formats import escape, format_duration, format_number, format_setting
 from hftrain.report.history import read_history
 from hftrain.report.page import Table, write_page

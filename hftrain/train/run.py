@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -20,17 +18,17 @@ from torch import nn
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.config.defaults import describe, stretched
-from hftrain.data.files import share_weights
 from hftrain.data.plan import MicroBatch, Plan
 from hftrain.data.sealed import moved_in
-from hftrain.models.saved import recall
 from hftrain.report import History, Progress, write_seen
 from hftrain.signals import EvaluationStopped, StopSignals
 from hftrain.train import checkpoint, ending
-from hftrain.train.flops import count_parameters, peak_flops
+from hftrain.train.exporting import export
+from hftrain.train.flops import count_parameters
 from hftrain.train.optim import ExponentialMovingAverage, steps_of, too_few_steps
 from hftrain.train.resuming import beside_state, take_up
 from hftrain.train.state import Outcome, Processor, State
+from hftrain.train.tracking import Trackers, speed
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -56,11 +54,7 @@ class Run:
         self.last_saved: int | None = None
         self.refuge: Path | None = None  # the last checkpoint, if it could not be written to `output_dir`
         self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
-        if config.report_to:
-            flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in asdict(config).items()}
-            name = config.run_name or Path(config.output_dir).resolve().name
-            names: dict[str, Any] = {"wandb": {"name": name}, "trackio": {"name": name}, "mlflow": {"run_name": name}}
-            accelerator.init_trackers(os.environ.get("WANDB_PROJECT", "hftrain"), config=flat, init_kwargs=names)
+        self.trackers = Trackers(accelerator, config)
 
     # ---- begin, resume, stop, end ----
 
@@ -143,7 +137,7 @@ class Run:
             "train_loss": state.loss_sum / max(1, state.steps_taken),
             "train_runtime": state.seconds,
             "train_tokens_per_second": state.tokens_seen / max(state.seconds, 1e-9),
-            **self._speed(state.flops, state.step_seconds, "train_"),
+            **speed(self.accelerator, state.flops, state.step_seconds, "train_"),
             "nonfinite_steps": state.nonfinite_steps,
             "parameters": count_parameters(model),
             "trained_parameters": count_parameters(model, trained=True),
@@ -196,23 +190,10 @@ class Run:
         taken = [loss for loss in losses if loss is not None]
         values["loss"] = sum(taken) / len(taken) if taken else math.nan
         values["tokens_per_second"] = sum(tokens) / sum(seconds)
-        values |= {k: v for k, v in self._speed(sum(flops), sum(seconds)).items() if v != "unknown"}
+        values |= {k: v for k, v in speed(self.accelerator, sum(flops), sum(seconds)).items() if v != "unknown"}
         self.progress.log(values)
         self.history.append({"step": self.state.step, "epoch": epoch, **values, "seconds": self.state.seconds})
-        self._track(values)
-
-    def _track(self, values: dict[str, Any]) -> None:
-        try:
-            self.accelerator.log(values, step=self.state.step)
-        except OSError as error:  # a full disk or a deleted folder: not worth ending the run
-            warnings.warn(f"the trackers ({', '.join(self.config.report_to)}) lost values: {error}", stacklevel=2)
-
-    def _speed(self, flops: float, seconds: float, prefix: str = "") -> dict[str, Any]:
-        """Model TFLOP/s of a device, and their share of its peak (MFU); nothing if the recipe counts no FLOPs."""
-        if not flops:
-            return {}
-        rate, peak = flops / seconds / self.accelerator.num_processes, peak_flops(self.accelerator.device)
-        return {f"{prefix}tflops": rate / 1e12, f"{prefix}mfu": rate / peak if peak else "unknown"}
+        self.trackers.log(values, self.state.step)
 
     def refuse_or_skip(self, outcome: Outcome, indices: np.ndarray) -> None:
         """Handles a skipped step, whose loss or gradient is not finite: the run ends, or continues if allowed."""
@@ -269,7 +250,7 @@ class Run:
         values = {f"eval_{key}": value for key, value in metrics.items()}
         self.progress.log(values)
         self.history.append({"step": state.step, **values})
-        self._track(values)
+        self.trackers.log(values, self.state.step)
 
     def patience_lost(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -350,22 +331,3 @@ def introduce(accelerator: Accelerator, model: nn.Module, trained: int) -> str:
     name, number = type(getattr(model, "get_base_model", lambda: model)()).__name__, count_parameters(model)
     share = "all" if trained == number else f"{trained:,} ({trained / number:.2%})"
     return f"{name}: {number:,} parameters, trained: {share}; {distributed.describe(accelerator)}"
-
-
-def export(accelerator: Accelerator, model: nn.Module, processor: Processor | None, folder: Path) -> None:
-    """Writes files for plain `from_pretrained`, reads them back and compares; every process calls, the main one writes.
-    Raises: ValueError, the written model differs from the trained one."""
-    weights = distributed.weights(accelerator, model)
-    state_dict = accelerator.get_state_dict(model)
-    if accelerator.is_main_process:
-        module = accelerator.unwrap_model(model)
-        module.save_pretrained(folder, state_dict=state_dict)
-        if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
-            module.generation_config.save_pretrained(folder)  # saving an adapter omits it
-        heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
-        if heads or recall(module.config, "translation"):
-            module.config.save_pretrained(folder)  # it has the meaning of the head, or the prefix of each source
-        if processor is not None:
-            processor.save_pretrained(folder)
-        share_weights(folder)
-        checkpoint.check_export(folder, weights, adapters=getattr(module, "peft_config", {}))

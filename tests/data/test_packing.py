@@ -48,7 +48,7 @@ def test_packing_a_million_documents_takes_seconds():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "said"), [([3, 9, 4, 10], r"row 1 has 9 tokens.*\(2 rows"), ([3, 0], "row 1 has 0")]
+    ("lengths", "said"), [([3, 9, 4, 10], r"row 1 has 9 tokens.*like 2 rows"), ([3, 0], "row 1 has 0")]
 )
 def test_what_cannot_be_packed_is_named(lengths, said):
     with pytest.raises(ValueError, match=said):

@@ -94,7 +94,7 @@ NOT_DATA = {
     "rows.jsonl": (zipped(LINES), "rows.jsonl is a zip archive or an Office file: unpack it"),
     "rows.jsonl.gz": (gzip.compress(tar(LINES.encode())), "rows.jsonl.gz is an archive: unpack it"),
     "rows.txt": (LINES, "rows.txt contains JSON but would be read as text: rename it to .jsonl"),
-    "pretty.txt": (json.dumps(ROWS, indent=1), "pretty.txt holds JSON"),
+    "pretty.txt": (json.dumps(ROWS, indent=1), "pretty.txt contains JSON"),
     "paper.txt": (b"%PDF-1.7 text", "paper.txt is a PDF"),
     "mac.csv": (CSV.replace("\n", "\r"), "mac.csv: its lines end with CR only"),
     "utf16.txt": (CSV.encode("utf-16-le"), "utf16.txt is binary, not text .*set encoding utf-16-le"),
@@ -119,7 +119,7 @@ def test_what_looks_like_data_and_is_not_is_named(tmp_path, name):
 
 def test_json_is_no_words_and_tags(tmp_path):
     (tmp_path / "train.conll").write_text(LINES)
-    with pytest.raises(ValueError, match=r"train.conll holds JSON"):
+    with pytest.raises(ValueError, match=r"train.conll contains JSON"):
         list(read_conll(tmp_path / "train.conll"))
 
 

@@ -64,7 +64,7 @@ def test_the_bootstrap_is_the_same_each_time_and_another_for_another_seed():
 
 def test_the_bootstrap_is_bounded_and_says_so(caplog):
     assert len(bootstrap(lambda rows: {"x": float(rows.sum())}, 1_000_000, budget=0.0)) == 0
-    assert "from 1 resamples of the test rows, not 100" in caplog.text
+    assert "use 1 resamples of the test rows, not 100" in caplog.text
 
 
 def test_no_interval_where_it_would_promise_what_it_cannot():

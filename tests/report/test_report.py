@@ -435,14 +435,13 @@ def test_curves_of_a_history():
 
 def test_svg_places_points_where_the_axes_say():
     chart = Curves("c", "C", [Series("a", [0, 10, 20], [0.0, None, 1.0])], y_range=(0, 1))
-    svg = ElementTree.fromstring(chart.html())
+    (svg,) = ElementTree.fromstring(chart.html())
     dots = [(float(dot.get("cx")), float(dot.get("cy"))) for dot in svg.iter("circle")]
     data = json.loads(svg.get("data-chart"))
     assert dots == [(data["left"], data["bottom"]), (data["right"], data["top"])]
-    labels = {text.text: float(text.get("y")) - 3.5 for text in svg.iter("text") if text.get("class") == "y"}
+    labels = {text.text: float(text.get("y")) - 3.5 for text in svg.iter("text") if float(text.get("x")) < data["left"]}
     assert labels["0"] == data["bottom"] and labels["1"] == data["top"]
-    line = next(path for path in svg.iter("path") if "line" in path.get("class"))
-    assert line.get("d").count("M") == 2  # a gap is not bridged
+    assert not [path for path in svg.iter("path") if "thick" in path.get("class")]  # a gap is not bridged
 
 
 @pytest.mark.parametrize(
@@ -452,7 +451,7 @@ def test_any_values_can_be_drawn(tmp_path, y):
     chart = Curves("c", "C", [Series("a", list(range(len(y))), y)])
     svg = chart.html()
     assert not re.search(r"\b(nan|inf)\b", svg, re.IGNORECASE)
-    assert len([text for text in ElementTree.fromstring(svg).iter("text") if text.get("class") == "y"]) <= 14
+    assert len([text for text in ElementTree.fromstring(svg).iter("text") if float(text.get("x")) < 52]) <= 14
     chart.png(tmp_path / "c.png")
     assert (tmp_path / "c.png").stat().st_size > 5000
 
@@ -567,7 +566,7 @@ def test_page_has_every_curve_also_as_png(report):
     assert len(names) == [tag for tag, _ in page.elements].count("svg") == 7
     for name in names:
         with Image.open(report.parent / "figures" / name) as image:
-            assert image.size == (1400, 800)
+            assert image.size[0] == 1380 and image.size[1] >= 840
 
 
 def test_report_without_training_and_with_two_figures_of_one_name(tmp_path):

@@ -26,7 +26,7 @@ from transformers import (
 
 from hftrain import distributed
 from hftrain.train import checkpoint
-from hftrain.train.run import export
+from hftrain.train.exporting import export
 
 pytestmark = pytest.mark.unit
 

@@ -190,7 +190,8 @@ def test_numbers_by_a_head_with_names_are_told(tmp_path, caplog):
     rows = classification.load_labelled(config, seed=0)
     found, ids = classification.number_classes(rows, config)
     assert (
-        found == list(names.values()) and "0 = entailment, 1 = neutral, 2 = contradiction; label_names" in caplog.text
+        found == list(names.values())
+        and "0 = entailment, 1 = neutral, 2 = contradiction; to change that set label_names" in caplog.text
     )
     tokenizer = text.train_tokenizer(["a b c"], 300)
     examples = classification.tokenize(rows["train"], tokenizer, ids, config)

@@ -14,12 +14,14 @@ from sklearn.metrics import top_k_accuracy_score
 
 from hftrain.cli import main as hftrain
 from hftrain.config import ConfigError
-from hftrain.metrics import load_metrics
+from hftrain.metrics import load_metric, load_metrics
 from hftrain.predict import predict
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
 from hftrain.tasks.image_classification.model import refusal
+from tests import ROOT
 from tests.tasks.image_classification.pictures import CLASSES, picture, write_folder
+from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.classify_images")
 TINY = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
@@ -136,6 +138,25 @@ def test_pretrained_models_take_other_classes(kind, data, tmp_path):
         assert found["score"] == pytest.approx(ours[found["label"]], abs=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_two_processes_give_the_same_losses(strategy, data, tmp_path):
+    """Of a model of each kind but ResNet, which normalises over the images of a micro-batch."""
+    kinds = [kind for kind in MODELS if kind != "resnet"]
+    noise = {"model_config": {}, "image_size": None, "mixup_alpha": 0.3, "auto_augment": "trivial", "max_steps": 3}
+    whole, jobs = {}, []
+    for kind in kinds:
+        how = {**noise, "model_name_or_path": saved(kind, tmp_path / kind)}
+        whole[kind] = train(data, tmp_path / "whole" / kind, micro_batch_size=12, **how)
+        settings = {"dataset_name": data, "output_dir": str(tmp_path / "two" / kind), **RUN, **how}
+        jobs.append({"name": kind, "settings": settings | {"micro_batch_size": 2}})
+    files = ("--config_file", str(ROOT / "ds_configs" / f"{strategy}.yaml"))
+    found = launch(tmp_path / "launch", jobs, *files, worker=str(Path(__file__).with_name("worker.py")))
+    for kind in kinds:
+        np.testing.assert_allclose(list(found[kind]["steps"].values()), whole[kind], rtol=1e-5, err_msg=kind)
+
+
 @pytest.mark.parametrize("kind", ["vit", "siglip", "dinov2"])
 def test_positions_are_interpolated_as_the_model_does(kind, data, tmp_path):
     name = saved(kind, tmp_path / "model", classes=3)
@@ -215,3 +236,5 @@ def test_top_k_is_that_of_scikit_learn(count):
         metrics.add(scores[part].argmax(axis=1), right[part], scores[part])
     wanted = top_k_accuracy_score(right, scores, k=count, labels=range(7))
     assert metrics.compute()[f"top_{count}_accuracy"] == pytest.approx(wanted, abs=1e-12)
+    face = load_metric(f"top_{count}_accuracy", "multiclass").compute(prediction_scores=scores, references=right)
+    assert face == {f"top_{count}_accuracy": pytest.approx(wanted, abs=1e-12)}
