@@ -143,11 +143,11 @@ CONTESTANTS: dict[str, Contestant] = {
     "classify: Trainer": classify_trainer,
     "classify: Trainer, grouped": partial(classify_trainer, order="group_by_length"),
     "classify: hftrain": classify_hftrain,
-    "classify: hftrain, random": partial(classify_hftrain, train_sampling_strategy="random"),
+    "classify: hftrain, grouped": partial(classify_hftrain, train_sampling_strategy="group_by_length"),
     "translate: Trainer": translate_trainer,
     "translate: Trainer, grouped": partial(translate_trainer, order="group_by_length"),
     "translate: hftrain": translate_hftrain,
-    "translate: hftrain, random": partial(translate_hftrain, train_sampling_strategy="random"),
+    "translate: hftrain, grouped": partial(translate_hftrain, train_sampling_strategy="group_by_length"),
 }
 AIMS = [  # contestant, beside, aim
     ("classify: hftrain", "classify: Trainer", 2.4),
