@@ -42,7 +42,7 @@ MODELS = {
         {"hidden_sizes": [4, 8], "depths": [1, 1], "num_stages": 2, "patch_size": 2},
     ),
     "swin": (transformers.SwinConfig, {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1],
-        "num_heads": [1, 2], "window_size": 4}),
+        "num_heads": [1, 2], "window_size": 4, "drop_path_rate": 0.0}),
     "resnet": (transformers.ResNetConfig, {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1],
         "layer_type": "basic"}),
 }  # fmt: skip
