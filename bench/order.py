@@ -143,8 +143,8 @@ def train(task: str, data: tuple[list[Any], list[Any], int], order: str, seed: i
         for at in range(0, len(held_out), 50):
             batch = made(held_out[at : at + 50])
             with torch.no_grad():
-                right = (logits(model, batch).argmax(-1) == batch["labels"]).sum()
-                sums += [float(loss.summed(model, batch)), float(right), loss.count(batch)]
+                correct = (logits(model, batch).argmax(-1) == batch["labels"]).sum()
+                sums += [float(loss.summed(model, batch)), float(correct), loss.count(batch)]
         return {"loss": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -179,9 +179,9 @@ def main() -> None:
         for order in ("random", "group_by_length"):
             runs = [train(task, data, order, seed) for seed in args.seeds]
             accuracy, loss, train_loss, cpu = (statistics.mean(run[name] for run in runs) for name in columns)
-            each = ", ".join(f"{run['accuracy']:.3f}" for run in runs)
+            by_seed = ", ".join(f"{run['accuracy']:.3f}" for run in runs)
             print(
-                f"| {task} | {order} | {each} | {accuracy:.3f} | {loss:.3f} | {train_loss:.3f} | {cpu:.1f} |",
+                f"| {task} | {order} | {by_seed} | {accuracy:.3f} | {loss:.3f} | {train_loss:.3f} | {cpu:.1f} |",
                 flush=True,
             )
 

@@ -47,7 +47,7 @@ class Clock:
         self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded))
 
     def numbers(self) -> Numbers:
-        """Of the steps after the first ones: milliseconds of a step, useful tokens per CPU second, share of padding."""
+        """Milliseconds of a step, useful tokens per CPU second and share of padding, without the first steps."""
         warm = min(WARM, len(self.steps) // 2)
         (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}

@@ -1,6 +1,6 @@
 """Classify images: any pretrained model, or a new small one, trained to say an image's class, its labels, or a number.
 
-    accelerate launch recipes/classify_images.py       # the digits of scikit-learn: 97.8 % in 100 CPU seconds
+    accelerate launch recipes/classify_images.py                       # the built-in digits of scikit-learn
     accelerate launch recipes/classify_images.py --dataset_name photos \\
         --model_name_or_path google/vit-base-patch16-224-in21k         # photos/train/cat/1.jpg, or photos/cat/1.jpg
     accelerate launch recipes/classify_images.py --train_file labels.csv --image_column file --label_column kind \\
@@ -8,6 +8,9 @@
 
 Rows name images by paths relative to their file (json, jsonl, csv, tsv), or hold them (parquet, arrow, a data set on
 the Hub). `hftrain predict` says the class of new images with what was trained.
+
+Seen: 97.8 % accuracy on 180 test images of the digits with the defaults, in 8.5 minutes by the clock of one busy CPU
+thread. docs/log.md: "What a recipe reaches, and how long it takes".
 """
 
 from typing import Any

@@ -11,6 +11,10 @@ the rewards. A reward is a function in a file (file.py:name, called as TRL does:
 Generating inside training is a loop of its own, which is TRL's and not ours: so are its batches and its log, and what
 the other recipes promise of cuts, checkpoints and resuming does not hold here. Settings that TRL does not get are
 refused.
+
+Seen: SmolLM2-135M-Instruct with LoRA, rewards for short whole sentences: a mean reward of 0.17 over the first 3 steps
+of 8 answers, in 77 seconds of one CPU thread, loading included: a try that it runs, too short to learn. docs/log.md:
+"What a recipe reaches, and how long it takes".
 """
 
 from typing import Any

@@ -7,6 +7,10 @@
 Rows are prompt, chosen, rejected, each text or messages; chosen and rejected that begin alike (dialogues in one text
 too); OpenAI's input, preferred_output, non_preferred_output; and for KTO prompt, completion, label. Reward accuracy,
 margin and the answers' log-probabilities on held-out pairs are in the log and the report.
+
+Seen: DPO on SmolLM2-135M-Instruct with LoRA, 6 steps of 4 short pairs: reward accuracy 83.3 % of 24 test pairs (a
+guess: 50 %), in 2.3 minutes of one CPU thread, loading and the reference's pass included; 0.938 after 24 steps of 8
+pairs. docs/log.md: "What a recipe reaches, and how long it takes", "DPO on SmolLM2-135M-Instruct".
 """
 
 from typing import Any

@@ -7,9 +7,9 @@
 Text is what `hftrain prepare` has tokenized, or rows that are tokenized first: json, jsonl, csv, tsv, parquet, arrow,
 txt (also .zst, also data/*.jsonl), a folder, or a data set on the Hub. Documents are packed and do not see one another.
 
-Seen: 2.461 bits per byte (perplexity 74.6 of 2,000 tokens) on tinyshakespeare with pretrain-10m.yaml, a Llama of 10.2M
-parameters, in 19 minutes of one CPU thread. docs/log.md: "nanoGPT's settings, and a Llama of ten million parameters, on
-tinyshakespeare".
+Seen: 2.461 bits per byte (perplexity 74.6 of 2,000 tokens) on tinyshakespeare with pretrain-10m.yaml, a Llama of
+10.2M parameters, in 19 minutes of one CPU thread. docs/log.md: "nanoGPT's settings, and a Llama of ten million
+parameters, on tinyshakespeare".
 """
 
 from typing import Any

@@ -7,8 +7,8 @@
 Text as in pretrain.py. What is hidden in training is drawn anew each time and follows from seed, step and example; what
 is hidden in the validation text is always the same.
 
-Seen: a perplexity of 21.3 of the hidden words on Multi30k's captions with pretrain_mlm-cpu.yaml, in 8.6 minutes on the
-clock of one CPU thread. docs/log.md: "A masked language model on captions".
+Seen: a perplexity of 21.3 of the hidden words on Multi30k's captions with pretrain_mlm-cpu.yaml, in 8.6 minutes on
+the clock of one CPU thread. docs/log.md: "A masked language model on captions".
 """
 
 from math import exp

@@ -6,6 +6,9 @@
 Rows are pairs as recipes/preference.py reads them: prompt, chosen, rejected, each text or messages, and so on. The
 model is one for sequence classification with one label, whose logit is the reward. Accuracy is the share of held-out
 pairs whose chosen answer gets the higher reward.
+
+Seen: 79.2 % of 48 test pairs right (a guess: 50 %) after 12 steps of 16 pairs with MiniLM as the model, in 39 seconds
+of one CPU thread, loading and scoring included. docs/log.md: "What a recipe reaches, and how long it takes".
 """
 
 from typing import Any

@@ -9,8 +9,8 @@ Pairs are json, jsonl, csv, tsv, parquet, arrow, tab-separated txt (also .gz, .z
 folder, or a data set on the Hub; a column may be nested (translation.de).
 
 Seen: 99.39 BLEU on the built-in test rows after 123 seconds of training on 2 CPU cores; 35.35 BLEU on Multi30k's
-test_2016_flickr after about 50 minutes of one CPU thread. docs/log.md: "`make demo` on a fresh machine",
-"Multi30k English-German from scratch on a CPU".
+test_2016_flickr after about 50 minutes of one CPU thread. docs/log.md: "`make demo` on a fresh machine", "Multi30k
+English-German from scratch on a CPU".
 """
 
 from typing import Any

@@ -1,9 +1,11 @@
 """Tiny models of random weights with real tokenizers, saved as pretrained ones are: the one place that makes them."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
 from transformers import BertTokenizerFast, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +35,60 @@ def bert_folder(folder: Path, words: Iterable[str], kind: str = "BertModel", **c
     """Saves a BERT of this class with a tokenizer that has these words, for up to 64 tokens."""
     tokenizer = wordpiece(folder, words, model_max_length=64)
     model(kind, **{"vocab_size": len(tokenizer), "max_position_embeddings": 64} | changes).save_pretrained(folder)
+    return folder
+
+
+def learn_pieces(folder: Path, name: str, texts: list[str], **options: Any) -> dict[str, int]:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_prefix=str(folder / name),
+        vocab_size=60,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **options,
+    )
+    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{name}.model"))
+    (folder / f"{name}.vocab").unlink()
+    return {model.id_to_piece(number): number for number in range(model.get_piece_size())}
+
+
+def translator(kind: str, folder: Path, pairs: list[tuple[str, str]]) -> Path:
+    """Saves a "marian", "t5", "nllb", "mbart" or "mbart50", with a tokenizer that was learnt from pairs of texts."""
+    folder.mkdir()
+    texts = [text for pair in pairs for text in pair]
+    size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    size |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    if kind == "marian":
+        words = learn_pieces(folder, "source", texts[::2]) | learn_pieces(folder, "target", texts[1::2])
+        vocabulary = ["</s>", "<unk>", *sorted(words.keys() - {"</s>", "<unk>", "<s>"}), "<pad>"]
+        (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(vocabulary)}))
+        files = [str((folder / f"{side}.model").rename(folder / f"{side}.spm")) for side in ("source", "target")]
+        tokenizer = transformers.MarianTokenizer(*files, str(folder / "vocab.json"))
+        last = len(vocabulary) - 1
+        ids = {"pad_token_id": last, "eos_token_id": 0, "decoder_start_token_id": last, "forced_eos_token_id": 0}
+        config = transformers.MarianConfig(vocab_size=len(vocabulary), **ids, **size)
+    elif kind == "t5":
+        learn_pieces(folder, "spiece", texts, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+        tokenizer = transformers.T5Tokenizer.from_pretrained(folder, extra_ids=5)
+        config = transformers.T5Config(
+            vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
+        )
+    elif kind == "nllb":
+        learn_pieces(folder, "sentencepiece.bpe", texts, model_type="bpe")
+        learnt = transformers.NllbTokenizer.from_pretrained(folder).backend_tokenizer.to_str()
+        (folder / "sentencepiece.bpe.model").unlink()
+        pieces = json.loads(learnt)["model"]
+        tokenizer = transformers.NllbTokenizer(vocab=pieces["vocab"], merges=list(map(tuple, pieces["merges"])))
+        config = transformers.M2M100Config(vocab_size=len(tokenizer), **size)
+    else:  # mBART ends a text in its language, mBART-50 begins it with it
+        learn_pieces(folder, "sentencepiece.bpe", texts)
+        names = {"mbart": transformers.MBartTokenizer, "mbart50": transformers.MBart50Tokenizer}
+        tokenizer = names[kind].from_pretrained(folder)
+        first = {"decoder_start_token_id": 2} if kind == "mbart50" else {}
+        config = transformers.MBartConfig(vocab_size=len(tokenizer) + 1, **first, **size)
+    torch.manual_seed(0)
+    transformers.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

@@ -77,7 +77,7 @@ def load(folder: Path, device: str | None, base: str | None = None, trust_remote
     config = saved.read_config(folder, base, trust_remote_code=trust_remote_code)
     if not saved.kind(folder, config).endswith(("CausalLM", "CAUSAL_LM")):
         raise ValueError(f"{folder} contains a {saved.kind(folder, config)}, which cannot chat: use hftrain predict")
-    model, tokenizer, _ = saved.load(folder, "AutoModelForCausalLM", config, device, trust_remote_code)
+    model, tokenizer, _ = saved.load(saved.Saved(folder, config, device, trust_remote_code), "AutoModelForCausalLM")
     return model, tokenizer
 
 

@@ -40,7 +40,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     from hftrain.cli.recipes import find_recipe
     from hftrain.config.defaults import describe
     from hftrain.report.formats import format_number
-    from hftrain.train.inspect import Limits, Seen, asked, breaches, count_rows, measure, sample
+    from hftrain.train.inspect import Limits, Seen, breaches, count_rows, measure, sample, showing_examples
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
@@ -58,7 +58,7 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     logging.getLogger("hftrain").addHandler(log)
     arguments = sys.argv
     try:
-        with asked():
+        with showing_examples():
             run_file(recipe, recipe_arguments)
     except Seen as seen:
         view = seen.view

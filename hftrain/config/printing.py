@@ -18,7 +18,7 @@ from hftrain.config.yaml12 import to_yaml
 _OUTPUT: list[Any] = []  # the stream for the settings, once they are requested
 
 
-def asked() -> bool:
+def requested() -> bool:
     """Whether the program should print its settings and end, as soon as all are chosen."""
     return bool(_OUTPUT)
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from hftrain.config.defaults import ENOUGH_TO_CHOOSE
 from hftrain.data.readers import missing
 from hftrain.data.rows import Rows, iterate
-
-if TYPE_CHECKING:
-    pass
 
 
 class Groups(NamedTuple):
@@ -52,10 +49,10 @@ def digests(rows: Rows, columns: Sequence[str], seed: int, purpose: bytes = b"")
 
 
 def group_rows(rows: Rows, by: str, seed: int, strata: Sequence[str] | None = None) -> Groups:
-    """The groups of rows that share the text of column `by`; of rows that disagree, the first stratum by name."""
+    """The groups of rows that share the text of column `by`; if rows disagree, in the first stratum by name."""
     if by not in rows.column_names:
         raise ValueError(missing(by, rows.column_names))
-    # A collision of 64 bits would put two texts on the same side, which harms nothing.
+    # A collision of 64 bits would only put two texts into the same split.
     _, of_row, sizes = np.unique(digests(rows, [by], seed), return_inverse=True, return_counts=True)
     numbers = np.zeros(len(sizes), dtype=np.int64)
     if strata is not None:
@@ -77,22 +74,22 @@ def split_rows(
 ) -> dict[str, Rows]:
     """Cut `rows` into train, validation and test, each in the order of `rows`.
 
-    The order of drawing is a keyed hash of the text in column `by`: the same on every platform, blind to the order of
-    the rows, and rows that share this text always land on the same side.
+    Rows are drawn by a keyed hash of the text in column `by`: the same on every platform, independent of the order of
+    the rows, and rows that share this text are always in the same split.
 
     Args:
         validation_split, test_split: under 1 a share of the rows, else a number of rows; None: `held_out_size`. Exact
-            where no text is repeated; of a repeated text all rows are taken or none, so there may be a few rows less
-            (of None more, if each text stands in more).
-        column: what `by` is called in the source, for messages.
-        strata: of each row, its class: each class gets its share of what is set aside, up to rounding, and keeps a text
-            to train on. None: rows are drawn whatever they are.
+            if no text is repeated; otherwise all rows of a text are held out or none, so there may be a few rows less
+            (with None more, if each text is in more rows).
+        column: the source's name of `by`, for messages.
+        strata: the class of each row: each class gets its share of held-out rows, up to rounding, and at least one text
+            stays for training. None: rows are drawn without classes.
 
     Returns:
         {"train", "validation", "test"}; a split of 0 has no entry.
 
     Raises:
-        ValueError: an unknown column, a negative size, or sizes that leave a split without rows.
+        ValueError: the column is unknown, a size is negative, or a split would be empty.
     """
     shares, sizes = {"test": test_split, "validation": validation_split}, {}
     for name, share in shares.items():
@@ -103,7 +100,7 @@ def split_rows(
             raise ValueError(f"{name}_split must be a share under 1 or a whole number of rows, got {share}")
         sizes[name] = int(share) if share >= 1 else round(share * len(rows))
         if share and not sizes[name]:
-            way_out = f"raise it (from 1 on it counts rows), or give a {name}_file"
+            way_out = f"raise it (from 1 on it is a number of rows), or set {name}_file"
             raise ValueError(f"{name}_split {share} of {len(rows)} rows is not one row: {way_out}")
     if sum(sizes.values()) >= len(rows):
         raise ValueError(f"the splits {sizes} leave none of {len(rows)} rows to train on")
@@ -113,15 +110,15 @@ def split_rows(
     for split, (name, size) in enumerate(sizes.items(), start=1):
         drawn = hashlib.blake2b(name.encode(), digest_size=8, key=seed.to_bytes(8, "big", signed=True)).digest()
         free = np.flatnonzero(split_of_group == 0)
-        if shares[name] is None:  # a text that stands in many rows is set aside whole
+        if shares[name] is None:  # a text in many rows is held out with all of them
             size = max(size, min(groups.sizes[free].tolist(), default=0))
         start = int.from_bytes(drawn, "big") / 2**64
         chosen = free[draw(groups.sizes[free], groups.strata[free], size, start, keep=strata is not None)]
         split_of_group[chosen] = split
         if size and not len(chosen):
             raise ValueError(
-                f"{name}_split: rows with the same {column or by!r} stay together, and each stands in more than {size} "
-                f"rows: raise {name}_split, or name a {name}_file"
+                f"{name}_split: rows with the same {column or by!r} stay together, but each is in more than {size} "
+                f"rows: raise {name}_split, or set {name}_file"
             )
     split_of_row = split_of_group[groups.of_row]
     if not (split_of_row == 0).any():
@@ -137,10 +134,10 @@ def split_rows(
 
 
 def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep: bool) -> list[int]:
-    """Groups (G,) that together have about `wanted` rows, from each stratum its share, the first of it that fit.
+    """Groups (G,) that together have about `wanted` rows: from each stratum its share, the first ones that fit.
 
     Args:
-        start: from 0 to under 1: where the rounding of the shares begins. Each share is rounded down or up such that
+        start: from 0 to under 1: offset of the rounding of the shares. Each share is rounded down or up such that
             their sum is `wanted`, and over all starts the mean of each is exact.
         keep: the last group of a stratum is never taken.
     """
@@ -163,13 +160,14 @@ def draw(sizes: np.ndarray, strata: np.ndarray, wanted: int, start: float, keep:
         return room
 
     rest = sum(take(members_of, int(quota)) for members_of, quota in zip(members, quotas, strict=True))
-    if rest and len(members) > 1:  # shares that no group fitted
+    if rest and len(members) > 1:  # shares too small for any group
         take(np.setdiff1d(np.arange(len(sizes)), chosen), rest)
     return chosen
 
 
 def deal(sizes: np.ndarray, strata: np.ndarray, folds: int) -> np.ndarray:
-    """(G,) the fold of each group, from 0: each goes where fewest rows of its stratum are, then fewest rows."""
+    """(G,) the fold of each group, from 0: each goes to the fold with the fewest rows of its stratum, then the fewest
+    rows."""
     fold_of_group = np.zeros(len(sizes), dtype=np.int64)
     whole = [0] * folds
     inside: dict[int, list[int]] = {}
@@ -185,9 +183,9 @@ def deal(sizes: np.ndarray, strata: np.ndarray, folds: int) -> np.ndarray:
 def fold_rows(
     rows: Rows, folds: int, fold: int, seed: int, *, by: str, column: str = "", strata: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the rows to train on and of those to test, of fold 1 to `folds`: each row is tested in one of them.
+    """Indices of the training rows and of the test rows of a fold from 1 to `folds`: each row is a test row once.
 
-    Arguments are those of `split_rows`. Raises: ValueError, there are fewer texts than folds.
+    Arguments as in `split_rows`. Raises: ValueError, there are fewer texts than folds.
     """
     groups = group_rows(rows, by, seed, strata)
     if len(groups.sizes) < folds:

@@ -1,7 +1,7 @@
 """The examples of each step, and the cut of a step into micro-batches.
 
 The plan of an epoch follows from (seed, epoch, lengths) alone, not from processes or memory. `cut` then
-divides one step for the hardware that is there. So the hardware decides how fast a run is and never what it computes.
+divides one step for the available hardware. So the hardware decides the speed of a run and never its results.
 
 Shapes: N examples, K sequences of each example (source and target: 2), P processes.
 """
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from hftrain.config.errors import explains
 from hftrain.data.examples import fetch
 
-WINDOW = 50  # steps in which examples of one length are sought; so many are sorted together, as in transformers
+WINDOW = 50  # number of steps that are sorted by length together, as in transformers
 
 
 class Plan:
@@ -33,7 +33,7 @@ class Plan:
 
     Args:
         lengths: (N, K) tokens of each sequence of each example.
-        seed: of the order.
+        seed: seed of the order.
         global_batch_size: examples per step; the last step of an epoch may hold fewer.
         global_batch_tokens: if given, tokens per step instead: an epoch of S tokens is cut into ceil(S /
             global_batch_tokens) steps of equal token share, each within one example's length of it.
@@ -67,31 +67,31 @@ class Plan:
                     f"{self.tokens.argmax()} alone has {self.tokens.max()} tokens. Raise global_batch_tokens or lower "
                     "the maximum lengths"
                 )
-        self._epoch = -1  # the epoch planned last
+        self._epoch = -1  # the last planned epoch
         self._steps: list[np.ndarray] = []
 
     def total_steps(self, num_train_epochs: float | None, max_steps: int | None) -> int:
-        """Steps of the whole run: `max_steps`, else the epochs' (a part of an epoch rounds up)."""
+        """Steps of the whole run: `max_steps`, or else those of the epochs (a part of an epoch rounds up)."""
         if max_steps is not None or num_train_epochs is None:
             return max_steps or 1
         return max(1, int(np.ceil(num_train_epochs * self.steps_per_epoch)))
 
     def describe(self, total: int) -> str:
-        """The run of `total` steps, in a line."""
+        """A description of a run of `total` steps, in a line."""
         number, tokens, epochs = len(self.tokens), int(self.tokens.sum()), total / self.steps_per_epoch
         step_size = f"{min(self.size, number):,} examples" if self.share is None else f"{self.share:,.0f} tokens"
         whole = f"{number:,} examples" + (f", {tokens:,} tokens" if tokens > number else "")
         return f"steps: {total:,} of {step_size}; epochs: {epochs:{'.3g' if epochs < 1000 else ',.0f'}} of {whole}"
 
     def examples(self, step: int) -> np.ndarray:
-        """Indices of the examples of `step` (counted from 0 over the whole run), in the order drawn."""
+        """Indices of the examples of `step` (counted from 0 over the whole run), in random order."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._steps = epoch, self._plan_epoch(epoch)
         return self._steps[position]
 
     def first_steps(self, indices: Sequence[int]) -> list[int]:
-        """The step of the first epoch that sees each of these examples."""
+        """The step of the first epoch that uses each of these examples."""
         steps = [self.examples(step) for step in range(self.steps_per_epoch)]
         step_of = np.empty(len(self.tokens), dtype=np.int64)
         step_of[np.concatenate(steps)] = np.repeat(np.arange(len(steps)), list(map(len, steps)))
@@ -119,7 +119,7 @@ class Plan:
 
     @property
     def _full_steps(self) -> int:
-        """Steps of an epoch without the last one, if that holds fewer examples than the others."""
+        """Steps of an epoch, without the last one if it has fewer examples than the others."""
         return max(1, len(self.tokens) // self.size) if self.share is None else self.steps_per_epoch
 
     def _sorted_in_windows(self, order: np.ndarray) -> np.ndarray:
@@ -157,15 +157,15 @@ def cut(
 
     Args:
         lengths: (n, K) of the step's examples.
-        micro_batch_size: examples at most.
-        micro_batch_tokens: padded tokens at most: examples x the longest of each of the K sequences.
-        equal_lengths: only examples whose K sequences are equally long come together, so that nothing is padded.
+        micro_batch_size: maximum examples.
+        micro_batch_tokens: maximum padded tokens: examples x the longest of each of the K sequences.
+        equal_lengths: only examples whose K sequences have equal lengths are combined, so that nothing is padded.
 
     Returns:
         index arrays into the step; empty ones fill up a step that has fewer examples than micro-batches.
 
     Raises:
-        ValueError: one example alone is over `micro_batch_tokens`.
+        ValueError: a single example exceeds `micro_batch_tokens`.
     """
     size = micro_batch_size or len(lengths)
     budget = micro_batch_tokens or int(len(lengths) * lengths.max(axis=0).sum())
@@ -230,10 +230,10 @@ def _greedy(rows: np.ndarray, size: int, budget: int, equal: bool) -> list[int]:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass of one process sees."""
+    """The examples of one forward pass of one process."""
 
-    number: int  # of all the step's micro-batches over all processes: seeds its randomness
-    indices: np.ndarray  # of its examples; empty if it only stands in for a process that has none
+    number: int  # number among all micro-batches of the step, over all processes: seeds its randomness
+    indices: np.ndarray  # indices of its examples; empty if it is a filler on a process without examples
     batch: dict[str, torch.Tensor]
 
 
@@ -260,7 +260,7 @@ def steps(
     """
     ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = (
         deque()
-    )  # planned; workers collate before we ask
+    )  # planned ahead; workers collate in advance
 
     def keys() -> Iterator[tuple[int, int, list[int]]]:
         for step in range(start, stop):
@@ -278,7 +278,7 @@ def steps(
 
     if num_workers:
         atexit.unregister(_kill_workers)
-        atexit.register(_kill_workers)  # after multiprocessing's own, so that it runs before it
+        atexit.register(_kill_workers)  # registered after multiprocessing's function, so it runs before that
     batches = iter(
         DataLoader(
             _Collated(examples, collate, plan.seed, augment),
@@ -286,14 +286,16 @@ def steps(
             batch_size=None,
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
-            # collates are closures, which Python 3.14's forkserver could not send over
+            # collates are closures, which Python 3.14's forkserver cannot pickle
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             worker_init_fn=_leave_signals_to_the_main_process,
-            generator=torch.Generator().manual_seed(plan.seed),  # else every new iterator draws from the global one
+            generator=torch.Generator().manual_seed(
+                plan.seed
+            ),  # otherwise every new iterator draws from the global generator
         )
     )
     for _ in range(start, stop):
-        first = next(batches)  # has the step planned
+        first = next(batches)  # plans the step
         step, indices, mine = ahead.popleft()
         collated = [first, *(next(batches) for _ in mine[1:])]
         for error in collated:
@@ -303,22 +305,22 @@ def steps(
 
 
 def _kill_workers() -> None:
-    """At exit multiprocessing would ask the workers by SIGTERM, which they ignore, and wait for them for ever."""
+    """At exit multiprocessing would send SIGTERM, which the workers ignore, and wait for them forever."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report workers that are killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would report the killed workers
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches the workers too; without them the step that is under way could not end."""
+    """Ignores signals in workers: Ctrl-C reaches them too, but the current step needs them to finish."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
 class _Keys(Sampler):
-    """A generator as a sampler, of no known length."""
+    """A generator as a sampler of unknown length."""
 
     def __init__(self, keys: Iterator[Any]):
         self.keys = keys
@@ -340,7 +342,7 @@ class _Collated(Dataset):
         self.examples, self.collate, self.seed, self.augment = examples, collate, seed, augment
 
     def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor] | Exception:
-        """An error of ours is returned in a worker: torch would bury its message in a traceback."""
+        """Returns our own errors in a worker, since torch would hide their message in a traceback."""
         try:
             return self._collated(*key)
         except Exception as error:
@@ -349,7 +351,7 @@ class _Collated(Dataset):
             return error
 
     def _collated(self, step: int, number: int, indices: list[int]) -> dict[str, torch.Tensor]:
-        indices = indices or [0]  # an empty one stands in for its process, with weight 0
+        indices = indices or [0]  # an empty micro-batch is a filler with weight 0
         examples = fetch(self.examples, indices)
         if self.augment is not None:
             examples = [
@@ -361,8 +363,8 @@ class _Collated(Dataset):
 
 
 def augmented(augment: Callable[[Any], Any], example: object, seed: int, step: int, index: int) -> Any:
-    """The example `index` with the noise that `step` gives it."""
-    seed_all(seed, step, index, 1)  # four numbers: no draws in common with a micro-batch
+    """The example `index` with the noise of `step`."""
+    seed_all(seed, step, index, 1)  # four numbers: different draws than for a micro-batch
     return augment(example)
 
 
@@ -386,6 +388,6 @@ def seed_torch(seed: int) -> None:
 
 @cache
 def _accelerator() -> str | None:
-    """The kind of accelerator that is here: "cuda", "mps", ..."""
+    """The kind of the available accelerator: "cuda", "mps", ..."""
     device = torch.accelerator.current_accelerator(check_available=True)
     return device.type if device else None

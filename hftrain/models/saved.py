@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hftrain.data.files import ADAPTER
 from hftrain.data.sealed import seal
@@ -64,10 +64,17 @@ def kind(folder: Path, config: PreTrainedConfig) -> str:
     return (config.architectures or [config.model_type])[0]
 
 
-def load(
-    folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool = False
-) -> tuple[Any, Any, str]:
-    """The model, ready to predict, its tokenizer, and the device it is on (None: the accelerator if there is one).
+class Saved(NamedTuple):
+    """A finished model on the disk, and how to load it: on `device` (None: the accelerator if there is one)."""
+
+    folder: Path
+    config: PreTrainedConfig
+    device: str | None = None
+    trust_remote_code: bool = False
+
+
+def load(saved: Saved, auto_class: str) -> tuple[Any, Any, str]:
+    """The model, ready to predict, its tokenizer, and the device it is on.
 
     Args:
         auto_class: the class of transformers, for instance "AutoModelForSequenceClassification".
@@ -76,15 +83,13 @@ def load(
 
     from hftrain.models.trust import refusing_code
 
-    with refusing_code(folder):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    model, device = load_weights(folder, auto_class, config, device, trust_remote_code)
+    with refusing_code(saved.folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(saved.folder, trust_remote_code=saved.trust_remote_code)
+    model, device = load_weights(saved, auto_class)
     return model, tokenizer, device
 
 
-def load_weights(
-    folder: Path, auto_class: str, config: PreTrainedConfig, device: str | None, trust_remote_code: bool = False
-) -> tuple[Any, str]:
+def load_weights(saved: Saved, auto_class: str) -> tuple[Any, str]:
     """`load` without a tokenizer."""
     import torch
     import transformers
@@ -92,6 +97,7 @@ def load_weights(
     from hftrain.models.trust import refusing_code
     from hftrain.models.weights import naming_damage
 
+    folder, config, device, trust_remote_code = saved
     auto = getattr(transformers, auto_class)
     device = device or str(torch.accelerator.current_accelerator() or "cpu")
     with refusing_code(folder), naming_damage(folder):

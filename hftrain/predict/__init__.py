@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.labels import predict as labels
-from hftrain.models.saved import kind, read_config, recall
+from hftrain.models.saved import Saved, kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.image_classification import predict as imaging
@@ -56,28 +56,28 @@ def predict(
         raise ValueError(f"{len(texts)} texts, but {len(pairs)} second texts")
     folder = Path(folder)
     config = read_config(folder, base, trust_remote_code=trust_remote_code)
-    what = kind(folder, config)
+    what, saved = kind(folder, config), Saved(folder, config, device, trust_remote_code)
     if pairs is not None and not any(task in what for task in ("ForSequenceClassification", "ForQuestionAnswering")):
         raise ValueError(
             f"{folder} contains a {what}, which reads single texts: remove pairs (--pair_column, --context)"
         )
     if "ForImageClassification" in what:
-        return imaging.classify(folder, config, texts, batch_size, device, trust_remote_code)
+        return imaging.classify(saved, texts, batch_size)
     if "ForTokenClassification" in what:
-        return tagging.tag(folder, config, texts, batch_size, device, trust_remote_code, each_word)
+        return tagging.tag(saved, texts, batch_size, each_word)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} contains a {what}, which reads texts, not lists of words")
     if "ForSequenceClassification" in what:
-        return classifying.classify(folder, config, texts, pairs, batch_size, device, trust_remote_code)
+        return classifying.classify(saved, texts, pairs, batch_size)
     if "ForQuestionAnswering" in what:
-        return answering.answer(folder, config, texts, pairs, batch_size, device, trust_remote_code)
+        return answering.answer(saved, texts, pairs, batch_size)
     if config.is_encoder_decoder:
         search = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
         if source_prefix is None:
             source_prefix = (recall(config, "translation") or {}).get("source_prefix", "")
         texts = [source_prefix + text if text.strip() else "" for text in texts]
         chosen = {key: value for key, value in search.items() if value is not None}
-        return translate(folder, config, texts, batch_size, device, chosen, trust_remote_code)
+        return translate(saved, texts, batch_size, chosen)
     raise ValueError(
         f"{folder} contains a {what}, which hftrain predict does not support. "
         "Load it with transformers' from_pretrained or pipeline; for a language model use hftrain chat."

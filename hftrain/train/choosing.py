@@ -56,7 +56,7 @@ def choose_settings(
     total = plan.total_steps(config.num_train_epochs, config.max_steps)
     defaults.fill_cadence(config, total)
     config.check()
-    if printing.asked():
+    if printing.requested():
         printing.show(config)
     return plan, total
 

@@ -1,7 +1,7 @@
 """The examples as the model gets them: which of their tokens are learnt, and which problems they have.
 
-`fit` measures a sample of every run for its report. In `hftrain inspect`, which runs any recipe inside `asked`, it
-passes the examples on and ends, before anything is trained or written.
+`fit` measures a sample of every run for its report. In `hftrain inspect`, which runs any recipe inside
+`showing_examples`, it passes the examples on and ends, before anything is trained or written.
 
 Shapes: N examples, T tokens of one example.
 """
@@ -74,11 +74,11 @@ class Example(NamedTuple):
 
 def inspecting() -> bool:
     """Whether `fit` will only show its examples: work that only the result needs may be skipped."""
-    return _ASKED.get() or printing.asked()
+    return _ASKED.get() or printing.requested()
 
 
 @contextmanager
-def asked() -> Iterator[None]:
+def showing_examples() -> Iterator[None]:
     """A context in which `fit` raises `Seen`."""
     token = _ASKED.set(True)
     try:
@@ -88,7 +88,7 @@ def asked() -> Iterator[None]:
 
 
 def look(view: View, count: int = 64) -> dict[str, Any]:
-    """`measure` of `count` examples, for the report. Raises `Seen` inside `asked`."""
+    """`measure` of `count` examples, for the report. Raises `Seen` inside `showing_examples`."""
     if _ASKED.get():
         raise Seen(view)
     return measure(view, sample(view, count))

@@ -76,7 +76,10 @@ def test_the_command_line_and_yaml(tmp_path):
     (tmp_path / "run.yaml").write_text("train_file: a.jsonl\nvalidation_file: null\n")
     config = parse(DataConfig, ["--config", str(tmp_path / "run.yaml")])
     assert (config.train_file, config.validation_file, config.tested_on) == (["a.jsonl"], None, "a.jsonl")
-    for wrong, message in (({"test_file": "t@2"}, "takes no weights"), ({"train_file": ["a", "a@2"]}, "names a twice")):
+    for wrong, message in (
+        ({"test_file": "t@2"}, "takes no weights"),
+        ({"train_file": ["a", "a@2"]}, "contains a twice"),
+    ):
         with pytest.raises(ConfigError, match=message):
             DataConfig(**{"train_file": "a"} | wrong)
 

@@ -42,7 +42,7 @@ def test_a_text_with_many_rows_is_set_aside_whole_where_nobody_says_how_many():
     rows = datasets.Dataset.from_list([{"text": f"text {i % 10}", "label": str(i)} for i in range(300)])
     parts = split_rows(rows, None, 0.2, 1, by="text")
     assert [len(parts[name]) for name in ("train", "validation", "test")] == [210, 30, 60]
-    with pytest.raises(ValueError, match="each stands in more than 15 rows: raise validation_split"):
+    with pytest.raises(ValueError, match="each is in more than 15 rows: raise validation_split"):
         split_rows(rows, 0.05, 0.2, 1, by="text")
 
 

@@ -102,3 +102,12 @@ def test_files_fit_an_afternoon():
     lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES + RECIPES}
     long = {str(path.relative_to(ROOT)): n for path, n in lines.items() if n > (100 if path in RECIPES else 400)}
     assert long == {}, "recipes have at most 100 lines, modules 400: make them smaller, or a module a folder"
+
+
+def test_tests_stand_in_rooms_and_fit_an_afternoon_too():
+    tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name != "__init__.py"]
+    long = {str(path.relative_to(ROOT)): n for path in tests if (n := len(path.read_text().splitlines())) > 400}
+    assert long == {}, "files of tests have at most 400 lines: split them by topic"
+    rooms = {path.relative_to(ROOT / "tests").parent for path in tests if path.name.startswith("test_")}
+    known = {path.relative_to(PACKAGE).parent for path in FILES} | {Path("house"), Path("recipes")}
+    assert rooms <= known and Path() not in rooms, "a test stands in the folder that has the name of the room it tests"

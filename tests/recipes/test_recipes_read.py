@@ -1,4 +1,7 @@
-"""Recipes are read by strangers: `main` is short, on lines of its own, and so is that of the README, which trains."""
+"""Recipes are read by strangers: `main` is short, on lines of its own; what a docstring claims stands in the log.
+
+The recipe that the README shows is short too, and trains.
+"""
 
 import ast
 import json
@@ -13,6 +16,7 @@ from hftrain.text import train_tokenizer
 from tests import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+LOG = (ROOT / "docs" / "log.md").read_text(encoding="utf-8")
 STATEMENTS = 30
 
 
@@ -54,6 +58,28 @@ def test_what_counts_as_a_statement_and_as_packed(body, count, lines):
     source = f"def main(config):\n{body}\n"
     assert len(statements(source)) == count
     assert packed_lines(source) == lines
+
+
+def section(title: str) -> str:
+    """The entries of docs/log.md with this title."""
+    entries = re.split(r"^## \d{4}-\d\d-\d\d  ", LOG, flags=re.M)[1:]
+    return "\n".join(entry for entry in entries if entry.splitlines()[0] == title)
+
+
+def numbers(text: str) -> set[str]:
+    return {number.rstrip(".,") for number in re.findall(r"(?<![\w-])\d[\d.,]*(?!-?\w)", text)}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_docstring_names_a_score_and_a_time_that_stand_in_the_log(path):
+    docstring = " ".join(str(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))).split())
+    seen = docstring.partition("Seen: ")[2]
+    assert re.search(r"\d (seconds|minutes)\b", seen) and re.search(r"\bCPU\b", seen), "a time, and the hardware"
+    titles = re.findall(r'"(.+?)"', seen.partition("docs/log.md: ")[2])
+    logged = "".join(map(section, titles))
+    assert titles and all(section(title) for title in titles)
+    claimed = numbers(seen.partition("docs/log.md: ")[0])
+    assert len(claimed) >= 2 and claimed <= numbers(logged), claimed - numbers(logged)
 
 
 def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path):

@@ -134,7 +134,7 @@ def test_histogram_counts_every_value_once():
     ]
     beyond = [mark.colour for mark in figure.drawing.marks if mark.tip]
     assert beyond == [0, 0, 0, 1, 1]  # what is as long as the limit is not cut
-    assert ">limit 8: 13.6 % are cut<" in figure.html() and outside(figure) == []
+    assert ">limit 8: 13.6 % are truncated<" in figure.html() and outside(figure) == []
     assert figure.note == "Median 7, 95 % up to 9, largest 12."
 
 

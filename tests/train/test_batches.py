@@ -17,7 +17,8 @@ from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
 from hftrain.tasks.classification import count_examples
 from hftrain.train.loop import fit, start
 from hftrain.train.trials import check_batches, chunk_loss
-from tests.train.exact_worker import MODELS, collate, collate_causal, lengths_of, make_examples
+from tests.train.exact_models import MODELS
+from tests.train.exact_worker import collate, collate_causal, lengths_of, make_examples
 
 SHAPE = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
 ROWS = [{"input_ids": [3 + (i * j) % 40 for j in range(3 + i % 5)], "label": i % 2} for i in range(12)]

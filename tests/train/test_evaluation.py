@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from hftrain.data.examples import Examples
 from hftrain.losses import sequence_to_sequence
 from hftrain.train.evaluation import _share, mean_loss, predict
-from tests.train.exact_worker import MODELS, collate, lengths_of, make_examples
+from tests.train.exact_models import MODELS
+from tests.train.exact_worker import collate, lengths_of, make_examples
 
 EXAMPLES = make_examples(46)
 MEASURED = Examples(EXAMPLES, lengths_of(EXAMPLES))

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests import ROOT
-from tests.train.exact_worker import MODELS, launch, run, two_hosts
+from tests.train.exact_models import MODELS
+from tests.train.exact_worker import launch, run, two_hosts
 
 SEQ2SEQ = [name for name in MODELS if name != "llama"]
 LAUNCH_FILES = ROOT / "ds_configs"

@@ -25,7 +25,8 @@ from hftrain.report.history import read_history
 from hftrain.train.loop import fit
 from hftrain.train.trials.gradients import Steady, try_examples
 from hftrain.train.trials.memory import Memory, left_as_it_was
-from tests.train.exact_worker import UNREACHED, collate, lengths_of, make_examples, run
+from tests.train.exact_models import UNREACHED
+from tests.train.exact_worker import collate, lengths_of, make_examples, run
 from tests.train.test_exact import assert_same, launch_with
 
 NEVER = {"led": "query_global", "bert2bert": "encoder.pooler.dense", "idle": "idle"}

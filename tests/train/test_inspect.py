@@ -155,7 +155,7 @@ def test_fit_hands_over_and_writes_nothing(tmp_path):
     config = TrainConfig(output_dir=str(tmp_path / "out"), max_steps=2, num_train_epochs=None)
     rows = [prompt_and_answer([50, 2])] * 4
     view = causal(rows)
-    with inspect.asked():
+    with inspect.showing_examples():
         accelerator = start(config)
         with pytest.raises(inspect.Seen) as seen:
             fit(

@@ -19,7 +19,8 @@ from hftrain.train.optim import (
     parameter_groups,
     steps_of,
 )
-from tests.train.exact_worker import MODELS, collate, make_examples
+from tests.train.exact_models import MODELS
+from tests.train.exact_worker import collate, make_examples
 
 pytestmark = pytest.mark.unit
 

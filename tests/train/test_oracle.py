@@ -10,7 +10,8 @@ from hftrain.data.plan import Plan
 from hftrain.losses import causal_language_model, sequence_to_sequence
 from hftrain.report.history import read_history
 from hftrain.train.loop import fit, start
-from tests.train.exact_worker import MODELS, collate, collate_causal, lengths_of, make_examples
+from tests.train.exact_models import MODELS
+from tests.train.exact_worker import collate, collate_causal, lengths_of, make_examples
 
 STEPS, MICRO, ACCUMULATION = 32, 4, 4
 BATCH = MICRO * ACCUMULATION

@@ -11,7 +11,8 @@ from hftrain.data.plan import Plan
 from hftrain.losses import causal_language_model, count_next_labels, forward
 from hftrain.text.causal import collate_causal as collate_packs
 from hftrain.train.routing import find_router_loss, real_tokens, routed
-from tests.train.exact_worker import BATCH, collate_causal, lengths_of, llama, make_examples, qwen3_moe, run
+from tests.train.exact_models import llama, qwen3_moe
+from tests.train.exact_worker import BATCH, collate_causal, lengths_of, make_examples, run
 
 SMALL = {
     "vocab_size": 60, "hidden_size": 16, "intermediate_size": 16, "moe_intermediate_size": 16, "num_hidden_layers": 2,

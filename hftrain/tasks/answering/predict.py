@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import load, recall, refuse_nan
+from hftrain.models.saved import Saved, load, recall, refuse_nan
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from hftrain.tasks.answering import Found
 
 
 def answer(
-    folder: Path,
-    config: PreTrainedConfig,
-    questions: Sequence[str],
-    contexts: Sequence[str] | None,
-    batch_size: int,
-    device: str | None,
-    trust_remote_code: bool = False,
+    saved: Saved, questions: Sequence[str], contexts: Sequence[str] | None, batch_size: int
 ) -> list[dict[str, Any]]:
     """For each question {"answer", "start", "end" (in characters of its context), "probability",
     "no_answer_probability", "n_best": [{"answer", "start", "end", "probability"}, ...]}; "no_answer_probability" and
@@ -35,6 +26,7 @@ def answer(
     Raises:
         ValueError: contexts are missing.
     """
+    folder, config = saved.folder, saved.config
     if contexts is None:
         raise ValueError(
             'questions need a context: give it with --context "..." or --context_file F, or name a file with '
@@ -47,7 +39,7 @@ def answer(
     from hftrain.tasks.answering import Found, collator, cut_contexts
     from hftrain.train.evaluation import OneProcess
 
-    model, tokenizer, device = load(folder, "AutoModelForQuestionAnswering", config, device, trust_remote_code)
+    model, tokenizer, device = load(saved, "AutoModelForQuestionAnswering")
     most = min(384, longest_text(model, tokenizer))
     sizes = {"max_seq_length": most, "doc_stride": most // 3, "max_answer_length": 30, "n_best_size": 20}
     sizes |= recall(config, "answering") or {}

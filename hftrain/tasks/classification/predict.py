@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import load, recall, refuse_nan, warn_of_cuts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+from hftrain.models.saved import Saved, load, recall, refuse_nan, warn_of_cuts
 
 
-def classify(
-    folder: Path,
-    config: PreTrainedConfig,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
-    batch_size: int,
-    device: str | None,
-    trust_remote_code: bool = False,
-) -> list[Any]:
+def classify(saved: Saved, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> list[Any]:
     """The prediction for each text, by `config.problem_type`:
 
     - one class: {"label": its name, "probability": ..., "probabilities": {name: ...}};
@@ -44,6 +32,7 @@ def classify(
     from hftrain.tasks.classification.model import model_collator
     from hftrain.train.evaluation import OneProcess
 
+    folder, config = saved.folder, saved.config
     trained = recall(config, "classification") or {}  # unknown for models of other libraries
     if trained.get("pairs") and pairs is None:
         raise ValueError(
@@ -52,7 +41,7 @@ def classify(
         )
     if trained.get("pairs") is False and pairs is not None:
         raise ValueError(f"{folder} was trained on single texts: remove pairs (--pair_column, --context)")
-    model, tokenizer, device = load(folder, "AutoModelForSequenceClassification", config, device, trust_remote_code)
+    model, tokenizer, device = load(saved, "AutoModelForSequenceClassification")
     most = min(longest_text(model, tokenizer), trained.get("max_seq_length", sys.maxsize))
     filled = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(filled):

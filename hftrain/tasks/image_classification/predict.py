@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hftrain.data.lines import Fault
 from hftrain.labels.predict import problem_of, say
-from hftrain.models.saved import load_weights, recall, refuse_nan
+from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
 from hftrain.vision.sources import ENDINGS, locate
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
-
-def classify(
-    folder: Path,
-    config: PreTrainedConfig,
-    images: Sequence[Any],
-    batch_size: int,
-    device: str | None,
-    trust_remote_code: bool = False,
-) -> list[Any]:
+def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
     """For each image the same as `hftrain.tasks.classification.predict.classify` for a text. An image is a path, or
     what a row has in its column: bytes, or the dict of datasets.Image.
 
@@ -38,6 +28,7 @@ def classify(
     from hftrain.vision.decoding import examine
     from hftrain.vision.pixels import FILE, Pixels, load_settings
 
+    folder, config = saved.folder, saved.config
     settings = load_settings(str(folder))
     if settings is None:
         raise ValueError(f"{folder} has no {FILE}, which says how its model reads images")
@@ -50,7 +41,7 @@ def classify(
             examine(Path(paths[-1]))
         except Fault as fault:
             raise ValueError(f"{name}: {fault}") from None
-    model, device = load_weights(folder, "AutoModelForImageClassification", config, device, trust_remote_code)
+    model, device = load_weights(saved, "AutoModelForImageClassification")
     label: Any = [] if problem == "multi_label_classification" else 0
     examples = Examples([{"image": path, "labels": label} for path in paths], np.ones(len(paths)))
     collate = collator(pixels, problem, config.num_labels or 0)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -26,9 +26,6 @@ from hftrain.models import load
 from hftrain.models.trust import refusing_code
 from hftrain.tasks.pretraining.config import PretrainingConfig
 from hftrain.tasks.pretraining.prepare import fingerprint, prepare
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import load, recall, refuse_nan
+from hftrain.models.saved import Saved, load, recall, refuse_nan
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
-
     from hftrain.tasks.tagging.spans import Word
 
 
 def tag(
-    folder: Path,
-    config: PreTrainedConfig,
-    texts: Sequence[str | Sequence[str]],
-    batch_size: int,
-    device: str | None,
-    trust_remote_code: bool = False,
-    each_word: bool = False,
+    saved: Saved, texts: Sequence[str | Sequence[str]], batch_size: int, each_word: bool = False
 ) -> list[list[dict[str, Any]]]:
     """The entities of each text: {"type", "text", "start", "end" (in characters), "probability" (mean of its words)}.
     If the tags are not entities, or with `each_word`, every word with "tag" in place of "type".
@@ -39,7 +30,8 @@ def tag(
     from hftrain.tasks.tagging.spans import words_of
     from hftrain.train.evaluation import OneProcess
 
-    model, tokenizer, device = load(folder, "AutoModelForTokenClassification", config, device, trust_remote_code)
+    folder, config = saved.folder, saved.config
+    model, tokenizer, device = load(saved, "AutoModelForTokenClassification")
     most = min(512, longest_text(model, tokenizer))
     windows = recall(config, "windows") or {"max_seq_length": most, "doc_stride": most // 4}
     words = [words_of(text) for text in texts]

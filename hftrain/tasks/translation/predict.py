@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hftrain.models.fit import count_positions, longest_text
-from hftrain.models.saved import ADAPTER, load, warn_of_cuts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+from hftrain.models.saved import ADAPTER, Saved, load, warn_of_cuts
 
 
-def translate(
-    folder: Path,
-    config: PreTrainedConfig,
-    texts: list[str],
-    batch_size: int,
-    device: str | None,
-    search: dict[str, int],
-    trust_remote_code: bool = False,
-) -> list[str]:
+def translate(saved: Saved, texts: list[str], batch_size: int, search: dict[str, int]) -> list[str]:
     """Translates each text into the language the model was saved for; empty texts stay empty.
 
     Texts longer than the model reads are cut; stderr shows how many.
@@ -36,7 +24,8 @@ def translate(
     from hftrain.tasks.translation import scoring
     from hftrain.train.evaluation import OneProcess
 
-    model, tokenizer, device = load(folder, "AutoModelForSeq2SeqLM", config, device, trust_remote_code)
+    folder = saved.folder
+    model, tokenizer, device = load(saved, "AutoModelForSeq2SeqLM")
     if (folder / ADAPTER).is_file() and (folder / "generation_config.json").is_file():  # and not the base model's
         model.get_base_model().generation_config = GenerationConfig.from_pretrained(folder)
 

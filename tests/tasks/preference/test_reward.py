@@ -13,9 +13,10 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 from hftrain.deploy.merge import merge
 from hftrain.tasks.preference import bradley_terry, count_examples, reward_loss
 from hftrain.tasks.preference.online import reward_function
-from hftrain.train.inspect import asked
+from hftrain.train.inspect import showing_examples
 from tests import tiny
-from tests.tasks.preference.test_preference import collate, make_examples, write_rows
+from tests.tasks.preference.test_preference import collate, make_examples
+from tests.tasks.preference.test_preference_recipe import write_rows
 from tests.tiny import chat_folder, chat_tokenizer
 
 
@@ -143,7 +144,7 @@ def test_rewards_that_are_not_there(name):
 def test_grpo_is_not_inspected():
     """It would have been trained."""
     recipe = importlib.import_module("recipes.grpo")
-    with asked(), pytest.raises(ValueError, match="hftrain inspect cannot show"):
+    with showing_examples(), pytest.raises(ValueError, match="hftrain inspect cannot show"):
         recipe.main(recipe.GrpoConfig(model_name_or_path="x", train_file="x", reward_funcs=["x"]))
 
 

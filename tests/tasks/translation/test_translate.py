@@ -9,8 +9,6 @@ from typing import Any
 
 import datasets
 import pytest
-import sentencepiece
-import torch
 import transformers
 
 from hftrain import text
@@ -21,7 +19,7 @@ from hftrain.tasks import translation
 from hftrain.tasks.translation import TranslateConfig
 from hftrain.tasks.translation.report import describe
 from recipes import translate as recipe
-from tests import ROOT
+from tests import ROOT, tiny
 from tests.old_folders import without_the_key
 from tests.programs import launcher, run
 
@@ -65,62 +63,6 @@ def configured(folder: Path, output_dir: Path, **settings: Any) -> Any:
     return recipe.TranslateConfig(**defaults | settings)
 
 
-# ---- small random models with real tokenizers, saved as the pretrained ones are
-
-
-def learn_pieces(folder: Path, name: str, texts: list[str], **options: Any) -> dict[str, int]:
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_prefix=str(folder / name),
-        vocab_size=60,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **options,
-    )
-    model = sentencepiece.SentencePieceProcessor(model_file=str(folder / f"{name}.model"))
-    (folder / f"{name}.vocab").unlink()
-    return {model.id_to_piece(number): number for number in range(model.get_piece_size())}
-
-
-def build(kind: str, folder: Path) -> Path:
-    folder.mkdir()
-    texts = [text for pair in PAIRS for text in pair]
-    size = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
-    size |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    if kind == "marian":
-        words = learn_pieces(folder, "source", texts[::2]) | learn_pieces(folder, "target", texts[1::2])
-        vocabulary = ["</s>", "<unk>", *sorted(words.keys() - {"</s>", "<unk>", "<s>"}), "<pad>"]
-        (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(vocabulary)}))
-        files = [str((folder / f"{side}.model").rename(folder / f"{side}.spm")) for side in ("source", "target")]
-        tokenizer = transformers.MarianTokenizer(*files, str(folder / "vocab.json"))
-        last = len(vocabulary) - 1
-        ids = {"pad_token_id": last, "eos_token_id": 0, "decoder_start_token_id": last, "forced_eos_token_id": 0}
-        config = transformers.MarianConfig(vocab_size=len(vocabulary), **ids, **size)
-    elif kind == "t5":
-        learn_pieces(folder, "spiece", texts, pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
-        tokenizer = transformers.T5Tokenizer.from_pretrained(folder, extra_ids=5)
-        config = transformers.T5Config(
-            vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
-        )
-    elif kind == "nllb":
-        learn_pieces(folder, "sentencepiece.bpe", texts, model_type="bpe")
-        learnt = transformers.NllbTokenizer.from_pretrained(folder).backend_tokenizer.to_str()
-        (folder / "sentencepiece.bpe.model").unlink()
-        model = json.loads(learnt)["model"]
-        tokenizer = transformers.NllbTokenizer(vocab=model["vocab"], merges=list(map(tuple, model["merges"])))
-        config = transformers.M2M100Config(vocab_size=len(tokenizer), **size)
-    else:  # mBART ends a text in its language, mBART-50 begins it with it
-        learn_pieces(folder, "sentencepiece.bpe", texts)
-        names = {"mbart": transformers.MBartTokenizer, "mbart50": transformers.MBart50Tokenizer}
-        tokenizer = names[kind].from_pretrained(folder)
-        first = {"decoder_start_token_id": 2} if kind == "mbart50" else {}
-        config = transformers.MBartConfig(vocab_size=len(tokenizer) + 1, **first, **size)
-    torch.manual_seed(0)
-    transformers.AutoModelForSeq2SeqLM.from_config(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 LANGUAGES = {"nllb": {"source_lang": "deu_Latn", "target_lang": "eng_Latn"}}  # not the order it was built with
 LANGUAGES |= {kind: {"source_lang": "en_XX", "target_lang": "de_DE"} for kind in ("mbart", "mbart50")}
 
@@ -128,7 +70,7 @@ LANGUAGES |= {kind: {"source_lang": "en_XX", "target_lang": "de_DE"} for kind in
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
     base = tmp_path_factory.mktemp("pretrained")
-    return lambda kind: base / kind if (base / kind).exists() else build(kind, base / kind)
+    return lambda kind: base / kind if (base / kind).exists() else tiny.translator(kind, base / kind, PAIRS)
 
 
 @pytest.fixture(scope="module")
