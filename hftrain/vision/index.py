@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from hftrain import disk
 from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
 from hftrain.vision.decoding import Known, examine
@@ -47,9 +48,9 @@ def keep(content: bytes) -> str:
     path = cache() / "images" / "kept" / digest[:2] / digest
     if not path.exists() or path.stat().st_size != len(content):
         path.parent.mkdir(parents=True, exist_ok=True)
-        stage = path.with_name(f"{digest}.{os.getpid()}")
-        stage.write_bytes(content)
-        os.replace(stage, path)
+        with disk.beside(path) as staged:
+            staged.write_bytes(content)
+            staged.replace(path)
     return str(path)
 
 

@@ -1,4 +1,4 @@
-"""What the report and the model card of a classification of images show."""
+"""The report and the model card of a classification of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ def summarize(
     ids: Mapping[str, int],
     thresholds: Sequence[float],
 ) -> Report:
-    """What the report shows: the scores of the test rows, and the data. `references`: what is right, of each split."""
+    """What the report shows: the scores of the test rows, and the data. `references`: the references of each split."""
     sides = np.maximum(rows["train"]["width"][:], rows["train"]["height"][:])
     return report_labels(
         config,
@@ -48,7 +48,7 @@ def summarize(
 
 
 def describe(rows: "Rows", names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:
-    """A split: its rows, what was left out and leaked, the sizes of the images, and the rows of each class."""
+    """The table of a split: its rows, how many were left out or leaked, the sizes of images, the rows of each class."""
     sides = np.array([rows["width"][:], rows["height"][:]])
     sizes = [f"{width} x {height}" for width, height in (np.median(sides, axis=1).astype(int), sides.max(axis=1))]
     details: dict[str, Any] = {"pixels, median": sizes[0], "pixels, largest": sizes[1]}
@@ -60,7 +60,7 @@ def show(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def usage(config: ImageClassificationConfig, image: str) -> str:
-    """Python that loads what was trained and saved, and asks it about an image."""
+    """Python code that loads the trained model and classifies `image`."""
     folder = config.hub_model_id or config.output_dir
     if not config.use_peft and config.model_name_or_path is not None:
         return f"""from transformers import pipeline
