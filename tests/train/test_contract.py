@@ -303,7 +303,8 @@ def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(stopped, tmp
     folder = tmp_path / "out"
     shutil.copytree(stopped, folder)
     shutil.copytree(folder / "checkpoint-4", folder / "checkpoint-12")
-    with pytest.raises(ValueError, match=r"step 4: name the folder checkpoint-4.*checkpoint-4 is good: resume from it"):
+    message = r"step 4: rename the folder to checkpoint-4.*checkpoint-4 is good: resume from it"
+    with pytest.raises(ValueError, match=message):
         checkpoint.find(folder, str(folder / "checkpoint-12"))
     resume(folder, tmp_path)
     assert "passed over checkpoint-12: manifest.json: this is the checkpoint of step 4" in capsys.readouterr().out
