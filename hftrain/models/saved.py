@@ -82,8 +82,9 @@ def load(saved: Saved, auto_class: str) -> tuple[Any, Any, str]:
     import transformers
 
     from hftrain.models.trust import refusing_code
+    from hftrain.models.weights import naming_damage
 
-    with refusing_code(saved.folder):
+    with refusing_code(saved.folder), naming_damage(saved.folder):
         tokenizer = transformers.AutoTokenizer.from_pretrained(saved.folder, trust_remote_code=saved.trust_remote_code)
     model, device = load_weights(saved, auto_class)
     return model, tokenizer, device

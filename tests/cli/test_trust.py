@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from hftrain import cli
 from hftrain.config import parse
@@ -137,6 +138,7 @@ ROWS = {
     "reward": {"prompt": "some words", "chosen": "a few", "rejected": "numbers"},
     "grpo": {"prompt": "some words"},
     "classify": {"text": "some words", "label": "a"},
+    "classify_images": {"image": "image", "label": "a"},
     "tag": {"tokens": ["some", "words"], "tags": ["O", "O"]},
     "answer": {"title": "t", "context": "a few words", "question": "how many", "answers": {"text": ["a few"],
                "answer_start": [0]}},
@@ -151,6 +153,8 @@ def test_a_recipe_runs_no_code_of_a_folder(planted, recipe, tmp_path):
     rows = [{key: f"{value} {i}" if isinstance(value, str) and key != "label" else value
              for key, value in ROWS[recipe].items()} for i in range(60)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for i in range(60 if recipe == "classify_images" else 0):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"image {i}", "PNG")
     file = ROOT / "recipes" / f"{recipe}.py"
     module = runpy.run_path(str(file))
     cls = module[re.search(r"(?:parse\(|run\(main, )(\w+)\)", file.read_text()).group(1)]

@@ -94,7 +94,7 @@ def test_what_is_no_configuration_is_refused(tmp_path, monkeypatch, text, messag
 
 def test_a_file_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"there is no {tmp_path}/y.json"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/y.json does not exist"):
         find_deepspeed_file("y.json")
 
 
