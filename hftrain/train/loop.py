@@ -26,13 +26,14 @@ from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
-from hftrain.train import checkpoint, inspect, trials
+from hftrain.train import checkpoint, inspect, memory, trials
 from hftrain.train.choosing import choose_settings
 from hftrain.train.contract import run_contract
 from hftrain.train.ending import farewell, leave, save
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
-from hftrain.train.run import Outcome, Run
+from hftrain.train.run import Run
+from hftrain.train.state import Outcome
 from hftrain.train.trials.gradients import Steady, try_examples
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ def fit(
                     before_step(model, micro_batches)
                 outcome = take_step(run, micro_batches, loss, stop=signals.received, router=router)
                 if outcome.out_of_memory:
-                    micro_batch_size = run.halve(micro_batches)
+                    micro_batch_size = memory.halve(run, micro_batches)
                     break
                 seconds, needed = time.perf_counter() - began, flops(indices) if flops else 0.0
                 run.count_step(outcome, len(indices), int(plan.tokens[indices].sum()), seconds, needed)
@@ -270,7 +271,7 @@ def take_step(
         raise ValueError(f"step {step + 1} has nothing to learn: all labels of its examples are masked")
     if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
         if not config.halve_on_oom:
-            raise RuntimeError(run.out_of_memory_message(micro_batches[0]))
+            raise RuntimeError(memory.explain(run, micro_batches[0]))
         return Outcome(out_of_memory=True)
     losses: list[torch.Tensor] = []  # on the device: reading them one by one would make the CPU wait each time
     out_of_memory = False
@@ -291,7 +292,7 @@ def take_step(
             if not distributed.is_out_of_memory(error):
                 raise
             if not config.halve_on_oom:
-                raise RuntimeError(f"{run.out_of_memory_message(micro)}\n{str(error).splitlines()[0]}") from error
+                raise RuntimeError(f"{memory.explain(run, micro)}\n{str(error).splitlines()[0]}") from error
             out_of_memory = True
             break
         losses.append(summed.detach())

@@ -18,7 +18,7 @@ from torch import nn
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.config.defaults import describe, stretched
-from hftrain.data.plan import MicroBatch, Plan
+from hftrain.data.plan import Plan
 from hftrain.data.sealed import moved_in
 from hftrain.report import History, Progress, write_seen
 from hftrain.signals import EvaluationStopped, StopSignals
@@ -148,17 +148,8 @@ class Run:
     # ---- each step ----
 
     def count_step(self, outcome: Outcome, samples: int, tokens: int, seconds: float, flops: float) -> None:
-        state = self.state
-        state.step += 1
-        state.samples_seen += samples
-        state.tokens_seen += tokens
-        state.seconds = time.perf_counter() - self.clock
-        state.step_seconds += seconds
-        state.flops += flops
-        state.window.append((outcome.loss if outcome.taken else None, tokens, seconds, flops))
-        if outcome.taken:
-            state.steps_taken += 1
-            state.loss_sum += outcome.loss
+        self.state.count(outcome, samples, tokens, seconds, flops)
+        self.state.seconds = time.perf_counter() - self.clock
 
     def due(self, name: str, total: int) -> bool:
         """Whether it is time for `eval_steps`, `save_steps` or `logging_steps`."""
@@ -238,15 +229,7 @@ class Run:
         name = (config.metric_for_best_model or "loss").removeprefix("eval_")
         if name not in metrics:
             raise ValueError(f"metric_for_best_model={name!r} is not evaluated; the metrics are {', '.join(metrics)}")
-        best, sign = state.best_metrics, 1 if config.higher_is_better else -1
-        better = not best or sign * metrics[name] > sign * best[name]
-        if best and metrics[name] == best[name]:
-            better = metrics.get("loss", math.inf) < best.get("loss", math.inf)
-        if state.step and math.isfinite(metrics[name]) and better:
-            state.best_step, state.best_metrics, state.evaluations_since_best = state.step, metrics, 0
-        elif state.step:
-            state.evaluations_since_best += 1
-        state.metrics = metrics
+        state.compare(metrics, name, higher_is_better=config.higher_is_better)
         values = {f"eval_{key}": value for key, value in metrics.items()}
         self.progress.log(values)
         self.history.append({"step": state.step, **values})
@@ -299,31 +282,6 @@ class Run:
     def _export(self, folder: Path) -> None:
         with self.average.applied() if self.average else nullcontext():
             export(self.accelerator, self.model, self.processor, folder)
-
-    # ---- memory ----
-
-    def out_of_memory_message(self, micro: MicroBatch) -> str:
-        config = self.config
-        shapes = ", ".join(f"{k} {tuple(v.shape)}" for k, v in micro.batch.items() if hasattr(v, "shape"))
-        if config.micro_batch_tokens:
-            lower = f"Lower micro_batch_tokens (now {config.micro_batch_tokens})"
-        else:
-            lower = f"Set micro_batch_size under {len(micro.indices)}"
-        return (
-            f"out of memory in step {self.state.step + 1} with a micro-batch of {shapes}. {lower}: "
-            "results change only with a warning at the start. Or set halve_on_oom, activation_checkpointing or bf16"
-        )
-
-    def halve(self, micro_batches: list[MicroBatch]) -> int:
-        """Half the examples of the largest of these micro-batches, which did not fit into memory."""
-        largest = max(gather_object([max(len(m.indices) for m in micro_batches)]))
-        if largest <= 1:
-            raise RuntimeError(self.out_of_memory_message(micro_batches[0]))
-        size = largest // 2
-        self.progress.print(
-            f"out of memory in step {self.state.step + 1}: continuing with micro-batches of at most {size} examples"
-        )
-        return size
 
 
 def introduce(accelerator: Accelerator, model: nn.Module, trained: int) -> str:

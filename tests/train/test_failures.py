@@ -100,7 +100,7 @@ def test_one_process_that_is_not_finite_stops_both(tmp_path):
 
 
 def test_a_step_without_labels_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="step 1 has nothing to learn: all labels of its examples is masked"):
+    with pytest.raises(ValueError, match="step 1 has nothing to learn: all labels of its examples are masked"):
         train(WorkerConfig(output_dir=tmp_path, masked_step=True))
 
 
