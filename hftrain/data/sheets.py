@@ -1,16 +1,23 @@
-"""The cells of an Excel workbook (.xlsx), read as its sheet saved as csv would be: everything is text."""
+"""The cells of an Excel workbook (.xlsx), read as its sheet saved as csv would be: everything is text, dates as
+2026-11-28 or 2026-11-28 09:30:00."""
 
 from __future__ import annotations
 
 import logging
+import re
 import zipfile
+import zlib
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 logger = logging.getLogger(__name__)
 
 MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # RuntimeError: encrypted, or an unknown compression
+DATE_FORMATS = {*range(14, 23), 45, 46, 47}
 LINK = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
 
@@ -23,19 +30,19 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     try:
         with zipfile.ZipFile(path) as book:
-            texts = _shared_texts(book)
+            texts, dates = _shared_texts(book), _dates(book)
             width = 0
             with book.open(_first_sheet(path, book)) as file:
                 for _, row in ElementTree.iterparse(file):
                     if row.tag != f"{MAIN}row":
                         continue
-                    cells = {_column(cell, place): _text(cell, texts) for place, cell in enumerate(row)}
+                    cells = {_column(cell, place): _text(cell, texts, dates) for place, cell in enumerate(row)}
                     filled = max((place + 1 for place, text in cells.items() if text), default=0)
                     width = width or filled
                     if filled:
                         yield int(row.get("r", "0")), [cells.get(place, "") for place in range(max(width, filled))]
                     row.clear()
-    except (zipfile.BadZipFile, ElementTree.ParseError, KeyError, IndexError, ValueError, OSError) as error:
+    except (*DAMAGE, ElementTree.ParseError, KeyError, IndexError, ValueError, OSError) as error:
         raise ValueError(f"{path} is not a readable Excel workbook: {error}. Save its sheet as .csv") from None
 
 
@@ -72,7 +79,35 @@ def _column(cell: ElementTree.Element, place: int) -> int:
     return number - 1 if number else place
 
 
-def _text(cell: ElementTree.Element, texts: list[str]) -> str:
+class Dates(NamedTuple):
+    """How to read numbers as dates: the styles of cells that show one, and the day 0."""
+
+    styles: frozenset[int]
+    origin: datetime
+
+
+def _dates(book: zipfile.ZipFile) -> Dates:
+    """ECMA-376 part 1, 18.8.30: numbers of built-in formats, and codes of others."""
+    properties = ElementTree.fromstring(book.read("xl/workbook.xml")).find(f"{MAIN}workbookPr")
+    from_1904 = properties is not None and properties.get("date1904") in ("1", "true")
+    origin = datetime(1904, 1, 1) if from_1904 else datetime(1899, 12, 30)
+    if "xl/styles.xml" not in book.namelist():
+        return Dates(frozenset(), origin)
+    styles = ElementTree.fromstring(book.read("xl/styles.xml"))
+    codes = {int(code.get("numFmtId", 0)): code.get("formatCode", "") for code in styles.iter(f"{MAIN}numFmt")}
+    formats = styles.find(f"{MAIN}cellXfs")
+    numbers = [int(style.get("numFmtId", 0)) for style in ([] if formats is None else formats)]
+    shown = {
+        place for place, number in enumerate(numbers) if number in DATE_FORMATS or _shows_date(codes.get(number, ""))
+    }
+    return Dates(frozenset(shown), origin)
+
+
+def _shows_date(code: str) -> bool:
+    return bool(re.search("[dmyhs]", re.sub(r'"[^"]*"|\\.|\[[^\]]*\]', "", code.lower()).replace("general", "")))
+
+
+def _text(cell: ElementTree.Element, texts: list[str], dates: Dates) -> str:
     kind, value = cell.get("t", "n"), cell.findtext(f"{MAIN}v") or ""
     if kind == "inlineStr":
         inline = cell.find(f"{MAIN}is")
@@ -83,5 +118,10 @@ def _text(cell: ElementTree.Element, texts: list[str]) -> str:
         return "TRUE" if value == "1" else "FALSE"
     if kind == "n" and value:
         number = float(value)
+        if int(cell.get("s", 0)) in dates.styles:
+            moment = dates.origin + timedelta(seconds=round(number * 86_400))
+            if 0 <= number < 1:
+                return moment.time().isoformat()
+            return moment.date().isoformat() if number.is_integer() else moment.isoformat(" ")
         return str(int(number)) if number.is_integer() else repr(number)
     return value

@@ -326,6 +326,18 @@ def test_what_is_kept_is_made_again_where_it_is_damaged(tmp_path, caplog):
 
 # ---- Excel workbooks
 
+DATES = """<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>
+<row r="1"><c t="inlineStr"><is><t>text</t></is></c></row>
+<row r="2"><c s="1"><v>46354</v></c></row>
+<row r="3"><c s="2"><v>46354.395833333336</v></c></row>
+<row r="4"><c s="2"><v>0.5</v></c></row>
+<row r="5"><c s="3"><v>46354</v></c></row>
+</sheetData></worksheet>"""
+STYLES = """<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">
+<numFmts><numFmt numFmtId="164" formatCode="dd/mm hh:mm"/>
+<numFmt numFmtId="165" formatCode="0.0&quot; days&quot;"/></numFmts>
+<cellXfs><xf numFmtId="0"/><xf numFmtId="14"/><xf numFmtId="164"/><xf numFmtId="165"/></cellXfs></styleSheet>"""
+
 SHEET = """<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>
 <row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c><c t="inlineStr"><is><t>stars</t></is></c></row>
 <row r="2"><c r="A2" t="s"><v>2</v></c><c r="B2" t="str"><f>"a"</f><v>a</v></c><c r="C2"><v>3.0</v></c></row>
@@ -358,3 +370,14 @@ def test_the_first_sheet_of_a_workbook_is_read_as_csv(tmp_path, caplog):
     assert "of its sheets Reviews, Notes the first, Reviews, is read" in caplog.text
     with pytest.raises(ValueError, match=r"Book.XLSX, line 1: no column 'txt'.* did you mean 'text'"):
         load_rows(tmp_path / "Book.XLSX", columns={"text": "txt"})
+    with zipfile.ZipFile(tmp_path / "dates.xlsx", "w", zipfile.ZIP_DEFLATED) as book:
+        for name, content in (parts | {"styles": STYLES, "worksheets/sheet9": DATES}).items():
+            book.writestr(f"xl/{name}" if "." in name else f"xl/{name}.xml", content)
+    rows = load_rows(tmp_path / "dates.xlsx", columns={"text": "text"})
+    assert rows["text"][:] == ["2026-11-28", "2026-11-28 09:30:00", "12:00:00", "46354"]
+    raw = bytearray((tmp_path / "dates.xlsx").read_bytes())
+    for place in range(100, 400):
+        raw[place] ^= 255
+    (tmp_path / "dates.xlsx").write_bytes(raw)
+    with pytest.raises(ValueError, match=r"dates.xlsx is not a readable Excel workbook"):
+        load_rows(tmp_path / "dates.xlsx", columns={"text": "text"})
