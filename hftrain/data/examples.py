@@ -98,8 +98,20 @@ def fingerprint_of(items: Sequence[Any], lengths: np.ndarray | None = None) -> s
     if own := known_fingerprint(items):
         return own
     places = np.linspace(0, len(items) - 1, min(len(items), 1000))
-    sample = [f"{len(items)}", *(repr(items[int(i)]) for i in places)]
+    sample = [f"{len(items)}", *(_spelt_out(items[int(i)]) for i in places)]
     return hashlib.sha256((b"" if lengths is None else lengths.tobytes()) + "\n".join(sample).encode()).hexdigest()
+
+
+def _spelt_out(item: Any) -> str:
+    """`repr`, with all numbers of arrays and tensors, which `repr` shortens."""
+    if isinstance(item, Mapping) and any(hasattr(value, "__array__") for value in item.values()):
+        return repr({key: _spelt_out(value) for key, value in item.items()})
+    if isinstance(item, (list, tuple)) and any(hasattr(value, "__array__") for value in item):
+        return repr([_spelt_out(value) for value in item])
+    if hasattr(item, "__array__"):
+        values = np.ascontiguousarray(item)
+        return f"{values.dtype} {values.shape} {hashlib.sha256(values.tobytes()).hexdigest()}"
+    return repr(item)
 
 
 def known_fingerprint(items: object) -> str | None:

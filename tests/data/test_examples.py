@@ -5,8 +5,9 @@ import ast
 import datasets
 import numpy as np
 import pytest
+import torch
 
-from hftrain.data.examples import Examples
+from hftrain.data.examples import Examples, fingerprint_of
 from hftrain.data.noise import Noised
 from hftrain.data.packing import Packed, pack
 from hftrain.data.rows import BadRow, Leaks, Places, Rows
@@ -106,3 +107,13 @@ def test_nothing_is_pasted_on_a_foreign_object():
     assert pasted("rows.bad = []\nself.bad = 1\nsetattr(rows, 'leaks', 2)\nrows._fingerprint, x = 1, 2") == [
         "line 1: rows.bad", "line 3: setattr(rows, 'leaks', 2)", "line 4: rows._fingerprint",
     ]  # fmt: skip
+
+
+def test_long_arrays_have_fingerprints_of_all_their_numbers():
+    """`repr` shows only the ends of an array of more than a thousand numbers."""
+    values = np.zeros(5000)
+    other = values.copy()
+    other[2500] = 1
+    first, same, second = (fingerprint_of([{"x": x}]) for x in (values, values.copy(), other))
+    assert first == same != second
+    assert fingerprint_of([torch.from_numpy(values)]) != fingerprint_of([torch.from_numpy(other)])
