@@ -68,7 +68,6 @@ def causal_collator(
     Raises:
         ValueError: the tokenizer has no pad token, or more tokens than the model has embeddings.
     """
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    text.require_pad_token(tokenizer)
     check_fit(model, tokenizer)
     return partial(collate_causal, pad_token_id=tokenizer.pad_token_id, flat=wants_flat(model))

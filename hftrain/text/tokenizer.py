@@ -101,6 +101,15 @@ def learn_tokenizer(rows: Rows | Dataset, vocab_size: int) -> PreTrainedTokenize
     return tokenizer
 
 
+def require_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises: ValueError, the tokenizer has no pad token."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path or 'the model'} has no pad token: set pad_token in its "
+            "tokenizer_config.json, to the end token for instance, or choose another with tokenizer_name_or_path"
+        )
+
+
 def vocabulary(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The facts of a tokenizer that a new model's configuration needs: `vocab_size` and the special tokens' ids."""
     names = ("pad_token_id", "bos_token_id", "eos_token_id")

@@ -17,7 +17,7 @@ from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
 from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.tasks.classification.config import ClassificationConfig
-from hftrain.text import attention_mask, learn_tokenizer, pad, tokenized
+from hftrain.text import attention_mask, learn_tokenizer, pad, require_pad_token, tokenized
 from hftrain.text.examples import TOKENS, of_split
 
 if TYPE_CHECKING:
@@ -34,10 +34,9 @@ def load_tokenizer(rows: Rows, config: ClassificationConfig) -> PreTrainedTokeni
     if tokenizer is None:
         tokenizer = learn_tokenizer(rows.data.remove_columns("label"), config.vocab_size)
         tokenizer.model_input_names = ["input_ids", "attention_mask"]  # our model has no token types
-    if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token  # never used: the attention mask hides padding
+    require_pad_token(tokenizer)
     return tokenizer
 
 

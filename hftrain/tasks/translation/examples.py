@@ -13,7 +13,7 @@ from hftrain.losses import Batch
 from hftrain.models import load
 from hftrain.models.fit import check_fit
 from hftrain.tasks.translation.config import TranslateConfig
-from hftrain.text import collate_pairs, learn_tokenizer, tokenize_pairs
+from hftrain.text import collate_pairs, learn_tokenizer, require_pad_token, tokenize_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,8 +33,7 @@ def pair_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) ->
         ValueError: the tokenizer has no pad token or does not fit the model, which may lack decoder_start_token_id.
     """
     config = model.config
-    if tokenizer.pad_token_id is None:
-        raise ValueError(f"{type(tokenizer).__name__} has no pad token: set one, or choose tokenizer_name_or_path")
+    require_pad_token(tokenizer)
     check_fit(model, tokenizer)
     rotates = config.model_type in ("mbart", "plbart")  # the decoder starts with the language, which ends the labels
     start = getattr(config, "decoder_start_token_id", None)  # PLBart's configuration lacks this key
