@@ -62,6 +62,9 @@ def inspect_recipe(args: argparse.Namespace) -> int:
             run_file(recipe, recipe_arguments)
     except Seen as seen:
         view = seen.view
+    except Exception:
+        print(*map(visible, log.messages), sep="\n", file=sys.stderr)
+        raise
     else:
         raise ValueError(f"{recipe} does not call fit, so there is nothing to show")
     finally:

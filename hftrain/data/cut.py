@@ -115,6 +115,9 @@ def split_rows(
         start = int.from_bytes(drawn, "big") / 2**64
         chosen = free[draw(groups.sizes[free], groups.strata[free], size, start, keep=strata is not None)]
         split_of_group[chosen] = split
+        if size and not len(chosen) and (groups.sizes == 1).all():
+            keeps = " and to keep one of each class" if strata is not None else ""
+            raise ValueError(f"{len(rows)} rows are too few to hold out {size} for {name}{keeps}: set {name}_file")
         if size and not len(chosen):
             raise ValueError(
                 f"{name}_split: rows with the same {column or by!r} stay together, but each is in more than {size} "
