@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -194,7 +195,9 @@ def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> 
             f"{folder / ('*' + kinds[0])}"
         )
     read = {file for name in (names if split else ()) for file in by_split[name]} | set(chosen)
-    left = [file for file in _visible_files(folder) if file not in read and not NO_DATA.match(file.name)]
+    named = () if ending(chosen[0]) in endings else endings  # rows name such files
+    left = [file for file in visible_files(folder) if file not in read and not NO_DATA.match(file.name)]
+    left = [file for file in left if ending(file) not in named]
     if left:
         shown = ", ".join(str(file.relative_to(folder)) for file in left[:5])
         logger.warning("%s: %d files are not read: %s%s", folder, len(left), shown, ", ..." if len(left) > 5 else "")
@@ -210,27 +213,61 @@ def _split_files(folder: Path, endings: Sequence[str] = ()) -> dict[str, list[Pa
     """The data files of a folder by the split in their names; "" for other files. With `endings`, files with one of
     them if no other files have rows: FOLDER/SPLIT/CLASS/file, or FOLDER/CLASS/file."""
     by_split: dict[str, list[Path]] = {}
-    files = _visible_files(folder)
+    files = [file for file in visible_files(folder) if not NO_DATA.match(file.name)]
     if endings and not any(ending(file) in (*COLUMNAR, *TEXTUAL) for file in files):
-        for file in (file for file in files if ending(file) in endings):
-            parts = file.relative_to(folder).parts
-            split = SPLIT_WORDS.get(parts[0].lower(), "") if len(parts) > 2 else ""
-            by_split.setdefault(split, []).append(file)
-        return by_split
+        return _files_of_classes(folder, [file for file in files if ending(file) in endings])
     for file in files:
-        if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN) and not NO_DATA.match(file.name):
-            words = (
-                SPLIT_WORDS.get(word)
-                for part in reversed(file.relative_to(folder).parts)
-                for word in re.split("[^a-z]+", part.lower())
-            )
-            by_split.setdefault(next(filter(None, words), ""), []).append(file)
+        if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN):
+            by_split.setdefault(_split_of(file.relative_to(folder).parts), []).append(file)
     return by_split
 
 
-def _visible_files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return [file for file in files if not any(part.startswith((".", "__")) for part in file.relative_to(folder).parts)]
+def _split_of(parts: Sequence[str]) -> str:
+    """The split that the last part with such a word names; "" if none does."""
+    words = (SPLIT_WORDS.get(word) for part in reversed(parts) for word in re.split("[^a-z]+", part.lower()))
+    return next(filter(None, words), "")
+
+
+def _files_of_classes(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """The files in folders of classes by split, FOLDER/CLASS/file or FOLDER/SPLIT/CLASS/file, also one folder deeper if
+    FOLDER contains only that one. A file outside of them is left out.
+
+    Raises:
+        ValueError: there are no folders of classes, or a file is deeper.
+    """
+    places = {file: file.relative_to(folder).parts[:-1] for file in files}
+    deepest = max(map(len, places.values()), default=1)
+    levels = list(zip(*places.values(), strict=False))[: deepest - 1]  # names of folders, but of no class
+    common = next((depth for depth, names in enumerate(levels) if len({*names}) > 1 or _split_of(names)), len(levels))
+    places = {file: parts[common:] for file, parts in places.items() if parts[common:]}
+    if files and not places:
+        raise ValueError(f"{folder} has files but no folder for each class: put them into {folder}/CLASS/")
+    by_split: dict[str, list[Path]] = {}
+    for file, (*above, _) in places.items():
+        split = _split_of(above)
+        if len(above) > bool(split):
+            raise ValueError(f"{file} is too deep in {folder}: a file's class is the folder in FOLDER/CLASS/file")
+        by_split.setdefault(split, []).append(file)
+    classes = {parts[-1].lower() for parts in places.values()}
+    if classes and classes <= SPLIT_WORDS.keys():
+        raise ValueError(
+            f"{folder} has folders of splits ({', '.join(sorted(classes))}) without a folder for each class"
+        )
+    return by_split
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """All files in a folder and, also behind links, in the folders below it; without those that begin with . or __"""
+    files: list[Path] = []
+    visited: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in visited:
+            folders.clear()  # a link to a folder above
+            continue
+        visited.add(os.path.realpath(place))
+        folders[:] = [name for name in folders if not name.startswith((".", "__"))]
+        files += [Path(place) / name for name in names if not name.startswith((".", "__"))]
+    return sorted(files)
 
 
 def is_hub_name(source: str) -> bool:

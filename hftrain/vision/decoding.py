@@ -51,7 +51,7 @@ def examine(path: Path) -> Known:
         raise Fault(f"{path} cannot be read: {error.strerror}") from None
     with opened(content) as image:
         width, height = image.size
-        if image.getexif().get(ORIENTATION, 1) >= 5:
+        if image.format != "TIFF" and image.getexif().get(ORIENTATION) in (5, 6, 7, 8):  # Pillow turns a TIFF itself
             width, height = height, width
         image.draft(None, (width // 8, height // 8))
         image.load()
@@ -86,7 +86,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         raise Fault("its samples are floating-point numbers, whose range is not known: save it with 8 or 16 bits")
     if not image.mode.startswith("I"):
         return image
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise Fault("its samples are numbers of 32 bits, whose range is not known: save it with 8 or 16 bits")
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
 
 

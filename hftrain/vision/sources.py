@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,9 @@ def read_image_file(path: Path) -> Reader | None:
     """An image file as one row, [path, name of its folder]; None of other files."""
     if ending(path) not in ENDINGS:
         return None
-    return Reader(str(path), "image", ["the image", "its folder"], iter([(1, [str(path), path.parent.name])]))
+    return Reader(
+        str(path), "image", ["the image", "its folder"], iter([(1, [path.name, path.absolute().parent.name])])
+    )
 
 
 def beside(file: Path, values: list[Any]) -> list[Any]:
@@ -46,6 +49,8 @@ def locate(value: Any, name: str) -> str:
     if isinstance(value, dict):  # of datasets.Image
         value = value.get("path") if value.get("bytes") is None else value["bytes"]
         value = value.encode() if isinstance(value, str) and not Path(value).is_file() else value
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
     if isinstance(value, bytes):
         if not value:
             raise Fault(f"{name} is empty")
@@ -75,9 +80,15 @@ class Contents:
     def _labelled(self, row: Sequence[Any], known: Known) -> list[Any] | Fault:
         path, *rest = row
         label, first = self.labels.setdefault(known.content, (rest[-1], path))
-        if label != rest[-1]:
+        if _unordered(label) != _unordered(rest[-1]):
             return Fault(f"the same image as {first}, which has the label {label!r}, not {rest[-1]!r}")
         return [known.content, path, known.width, known.height, *rest]
+
+
+def _unordered(label: Any) -> Any:
+    """A list of names without their order; anything else as it is."""
+    names = isinstance(label, list) and all(isinstance(name, str) for name in label)
+    return frozenset(label) if names else label
 
 
 def digits() -> Path:

@@ -279,7 +279,7 @@ def test_tokenizers_with_languages(rows, texts, tmp_path, build, source, target)
     assert cut.lengths.max() == 6 and all(of_target in labels and eos in labels for labels in cut.column("labels"))
     with pytest.raises(ValueError, match=rf"no language 'de'; perhaps .*{target}"):
         tokenize_pairs(rows, tokenizer, **PAIRS, source_lang=source, target_lang="de", cache_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"no language None; it knows .*source_lang, target_lang"):
+    with pytest.raises(ValueError, match=r"no language None; it has .*source_lang, target_lang"):
         tokenize_pairs(rows, tokenizer, **PAIRS, cache_dir=tmp_path)
 
 

@@ -240,7 +240,7 @@ def test_who_goes_back_gives_up_what_came_after(tmp_path, capsys):
     again = WorkerConfig(**settings, resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     with pytest.raises(BrokenOff):
         train(again, break_off(7))
-    assert "checkpoint-12 is of a later step: renamed checkpoint-12.given-up" in capsys.readouterr().out
+    assert "checkpoint-12 is of a later step: renamed to checkpoint-12.given-up" in capsys.readouterr().out
     assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["checkpoint-4", "checkpoint-6"]
     assert (tmp_path / "checkpoint-12.given-up" / "manifest.json").exists()
     assert checkpoint.find(tmp_path, "auto")[0] == tmp_path / "checkpoint-6"

@@ -92,6 +92,19 @@ def test_sixteen_bits_become_eight():
     assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
 
 
+def test_numbers_of_32_bits_are_refused_beyond_16(tmp_path):
+    with pytest.raises(Fault, match="numbers of 32 bits, whose range is not known"):
+        decode(file_of(Image.fromarray(np.array([[0, 70_000]], np.int32)), "TIFF"))
+    assert decode(file_of(Image.fromarray(np.array([[0, 65_535]], np.int32)), "TIFF")).getpixel((1, 0)) == WHITE
+
+
+def test_an_unknown_orientation_is_none(tmp_path):
+    exif = Image.Exif()
+    exif[decoding.ORIENTATION] = 99
+    (tmp_path / "a.png").write_bytes(file_of(corners(), "PNG", exif=exif))
+    assert examine(tmp_path / "a.png")[1:] == decode(tmp_path / "a.png").size
+
+
 def test_floating_point_is_refused():
     with pytest.raises(Fault, match="floating-point numbers"):
         decode(file_of(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"))

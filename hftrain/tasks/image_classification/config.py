@@ -65,6 +65,8 @@ class ImageClassificationConfig(LabelConfig):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
+        if self.tokenizer_name_or_path is not None:
+            yield ("tokenizer_name_or_path",), "has no use here: images need no tokenizer"
         for name in ("mixup_alpha", "cutmix_alpha"):
             if getattr(self, name) and self.problem_type != "single_label_classification":
                 yield (name, "problem_type"), "blends the shares of classes: only for one class of several"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.data.lines import Fault
+from hftrain.data.sources import visible_files
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
 from hftrain.vision.sources import ENDINGS, locate
@@ -40,7 +41,7 @@ def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
             paths.append(locate(image, name))
             examine(Path(paths[-1]))
         except Fault as fault:
-            raise ValueError(f"{name}: {fault}") from None
+            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
     model, device = load_weights(saved, "AutoModelForImageClassification")
     label: Any = [] if problem == "multi_label_classification" else 0
     examples = Examples([{"image": path, "labels": label} for path in paths], np.ones(len(paths)))
@@ -63,7 +64,7 @@ def image_files(names: Sequence[str]) -> list[str]:
         if not Path(name).is_dir():
             files.append(name)
             continue
-        inside = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in ENDINGS)
+        inside = [str(path) for path in visible_files(Path(name)) if path.suffix.lower() in ENDINGS]
         if not inside:
             raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
         files += inside

@@ -158,3 +158,56 @@ def test_a_folder_without_images(tmp_path):
     (tmp_path / "notes.xyz").write_text("")
     with pytest.raises(ValueError, match=r"has no data files \(known endings: .*, jpg, jpeg, png"):
         load(train_file=[str(tmp_path)])
+
+
+def test_a_folder_by_a_relative_name(tmp_path, monkeypatch):
+    write_folder(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    assert len(load(dataset_name="./photos")["train"]) == 48
+    monkeypatch.chdir(tmp_path / "photos")
+    rows = load(dataset_name=".")["train"]
+    assert {row["label"] for row in rows} == {"red", "green", "blue"}
+
+
+def test_a_folder_around_the_splits(tmp_path, caplog):
+    """As an archive is often unpacked; an image outside of the classes is left out, by name."""
+    for number, split in enumerate(("train_set", "test_set")):
+        write_folder(tmp_path / "photos-1.0" / split, 12, 12 * number)
+    picture(90).save(tmp_path / "photos-1.0" / "overview.png")
+    rows = load(dataset_name=str(tmp_path))
+    assert len(rows["test"]) == 12 and len(rows["train"]) + len(rows["validation"]) == 12
+    assert "1 files are not read: photos-1.0/overview.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("train/{}.png", r"folders of splits \(train\) without a folder for each class"),
+        ("{}.png", "no folder for each class"),
+        ("{label}/2021/{}.png", "is too deep in"),
+    ],
+)
+def test_folders_without_classes_are_refused(place, message, tmp_path):
+    for number in range(9):
+        file = tmp_path / place.format(number, label=CLASSES[number % 3])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(file)
+    with pytest.raises(ValueError, match=message):
+        load(dataset_name=str(tmp_path))
+
+
+def test_a_class_behind_a_link(tmp_path):
+    write_folder(tmp_path / "there")
+    (tmp_path / "here").mkdir()
+    for label in CLASSES:
+        (tmp_path / "here" / label).symlink_to(tmp_path / "there" / label)
+    (tmp_path / "here" / "red" / "again").symlink_to(tmp_path / "here")  # a circle
+    assert len(load(dataset_name=str(tmp_path / "here"))["train"]) == 48
+
+
+def test_labels_in_another_order_are_the_same(tmp_path):
+    path = named(tmp_path)
+    rows = [json.loads(line) | {"label": ["a", "b"]} for line in path.read_text().splitlines()]
+    again = rows[0] | {"label": ["b", "a"]}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, again]))
+    assert len(load(train_file=[str(path)], problem_type="multi_label_classification")["train"]) > 0

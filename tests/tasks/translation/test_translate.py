@@ -340,6 +340,6 @@ def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     for key in ("train_loss", "samples_seen", "tokens_seen", "epoch", "test_sacrebleu", "test_chrf", "eval_loss"):
         assert results[1][key] == pytest.approx(results[0][key], rel=1e-5)
     for ran in (one, two):  # on the terminal, once, and nothing else
-        assert len(re.findall("leak: 65 of 81 test rows are in the training rows too", ran.stderr)) == 1
+        assert len(re.findall(r"leak: \d+ of 81 test rows are in the training rows too", ran.stderr)) == 1
         assert ran.stdout.count("step 6/6  loss") == 1
         assert "Warning" not in ran.stderr, ran.stderr
