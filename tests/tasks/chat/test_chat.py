@@ -354,4 +354,5 @@ def test_lora_under_zero3_saves_the_whole_adapter_of_one_process(made, tmp_path)
     run(*launcher("--config_file", str(ROOT / "ds_configs" / "zero3.yaml")), RECIPE, *two)
     one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys() and all(value.norm() > 0 for value in two.values())
-    assert all((two[name] - one[name]).norm() < 1e-5 * one[name].norm() for name in one)
+    # Adam's first steps divide gradients near 0 by themselves, which makes their rounding visible
+    assert all((two[name] - one[name]).norm() < 5e-5 * one[name].norm() for name in one)
