@@ -66,8 +66,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         held_out=examples,
     )
     thresholds = classification.choose_thresholds(accelerator, model, config, score, references["validation"])
-    report = classification.summarize(config, rows, examples, score(model, "test"), references, names, ids, thresholds)
-    return publish(accelerator, config, results, report)
+    tested = classification.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
+    return publish(accelerator, config, results, classification.summarize(config, tested))
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ def main(config: ImageClassificationConfig) -> dict[str, Any]:
         held_out=examples,
     )
     thresholds = images.choose_thresholds(accelerator, model, config, score, references["validation"])
-    report = images.summarize(config, rows, examples, score(model, "test"), references, names, ids, thresholds)
-    return publish(accelerator, config, results, report)
+    tested = images.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
+    return publish(accelerator, config, results, images.summarize(config, tested))
 
 
 if __name__ == "__main__":

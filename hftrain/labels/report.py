@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,24 @@ from hftrain.report.described import share
 from hftrain.report.evaluated import evaluation_figures, per_class_table
 
 if TYPE_CHECKING:
+    from hftrain.data.examples import Examples
     from hftrain.data.rows import Rows
 
 WORST = 50  # rows in the table of the examples with the highest loss
 NAMED = 10  # maximum classes in the first sentence
 CLASSES = 30  # maximum classes in the table of the data
+
+
+class Tested(NamedTuple):
+    """A trained classifier on its data: all that a report shows besides the settings."""
+
+    rows: "Mapping[str, Rows]"
+    examples: "Mapping[str, Examples]"
+    scores: Scores  # of the test rows
+    references: Mapping[str, np.ndarray]  # of each split
+    names: Sequence[str]  # of the classes, by their numbers
+    ids: Mapping[str, int]
+    thresholds: Sequence[float]
 
 
 def title(config: LabelConfig) -> str:
@@ -58,11 +71,7 @@ def count_labels(rows: "Rows", names: Sequence[str], ids: Mapping[str, int]) -> 
 
 def report_labels(
     config: LabelConfig,
-    rows: "Mapping[str, Rows]",
-    scores: Scores,
-    references: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    thresholds: Sequence[float],
+    tested: Tested,
     *,
     task: str,
     what: str,
@@ -74,11 +83,11 @@ def report_labels(
     """What the report shows: the scores of the test rows, and the data.
 
     Args:
-        references: the references of each split.
         task: pipeline tag of the Hub. `what`: one input, "a text".
         show: a row -> its columns in the table of the worst examples.
         more: further figures of the task.
     """
+    rows, _, scores, references, names, _, thresholds = tested
     truth = references["test"]
     numbers, metrics = measure(scores, truth, config, names, thresholds, report=True)
     return Report(

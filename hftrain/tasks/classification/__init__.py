@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from hftrain.labels.classes import number_classes, references, weights
     from hftrain.labels.judging import judge
     from hftrain.labels.losses import classification, count_examples
+    from hftrain.labels.report import Tested
     from hftrain.labels.scoring import Scores, choose_thresholds, measure, score
     from hftrain.tasks.classification.augment import augmentation
     from hftrain.tasks.classification.config import ClassificationConfig
@@ -21,6 +22,7 @@ else:
 __all__ = [
     "ClassificationConfig",
     "Scores",
+    "Tested",
     "augmentation",
     "choose_thresholds",
     "classification",

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain.data.examples import Examples
-from hftrain.labels.report import count_labels, report_labels
-from hftrain.labels.scoring import Scores
+from hftrain.labels.report import Tested, count_labels, report_labels
 from hftrain.report import Report
 from hftrain.report.described import describe_split, share
 from hftrain.report.evaluated import length_figure
@@ -18,29 +16,17 @@ if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
 
-def summarize(
-    config: ClassificationConfig,
-    rows: "Mapping[str, Rows]",
-    examples: Mapping[str, Examples],
-    scores: Scores,
-    references: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    ids: Mapping[str, int],
-    thresholds: Sequence[float],
-) -> Report:
-    """What the report shows: the scores of the test rows, and the data. `references`: the references of each split."""
+def summarize(config: ClassificationConfig, tested: Tested) -> Report:
+    """What the report shows: the scores of the test rows, and the data."""
+    rows, examples = tested.rows, tested.examples
     lengths, heading = np.asarray(examples["train"].column("length")), "Lengths of the training texts"
     return report_labels(
         config,
-        rows,
-        scores,
-        references,
-        names,
-        thresholds,
+        tested,
         task="text-classification",
         what="a pair of texts" if config.text_pair_column else "a text",
         usage=usage(config, rows["test"][0]),
-        data={name: describe(split, examples[name], names, ids) for name, split in rows.items()},
+        data={name: describe(split, examples[name], tested.names, tested.ids) for name, split in rows.items()},
         show=show,
         more=[length_figure(lengths, config.max_seq_length, unit="texts", title=heading)],
     )

@@ -7,6 +7,7 @@ from hftrain.lazy import lazily
 if TYPE_CHECKING:
     from hftrain.labels.classes import number_classes, references, weights
     from hftrain.labels.losses import classification
+    from hftrain.labels.report import Tested
     from hftrain.labels.scoring import Scores, choose_thresholds, measure, score
     from hftrain.tasks.image_classification.config import ImageClassificationConfig
     from hftrain.tasks.image_classification.examples import augmentation, collator, make_examples
@@ -19,6 +20,7 @@ else:
 __all__ = [
     "ImageClassificationConfig",
     "Scores",
+    "Tested",
     "augmentation",
     "choose_thresholds",
     "classification",

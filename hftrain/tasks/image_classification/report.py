@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hftrain.data.examples import Examples
-from hftrain.labels.report import count_labels, report_labels
-from hftrain.labels.scoring import Scores
+from hftrain.labels.report import Tested, count_labels, report_labels
 from hftrain.report import Report
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split
@@ -19,29 +17,17 @@ if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
 
-def summarize(
-    config: ImageClassificationConfig,
-    rows: "Mapping[str, Rows]",
-    examples: Mapping[str, Examples],
-    scores: Scores,
-    references: Mapping[str, np.ndarray],
-    names: Sequence[str],
-    ids: Mapping[str, int],
-    thresholds: Sequence[float],
-) -> Report:
-    """What the report shows: the scores of the test rows, and the data. `references`: the references of each split."""
-    sides = np.maximum(rows["train"]["width"][:], rows["train"]["height"][:])
+def summarize(config: ImageClassificationConfig, tested: Tested) -> Report:
+    """What the report shows: the scores of the test rows, and the data."""
+    rows, train = tested.rows, tested.rows["train"]
+    sides = np.maximum(train["width"][:], train["height"][:])
     return report_labels(
         config,
-        rows,
-        scores,
-        references,
-        names,
-        thresholds,
+        tested,
         task="image-classification",
         what="an image",
         usage=usage(config, rows["test"][0]["image"]),
-        data={name: describe(split, names, ids) for name, split in rows.items()},
+        data={name: describe(split, tested.names, tested.ids) for name, split in rows.items()},
         show=show,
         more=[histogram("sizes", "Longer sides of the training images", sides, x_label="pixels")],
     )

@@ -97,7 +97,7 @@ def test_a_new_model_learns_and_predicts(data, tmp_path, capsys):
     assert (row["image"], row["id"], row["prediction"]["label"]) == ("101.png", 7, "blue")
     with pytest.raises(ValueError, match=r"is a URL, https://x\.org/a\.jpg: only files are read"):
         predict(tmp_path / "out", ["https://x.org/a.jpg"])
-    with pytest.raises(ValueError, match=r"none.png: .*cannot be read"):
+    with pytest.raises(ValueError, match=r"none.png cannot be read"):
         predict(tmp_path / "out", ["none.png"])
 
 
