@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.data.packing import Packed, pack
@@ -70,6 +72,8 @@ def test_packing_changes_no_loss_and_no_gradient(name, attention):
 
 @pytest.mark.parametrize("name", ["opt", "bloom", "falcon", "mamba", "rwkv"])
 def test_a_model_that_mixes_documents_is_refused(name):
+    if name == "falcon" and Version(transformers.__version__) >= Version("5.24"):
+        pytest.skip("transformers keeps the documents of Falcon with ALiBi apart from 5.24 on")
     model = tiny(name, None).train()
     with pytest.raises(ValueError, match="turn packing off"):
         check_packing(model)
