@@ -10,6 +10,7 @@ import pytest
 TAKEN = {"ElectraForMaskedLM", "DistilBertForSequenceClassification", "LlamaForCausalLM", "GPT2LMHeadModel"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("efficient", ["false", "true"])
 def test_what_cannot_be_cut_up_is_refused_and_nothing_else(tmp_path, efficient):
     """Real models, really cut up, in one process. A model that a later version takes makes this fail."""

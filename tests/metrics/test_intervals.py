@@ -73,6 +73,7 @@ def test_no_interval_where_it_would_promise_what_it_cannot():
     assert set(bootstrap(lambda rows: {"auc": float(rows[1])} if rows[0] < 25 else {}, 30)) == {"auc"}
 
 
+@pytest.mark.slow
 def test_bleu_of_a_resample_is_bleu_of_its_sentences():
     from hftrain.tasks import translation
 

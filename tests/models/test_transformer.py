@@ -139,6 +139,7 @@ print(json.dumps(logits.flatten().tolist()))
 """
 
 
+@pytest.mark.slow
 def test_saved_folder_loads_where_hftrain_is_not(tmp_path):
     model = build(position_embedding_type="shaw")
     batch = inputs("encoder-decoder")

@@ -138,6 +138,7 @@ def rows_without_timings(output_dir):
     return [without_timings(row) for row in rows(output_dir)]
 
 
+@pytest.mark.slow
 def test_both_processes_halve_when_one_runs_out(tmp_path):
     config = WorkerConfig(output_dir=tmp_path / "out", oom_rows=2, oom_rank=1, halve_on_oom=True, **EXACT)
     assert exit_codes(fork(config, 2)) == [0, 0]

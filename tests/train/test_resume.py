@@ -296,6 +296,7 @@ def test_the_printed_command_says_once_where_to_resume(tmp_path, monkeypatch, ca
     assert printed_command(capsys.readouterr().out) == "python run.py --seed 3 --resume_from_checkpoint auto"
 
 
+@pytest.mark.slow
 def test_the_printed_command_resumes(tmp_path, unbroken):
     out = tmp_path / "out"
     stopped = run(sys.executable, WORKER, "--output_dir", out, "--signal_step", 4, "--resume_from_checkpoint=auto")

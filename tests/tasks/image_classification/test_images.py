@@ -101,6 +101,7 @@ def test_a_new_model_learns_and_predicts(data, tmp_path, capsys):
         predict(tmp_path / "out", ["none.png"])
 
 
+@pytest.mark.slow
 def test_cuts_and_workers_change_nothing(data, tmp_path):
     noise = {"mixup_alpha": 0.3, "cutmix_alpha": 1.0, "auto_augment": "trivial", "random_erasing": 0.3}
     noise["model_config"] = {**TINY, "dropout": 0.0}  # which is seeded by micro-batch
@@ -110,6 +111,7 @@ def test_cuts_and_workers_change_nothing(data, tmp_path):
     assert train(data, tmp_path / "workers", micro_batch_size=12, dataloader_num_workers=2, **noise) == whole
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one(data, tmp_path):
     settings = {"auto_augment": "randaugment", "mixup_alpha": 0.3, "ema_decay": 0.9, "save_steps": 3, "eval_steps": 3}
     settings |= {"save_total_limit": 9, "dataloader_num_workers": 1}

@@ -142,6 +142,7 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     assert f"test: {cut} of 4 rows" in messages and "max_source_length = 6 and are truncated" in messages
 
 
+@pytest.mark.slow
 def test_built_in_data_in_other_locales(folder, tmp_path):
     settings: dict[str, Any] = {"train_file": None, "dataset_name": "cldr", "source_lang": "fr", "target_lang": "pt-BR"}
     rows = translation.load_pairs(configured(folder, tmp_path, **settings), seed=1)
@@ -291,6 +292,7 @@ def test_mistakes_in_yaml_have_file_and_line(tmp_path, text, message):
 # ---- as commands
 
 
+@pytest.mark.slow
 def test_cards_python_runs_where_hftrain_is_not(folder, pretrained, own, tmp_path):
     """Pasted from the card, in a process that cannot import hftrain: our own model, and adapters with languages."""
     adapters = tmp_path / "adapters"
@@ -318,6 +320,7 @@ def test_the_built_in_pairs_are_described():
     assert described["unusable rows left out"] == "0" and described["rows"] == len(rows["test"])
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(folder, tmp_path):
     """The line of the issue, and what the user sees of it: everything once."""
     words = ["--train_file", folder / "pairs.tsv", "--source_column", "en", "--target_column", "de"]
