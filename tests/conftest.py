@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "unit: starts no process; `-m unit` runs these alone, in less than a minute")
+    import_module("numpy.testing")  # NumPy 1.26 starts a process while it is imported
     config.addinivalue_line("markers", "slow: takes long; skipped unless --slow is given or CI is set")
 
 
