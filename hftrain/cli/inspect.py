@@ -63,7 +63,8 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     except Seen as seen:
         view = seen.view
     except Exception:
-        print(*map(visible, log.messages), sep="\n", file=sys.stderr)
+        for message in log.messages:  # they may explain the error
+            print(visible(message), file=sys.stderr)
         raise
     else:
         raise ValueError(f"{recipe} does not call fit, so there is nothing to show")
@@ -75,9 +76,8 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     marks = LEARNT if sys.stdout.isatty() else PLAIN
     step = max(1, len(examples) // max(1, chosen.samples))
     for example in examples[::step][: chosen.samples]:
-        learnt = (
-            "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
-        )  # otherwise there is one label
+        # otherwise there is one label
+        learnt = "" if example.kind in ("whole", "none") else f", {example.learnt:,} learnt"
         length = "an image" if example.pixels is not None else f"{len(example.ids):,} tokens"
         print(f"--- example {example.number:,}: {length}{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")

@@ -115,11 +115,8 @@ def fill_in(
     script = (folder / ("one_node.sbatch" if nodes == 1 else "many_nodes.sbatch")).read_text(encoding="utf-8")
     words = [word.partition("=")[0].replace("-", "_") for word in options]
     if "__resume_from_checkpoint" not in words:
-        options = [
-            *options,
-            "--resume_from_checkpoint",
-            "auto",
-        ]  # otherwise the second job would refuse the folder of the first
+        # otherwise the second job would refuse the folder of the first
+        options = [*options, "--resume_from_checkpoint", "auto"]
     values = {"job_name": Path(recipe).stem, "nodes": str(nodes), "gpus_per_node": str(gpus_per_node), **sbatch}
     for name, value in values.items():
         line = f"#SBATCH --{name.replace('_', '-')}={shlex.quote(value)}"

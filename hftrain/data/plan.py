@@ -258,9 +258,8 @@ def steps(
     Args:
         augment: example -> example, with randomness that (seed, step, example) determines: the same in any cut.
     """
-    ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = (
-        deque()
-    )  # planned ahead; workers collate in advance
+    # planned ahead; workers collate in advance
+    ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = deque()
 
     def keys() -> Iterator[tuple[int, int, list[int]]]:
         for step in range(start, stop):
@@ -289,9 +288,8 @@ def steps(
             # collates are closures, which Python 3.14's forkserver cannot pickle
             multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
             worker_init_fn=_leave_signals_to_the_main_process,
-            generator=torch.Generator().manual_seed(
-                plan.seed
-            ),  # otherwise every new iterator draws from the global generator
+            # otherwise every new iterator draws from the global generator
+            generator=torch.Generator().manual_seed(plan.seed),
         )
     )
     for _ in range(start, stop):

@@ -39,9 +39,8 @@ def state_shapes(
     if "beta2_decay" in group:  # Adafactor
         keys = {"row_var": (*shape[:-1], 1), "col_var": (*shape[:-2], 1, shape[-1])} if len(shape) > 1 else {}
         return {"step": ()} | (keys or {"variance": shape})
-    has_muon = any(
-        "ns_steps" in other for other in getattr(optimizer, "param_groups", [])
-    )  # it updates other parameters with AdamW
+    # Muon updates other parameters with AdamW
+    has_muon = any("ns_steps" in other for other in getattr(optimizer, "param_groups", []))
     if isinstance(optimizer, torch.optim.Adam) or has_muon or type(optimizer).__module__.startswith("deepspeed"):
         keys = {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
         return keys | ({"max_exp_avg_sq": shape} if group["amsgrad"] else {})

@@ -50,9 +50,8 @@ def make_accelerator(
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     bound_waiting()
-    timeout = timedelta(
-        seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds)
-    )  # the watch reports first, with names
+    # the watch reports first, with names
+    timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))
     join_again(timeout)
     accelerator = Accelerator(
         # cpu=True makes Accelerate silently drop DeepSpeed; without it, it ignores torchrun's processes on a CPU

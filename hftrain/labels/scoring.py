@@ -101,9 +101,8 @@ def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, c
     else:
         several = problem == "multi_label_classification"
         counts = training.sum(axis=0) if several else np.bincount(training, minlength=classes)
-        shares = np.clip(counts, 0.5, len(training) - 0.5) / len(
-            training
-        )  # absent classes count as half a row, so that the loss is finite
+        # absent classes count as half a row, so that the loss is finite
+        shares = np.clip(counts, 0.5, len(training) - 0.5) / len(training)
         guess = np.log(shares) - (np.log1p(-shares) if several else 0.0)
     labels = torch.from_numpy(references)
     if problem != "single_label_classification":

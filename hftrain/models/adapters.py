@@ -219,9 +219,8 @@ def reads_all(adapted: Any) -> Any:
     """PEFT 0.21 accepts `token_type_ids` and `position_ids` for question answering but silently drops them; this makes
     such a model read everything that its base reads."""
     if adapted.active_peft_config.task_type == "QUESTION_ANS":
-        adapted.forward = partial(
-            adapted.base_model
-        )  # not a method: Accelerate would bind its function to another object
+        # not a method: Accelerate would bind its function to another object
+        adapted.forward = partial(adapted.base_model)
     return adapted
 
 

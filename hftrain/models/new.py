@@ -44,11 +44,8 @@ def entry_problems(entries: Iterable[str], known_names: set[str], what: str) -> 
 def known_entries(name: str) -> set[str]:
     """Entries of `model_config` that a new model of this architecture accepts."""
     if name == CUSTOM:
-        return {
-            *TransformerConfig.shape_fields(),
-            "vocab_size",
-            "num_hidden_layers",
-        }  # the last counts the layers of each stack
+        # num_hidden_layers counts the layers of each stack
+        return {*TransformerConfig.shape_fields(), "vocab_size", "num_hidden_layers"}
     config = AutoConfig.for_model(name)
     return {*config.to_dict(), *config.attribute_map}
 

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PICKLED = re.compile(
-    r"GLOBAL:? (?:GLOBAL )?([\w.]+)"
-)  # the name that a pickle wanted to import, from the error of a safe unpickler
+# The name that a pickle wanted to import, from the error of a safe unpickler.
+PICKLED = re.compile(r"GLOBAL:? (?:GLOBAL )?([\w.]+)")
 
 
 @contextmanager

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-IMAGE = pa.schema(
-    [("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())]
-)  # sha256 of the file, its path, pixels of the upright picture
+# sha256 of the file, its path, pixels of the upright picture
+IMAGE = pa.schema([("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 
 
 def load_images(config: ImageClassificationConfig, seed: int) -> "dict[str, Rows]":

@@ -92,9 +92,8 @@ def read_sentence(
 def columns_of(row: Mapping[str, Any], config: TaggingConfig) -> list[str]:
     """The columns of the words (or the text) and of the tags (or the spans). Raises: readers.Fault."""
     words = config.tokens_column
-    annotated = isinstance(row.get(words), list) and any(
-        isinstance(word, dict) for word in row[words]
-    )  # Prodigy's format
+    # Prodigy's format
+    annotated = isinstance(row.get(words), list) and any(isinstance(word, dict) for word in row[words])
     if "text" in row and words == "tokens" and (words not in row or annotated):
         words = "text"
     usual = OF_TEXTS if isinstance(row.get(words), str) else OF_WORDS

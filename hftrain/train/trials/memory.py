@@ -49,9 +49,8 @@ class Memory:
                 before, after = then.get(key, ABSENT), now.get(key, ABSENT)
                 if _alike(after, before):
                     continue
-                private = place[1] is None and str(key).startswith(
-                    "_"
-                )  # private to torch and transformers: hooks, flags
+                # private to torch and transformers: hooks, flags
+                private = place[1] is None and str(key).startswith("_")
                 if not private:
                     changes.attributes.append((place, key))
                 if not private or isinstance(before, int | float | str | None):
