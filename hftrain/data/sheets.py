@@ -30,9 +30,10 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     try:
         with zipfile.ZipFile(path) as book:
-            texts, dates = _shared_texts(book), _dates(book)
+            workbook = ElementTree.fromstring(book.read("xl/workbook.xml"))
+            texts, dates = _shared_texts(book), _dates(book, workbook)
             width = 0
-            with book.open(_first_sheet(path, book)) as file:
+            with book.open(_first_sheet(path, book, workbook)) as file:
                 for _, row in ElementTree.iterparse(file):
                     if row.tag != f"{MAIN}row":
                         continue
@@ -46,8 +47,8 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ValueError(f"{path} is not a readable Excel workbook: {error}. Save its sheet as .csv") from None
 
 
-def _first_sheet(path: Path, book: zipfile.ZipFile) -> str:
-    sheets = list(ElementTree.fromstring(book.read("xl/workbook.xml")).iter(f"{MAIN}sheet"))
+def _first_sheet(path: Path, book: zipfile.ZipFile, workbook: ElementTree.Element) -> str:
+    sheets = list(workbook.iter(f"{MAIN}sheet"))
     files = {
         link.get("Id"): str(link.get("Target"))
         for link in ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels"))
@@ -86,9 +87,9 @@ class Dates(NamedTuple):
     origin: datetime
 
 
-def _dates(book: zipfile.ZipFile) -> Dates:
+def _dates(book: zipfile.ZipFile, workbook: ElementTree.Element) -> Dates:
     """ECMA-376 part 1, 18.8.30: numbers of built-in formats, and codes of others."""
-    properties = ElementTree.fromstring(book.read("xl/workbook.xml")).find(f"{MAIN}workbookPr")
+    properties = workbook.find(f"{MAIN}workbookPr")
     from_1904 = properties is not None and properties.get("date1904") in ("1", "true")
     origin = datetime(1904, 1, 1) if from_1904 else datetime(1899, 12, 30)
     if "xl/styles.xml" not in book.namelist():

@@ -172,7 +172,8 @@ def find_files(source: str, split: str | None = None, endings: Sequence[str] = (
 
 
 def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> list[Path]:
-    by_split = _split_files(folder, endings)
+    files = _candidates(folder)
+    by_split = _split_files(folder, files, endings)
     if not by_split:
         known = ", ".join([KNOWN, *(ending[1:] for ending in endings)])
         raise ValueError(f"{folder} has no data files (known endings: {known}) and was not written by save_to_disk")
@@ -196,8 +197,7 @@ def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> 
         )
     read = {file for name in (names if split else ()) for file in by_split[name]} | set(chosen)
     named = () if ending(chosen[0]) in endings else endings  # rows name such files
-    left = [file for file in visible_files(folder) if file not in read and not NO_DATA.match(file.name)]
-    left = [file for file in left if ending(file) not in named]
+    left = [file for file in files if file not in read and ending(file) not in named]
     if left:
         shown = ", ".join(str(file.relative_to(folder)) for file in left[:5])
         logger.warning("%s: %d files are not read: %s%s", folder, len(left), shown, ", ..." if len(left) > 5 else "")
@@ -206,14 +206,16 @@ def _files_of_split(folder: Path, split: str | None, endings: Sequence[str]) -> 
 
 def split_names(folder: Path, endings: Sequence[str] = ()) -> list[str]:
     """Splits of a folder, by save_to_disk or the names of files; [] if there is only one without a name."""
-    return saved_splits(folder) if is_saved(folder) else sorted(_split_files(folder, endings).keys() - {""})
+    if is_saved(folder):
+        return saved_splits(folder)
+    files = _candidates(folder)
+    return sorted(_split_files(folder, files, endings).keys() - {""})
 
 
-def _split_files(folder: Path, endings: Sequence[str] = ()) -> dict[str, list[Path]]:
+def _split_files(folder: Path, files: Sequence[Path], endings: Sequence[str] = ()) -> dict[str, list[Path]]:
     """The data files of a folder by the split in their names; "" for other files. With `endings`, files with one of
     them if no other files have rows: FOLDER/SPLIT/CLASS/file, or FOLDER/CLASS/file."""
     by_split: dict[str, list[Path]] = {}
-    files = [file for file in visible_files(folder) if not NO_DATA.match(file.name)]
     if endings and not any(ending(file) in (*COLUMNAR, *TEXTUAL) for file in files):
         return _files_of_classes(folder, [file for file in files if ending(file) in endings])
     for file in files:
@@ -254,6 +256,11 @@ def _files_of_classes(folder: Path, files: Sequence[Path]) -> dict[str, list[Pat
             f"{folder} has folders of splits ({', '.join(sorted(classes))}) without a folder for each class"
         )
     return by_split
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """The files that may have data."""
+    return [file for file in visible_files(folder) if not NO_DATA.match(file.name)]
 
 
 def visible_files(folder: Path) -> list[Path]:

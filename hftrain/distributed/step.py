@@ -160,10 +160,11 @@ def clip(accelerator: Accelerator, parameters: list[torch.nn.Parameter], limit: 
     if accelerator.distributed_type == DistributedType.FSDP:
         return float(accelerator.clip_grad_norm_(parameters, limit))
     accelerator.unscale_gradients()
-    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if not float(norm) < limit - 2e-6:  # torch adds 1e-6 to the norm
-        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-    return float(norm)
+    total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm = float(total)  # the one point at which a GPU is waited for
+    if not norm < limit - 2e-6:  # torch adds 1e-6 to the norm
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, total)
+    return norm
 
 
 def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Optimizer) -> None:

@@ -22,6 +22,7 @@ from hftrain.config.sources import Source, read_source
 from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
 from hftrain.losses import IGNORE, Batch
+from hftrain.report.described import evenly
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -96,7 +97,7 @@ def look(view: View, count: int = 64) -> dict[str, Any]:
 
 def sample(view: View, count: int) -> list[Example]:
     """`count` examples, evenly spread, each as a separate batch, with the noise of the first step that uses it."""
-    chosen = np.unique(np.linspace(0, len(view.examples) - 1, count).astype(int)).tolist()
+    chosen = evenly(len(view.examples), count)
     steps, rows = view.plan.first_steps(chosen), fetch(view.examples, chosen)
     with_pixels = set(chosen[:: -(-len(chosen) // PICTURES)])
     examples = [_example(view, *arguments) for arguments in zip(chosen, steps, rows, strict=True)]

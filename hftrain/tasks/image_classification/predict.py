@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.data.lines import Fault
-from hftrain.data.sources import visible_files
 from hftrain.labels.predict import problem_of, say
 from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
-from hftrain.vision.sources import ENDINGS, locate
 
 
 def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
@@ -23,11 +20,13 @@ def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
     import numpy as np
 
     from hftrain.data.examples import Examples
+    from hftrain.data.lines import Fault
     from hftrain.labels import scoring
     from hftrain.tasks.image_classification.examples import collator
     from hftrain.train.evaluation import OneProcess
     from hftrain.vision.decoding import examine
     from hftrain.vision.pixels import FILE, Pixels, load_settings
+    from hftrain.vision.sources import locate
 
     folder, config = saved.folder, saved.config
     settings = load_settings(str(folder))
@@ -59,6 +58,9 @@ def image_files(names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a folder without images.
     """
+    from hftrain.data.sources import visible_files
+    from hftrain.vision.sources import ENDINGS
+
     files = []
     for name in names:
         if not Path(name).is_dir():
