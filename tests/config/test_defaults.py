@@ -14,7 +14,7 @@ from hftrain.config.defaults import LIMITS, Known, cadence, choose, stretched
 from hftrain.train import checkpoint, choosing
 from hftrain.train.run import Run
 from tests import ROOT
-from tests.train.resume_worker import WorkerConfig, trace, train
+from tests.train.resume_worker import BrokenOff, WorkerConfig, break_off, trace, train
 
 TABLE = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
 KINDS = {"new": {"new": True}, "whole": {}, "adapters": {"adapters": True}}
@@ -128,15 +128,6 @@ class OpenConfig(WorkerConfig):
     save_steps: float | None = None  # type: ignore[assignment]
 
 
-class BrokenOff(Exception):
-    pass
-
-
-def break_off(step, model):
-    if step == 2:
-        raise BrokenOff
-
-
 def test_a_run_tells_what_it_chose_and_a_resume_keeps_it(tmp_path, capsys, monkeypatch):
     """A later version may have other rules: a run that goes on takes what its checkpoint holds."""
     settings = {"eval_steps": 2, "save_steps": 1, "num_train_epochs": 2.0}
@@ -149,7 +140,7 @@ def test_a_run_tells_what_it_chose_and_a_resume_keeps_it(tmp_path, capsys, monke
 
     stopped = OpenConfig(output_dir=str(tmp_path / "stopped"), **settings)
     with pytest.raises(BrokenOff):
-        train(stopped, break_off)
+        train(stopped, break_off(2))
     monkeypatch.setattr(defaults, "usual_rate", lambda known: defaults.Choice(0.5, "another rule"))
     monkeypatch.setattr(defaults, "usual_batch", lambda known: defaults.Choice(3, "another rule"))
     capsys.readouterr()
@@ -165,7 +156,7 @@ def test_a_run_tells_what_it_chose_and_a_resume_keeps_it(tmp_path, capsys, monke
 
 def test_a_value_of_ones_own_is_no_choice_and_a_resume_refuses_another(tmp_path):
     with pytest.raises(BrokenOff):
-        train(OpenConfig(output_dir=str(tmp_path / "out"), learning_rate=3e-4, save_steps=1), break_off)
+        train(OpenConfig(output_dir=str(tmp_path / "out"), learning_rate=3e-4, save_steps=1), break_off(2))
     again = OpenConfig(output_dir=str(tmp_path / "out"), resume_from_checkpoint="auto", save_steps=1)
     with pytest.raises(ValueError, match=r"learning_rate: 0.0003 when saved, 0.001 now"):
         train(again)

@@ -33,6 +33,20 @@ FORKING = multiprocessing.get_context("forkserver")  # one process that has impo
 FORKING.set_forkserver_preload(["tests.train.resume_worker"])
 
 
+class BrokenOff(Exception):
+    """A run that ended in the middle."""
+
+
+def break_off(at):
+    """For `after_step` of `fit`: raises BrokenOff after step `at`."""
+
+    def after_step(step, model):
+        if step == at:
+            raise BrokenOff
+
+    return after_step
+
+
 @dataclass
 class WorkerConfig(TrainConfig):
     """A small run: 3 steps an epoch, 12 in all."""

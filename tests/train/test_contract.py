@@ -21,19 +21,7 @@ from hftrain.train import checkpoint
 from hftrain.train.checkpoint.reading import sha256_of_json
 from hftrain.train.contract import ALLOWED, DERIVED, RECORDED_FIRST, base_weights, compare, optional, run_contract
 from tests import ROOT, tiny
-from tests.train.resume_worker import WorkerConfig, train
-
-
-class BrokenOff(Exception):
-    pass
-
-
-def break_off(at):
-    def after_step(step, model):
-        if step == at:
-            raise BrokenOff
-
-    return after_step
+from tests.train.resume_worker import BrokenOff, WorkerConfig, break_off, train
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,17 @@ from safetensors.torch import load_file
 from hftrain.signals import EXIT_INTERRUPTED
 from hftrain.train import checkpoint
 from tests.programs import free_port
-from tests.train.resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
+from tests.train.resume_worker import (
+    BrokenOff,
+    WorkerConfig,
+    break_off,
+    exit_codes,
+    fork,
+    random_examples,
+    trace,
+    train,
+    without_timings,
+)
 
 WORKER = Path(__file__).with_name("resume_worker.py")
 # Dropout, averaged weights, workers, an epoch of 8 + 8 + 4 examples cut into micro-batches of 3, windows of the log
@@ -41,18 +51,6 @@ def unbroken(tmp_path_factory):
         return done[key]
 
     return run
-
-
-class BrokenOff(Exception):
-    pass
-
-
-def break_off(at):
-    def after_step(step, model):
-        if step == at:
-            raise BrokenOff
-
-    return after_step
 
 
 def wait_for(condition, seconds=100):
