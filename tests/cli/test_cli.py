@@ -158,6 +158,14 @@ def test_run_forwards_arguments_and_the_exit_code_without_a_warning(tmp_path):
         {"WORLD_SIZE": None, "OMP_NUM_THREADS": str(cores), "ACCELERATE_MIXED_PRECISION": "no"},
     ]
     assert (done.returncode, done.stderr) == (7, "")
+    # a launch file leaves each of its processes more than one core too
+    launch_file = tmp_path / "launch.yaml"
+    launch_file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nnum_machines: 1\nnum_processes: 1\nuse_cpu: true\n"
+    )
+    words = command("run", tmp_path / "tells.py", "--config_file", launch_file, "--")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout)[1]["OMP_NUM_THREADS"] == str(cores), done.stderr
 
 
 @pytest.mark.parametrize(
