@@ -24,6 +24,7 @@ from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss
+from hftrain.models.freezing import narrow_frozen
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
 from hftrain.train import checkpoint, inspect, memory, trials
@@ -136,6 +137,8 @@ def fit(
         whole_step=before_step is not None,
     ):  # fmt: skip
         seen["micro-batches"] = "; ".join(notes)  # for report and card
+    if config.bf16 and not distributed.is_sharded(accelerator):
+        narrow_frozen(model, torch.bfloat16)
     distributed.place(accelerator, model)
     router = find_router_loss(model)
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
