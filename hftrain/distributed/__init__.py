@@ -29,7 +29,14 @@ from hftrain.distributed.step import (
     total,
     zero_stage,
 )
-from hftrain.distributed.wrap import check_gradients, check_sharing, expect_missing_gradients, place, set_bucket_sizes
+from hftrain.distributed.wrap import (
+    check_gradients,
+    check_sharing,
+    expect_missing_gradients,
+    place,
+    set_bucket_sizes,
+    sum_in_fp32,
+)
 
 __all__ = [
     "accumulating",
@@ -58,6 +65,7 @@ __all__ = [
     "require_agreement",
     "set_bucket_sizes",
     "set_learning_rate",
+    "sum_in_fp32",
     "total",
     "unsharded_models",
     "was_launched",

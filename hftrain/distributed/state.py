@@ -365,8 +365,9 @@ def _set_zero_piece(parameter: Any, value: torch.Tensor, key: str | None) -> Non
 
 def _create_zero_state(zero: Any, step: torch.Tensor) -> None:
     """Creates AdamW's state before its first step, so that a resumed run can write into it."""
-    stage_3 = hasattr(zero, "fp32_partitioned_groups_flat")
-    for piece in zero.fp32_partitioned_groups_flat if stage_3 else zero.single_partition_of_fp32_groups:
+    names = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
+    masters = next(name for name in names if hasattr(zero, name))  # of stage 3, of stage 1 in bf16, of stages 1 and 2
+    for piece in getattr(zero, masters):
         if "exp_avg" not in zero.optimizer.state[piece]:
             moments = {key: torch.zeros_like(piece) for key in ("exp_avg", "exp_avg_sq")}
             zero.optimizer.state[piece] = {"step": step.clone(), **moments}

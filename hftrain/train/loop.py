@@ -247,6 +247,7 @@ def prepare(
         kept=kept,
     )
     distributed.set_bucket_sizes(accelerator, model)
+    distributed.sum_in_fp32(accelerator)
     model, optimizer = accelerator.prepare(model, optimizer)
     distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:
