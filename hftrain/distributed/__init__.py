@@ -1,16 +1,14 @@
 """Runs on any number of processes: all differences between plain, DDP, FSDP2 and DeepSpeed ZeRO runs."""
 
 from hftrain.distributed.agreement import require_agreement
+from hftrain.distributed.loading import draw, gathered, unsharded_models
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
 from hftrain.distributed.state import (
     cut_like,
-    draw,
     fingerprint_parameters,
-    gathered,
     load_optimizer,
     load_parameters,
     named_state,
-    unsharded_models,
     weights,
     without_state,
 )
