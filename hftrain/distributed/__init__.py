@@ -27,6 +27,7 @@ from hftrain.distributed.step import (
     total,
     zero_stage,
 )
+from hftrain.distributed.waiting import advancing
 from hftrain.distributed.wrap import (
     check_gradients,
     check_sharing,
@@ -38,6 +39,7 @@ from hftrain.distributed.wrap import (
 
 __all__ = [
     "accumulating",
+    "advancing",
     "average_gradients",
     "backward",
     "check_gradients",

@@ -17,6 +17,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from hftrain.distributed.compiling import bound_waiting
 from hftrain.distributed.deepspeed_file import find_deepspeed_file
+from hftrain.distributed.waiting import wait_in_store
 from hftrain.distributed.watch import beat_seconds, watch_over
 
 
@@ -50,6 +51,7 @@ def make_accelerator(
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     bound_waiting()
+    wait_in_store()
     # the watch reports first, with names
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))
     join_again(timeout)

@@ -88,10 +88,12 @@ class WorkerConfig(TrainConfig):
     """The process that does nothing any more after the second step, without an end."""
     seconds_per_step: float = 0.0
     """A step takes so long more."""
+    seconds_to_rotate: float = 0.0
+    """Removing old checkpoints takes so long more, in which the main process works."""
 
     no_result: ClassVar[tuple[str, ...]] = (
         "masked_step", "nonfinite_rows", "nonfinite_gradient", "oom_rows", "oom_rank", "signal_step",
-        "signal_evaluation", "signal_name", "signal_rank", "stalled_rank", "seconds_per_step",
+        "signal_evaluation", "signal_name", "signal_rank", "stalled_rank", "seconds_per_step", "seconds_to_rotate",
     )  # fmt: skip
 
 
@@ -139,6 +141,13 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
         task = {"collate": collate, "loss": Loss(loss, lambda batch: max(1, count_next_labels(batch)))}
         return {"loss": mean_loss(accelerator, model, measured(held_out), 4, **task)}
 
+    def rotate(*arguments: Any, **options: Any) -> list[Path]:
+        for _ in range(round(config.seconds_to_rotate / 0.02)):  # the watch looks where it is
+            time.sleep(0.01)
+            time.sleep(0.01)
+        return rotate_at_once(*arguments, **options)
+
+    rotate_at_once, checkpoint.rotate = checkpoint.rotate, rotate
     steps_done = 0
 
     def fault(step: int, model: torch.nn.Module) -> None:
