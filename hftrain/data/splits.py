@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
 from hftrain.config.defaults import ENOUGH_TO_CHOOSE
+from hftrain.config.errors import NO_INTERNET
 from hftrain.config.sources import read_source
 from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
@@ -171,7 +172,7 @@ def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[s
         return list(get_dataset_split_names(dataset_name, config_name))
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
-            f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub: "
+            f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub{NO_INTERNET}: "
             f"{type(error).__name__}: {error}"
         ) from error
 
