@@ -146,7 +146,7 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
 
 
 def few_to_choose_by(rows: int, score: str | None, *, folded: bool = False) -> str | None:
-    """A warning if a validation set of `rows` rows is too small to choose a model by; `folded`: in a cross-validation."""
+    """A warning if a validation set of `rows` rows is too small to choose by; `folded`: in a cross-validation."""
     if rows >= ENOUGH_TO_CHOOSE:
         return None
     if score:

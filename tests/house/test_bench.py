@@ -38,3 +38,9 @@ def test_rounds_in_processes_of_their_own(tmp_path):
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "per_cpu_s", "wall_ms"]] * 2
     assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
+
+
+def test_beams():
+    kinds = [f"{name}, {kind}" for kind in ("narrow", "wide") for name in ("marian", "ours")]
+    table = bench("beams", "--quick", "--contestants", *kinds)
+    assert "| beam search / Marian's, wide | >= 1.5 | " in table
