@@ -119,7 +119,8 @@ class TrainConfig(Config):
     for the models that a check at the start names."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = None
-    """Tokens in one forward pass of one device, with padding. It limits memory, like micro_batch_size."""
+    """Tokens in one forward pass of one device, with padding. It limits memory, like micro_batch_size. If neither is
+    set, a measurement before the first step chooses it where results do not depend on it."""
 
     equal_length_micro_batches: bool = False
     """Put only examples of equal length into one forward pass: slower, but exact for models whose results change with
