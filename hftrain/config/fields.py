@@ -127,8 +127,9 @@ class TrainConfig(Config):
     padding."""
 
     eval_batch_size: Annotated[int, at_least(1)] = 32
-    """Examples in one forward pass of one device in evaluation and generation. Losses do not depend on it; texts from
-    beam search may, in a few rows."""
+    """Examples in one forward pass of one device in evaluation and generation; where nothing is generated, examples of
+    mean length: fewer long ones, more short ones. Losses do not depend on it; texts from beam search may, in a few
+    rows."""
 
     num_train_epochs: Annotated[float | None, above(0)] = None
     """Passes over the training data; null: chosen, unless max_steps is set."""

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,7 +145,7 @@ def measure(
     passes: list[Pass] = []
     with left_as_it_was(model), accelerator.autocast():
         for indices in rows:
-            seconds = _seconds(accelerator, model, [batch(indices, draw) for draw in range(TRIES)], loss)
+            seconds = _seconds(accelerator, model, partial(batch, indices), loss)
             model.zero_grad(set_to_none=True)
             slowest = max(gather_object([seconds]))
             passes.append(Pass(len(indices), padded_tokens(lengths[indices]), slowest))
@@ -153,8 +154,8 @@ def measure(
     return passes
 
 
-def _seconds(accelerator: Accelerator, model: nn.Module, batches: list[Batch], loss: Loss) -> float:
-    """The time of the fastest pass, forward and backward; infinite if it does not fit into the memory."""
+def _seconds(accelerator: Accelerator, model: nn.Module, batch: Callable[[int], Batch], loss: Loss) -> float:
+    """The time of the fastest pass: collate, forward and backward; infinite if it does not fit into the memory."""
     cuda = accelerator.device.type == "cuda"
     one_thread = accelerator.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if one_thread else time.perf_counter  # other programs do not count
@@ -162,10 +163,11 @@ def _seconds(accelerator: Accelerator, model: nn.Module, batches: list[Batch], l
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
-        for one in batches:
+        for draw in range(TRIES):
             began = clock()
-            value = loss.summed(model, send_to_device(one, accelerator.device))
-            (value / max(1, loss.count(one))).backward()
+            rows = batch(draw)
+            value = loss.summed(model, send_to_device(rows, accelerator.device))
+            (value / max(1, loss.count(rows))).backward()
             if cuda:
                 torch.cuda.synchronize()
             seconds.append(clock() - began)

@@ -80,9 +80,9 @@ def level(monkeypatch):
     """A pass takes a hundredth of a second for each token: what is really measured depends on the machine."""
     seconds = budget._seconds
 
-    def level(accelerator, model, batches, loss):
-        assert 0 < seconds(accelerator, model, batches, loss) < math.inf
-        return batches[0]["input_ids"].numel() / 100
+    def level(accelerator, model, batch, loss):
+        assert 0 < seconds(accelerator, model, batch, loss) < math.inf
+        return batch(0)["input_ids"].numel() / 100
 
     monkeypatch.setattr(budget, "_seconds", level)
     monkeypatch.setattr(budget, "LONG_ENOUGH", 12)
