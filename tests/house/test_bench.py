@@ -32,9 +32,19 @@ def test_padding():
     assert "| SFT / TRL's default | >= 1.5 | not measured | |" in table
 
 
+def test_cut():
+    assert all(f"| {name} | " in bench("cut", "--quick") for name in ("at once", "chosen"))
+
+
 def test_rounds_in_processes_of_their_own(tmp_path):
     arguments = ("--contestants", "bare", "--steps", "4", "--rounds", "2", "--json", str(tmp_path / "numbers.json"))
     bench("overhead", *arguments)
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "per_cpu_s", "wall_ms"]] * 2
+    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "peak_mb", "per_cpu_s", "wall_ms"]] * 2
     assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
+
+
+def test_beams():
+    kinds = [f"{name}, {kind}" for kind in ("narrow", "wide") for name in ("marian", "ours")]
+    table = bench("beams", "--quick", "--contestants", *kinds)
+    assert "| beam search / Marian's, wide | >= 1.5 | " in table
