@@ -38,3 +38,12 @@ def test_rounds_in_processes_of_their_own(tmp_path):
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "per_cpu_s", "wall_ms"]] * 2
     assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
+
+
+def test_gpu_dry(tmp_path):
+    cases = ("gpt2: not compiled", "gpt2: small micro-batches", "gpt2: all logits", "llama_8b: QLoRA", "minilm")
+    table = bench("gpu", "--quick", "--json", str(tmp_path / "numbers.json"), "--cases", *cases)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert list(numbers) == list(cases) and all(len(row["losses"]) == 4 for row in numbers.values())
+    assert table.count("(equal)") == 2 and "NOT EQUAL" not in table
+    assert "| llama_8b | QLoRA | " in table and "| llama_8b: QLoRA, tokens_per_s | >= 12500 | " in table
