@@ -10,6 +10,7 @@ time depends on it. Weights are random too, and the same within a work, so a swi
     gpt2        GPT-2 of 124M parameters, rows of 1,024 tokens, 65,536 tokens a step
     llama_1b    the shape of Llama 3.2 1B, rows of 2,048 tokens, 32,768 tokens a step
     llama_8b    the shape of Llama 3.1 8B with LoRA (rank 16) or QLoRA, rows of 4,096 tokens, 16,384 tokens a step
+    packs       a Llama of 12 layers (width 768), documents of 8 to 400 tokens (median 60) in packs of 4,096
     minilm      the shape of MiniLM with 6 classes, texts of 4 to 128 tokens (median 20), 256 a step
 """
 
@@ -56,6 +57,13 @@ LLAMA_8B: dict[str, Any] = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
+LLAMA_100M: dict[str, Any] = {
+    "vocab_size": 50304,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
 MINILM: dict[str, Any] = {
     "vocab_size": 30522,
     "hidden_size": 384,
@@ -84,6 +92,7 @@ class Work:
     settings: dict[str, Any] = field(default_factory=dict)  # of `fit`
     dtype: torch.dtype = torch.float32
     aims: dict[str, float] = field(default_factory=dict)
+    packed: bool = False
 
 
 WORKS = {
@@ -98,6 +107,7 @@ WORKS = {
         torch.bfloat16,
         {"tokens_per_s": 12_500},
     ),
+    "packs": Work("llama", LLAMA_100M, 4096, 8, {"bf16": True, "micro_batch_size": 4}, packed=True),
     "minilm": Work("bert", MINILM, 128, 256, {"bf16": True}),
 }
 
@@ -113,6 +123,7 @@ class Case:
     chunked: bool = True  # the loss without logits
     lora: bool = False
     four_bits: bool = False
+    attention: str = "sdpa"
 
 
 COMPILED = {"torch_compile": True}
@@ -124,6 +135,8 @@ CASES = {
     "minilm: grouped": Case(
         "minilm", "steps of similar lengths", settings={"train_sampling_strategy": "group_by_length"}
     ),
+    "packs: mask": Case("packs", "attn_implementation sdpa"),
+    "packs: blocks": Case("packs", "attn_implementation sdpa_blocks", "packs: mask", attention="sdpa_blocks"),
     "gpt2: not compiled": Case("gpt2", "torch_compile off", "gpt2"),
     "llama_8b: QLoRA": Case("llama_8b", "QLoRA", lora=True, four_bits=True),
     "gpt2: all logits": Case("gpt2", "chunked_loss off", "gpt2: not compiled", chunked=False),
@@ -143,7 +156,8 @@ def work_of(case: Case, quick: bool) -> Work:
     settings = work.settings | ({"micro_batch_size": 2} if "micro_batch_size" in work.settings else {})
     shape = work.shape | SMALL if work.kind != "gpt2" else SMALL_GPT2
     shape |= {name: 1 for name in ("num_key_value_heads",) if name in shape}
-    return Work(work.kind, {k: v for k, v in shape.items() if k != "head_dim"}, 32, 4, settings, work.dtype, work.aims)
+    shape.pop("head_dim", None)
+    return Work(work.kind, shape, 32, 4, settings, work.dtype, work.aims, work.packed)
 
 
 # ---- models and rows
@@ -178,12 +192,29 @@ def make_examples(work: Work, steps: int) -> Any:
 
     draw, vocabulary = np.random.default_rng(0), work.shape["vocab_size"]
     count = steps * work.rows
+    if work.packed:
+        return make_packs(work, count, draw)
     if work.kind != "bert":
         ids = draw.integers(1, vocabulary, (count, work.length))
         return Examples([{"input_ids": row} for row in ids], np.full(count, work.length))
     lengths = np.clip(np.exp(draw.normal(3, 0.6, count)).astype(int), 4, work.length)
     rows = [{"input_ids": draw.integers(1, vocabulary, n), "labels": int(draw.integers(6))} for n in lengths]
     return Examples(rows, lengths)
+
+
+def make_packs(work: Work, count: int, draw: np.random.Generator) -> Any:
+    """Full packs, but for the last ones of a round number of documents."""
+    from hftrain import Examples
+    from hftrain.data.packing import Packed, pack
+
+    lengths = np.clip(
+        np.exp(draw.normal(4.1, 0.7, 2 * count * work.length // 60)).astype(int),
+        min(8, work.length // 8),
+        work.length // 8,
+    )
+    lengths = lengths[: int(np.searchsorted(lengths.cumsum(), count * work.length)) + work.length]
+    rows = [{"input_ids": draw.integers(1, work.shape["vocab_size"], n)} for n in lengths]
+    return Packed(Examples(rows, lengths), pack(lengths, work.length))
 
 
 def collate_texts(rows: list[Any]) -> dict[str, torch.Tensor]:
@@ -203,8 +234,9 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
 
     from hftrain import LoraConfig, TrainConfig, add_adapters, causal_language_model, fit, start
     from hftrain.labels.losses import classification
-    from hftrain.text.causal import collate_causal
-    from hftrain.train.flops import peak_flops, training_flops
+    from hftrain.tasks.pretraining.report import step_flops
+    from hftrain.text.causal import collate_causal, in_blocks
+    from hftrain.train.flops import peak_flops
     from hftrain.train.trials import chunk_loss
 
     work, steps = work_of(case, quick), QUICK_STEPS if quick else STEPS
@@ -216,12 +248,13 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
         config = TrainConfig(output_dir=f"{folder}/out", **settings)
         accelerator = start(config)
         model = make_model(work, case)
+        model.set_attn_implementation(case.attention)
         model = add_adapters(model, LoraConfig(use_peft=case.lora, load_in_4bit=case.four_bits), "CAUSAL_LM")
         chunked = not texts and case.chunked and chunk_loss(model)
-        flops, lengths = training_flops(model), examples.lengths
+        flops = step_flops(model, examples)
 
         def count(indices: np.ndarray) -> float:
-            needed.append((int(lengths[indices].sum()), flops(lengths[indices])))
+            needed.append((int(examples.lengths[indices].sum()), flops(indices)))
             return needed[-1][1]
 
         fit(
@@ -230,7 +263,7 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
             examples,
             config,
             flops=count,
-            collate=collate_texts if texts else partial(collate_causal, pad_token_id=0),
+            collate=collate_texts if texts else partial(collate_causal, pad_token_id=0, blocks=in_blocks(model)),
             loss=classification("single_label_classification") if texts else causal_language_model(chunked=chunked),
             after_step=lambda step, model: ticks.append(time.perf_counter()),
         )
