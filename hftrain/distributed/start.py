@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -91,8 +92,8 @@ def make_accelerator(
     if accelerator.distributed_type == DistributedType.FSDP and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         # otherwise these are the layers of the first model that this program trained
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
+    atexit.register(part)  # runs after the watch has left: exit functions run from the last to the first
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
-    atexit.register(part)
     return accelerator
 
 
@@ -103,6 +104,9 @@ def part() -> None:
     """
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
+        # A thread of gloo frees the tensors of its last collective after the main thread has returned from it. It needs
+        # Python's lock for that; once Python ends, waiting for the lock aborts the program.
+        time.sleep(0.1)
 
 
 def join_again(timeout: timedelta) -> None:

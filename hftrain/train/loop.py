@@ -27,8 +27,9 @@ from hftrain.losses import Batch, Loss
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
 from hftrain.train import checkpoint, inspect, memory, trials
+from hftrain.train.budget import choose_budget
 from hftrain.train.choosing import choose_settings
-from hftrain.train.contract import run_contract
+from hftrain.train.contract import chosen_values, run_contract
 from hftrain.train.ending import farewell, leave, save
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
@@ -147,6 +148,11 @@ def fit(
         router = None
     model, optimizer = prepare(accelerator, model, config, kept=findings.unreached)
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
+    if not notes and before_step is None and router is None:  # results do not depend on the cut
+        choose_budget(
+            accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
+        )  # fmt: skip
+        contract["chosen"] = chosen_values(config)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))

@@ -31,11 +31,15 @@ def test_padding():
     assert "| translate: hftrain / translate: Trainer | >= 2.8 | " in table
 
 
+def test_cut():
+    assert all(f"| {name} | " in bench("cut", "--quick") for name in ("at once", "chosen"))
+
+
 def test_rounds_in_processes_of_their_own(tmp_path):
     arguments = ("--contestants", "bare", "--steps", "4", "--rounds", "2", "--json", str(tmp_path / "numbers.json"))
     bench("overhead", *arguments)
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "per_cpu_s", "wall_ms"]] * 2
+    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "peak_mb", "per_cpu_s", "wall_ms"]] * 2
     assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
 
 
@@ -51,3 +55,9 @@ def test_gpu_dry(tmp_path):
 def test_packs():
     table = bench("packs", "--quick")
     assert table.count("| 64 |") == 2
+
+
+def test_beams():
+    kinds = [f"{name}, {kind}" for kind in ("narrow", "wide") for name in ("marian", "ours")]
+    table = bench("beams", "--quick", "--contestants", *kinds)
+    assert "| beam search / Marian's, wide | >= 1.5 | " in table
