@@ -17,6 +17,7 @@ from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.config.errors import NO_INTERNET
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw
+from hftrain.models import blocks as blocks  # makes its attention known to transformers
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.trust import refusing_code
