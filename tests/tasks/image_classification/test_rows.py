@@ -60,6 +60,9 @@ def test_paths_are_relative_to_their_file(tmp_path, monkeypatch):
     assert all(str(tmp_path) in row["image"] for row in rows["train"])
     (tmp_path / "rows.csv").write_text("image,label\n" + "".join(f"pictures/{n}.png,{n % 3}\n" for n in range(30)))
     assert len(load(train_file=[str(tmp_path / "rows.csv")])["train"]) == 18
+    (tmp_path / "pictures" / "7.png").unlink()
+    with pytest.raises(ValueError, match=r"rows\.csv, line 9: .*pictures/7\.png cannot be read: No such file"):
+        load(train_file=[str(tmp_path / "rows.csv")])
 
 
 def test_the_metadata_of_an_image_folder(tmp_path):
