@@ -9,7 +9,7 @@ import pytest
 
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
-from hftrain.tasks.image_classification.examples import read
+from hftrain.vision import read
 from tests.tasks.image_classification.pictures import CLASSES, picture, png, write_folder
 
 SPLITS = {"validation_split": 6, "test_split": 6}
