@@ -1,6 +1,7 @@
 # make demo   train a small translator, print its score, samples and where its report is
 # make test   the default tests; PYTEST_ARGS="-m unit" only those that start no process (a minute), PYTEST_ARGS=--slow all,
 #             PYTEST_ARGS="-x tests/cli" those of a folder or a file
+#             two at a time; PYTEST_ARGS="-n 0 -s" one at a time with what it prints
 # make lint   ruff, codespell and mypy
 # make versions   the unit tests on the lowest versions that pyproject.toml allows, and on the newest ones
 # Each makes .venv with the pinned versions of constraints.txt first, once. PYTHON=python3.12 chooses the Python.
@@ -19,7 +20,7 @@ demo: $(RUNTIME)
 	$(BIN)/hftrain run translate --output_dir out/demo --resume_from_checkpoint auto
 
 test: $(DEV)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(DEV)
 	$(BIN)/ruff check .

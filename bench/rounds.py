@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -51,6 +52,7 @@ class Clock:
         warm = min(WARM, len(self.steps) // 2)
         (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
+        spent["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process
         return spent | {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
 
 
@@ -147,14 +149,16 @@ def trainer(
 
 def hftrain(
     clock: Clock, model: nn.Module, examples: Any, collate: Callable[[list[Any]], Any], loss: Any, steps: int,
-    **settings: Any,
+    ended: Callable[[int, Any], None] = lambda step, model: None, **settings: Any,
 ) -> None:  # fmt: skip
-    """The training of `hftrain.fit`."""
+    """The training of `hftrain.fit`; `ended` is called after each step."""
     from hftrain import TrainConfig, fit, start
 
     with tempfile.TemporaryDirectory() as folder:
         config = TrainConfig(output_dir=folder + "/out", max_steps=steps, save_steps=0, **settings)
-        fit(
-            start(config), model, examples, config, loss=loss, collate=collate,
-            after_step=lambda step, model: clock.tick(),
-        )  # fmt: skip
+
+        def after_step(step: int, model: Any) -> None:
+            clock.tick()
+            ended(step, model)
+
+        fit(start(config), model, examples, config, loss=loss, collate=collate, after_step=after_step)

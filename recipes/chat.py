@@ -29,7 +29,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     from hftrain.data.packing import Packed, pack
     from hftrain.models.neftune import add_noise
     from hftrain.text.causal import causal_collator
-    from hftrain.train.trials import check_packing, chunk_loss
+    from hftrain.train.trials import chunk_loss, separate_documents
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
@@ -42,7 +42,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
 
     train = examples["train"]
     if config.packing:
-        check_packing(model, int(train.lengths.max()))
+        separate_documents(model, int(train.lengths.max()), config.attn_implementation)
         train = Packed(train, pack(train.lengths, config.max_length))
     model = add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can

@@ -17,7 +17,7 @@ takes", "Sentences, words and questions with MiniLM".
 
 from typing import Any
 
-from hftrain import run
+from hftrain import labels, run
 from hftrain.tasks import classification
 from hftrain.tasks.classification import ClassificationConfig
 
@@ -31,25 +31,25 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
     problem = config.problem_type
     with accelerator.local_main_process_first():  # reads and tokenizes; the others find the tokens in the cache
         rows = classification.load_labelled(config, seed=config.seed)
-        names, ids = classification.number_classes(rows, config)
+        names, ids = labels.number_classes(rows, config)
         tokenizer = classification.load_tokenizer(rows["train"], config)
         examples = {split: classification.tokenize(rows[split], tokenizer, ids, config) for split in rows}
-    references = {split: classification.references(examples[split], problem, len(names)) for split in rows}
+    references = {split: labels.references(examples[split], problem, len(names)) for split in rows}
     choose_best_metric(config, problem, config.metrics, references, labels=names)
     model = classification.load_classifier(config, tokenizer, names)
     collate = classification.collator(tokenizer, model, config)
 
-    def score(model: Any, split: str) -> classification.Scores:
+    def score(model: Any, split: str) -> labels.Scores:
         batch_size = config.eval_batch_size
-        return classification.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
+        return labels.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
 
     def evaluate(model: Any) -> dict[str, float]:
-        scores, _ = classification.measure(score(model, "validation"), references["validation"], config, names)
+        scores, _ = labels.measure(score(model, "validation"), references["validation"], config, names)
         return scores
 
-    loss = classification.classification(
+    loss = labels.classification(
         problem,
-        weights=classification.weights(examples["train"], names, config),
+        weights=labels.weights(examples["train"], names, config),
         label_smoothing=config.label_smoothing_factor,
         focal_gamma=config.focal_gamma,
     )
@@ -65,8 +65,8 @@ def main(config: ClassificationConfig) -> dict[str, Any]:
         processor=tokenizer,
         held_out=examples,
     )
-    thresholds = classification.choose_thresholds(accelerator, model, config, score, references["validation"])
-    tested = classification.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
+    thresholds = labels.choose_thresholds(accelerator, model, config, score, references["validation"])
+    tested = labels.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
     return publish(accelerator, config, results, classification.summarize(config, tested))
 
 

@@ -15,7 +15,7 @@ thread. docs/log.md: "What a recipe reaches, and how long it takes".
 
 from typing import Any
 
-from hftrain import run
+from hftrain import labels, run
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
 
@@ -29,25 +29,25 @@ def main(config: ImageClassificationConfig) -> dict[str, Any]:
     problem = config.problem_type
     with accelerator.local_main_process_first():  # looks at all images; the others find in the cache what they hold
         rows = images.load_images(config, seed=config.seed)
-        names, ids = images.number_classes(rows, config)
+        names, ids = labels.number_classes(rows, config)
         examples = {split: images.make_examples(rows[split], ids, config) for split in rows}
-    references = {split: images.references(examples[split], problem, len(names)) for split in rows}
+    references = {split: labels.references(examples[split], problem, len(names)) for split in rows}
     choose_best_metric(config, problem, config.metrics, references, labels=names)
     pixels = images.load_pixels(config, rows["train"])
     model = images.load_classifier(config, pixels, names)
     collate = images.collator(pixels, problem, len(names))
 
-    def score(model: Any, split: str) -> images.Scores:
+    def score(model: Any, split: str) -> labels.Scores:
         batch_size = config.eval_batch_size
-        return images.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
+        return labels.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
 
     def evaluate(model: Any) -> dict[str, float]:
-        scores, _ = images.measure(score(model, "validation"), references["validation"], config, names)
+        scores, _ = labels.measure(score(model, "validation"), references["validation"], config, names)
         return scores
 
-    loss = images.classification(
+    loss = labels.classification(
         problem,
-        weights=images.weights(examples["train"], names, config),
+        weights=labels.weights(examples["train"], names, config),
         label_smoothing=config.label_smoothing_factor,
         focal_gamma=config.focal_gamma,
     )
@@ -63,8 +63,8 @@ def main(config: ImageClassificationConfig) -> dict[str, Any]:
         processor=pixels,
         held_out=examples,
     )
-    thresholds = images.choose_thresholds(accelerator, model, config, score, references["validation"])
-    tested = images.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
+    thresholds = labels.choose_thresholds(accelerator, model, config, score, references["validation"])
+    tested = labels.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
     return publish(accelerator, config, results, images.summarize(config, tested))
 
 

@@ -23,7 +23,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain import add_adapters, causal_language_model, fit, mean_loss, publish, start
     from hftrain.text.causal import causal_collator
-    from hftrain.train.trials import check_causal, check_packing, chunk_loss
+    from hftrain.train.trials import check_causal, chunk_loss, separate_documents
 
     accelerator = start(config)
     with accelerator.main_process_first(), accelerator.local_main_process_first():  # tokenizes; the others find it done
@@ -32,7 +32,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     model = pretraining.load_causal_model(config, tokenizer)
     check_causal(model)
     if config.packing == "best_fit":  # several documents in a row, which must not see one another
-        check_packing(model, int(examples["train"].examples.lengths.max()))
+        separate_documents(model, int(examples["train"].examples.lengths.max()), config.attn_implementation)
     model = add_adapters(model, config, "CAUSAL_LM")
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
     collate = causal_collator(tokenizer, model)

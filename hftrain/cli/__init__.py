@@ -17,7 +17,11 @@ COMMANDS = (recipes, prepare, inspect, verify, compare, predict, chat, merge, se
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console command. Returns the exit code: 2 for a mistake of the user, explained in a line on stderr."""
     clean_messages()
-    args = make_parser().parse_args(arguments)
+    parser = make_parser()
+    args = parser.parse_args(arguments)
+    if not hasattr(args, "command"):
+        parser.print_help(sys.stderr)
+        return 2
     try:
         code = args.command(args)
         sys.stdout.flush()
@@ -42,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="hftrain COMMAND --help shows its options. With HFTRAIN_TRACEBACK=1 errors come with a traceback.",
     )
     parser.add_argument("--version", action="version", version=f"hftrain {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for module in COMMANDS:
         module.add(commands)
     return parser

@@ -13,7 +13,7 @@ import sys
 
 import psutil
 import torch
-from accelerate.commands.config.config_args import default_config_file
+from accelerate.commands.config.config_args import default_config_file, load_config_from_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -57,9 +57,12 @@ def launch(arguments: list[str]) -> int:
 
 
 def fill_in(args: argparse.Namespace) -> None:
-    """Defaults without options and without a configuration file of Accelerate: all GPUs, or one process on all
-    cores."""
-    if args.config_file or os.path.isfile(default_config_file):
+    """Defaults without options: the cores of the machine, divided between its processes; without a configuration file
+    of Accelerate either all GPUs, or one process."""
+    file = args.config_file or (default_config_file if os.path.isfile(default_config_file) else None)
+    if file:
+        config = load_config_from_file(file)
+        share_cores(args, args.num_processes or config.num_processes, args.num_machines or config.num_machines)
         return
     strategy = (args.use_deepspeed, args.use_fsdp, args.use_megatron_lm, args.tpu)
     args.num_processes = args.num_processes or max(1, 0 if args.cpu else torch.accelerator.device_count())
@@ -70,9 +73,14 @@ def fill_in(args: argparse.Namespace) -> None:
         if args.cpu:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         args.multi_gpu, args.cpu = True, False  # torchrun; despite the name it also runs on CPUs
+    share_cores(args, args.num_processes, args.num_machines)
+
+
+def share_cores(args: argparse.Namespace, processes: int, machines: int) -> None:
+    """Sets the threads of each process, unless the user does; Accelerate would set one."""
     if args.num_cpu_threads_per_process is None and "OMP_NUM_THREADS" not in os.environ:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        args.num_cpu_threads_per_process = max(1, cores * args.num_machines // args.num_processes)
+        args.num_cpu_threads_per_process = max(1, cores * machines // processes)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,8 @@ def fill_in(
     if "__resume_from_checkpoint" not in words:
         # otherwise the second job would refuse the folder of the first
         options = [*options, "--resume_from_checkpoint", "auto"]
+    if "cpus_per_task" in sbatch:  # a part of a node
+        script = re.sub(r"^#SBATCH --(exclusive|mem=0)\b.*\n", "", script, flags=re.MULTILINE)
     values = {"job_name": Path(recipe).stem, "nodes": str(nodes), "gpus_per_node": str(gpus_per_node), **sbatch}
     for name, value in values.items():
         line = f"#SBATCH --{name.replace('_', '-')}={shlex.quote(value)}"

@@ -16,6 +16,8 @@ RAISE = dis.opmap["RAISE_VARARGS"]
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE, errno.EACCES, errno.ENOTCONN}
 
+NO_INTERNET = " (without internet, HF_HUB_OFFLINE=1 ends the wait at once)"  # behind an error of the Hub's client
+
 
 def of_a_disk(error: BaseException | None) -> bool:
     """Whether the system refused to read or write. (safetensors and tokenizers wrap the error: its number is in the

@@ -120,15 +120,17 @@ class TrainConfig(Config):
     for the models that a check at the start names."""
 
     micro_batch_tokens: Annotated[int | None, at_least(1), InsteadOf("micro_batch_size")] = None
-    """Tokens in one forward pass of one device, with padding. It limits memory, like micro_batch_size."""
+    """Tokens in one forward pass of one device, with padding. It limits memory, like micro_batch_size. If neither is
+    set, a measurement before the first step chooses it where results do not depend on it."""
 
     equal_length_micro_batches: bool = False
     """Put only examples of equal length into one forward pass: slower, but exact for models whose results change with
     padding."""
 
     eval_batch_size: Annotated[int, at_least(1)] = 32
-    """Examples in one forward pass of one device in evaluation and generation. Losses do not depend on it; texts from
-    beam search may, in a few rows."""
+    """Examples in one forward pass of one device in evaluation and generation; where nothing is generated, examples of
+    mean length: fewer long ones, more short ones. Losses do not depend on it; texts from beam search may, in a few
+    rows."""
 
     num_train_epochs: Annotated[float | None, above(0)] = None
     """Passes over the training data; null: chosen, unless max_steps is set."""

@@ -49,6 +49,8 @@ def to_text(config: Config) -> str:
     notes = {}
     if isinstance(config, TrainConfig):
         notes = {name: f"chosen by the data and the model: {RULES[name]}" for name in open_settings(config)}
+        if config.micro_batch_size is None and config.micro_batch_tokens is None:
+            notes["micro_batch_tokens"] = "chosen before the first step by a measurement, unless results depend on it"
         notes |= {name: f"chosen: {choice.reason}" for name, choice in config.chosen.items()}
     lines = []
     for line in to_yaml(config).splitlines():

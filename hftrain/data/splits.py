@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hftrain.config import DataConfig
 from hftrain.config.defaults import ENOUGH_TO_CHOOSE
+from hftrain.config.errors import NO_INTERNET
 from hftrain.config.sources import read_source
 from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
@@ -109,7 +110,7 @@ def load_splits(
         rows["train"] = weighted(rows["train"], sources["train"], compare, seed)
     rows = {name: replace(split, bad=bad.get(name, []), split=name) for name, split in rows.items()}
     report_rows(rows, {name for name, share in wanted.items() if share is None})
-    if few := few_to_choose_by(len(rows["validation"]), score):
+    if few := few_to_choose_by(len(rows["validation"]), score, folded=bool(config.folds)):
         logger.warning("%s", few)
     rows = find_leaks(rows, compare, column)
     return {name: rows[name] for name in SPLITS}
@@ -144,8 +145,8 @@ def report_rows(rows: Mapping[str, Rows], chosen: set[str]) -> None:
         logger.warning("rows of %s: %s", source, there)
 
 
-def few_to_choose_by(rows: int, score: str | None) -> str | None:
-    """A warning if a validation set of `rows` rows is too small to choose a model by."""
+def few_to_choose_by(rows: int, score: str | None, *, folded: bool = False) -> str | None:
+    """A warning if a validation set of `rows` rows is too small to choose by; `folded`: in a cross-validation."""
     if rows >= ENOUGH_TO_CHOOSE:
         return None
     if score:
@@ -153,7 +154,8 @@ def few_to_choose_by(rows: int, score: str | None) -> str | None:
         precision = f"{score} of 90 % has a margin of +-{50 * (high - low):.0f} points"
     else:
         precision = f"a mean over them has a margin of +-{1.96 / math.sqrt(rows):.2f} standard deviations of a row"
-    return f"{rows} validation rows: {precision}; set validation_file, raise validation_split, or set folds 5"
+    way_out = "set validation_file or raise validation_split" + ("" if folded else ", or set folds 5")
+    return f"{rows} validation rows: {precision}; {way_out}"
 
 
 def dialect_of(config: DataConfig) -> Dialect:
@@ -171,7 +173,7 @@ def _split_names(dataset_name: str, config_name: str | None, endings: Sequence[s
         return list(get_dataset_split_names(dataset_name, config_name))
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
-            f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub: "
+            f"dataset_name {dataset_name!r} is not a local folder and could not be found on the Hub{NO_INTERNET}: "
             f"{type(error).__name__}: {error}"
         ) from error
 

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from hftrain.config.errors import NO_INTERNET
 from hftrain.data.lines import Fault, decode
 from hftrain.data.readers import BATCH_ROWS, Item, missing, top
 from hftrain.data.unread import Unread
@@ -95,7 +96,7 @@ def hub_tables(name: str, config_name: str | None, split: str | None) -> Tables:
         loaded = load_dataset(name, config_name)
     except Exception as error:  # the Hub client, the network and the data set's own files all raise what they like
         raise ValueError(
-            f"{name!r} is not a local file or folder and could not be loaded from the Hub: "
+            f"{name!r} is not a local file or folder and could not be loaded from the Hub{NO_INTERNET}: "
             f"{type(error).__name__}: {error}"
         ) from error
     return _tables_of_split(name, loaded, split)

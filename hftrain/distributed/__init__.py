@@ -1,16 +1,14 @@
 """Runs on any number of processes: all differences between plain, DDP, FSDP2 and DeepSpeed ZeRO runs."""
 
 from hftrain.distributed.agreement import require_agreement
+from hftrain.distributed.loading import draw, gathered, unsharded_models
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
 from hftrain.distributed.state import (
     cut_like,
-    draw,
     fingerprint_parameters,
-    gathered,
     load_optimizer,
     load_parameters,
     named_state,
-    unsharded_models,
     weights,
     without_state,
 )
@@ -29,10 +27,19 @@ from hftrain.distributed.step import (
     total,
     zero_stage,
 )
-from hftrain.distributed.wrap import check_gradients, check_sharing, expect_missing_gradients, place, set_bucket_sizes
+from hftrain.distributed.waiting import advancing
+from hftrain.distributed.wrap import (
+    check_gradients,
+    check_sharing,
+    expect_missing_gradients,
+    place,
+    set_bucket_sizes,
+    sum_in_fp32,
+)
 
 __all__ = [
     "accumulating",
+    "advancing",
     "average_gradients",
     "backward",
     "check_gradients",
@@ -58,6 +65,7 @@ __all__ = [
     "require_agreement",
     "set_bucket_sizes",
     "set_learning_rate",
+    "sum_in_fp32",
     "total",
     "unsharded_models",
     "was_launched",

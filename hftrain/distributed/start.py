@@ -5,6 +5,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 from datetime import timedelta
@@ -17,6 +18,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 
 from hftrain.distributed.compiling import bound_waiting
 from hftrain.distributed.deepspeed_file import find_deepspeed_file
+from hftrain.distributed.waiting import wait_in_store
 from hftrain.distributed.watch import beat_seconds, watch_over
 
 
@@ -50,6 +52,7 @@ def make_accelerator(
     if deepspeed and (file := os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")).endswith(".json"):
         os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(find_deepspeed_file(file))
     bound_waiting()
+    wait_in_store()
     # the watch reports first, with names
     timeout = timedelta(seconds=timeout_seconds + 6 * beat_seconds(timeout_seconds))
     join_again(timeout)
@@ -91,8 +94,8 @@ def make_accelerator(
     if accelerator.distributed_type == DistributedType.FSDP and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
         # otherwise these are the layers of the first model that this program trained
         accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
+    atexit.register(part)  # runs after the watch has left: exit functions run from the last to the first
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
-    atexit.register(part)
     return accelerator
 
 
@@ -103,6 +106,9 @@ def part() -> None:
     """
     if dist.is_initialized() and not hasattr(sys, "last_value"):
         dist.destroy_process_group()
+        # A thread of gloo frees the tensors of its last collective after the main thread has returned from it. It needs
+        # Python's lock for that; once Python ends, waiting for the lock aborts the program.
+        time.sleep(0.1)
 
 
 def join_again(timeout: timedelta) -> None:

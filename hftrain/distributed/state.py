@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from hftrain.distributed.moments import misfits
@@ -24,8 +19,6 @@ from hftrain.distributed.watch import moved
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
-
-logger = logging.getLogger(__name__)
 
 
 def named_state(
@@ -218,56 +211,6 @@ def without_state(accelerator: Accelerator, model: nn.Module, optimizer: Acceler
     return [name for name, parameter in named if parameter.requires_grad and not state.get(parameter)]
 
 
-def gathered(model: nn.Module) -> AbstractContextManager:
-    """Gathers the parameters that ZeRO-3 sharded at loading on every process: for a forward pass before `prepare`."""
-    pieces = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id")]
-    if not pieces:
-        return nullcontext()
-    from deepspeed.runtime.zero import GatheredParameters
-
-    return GatheredParameters(pieces)
-
-
-def draw(make: Callable[[], nn.Module]) -> nn.Module:
-    """`make()`, a model with new weights: also with ZeRO-3 they are drawn unsharded on every process and sharded by
-    `prepare`, so that they are the same for every strategy. Every process must call.
-
-    If the processes of a machine would fill more than half of its free memory with them, transformers draws and shards
-    them module by module: from the same distributions, but with other random numbers.
-    """
-    from transformers.integrations import deepspeed
-
-    if not deepspeed.is_deepspeed_zero3_enabled():
-        return make()
-    with unsharded_models():
-        with torch.random.fork_rng(), torch.device("meta"):
-            size = sum(parameter.nbytes for parameter in make().parameters())
-        needed, free = size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), psutil.virtual_memory().available
-        if all(gather_object([needed <= free / 2])):
-            return make()
-    logger.warning(
-        "new weights are drawn in shards, since the processes of a machine would need %.1f GB of memory for unsharded "
-        "ones: they differ from those without ZeRO-3", needed / 1e9,
-    )  # fmt: skip
-    return make()
-
-
-@contextmanager
-def unsharded_models() -> Iterator[None]:
-    """Models created in this context are unsharded, also with ZeRO-3."""
-    from transformers.integrations import deepspeed
-
-    if not deepspeed.is_deepspeed_zero3_enabled():
-        yield
-        return
-    config = deepspeed._hf_deepspeed_config_weak_ref()  # type: ignore[misc]
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed.set_hf_deepspeed_config(config)
-
-
 @torch.no_grad()
 def _whole(accelerator: Accelerator, parameter: nn.Parameter) -> torch.Tensor:
     if not _sharded_by_zero(accelerator):
@@ -365,8 +308,9 @@ def _set_zero_piece(parameter: Any, value: torch.Tensor, key: str | None) -> Non
 
 def _create_zero_state(zero: Any, step: torch.Tensor) -> None:
     """Creates AdamW's state before its first step, so that a resumed run can write into it."""
-    stage_3 = hasattr(zero, "fp32_partitioned_groups_flat")
-    for piece in zero.fp32_partitioned_groups_flat if stage_3 else zero.single_partition_of_fp32_groups:
+    names = ("fp32_partitioned_groups_flat", "fp32_groups_flat_partition", "single_partition_of_fp32_groups")
+    masters = next(name for name in names if hasattr(zero, name))  # of stage 3, of stage 1 in bf16, of stages 1 and 2
+    for piece in getattr(zero, masters):
         if "exp_avg" not in zero.optimizer.state[piece]:
             moments = {key: torch.zeros_like(piece) for key in ("exp_avg", "exp_avg_sq")}
             zero.optimizer.state[piece] = {"step": step.clone(), **moments}

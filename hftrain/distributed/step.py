@@ -103,8 +103,9 @@ def leaves(value: torch.Tensor) -> set[int]:
 
 
 def accumulating(accelerator: Accelerator, model: Any, *, last: bool) -> AbstractContextManager:
-    """The context of a micro-batch's forward and backward; nothing is exchanged between processes before the `last`."""
-    if last or accelerator.distributed_type == DistributedType.DEEPSPEED:
+    """The context of a micro-batch's forward and backward. DDP exchanges nothing before the `last`. ZeRO-2, ZeRO-3 and
+    FSDP2 exchange in each micro-batch: otherwise every process would hold the unsharded gradients of the model."""
+    if last or is_sharded(accelerator):
         return nullcontext()
     return accelerator.no_sync(model)
 

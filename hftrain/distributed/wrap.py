@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
@@ -39,6 +41,21 @@ def set_bucket_sizes(accelerator: Accelerator, model: nn.Module) -> None:
     }
     settings = plugin.deepspeed_config["zero_optimization"]
     settings |= {key: size for key, size in sizes.items() if settings.get(key) == "auto"}
+
+
+def sum_in_fp32(accelerator: Accelerator) -> None:
+    """Lets ZeRO and FSDP2 add up gradients in fp32, over micro-batches and processes, if the model computes in half
+    precision; by default they do so in half precision. FSDP2 also returns the outputs unrounded: Accelerate's policy
+    would round a summed loss of 4954.72 to 4960. A DeepSpeed file that sets these types decides."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and accelerator.mixed_precision == "bf16":
+        plugin.deepspeed_config.setdefault("communication_data_type", "fp32")
+        plugin.deepspeed_config.setdefault("data_types", {}).setdefault("grad_accum_dtype", "fp32")
+    if accelerator.distributed_type == DistributedType.FSDP and accelerator.mixed_precision != "no":
+        policy = accelerator.state.fsdp_plugin.mixed_precision_policy
+        accelerator.state.fsdp_plugin.mixed_precision_policy = replace(
+            policy, reduce_dtype=torch.float32, output_dtype=None
+        )
 
 
 def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:

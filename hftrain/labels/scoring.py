@@ -50,7 +50,7 @@ def score(
         loss = losses(logits, batch["labels"], problem)
         return list(torch.cat([loss.unsqueeze(-1), probabilities(logits, problem)], dim=-1).cpu().numpy())
 
-    rows = np.stack(predict(accelerator, examples, batch_size, collate=collate, generate=outputs))
+    rows = np.stack(predict(accelerator, examples, batch_size, collate=collate, generate=outputs, by_tokens=True))
     return Scores(rows[:, 0], rows[:, 1:])
 
 

@@ -4,7 +4,9 @@ import difflib
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
+import torch
 from torch import nn
 
 
@@ -29,6 +31,26 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     for name in frozen:
         parameters[name].requires_grad_(False)
     return sorted(frozen)
+
+
+def narrow_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Stores the frozen weights of the linear layers under adapters in `dtype`, in which autocast multiplies with them.
+
+    The results are the same, bit for bit; autocast would keep a copy in `dtype` of each of these weights from the
+    forward to the backward pass, beside the weight. A weight that is also an embedding is not changed, nor is the base
+    of DoRA, which computes with the weights themselves.
+    """
+    settings = getattr(model, "peft_config", None)
+    if not settings or any(getattr(adapter, "use_dora", False) for adapter in settings.values()):
+        return
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    others = {id(p) for m in model.modules() if not isinstance(m, nn.Linear) for p in m.parameters(recurse=False)}
+    # rows of these weights are replaced by trained ones
+    rows: list[Any] = [module for module in model.modules() if type(module).__name__ == "TrainableTokensLayer"]
+    others |= {id(module.base_layer.weight) for module in rows}
+    for parameter in {p for module in linear for p in module.parameters(recurse=False) if id(p) not in others}:
+        if not parameter.requires_grad and parameter.dtype == torch.float32:
+            parameter.data = parameter.data.to(dtype)
 
 
 def _names(pattern: list[str], name: list[str]) -> bool:

@@ -14,8 +14,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.utils import logging as hf_logging
 
 from hftrain.config import FineTuneConfig, ModelConfig
+from hftrain.config.errors import NO_INTERNET
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw
+from hftrain.models import blocks as blocks  # makes its attention known to transformers
 from hftrain.models.adapters import add_adapters as add_adapters
 from hftrain.models.adapters import base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.trust import refusing_code
@@ -94,7 +96,7 @@ def cannot_load(key: str, name: str, error: Exception) -> str:
     where = (
         "cannot be loaded from this folder"
         if Path(name).is_dir()
-        else "is not a local folder and could not be downloaded from the Hub"
+        else f"is not a local folder and could not be downloaded from the Hub{NO_INTERNET}"
     )
     return f"{key} {name!r} {where}: {error}"
 

@@ -70,6 +70,8 @@ def predict(
     if "ForObjectDetection" in what:
         return detecting.detect(saved, texts, batch_size, threshold)
     if "ForTokenClassification" in what:
+        if config.num_labels == 1:
+            raise ValueError(f"{folder} contains a {what} with one number for each token, not tags: load it in Python")
         return tagging.tag(saved, texts, batch_size, each_word)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} contains a {what}, which reads texts, not lists of words")

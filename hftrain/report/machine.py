@@ -23,8 +23,7 @@ def environment(accelerator: Accelerator | None = None) -> dict[str, Any]:
     details: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
-        "gpus": _gpus(),
+        **hardware(),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")) if accelerator is None else accelerator.num_processes,
     }
     if accelerator is not None:
@@ -38,6 +37,10 @@ def environment(accelerator: Accelerator | None = None) -> dict[str, Any]:
     if commit := _git_commit():
         details["git_commit"] = commit
     return details
+
+
+def hardware() -> dict[str, Any]:
+    return {"cpu": _cpu(), "gpus": _gpus()}
 
 
 def _cpu() -> str:

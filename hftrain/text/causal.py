@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from hftrain import text
 from hftrain.losses import IGNORE, Batch
+from hftrain.models.blocks import BLOCKS
 from hftrain.models.fit import check_fit
 
 if TYPE_CHECKING:
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def collate_causal(
-    examples: Sequence[Mapping[str, Any]], *, pad_token_id: int, pad_to_multiple_of: int = 1, flat: bool = False
+    examples: Sequence[Mapping[str, Any]],
+    *,
+    pad_token_id: int,
+    pad_to_multiple_of: int = 1,
+    flat: bool = False,
+    blocks: bool = False,
 ) -> Batch:
     """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, which no token attends to.
 
@@ -28,7 +35,10 @@ def collate_causal(
     model, separate the documents of a row. Padding has position 0: each of its tokens is a separate document.
 
     Args:
-        flat: all packs in one row, as the flash attention kernels need it (`wants_flat`).
+        flat: all packs in one row, as the flash attention kernels need it (`wants_flat`), with the edges of the
+            documents (cu_seq_lens_q, max_length_q, and the same for the keys), which they would read from the device.
+        blocks: the edges for `hftrain.models.blocks`, and an attention mask of ones, so that transformers makes no mask
+            that separates the documents.
 
     Returns:
         int64 (B, T): input_ids, labels (-100 at padding), and attention_mask or position_ids. The labels are not
@@ -41,9 +51,19 @@ def collate_causal(
         columns = {name: [np.concatenate(rows)] for name, rows in columns.items()}
     fill = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0}
     batch = {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
-    return (
-        batch if packed else batch | {"attention_mask": text.attention_mask(columns["input_ids"], pad_to_multiple_of)}
-    )
+    if not packed:
+        return batch | {"attention_mask": text.attention_mask(columns["input_ids"], pad_to_multiple_of)}
+    if flat or blocks:
+        batch |= edges(batch["position_ids"])
+    return batch | {"attention_mask": torch.ones_like(batch["input_ids"])} if blocks else batch
+
+
+def edges(positions: torch.Tensor) -> dict[str, Any]:
+    """(B, T) positions that restart with each document -> where the documents begin in the B T tokens, and how long the
+    longest is, by the names that transformers gives them."""
+    starts = torch.cat([(positions.flatten() == 0).nonzero()[:, 0], torch.tensor([positions.numel()])])
+    longest, starts = int(starts.diff().max()), starts.int()
+    return {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
 
 
 def causal_lengths(examples: Sequence[Any]) -> np.ndarray:
@@ -60,6 +80,11 @@ def wants_flat(model: PreTrainedModel) -> bool:
     return "flash" in (getattr(model.config, "_attn_implementation", None) or "")
 
 
+def in_blocks(model: PreTrainedModel) -> bool:
+    """Whether the model attends to packs document by document (`hftrain.models.blocks`)."""
+    return getattr(model.config, "_attn_implementation", None) == BLOCKS
+
+
 def causal_collator(
     tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
 ) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
@@ -70,4 +95,5 @@ def causal_collator(
     """
     text.require_pad_token(tokenizer)
     check_fit(model, tokenizer)
-    return partial(collate_causal, pad_token_id=tokenizer.pad_token_id, flat=wants_flat(model))
+    pad = tokenizer.pad_token_id
+    return partial(collate_causal, pad_token_id=pad, flat=wants_flat(model), blocks=in_blocks(model))

@@ -126,8 +126,12 @@ def run_contract(
         free = name in ALLOWED or name in config.no_result or DERIVED.get(name) in derived
         if not free and name not in contract:
             contract[name] = json.loads(json.dumps(getattr(config, name), default=str))
-    chosen = {name: choice.value for name, choice in config.chosen.items()}  # a resumed run uses them
-    return contract | derived | {"chosen": chosen}
+    return contract | derived | {"chosen": chosen_values(config)}
+
+
+def chosen_values(config: TrainConfig) -> dict[str, Any]:
+    """The chosen settings, which a resumed run uses."""
+    return {name: choice.value for name, choice in config.chosen.items()}
 
 
 def optional(contract: Mapping[str, Any]) -> set[str]:

@@ -48,6 +48,7 @@ def leave(run: Run) -> NoReturn:
     again = resume_command(refuge)
     note = f"stopped after step {step:,}, {saved}. To resume, on any number of processes:\n {again}"
     run.progress.print(note, wrap=False)
+    run.accelerator.wait_for_everyone()  # a launcher kills the process that still removes old checkpoints
     sys.exit(EXIT_INTERRUPTED)
 
 

@@ -13,6 +13,7 @@ from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
 from hftrain.data.examples import Examples, fetch
+from hftrain.data.plan import cut
 from hftrain.distributed import is_out_of_memory, total
 from hftrain.losses import Batch, Collate, Loss
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
@@ -27,9 +28,13 @@ def mean_loss(
     collate: Collate,
     loss: Loss,
 ) -> float:
-    """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`."""
+    """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`; a batch has
+    as many tokens as `batch_size` examples of mean length."""
     sums = [0.0, 0.0]
-    for indices, weight in _share(accelerator, Examples.of(examples).lengths, batch_size):
+    lengths = Examples.of(examples).lengths
+    for indices, weight in _share(
+        accelerator, batches_of(lengths, accelerator.num_processes, batch_size, by_tokens=True)
+    ):
         batch = collate(fetch(examples, indices))
         with _memory(batch), torch.no_grad():
             value = loss.summed(model, send_to_device(batch, accelerator.device))
@@ -63,16 +68,21 @@ def predict(
     *,
     collate: Collate,
     generate: Callable[[Batch], list[Any]],
+    by_tokens: bool = False,
 ) -> list[Any]:
     """One prediction for each example, in the examples' order, on every process.
 
     Args:
         examples: `Examples`, batched by similar lengths, or any sequence.
+        batch_size: examples in a batch at most.
+        by_tokens: a batch has instead as many tokens as `batch_size` examples of mean length: not for `generate` that
+            writes texts, whose memory grows with the number of rows.
         generate: a batch on the device -> a list with one picklable prediction for each of its rows.
     """
     results: list[tuple[int, Any]] = []
-    batches = _share(accelerator, Examples.of(examples).lengths, batch_size)
-    for indices, _ in _shown(accelerator, batches, -(-len(examples) // batch_size)):
+    processes, lengths = accelerator.num_processes, Examples.of(examples).lengths
+    batches = batches_of(lengths, processes, batch_size, by_tokens=by_tokens)
+    for indices, _ in _shown(accelerator, _share(accelerator, batches), len(batches)):
         batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
         with _memory(batch), torch.no_grad():
             predictions = generate(batch)
@@ -109,19 +119,30 @@ def _memory(batch: Batch) -> Iterator[None]:
         ) from error
 
 
-def _share(accelerator: Processes, lengths: np.ndarray, batch_size: int) -> Iterator[tuple[list[int], int]]:
-    """This process's batches of similar lengths, as (indices, weight).
-
-    Before each batch the processes agree whether one of them got a stop signal; then EvaluationStopped is raised.
+def batches_of(
+    lengths: np.ndarray, processes: int, batch_size: int, *, by_tokens: bool = False
+) -> list[tuple[list[int], int]]:
+    """Batches of similar lengths, as (indices, weight), the costliest first: a multiple of `processes` of them.
 
     Every process gets equally many, since ZeRO-3 and FSDP need all processes in each forward pass; batches that fill up
     a process repeat the first one with weight 0.
     """
     if not len(lengths):
         raise ValueError("there are no examples to evaluate")
-    order = np.argsort(lengths.sum(axis=1), kind="stable")[::-1]
-    batches = [(order[i : i + batch_size].tolist(), 1) for i in range(0, len(order), batch_size)]
-    batches += [(batches[0][0], 0)] * (-len(batches) % accelerator.num_processes)
+    if by_tokens and batch_size > 1:  # 1: for models whose results depend on other rows
+        tokens = lengths.sum(axis=1)
+        budget = max(int(tokens.max()), int(batch_size * tokens.mean()))
+        parts = cut(lengths, processes, micro_batch_tokens=budget)
+    else:
+        order = np.argsort(lengths.sum(axis=1), kind="stable")[::-1]
+        parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        parts += [order[:0]] * (-len(parts) % processes)
+    return [(part.tolist(), 1) if len(part) else (parts[0].tolist(), 0) for part in parts]
+
+
+def _share(accelerator: Processes, batches: Sequence[tuple[list[int], int]]) -> Iterator[tuple[list[int], int]]:
+    """This process's batches. Before each one the processes agree whether one of them got a stop signal; then
+    EvaluationStopped is raised."""
     for batch in batches[accelerator.process_index :: accelerator.num_processes]:
         received = asked_in_evaluation()
         if received is not None and not isinstance(accelerator, OneProcess) and any(total(accelerator, received)):

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 # counts. A card at a lower power limit does not reach it, and no share of it is above 1.
 PEAKS = [
     (r"GB300|B300", 2500), (r"GB200", 2500), (r"B200", 2250), (r"B100", 1750),
-    (r"H100.*PCIe", 756), (r"H100.*NVL", 835), (r"H100|H200|H800|GH200", 989), (r"H20\b", 148),
+    (r"H100.*PCIe", 756), (r"H[12]00.*NVL", 835), (r"H100|H200|H800|GH200", 989), (r"H20\b", 148),
     (r"A100|A800", 312), (r"A40\b", 149.7), (r"A30\b", 165), (r"A10G", 70), (r"A10\b", 125),
     (r"L40S", 362), (r"L40\b", 181), (r"L4\b", 121), (r"V100", 125), (r"T4\b", 65),
-    (r"RTX 6000 Ada", 364), (r"RTX A6000", 155), (r"RTX 5090", 209.5), (r"RTX 4090", 165), (r"RTX 3090", 71),
+    (r"RTX PRO 6000", 503.8), (r"RTX 6000 Ada", 364), (r"RTX A6000", 155),
+    (r"RTX 5090", 209.5), (r"RTX 4090", 165), (r"RTX 3090", 71),
     (r"MI355X", 2517), (r"MI350X", 2307), (r"MI325X|MI300X", 1307), (r"MI250X", 191.5), (r"MI250\b", 181),
 ]  # fmt: skip
 

@@ -24,11 +24,13 @@ from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss
+from hftrain.models.freezing import narrow_frozen
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
 from hftrain.train import checkpoint, inspect, memory, trials
+from hftrain.train.budget import choose_budget
 from hftrain.train.choosing import choose_settings
-from hftrain.train.contract import run_contract
+from hftrain.train.contract import chosen_values, run_contract
 from hftrain.train.ending import farewell, leave, save
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
@@ -136,6 +138,8 @@ def fit(
         whole_step=before_step is not None,
     ):  # fmt: skip
         seen["micro-batches"] = "; ".join(notes)  # for report and card
+    if config.bf16 and not distributed.is_sharded(accelerator):
+        narrow_frozen(model, torch.bfloat16)
     distributed.place(accelerator, model)
     router = find_router_loss(model)
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
@@ -147,6 +151,11 @@ def fit(
         router = None
     model, optimizer = prepare(accelerator, model, config, kept=findings.unreached)
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
+    if not notes and before_step is None and router is None:  # results do not depend on the cut
+        choose_budget(
+            accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
+        )  # fmt: skip
+        contract["chosen"] = chosen_values(config)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
@@ -244,6 +253,7 @@ def prepare(
         kept=kept,
     )
     distributed.set_bucket_sizes(accelerator, model)
+    distributed.sum_in_fp32(accelerator)
     model, optimizer = accelerator.prepare(model, optimizer)
     distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:

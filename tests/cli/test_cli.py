@@ -49,6 +49,12 @@ def test_what_is_quick_imports_nothing_heavy():
     assert not {"torch", "transformers", "numpy", "rich", "accelerate"} & set(modules)
 
 
+def test_the_bare_command_lists_the_commands(capsys):
+    assert cli.main([]) == 2
+    output = capsys.readouterr().err
+    assert all(name in output for name in ("predict", "inspect", "run"))
+
+
 def test_recipes_are_listed_with_their_first_line_and_not_run(recipes, capsys):
     assert cli.main(["recipes"]) == 0
     assert capsys.readouterr().out == "count  Counts to three.\ntell\n"
@@ -158,6 +164,14 @@ def test_run_forwards_arguments_and_the_exit_code_without_a_warning(tmp_path):
         {"WORLD_SIZE": None, "OMP_NUM_THREADS": str(cores), "ACCELERATE_MIXED_PRECISION": "no"},
     ]
     assert (done.returncode, done.stderr) == (7, "")
+    # a launch file leaves each of its processes more than one core too
+    launch_file = tmp_path / "launch.yaml"
+    launch_file.write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: 'NO'\nnum_machines: 1\nnum_processes: 1\nuse_cpu: true\n"
+    )
+    words = command("run", tmp_path / "tells.py", "--config_file", launch_file, "--")
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert json.loads(done.stdout)[1]["OMP_NUM_THREADS"] == str(cores), done.stderr
 
 
 @pytest.mark.parametrize(
@@ -360,7 +374,7 @@ def test_bad_rows_are_named(translator, tmp_path, capsys, content, column, messa
 
 
 def test_predict_says_what_is_missing(tmp_path, capsys):
-    from transformers import GPT2Config
+    from transformers import BertConfig, GPT2Config
 
     assert cli.main(["predict", str(tmp_path)]) == 2
     assert "give a text: hftrain predict" in capsys.readouterr().err
@@ -371,6 +385,9 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     GPT2Config(architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
     assert cli.main(["predict", str(tmp_path), "a"]) == 2
     assert "contains a GPT2LMHeadModel, which hftrain predict does not support" in capsys.readouterr().err
+    BertConfig(architectures=["BertForTokenClassification"], num_labels=1).save_pretrained(tmp_path)
+    assert cli.main(["predict", str(tmp_path), "a"]) == 2
+    assert "contains a BertForTokenClassification with one number for each token" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "recipes" / "configs").iterdir()), ids=lambda path: path.stem)

@@ -53,6 +53,23 @@ def test_options_of_slurm_the_launcher_and_the_recipe_come_to_their_places(tmp_p
     assert """options=(--output_dir 'my run' --time 'not slurm'"'"'s' --resume_from_checkpoint auto)""" in script
 
 
+def test_a_run_gets_the_cores_and_the_memory_of_its_nodes(capsys):
+    for nodes in ("1", "2"):
+        whole = script_of(capsys, "translate", "--nodes", nodes)
+        assert re.search(r"^#SBATCH --exclusive\b.*\n#SBATCH --mem=0\b", whole, re.MULTILINE)
+        part = script_of(capsys, "translate", "--nodes", nodes, "--cpus_per_task", "24", "--mem", "200G")
+        assert "--exclusive" not in part and "#SBATCH --mem=200G" in part and "#SBATCH --cpus-per-task=24\n" in part
+        assert "--mem=0" not in part + script_of(capsys, "translate", "--nodes", nodes, "--cpus_per_task", "24")
+        for script, cores in ((whole, "96"), (part, "24")):
+            tools = 'srun() { echo "$SRUN_CPUS_PER_TASK"; }; scontrol() { echo node-0; }\n'
+            environment = os.environ | {"SLURM_CPUS_ON_NODE": "96", "SLURM_JOB_NUM_NODES": nodes, "SLURM_JOB_ID": "1"}
+            environment |= {"SLURM_CPUS_PER_TASK": "24"} if script == part else {}
+            done = subprocess.run(
+                ["bash"], input=tools + script, text=True, capture_output=True, env=os.environ | environment
+            )
+            assert (done.returncode, done.stdout) == (0, f"{cores}\n"), done.stderr
+
+
 def test_one_node_needs_no_rendezvous_and_options_may_come_first(capsys):
     script = script_of(capsys, "--time", "1:00:00", "translate", "--max_steps", "5", "--resume_from_checkpoint", "x")
     check(script.replace("resume_from_checkpoint x", "resume_from_checkpoint auto"))

@@ -200,6 +200,7 @@ def test_missing_sources(tmp_path):
         timeout=60,
     )
     assert "'nobody/no-such-data' is not a local file or folder and could not be loaded from the Hub" in run.stdout
+    assert "HF_HUB_OFFLINE=1 ends the wait" in run.stdout
 
 
 def test_wrong_arguments(tmp_path):

@@ -139,6 +139,7 @@ def test_a_validation_set_too_small_to_choose_by_is_named(tmp_path, caplog):
     assert "folds 5" in caplog.text and "a twentieth of fewer; test a tenth, at least 50 or a fifth" in caplog.text
     assert few_to_choose_by(25, None).startswith("25 validation rows: a mean over them has a margin of +-0.39 standard")
     assert few_to_choose_by(100, "an accuracy") is None
+    assert "folds" not in few_to_choose_by(25, None, folded=True)
 
 
 def test_names_that_are_spelt_alike():

@@ -54,6 +54,23 @@ def test_who_hangs_is_named_and_the_job_ends(tmp_path, fault, says):
         assert "all_reduce" in said or "wait" in said
 
 
+@pytest.mark.slow
+def test_all_leave_together_when_the_first_has_removed_old_checkpoints(tmp_path):
+    """Though that takes longer than a collective may: torchrun kills the first 30 s after another has left with 75."""
+    config = WorkerConfig(output_dir=str(tmp_path / "out"), signal_step=2, seconds_to_rotate=9, ddp_timeout=4)
+    processes = fork(config, 2)
+    processes[1].join(60)
+    time.sleep(1)
+    assert processes[0].exitcode is not None, "the other one has left"
+    assert exit_codes(processes, 1) == [75, 75], logs(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_save_may_take_longer_than_a_collective(tmp_path):
+    config = WorkerConfig(output_dir=str(tmp_path / "out"), max_steps=2, save_steps=2, seconds_to_seal=9, ddp_timeout=4)
+    assert exit_codes(fork(config, 2), 100) == [0, 0], logs(tmp_path / "out")
+
+
 # ---------------------------------------------------------------------------------------------------- disagreement
 
 

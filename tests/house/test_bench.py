@@ -29,12 +29,35 @@ def test_padding():
     for task in ("classify", "translate"):
         assert all(f"| {task}: {name} | " in table for name in ("Trainer", "Trainer, grouped", "hftrain"))
     assert "| translate: hftrain / translate: Trainer | >= 2.8 | " in table
-    assert "| SFT / TRL's default | >= 1.5 | not measured | |" in table
+
+
+def test_cut():
+    assert all(f"| {name} | " in bench("cut", "--quick") for name in ("at once", "chosen"))
 
 
 def test_rounds_in_processes_of_their_own(tmp_path):
     arguments = ("--contestants", "bare", "--steps", "4", "--rounds", "2", "--json", str(tmp_path / "numbers.json"))
     bench("overhead", *arguments)
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "per_cpu_s", "wall_ms"]] * 2
+    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "peak_mb", "per_cpu_s", "wall_ms"]] * 2
     assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
+
+
+def test_gpu_dry(tmp_path):
+    cases = ("gpt2: not compiled", "gpt2: all logits", "packs: mask", "packs: blocks", "llama_8b: QLoRA", "minilm")
+    table = bench("gpu", "--quick", "--json", str(tmp_path / "numbers.json"), "--cases", *cases)
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert list(numbers) == list(cases) and all(len(row["losses"]) == 4 for row in numbers.values())
+    assert table.count("(equal)") == 2 and "NOT EQUAL" not in table
+    assert "| llama_8b | QLoRA | " in table and "| llama_8b: QLoRA, tokens_per_s | >= 12500 | " in table
+
+
+def test_packs():
+    table = bench("packs", "--quick")
+    assert table.count("| 64 |") == 2
+
+
+def test_beams():
+    kinds = [f"{name}, {kind}" for kind in ("narrow", "wide") for name in ("marian", "ours")]
+    table = bench("beams", "--quick", "--contestants", *kinds)
+    assert "| beam search / Marian's, wide | >= 1.5 | " in table

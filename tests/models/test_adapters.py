@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from hftrain.config import ConfigError, RecipeConfig
 from hftrain.models import load
 from hftrain.models.adapters import load_adapted
+from hftrain.models.freezing import narrow_frozen
 from hftrain.train.flops import count_parameters
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 40, 2, 41]])
@@ -73,6 +74,27 @@ def test_what_is_saved_gives_the_same_model_on_the_original_base(base, variant, 
     torch.testing.assert_close(logits(load_adapted(tmp_path, AutoModelForCausalLM).eval()), expected)
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert all(torch.equal(model.state_dict()[name], state[name]) for name in frozen)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "new tokens"])
+def test_frozen_weights_in_bf16_change_nothing_under_autocast(base, variant):
+    more = {"new_tokens": [40, 41], "grow": 2} if variant == "new tokens" else VARIANTS[variant]
+    results = []
+    for narrow in (False, True):
+        torch.manual_seed(0)
+        model = adapted(base, **more)
+        frozen = [p for p in model.parameters() if not p.requires_grad]
+        bytes_before = sum(p.nbytes for p in frozen)
+        if narrow:
+            narrow_frozen(model, torch.bfloat16)
+            share = sum(p.nbytes for p in frozen) / bytes_before
+            assert share == 1 if variant == "dora" else 0.5 <= share < 0.7  # embeddings and norms stay
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(input_ids=IDS[:, :5], labels=IDS[:, :5])
+        output.loss.backward()
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        results.append([output.logits, output.loss, *gradients])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
 
 
 def test_pissa_begins_with_the_first_singular_directions(base):

@@ -19,13 +19,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig
 from transformers.initialization import no_init_weights
 
+import hftrain.labels
 from hftrain import text
 from hftrain.config import parse
 from hftrain.losses import SummingHead, causal_language_model, sequence_to_sequence
 from hftrain.models.adapters import add_adapters, check_targets
 from hftrain.models.fit import count_positions
 from hftrain.models.load import DTYPES
-from hftrain.tasks import answering, classification, tagging
+from hftrain.tasks import answering, tagging
 from hftrain.tasks.image_classification.model import refusal
 from hftrain.tasks.preference import collate_preferences, preference_loss
 from hftrain.text.causal import collate_causal
@@ -187,7 +188,7 @@ def loss_of(config, recipe):
     if recipe == "translate":
         return sequence_to_sequence(config.label_smoothing_factor)
     if recipe in ("classify", "classify_images"):
-        return classification.classification("single_label_classification")
+        return hftrain.labels.classification("single_label_classification")
     return {"tag": tagging, "answer": answering}[recipe].loss()
 
 

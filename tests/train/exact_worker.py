@@ -102,6 +102,8 @@ def run(job: dict[str, Any], folder: Path, accelerator: Any = None) -> dict[str,
 
     def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         rows = len(batch["input_ids"])
+        if done == 0 and accelerator.distributed_type == DistributedType.FSDP:
+            result.setdefault("gradients_held", []).append(shares_of_gradients(model))
         result["largest"] = max(rows, result["largest"])
         if rows > job.get("room", rows) and accelerator.process_index >= job.get("on_process_1", False):
             result["out_of_memory"] += 1
@@ -177,6 +179,13 @@ def pieces(accelerator: Any, model: Any) -> dict[str, float | bool]:
     whole = sum(math.prod(getattr(p, "ds_shape", p.shape)) for p in parameters)
     gradients = bool(getattr(model.optimizer, "partition_gradients", True)) if zero else numbers(parameters) < whole
     return {"parameters": numbers(kept) / whole, "moments": numbers(moments) / whole, "gradients": gradients}
+
+
+def shares_of_gradients(model: torch.nn.Module) -> float:
+    """The share of the gradients' numbers that this process holds between two micro-batches."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    held: list[Any] = [parameter.grad for parameter in trained if parameter.grad is not None]
+    return sum(gradient.to_local().numel() for gradient in held) / sum(parameter.numel() for parameter in trained)
 
 
 @contextmanager

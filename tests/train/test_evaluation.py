@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
 from hftrain.data.examples import Examples
+from hftrain.data.plan import padded_tokens
 from hftrain.losses import sequence_to_sequence
-from hftrain.train.evaluation import _share, mean_loss, predict
+from hftrain.train.evaluation import _share, batches_of, mean_loss, predict
 from tests.train.exact_models import MODELS
 from tests.train.exact_worker import collate, lengths_of, make_examples
 
@@ -46,23 +48,40 @@ def test_mean_loss_does_not_depend_on_the_batch_size(accelerator, model, expecte
     assert mean_loss(accelerator, model, MEASURED, batch_size, **TASK) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("by_tokens", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_predictions_are_in_the_order_of_the_examples(accelerator, batch_size):
+def test_predictions_are_in_the_order_of_the_examples(accelerator, batch_size, by_tokens):
     seen = []
 
     def generate(batch: dict[str, torch.Tensor]) -> list[list[int]]:
         seen.append(len(batch["input_ids"]))
         return [row[row > 0].tolist() for row in batch["input_ids"]]
 
-    found = predict(accelerator, MEASURED, batch_size, collate=collate, generate=generate)
+    found = predict(accelerator, MEASURED, batch_size, collate=collate, generate=generate, by_tokens=by_tokens)
     assert found == [example["input_ids"] for example in EXAMPLES]
     assert sum(seen) == len(EXAMPLES)  # each once
-    assert max(seen) == min(batch_size, len(EXAMPLES))
+    if batch_size == 1 or not by_tokens:
+        assert max(seen) == min(batch_size, len(EXAMPLES))
+
+
+def test_batches_of_tokens_hold_few_long_rows_and_many_short_ones():
+    """No more memory than for rows of mean length, no more passes, and little padding."""
+    lengths = np.clip(np.exp(np.random.default_rng(0).normal(3, 0.7, (2000, 1))).astype(int), 4, 400)
+    by_rows, by_tokens = (
+        [(len(rows), padded_tokens(lengths[rows])) for rows, _ in batches_of(lengths, 1, 32, by_tokens=kind)]
+        for kind in (False, True)
+    )
+    (_, largest), (most, _), (least, _) = max(by_tokens, key=lambda pair: pair[1]), max(by_tokens), min(by_tokens)
+    assert largest <= 32 * lengths.mean() < max(tokens for _, tokens in by_rows) / 4
+    assert least < 8 and most > 64
+    assert len(by_tokens) <= 1.05 * len(by_rows)
+    assert sum(tokens for _, tokens in by_tokens) <= 1.05 * lengths.sum()
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("by_tokens", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_processes_get_equally_many_batches_and_each_example_counts_once(processes, batch_size):
+def test_processes_get_equally_many_batches_and_each_example_counts_once(processes, batch_size, by_tokens):
     class Process:
         num_processes = processes
 
@@ -70,7 +89,8 @@ def test_processes_get_equally_many_batches_and_each_example_counts_once(process
     for index in range(processes):
         process = Process()
         process.process_index = index
-        shares.append(list(_share(process, MEASURED.lengths, batch_size)))
+        batches = batches_of(MEASURED.lengths, processes, batch_size, by_tokens=by_tokens)
+        shares.append(list(_share(process, batches)))
     assert len({len(share) for share in shares}) == 1  # else ZeRO-3 and FSDP would wait for ever
     counted = [i for share in shares for indices, weight in share for i in indices * weight]
     assert sorted(counted) == list(range(len(EXAMPLES)))

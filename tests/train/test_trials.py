@@ -240,8 +240,9 @@ def test_no_process_of_zero3_gathers_the_model_for_a_trial(tmp_path):
     worker = str(Path(__file__).with_name("trials_worker.py"))
     found = launch(tmp_path, [], "--config_file", str(file), worker=worker)["trials"]
     assert found["notes"] == []
-    assert found["gathered"] == [1.0, 1.0]  # so much it would have been
     assert max(found["held"]) < 0.01  # single parameters are never partitioned: norms
+    # embeddings, head and one of 4 layers: a watch that looks at times could miss the layer
+    assert 0.24 < min(found["answering"]) <= max(found["answering"]) < 0.44
 
 
 def test_what_cannot_be_made_small_is_tried_whole(caplog):

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
-from hftrain.distributed import gathered
+from hftrain.distributed import gathered, unsharded_models
 from hftrain.losses import causal_language_model
 from hftrain.text.causal import collate_causal
 from hftrain.train.loop import start
@@ -47,8 +48,6 @@ def most_held(model, work: Callable[[], None]) -> float:
 def main(folder: Path) -> None:
     accelerator = start(TrainConfig(output_dir=str(folder / "output")))
     if accelerator.is_main_process:
-        from hftrain.distributed import unsharded_models
-
         with unsharded_models():
             AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **SHAPE)).save_pretrained(folder / "model")
     accelerator.wait_for_everyone()
@@ -66,11 +65,15 @@ def main(folder: Path) -> None:
         assert not try_examples(accelerator, model, examples, 1, before_step=None, **task).unreached
         notes.extend(check_batches(model, examples, TrainConfig(), **task))
 
-    def gather() -> None:
-        with gathered(model):
-            threading.Event().wait(0.1)
+    ids = torch.arange(3, 23)[None]
+    with unsharded_models():
+        expected = AutoModelForCausalLM.from_pretrained(folder / "model")(ids).logits
 
-    result = {"held": gather_object([most_held(model, work)]), "gathered": gather_object([most_held(model, gather)])}
+    def answer() -> None:
+        with gathered(model), torch.no_grad():
+            torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+    result = {"held": gather_object([most_held(model, work)]), "answering": gather_object([most_held(model, answer)])}
     if accelerator.is_main_process:
         (folder / "results.json").write_text(json.dumps({"trials": result | {"notes": notes}}))
 

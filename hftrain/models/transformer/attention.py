@@ -280,7 +280,10 @@ class CrossAttention(Attention):
     def forward(
         self, hidden_states: Tensor, source: Tensor, mask: Tensor | None, cache: EncoderDecoderCache | None
     ) -> Tensor:
-        """[B, L, D], source [B, S, D] -> [B, L, D]; `mask` from `visibility`."""
+        """[B, L, D], source [B, S, D] -> [B, L, D]; `mask` from `visibility`.
+
+        With a source of [B / K, S, D], K neighbouring rows of the target share a row of it.
+        """
         query = self.split_heads(self.q_proj(hidden_states))
         if cache is not None and cache.is_updated.get(self.layer_index):
             kept: Any = cache.cross_attention_cache.layers[self.layer_index]
@@ -290,4 +293,8 @@ class CrossAttention(Attention):
             if cache is not None:
                 key, value = cache.cross_attention_cache.update(key, value, self.layer_index)
                 cache.is_updated[self.layer_index] = True
-        return self.merge_heads(self.attend(query, key, value, mask))
+        if (rows := len(query) // len(key)) == 1:
+            return self.merge_heads(self.attend(query, key, value, mask))
+        together = query.unflatten(0, (-1, rows)).transpose(1, 2).flatten(2, 3)  # [B / K, H, K L, d]
+        attended = self.attend(together, key, value, mask).unflatten(2, (rows, -1))
+        return self.merge_heads(attended.transpose(1, 2).flatten(0, 1))

@@ -23,6 +23,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import can_return_tuple
 
+from .beams import BeamSearchMixin
 from .configuration import TransformerConfig
 from .transformer import TransformerModel, TransformerPreTrainedModel
 
@@ -71,7 +72,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Ten
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), label_smoothing=label_smoothing)
 
 
-class TransformerForConditionalGeneration(TransformerWithHead, LengthGenerationMixin):
+class TransformerForConditionalGeneration(TransformerWithHead, BeamSearchMixin, LengthGenerationMixin):
     """Encoder-decoder, P(target | source): translation, summarisation, any text to text."""
 
     form = "encoder-decoder"

@@ -117,6 +117,7 @@ def answer(
         config.eval_batch_size,
         collate=collate,
         generate=partial(find_spans, model, n_best_size=config.n_best_size, max_answer_length=config.max_answer_length),
+        by_tokens=True,
     )
     return join(examples, windows, config.n_best_size)
 

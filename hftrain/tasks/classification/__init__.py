@@ -5,11 +5,6 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
-    from hftrain.labels.classes import number_classes, references, weights
-    from hftrain.labels.judging import judge
-    from hftrain.labels.losses import classification, count_examples
-    from hftrain.labels.report import Tested
-    from hftrain.labels.scoring import Scores, choose_thresholds, measure, score
     from hftrain.tasks.classification.augment import augmentation
     from hftrain.tasks.classification.config import ClassificationConfig
     from hftrain.tasks.classification.examples import load_tokenizer, tokenize
@@ -21,22 +16,11 @@ else:
 
 __all__ = [
     "ClassificationConfig",
-    "Scores",
-    "Tested",
     "augmentation",
-    "choose_thresholds",
-    "classification",
     "collator",
-    "count_examples",
-    "judge",
     "load_classifier",
     "load_labelled",
     "load_tokenizer",
-    "measure",
-    "number_classes",
-    "references",
-    "score",
     "summarize",
     "tokenize",
-    "weights",
 ]

@@ -5,10 +5,6 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
-    from hftrain.labels.classes import number_classes, references, weights
-    from hftrain.labels.losses import classification
-    from hftrain.labels.report import Tested
-    from hftrain.labels.scoring import Scores, choose_thresholds, measure, score
     from hftrain.tasks.image_classification.config import ImageClassificationConfig
     from hftrain.tasks.image_classification.examples import augmentation, collator, make_examples
     from hftrain.tasks.image_classification.model import load_classifier, load_pixels
@@ -19,20 +15,11 @@ else:
 
 __all__ = [
     "ImageClassificationConfig",
-    "Scores",
-    "Tested",
     "augmentation",
-    "choose_thresholds",
-    "classification",
     "collator",
     "load_classifier",
     "load_images",
     "load_pixels",
     "make_examples",
-    "measure",
-    "number_classes",
-    "references",
-    "score",
     "summarize",
-    "weights",
 ]

@@ -46,7 +46,7 @@ def evaluate_rewards(
     def score(batch: Batch) -> list[list[float]]:
         return conversation_rewards(model, batch).tolist()
 
-    rewards = predict(accelerator, examples, batch_size, collate=collate, generate=score)
+    rewards = predict(accelerator, examples, batch_size, collate=collate, generate=score, by_tokens=True)
     chosen, rejected = torch.tensor(rewards, dtype=torch.float64).unbind(1)
     return {
         "loss": float(bradley_terry(chosen, rejected)) / len(rewards),

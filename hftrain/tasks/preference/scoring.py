@@ -189,7 +189,7 @@ def evaluate_preferences(
         return torch.cat([log_probs, tokens, references, desirable[:, None]], dim=1).double().tolist()
 
     table = torch.tensor(
-        predict(accelerator, examples, batch_size, collate=collate, generate=score), dtype=torch.float64
+        predict(accelerator, examples, batch_size, collate=collate, generate=score, by_tokens=True), dtype=torch.float64
     )
     log_probs, tokens, references, desirable = table[:, 0:2], table[:, 2:4], table[:, 4:6], table[:, 6].bool()
     ratios = (log_probs - references).unbind(1)

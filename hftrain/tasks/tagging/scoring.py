@@ -74,7 +74,9 @@ def tag(
 ) -> list[Tagged]:
     """The model's predictions for each sentence, in order, on every process."""
     generate = partial(tag_batch, model)
-    predictions = evaluation.predict(accelerator, examples, batch_size, collate=collate, generate=generate)
+    predictions = evaluation.predict(
+        accelerator, examples, batch_size, collate=collate, generate=generate, by_tokens=True
+    )
     return join(examples.column("part"), predictions)
 
 

@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from hftrain.data.sealed import damage_of
+from hftrain.distributed import advancing
 
 FORMAT = 1
 
@@ -66,7 +67,7 @@ def verify(folder: str | Path) -> list[str]:
     if re.fullmatch(r"checkpoint-\d+", folder.name) and folder.name != named:
         return [f"manifest.json: this is the checkpoint of step {manifest['step']}: rename the folder to {named}"]
     with ThreadPoolExecutor() as pool:
-        problems = pool.map(lambda item: damage_of(folder / item[0], **item[1]), manifest["files"].items())
+        problems = advancing(pool.map(lambda item: damage_of(folder / item[0], **item[1]), manifest["files"].items()))
         return [f"{name}: {problem}" for name, problem in zip(manifest["files"], problems, strict=True) if problem]
 
 

@@ -24,6 +24,7 @@ from hftrain import disk
 from hftrain.config.errors import of_a_disk
 from hftrain.config.nested import flatten_json
 from hftrain.data.files import sha256_of
+from hftrain.distributed import advancing
 from hftrain.train.checkpoint.reading import FORMAT, sha256_of_json
 from hftrain.train.checkpoint.runs import GB, REPLACED, SAVING, free_bytes, recover
 
@@ -93,7 +94,8 @@ def save(
             }
             _seal(staging, manifest)
 
-    failed = [error for error in gather_object([disk.error]) if error]  # also the barrier before the rename
+    accelerator.wait_for_everyone()  # in the store: the main process may write for longer than a collective may take
+    failed = [error for error in gather_object([disk.error]) if error]
     if main and not failed:
         with disk:
             _put_in_place(staging, folder)
@@ -191,7 +193,7 @@ def _seal(folder: Path, manifest: dict[str, Any]) -> None:
     """Flushes every file to the disk, then writes the manifest with their checksums and its own."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     with ThreadPoolExecutor() as pool:
-        digests = pool.map(sha256_of, files)
+        digests = advancing(pool.map(sha256_of, files))
         manifest["files"] = {
             path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": digest}
             for path, digest in zip(files, digests, strict=True)

@@ -4,6 +4,12 @@ Trials use a small model of the same kind, in fp32 on the CPU, and leave the mod
 """
 
 from hftrain.train.trials.batches import check_batches
-from hftrain.train.trials.language import check_causal, check_packing, chunk_loss
+from hftrain.train.trials.language import (
+    attend_in_blocks,
+    check_causal,
+    check_packing,
+    chunk_loss,
+    separate_documents,
+)
 
-__all__ = ["check_batches", "check_causal", "check_packing", "chunk_loss"]
+__all__ = ["attend_in_blocks", "check_batches", "check_causal", "check_packing", "chunk_loss", "separate_documents"]

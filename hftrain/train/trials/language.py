@@ -11,11 +11,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from hftrain.data.packing import join
 from hftrain.losses import IGNORE, Batch, SummingHead, forward, sum_in_head, sum_over_logits
-from hftrain.text.causal import collate_causal
+from hftrain.models.blocks import BLOCKS
+from hftrain.text.causal import collate_causal, in_blocks
 from hftrain.train.trials.small import base, changes_with_length, tokens_of, tried_small
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ def _packing(model: PreTrainedModel, longest: int) -> tuple[float, float, float,
     )
 
     def packed(*documents: dict[str, Any]) -> list[torch.Tensor]:
-        logits = _logits(model, collate_causal([join(documents[:2]), join(documents[2:])], pad_token_id=0))
+        packs = [join(documents[:2]), join(documents[2:])]
+        logits = _logits(model, collate_causal(packs, pad_token_id=0, blocks=in_blocks(model)))
         return [logits[0, :first], logits[0, first : first + lengths[1]], logits[1, :longest]]
 
     try:
@@ -97,6 +100,39 @@ def _packing(model: PreTrainedModel, longest: int) -> tuple[float, float, float,
     # Half precision rounds depending on the shape of a batch, but equally for batches of the same shape.
     rounding = 1e-3 if model.dtype == torch.float32 else 0.1
     return leak, max(leak, farthest(together, alone)), rounding, ""
+
+
+def separate_documents(model: PreTrainedModel, longest: int, kernel: str | None) -> None:
+    """`check_packing`, and `attend_in_blocks` if the user has chosen no `kernel` (`attn_implementation`)."""
+    check_packing(model, longest)
+    if kernel is None:
+        attend_in_blocks(model)
+
+
+def attend_in_blocks(model: PreTrainedModel) -> bool:
+    """Lets the model attend to packs document by document, if it gives the same: else its attention compares each token
+    of a pack with each other one, which costs several times as much for short documents.
+
+    Only a model with transformers' sdpa is changed. A model with dropout in its attention keeps its mask: it would draw
+    other numbers. So does every model on a GPU, whose kernel for this (`attn_implementation`: sdpa_blocks) has not been
+    measured.
+
+    Returns:
+        whether it does; if not, the model is unchanged.
+    """
+    inner = base(model)
+    chunked = "chunked_attention" in (getattr(inner.config, "layer_types", None) or ())  # chunks begin with the row
+    dropout = any("att" in name and "drop" in name and value for name, value in vars(inner.config).items())
+    if inner.config._attn_implementation != "sdpa" or chunked or dropout or torch.cuda.is_available():
+        return False
+    inner.set_attn_implementation(BLOCKS)
+    if in_blocks(inner):
+        leak, off, rounding, problem = _packing(model, 24)
+        if not problem and leak < 1e-3 and off < rounding:
+            return True
+        inner.set_attn_implementation("sdpa")
+    logger.info("%s attends to packs with a mask: document by document, its results differ", type(inner).__name__)
+    return False
 
 
 def farthest(
@@ -148,5 +184,4 @@ def _sums_alike(model: PreTrainedModel) -> bool:
 
 
 def _logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    device = next(model.parameters()).device
-    return forward(model, {name: value.to(device) for name, value in batch.items()}).logits.float()
+    return forward(model, send_to_device(batch, next(model.parameters()).device)).logits.float()

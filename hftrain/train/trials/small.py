@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hftrain.distributed import unsharded_models
 from hftrain.losses import Batch, SummingHead
+from hftrain.models.blocks import BLOCKS
 from hftrain.train.trials.memory import as_it_was, same_randomness
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def stand_ins(model: PreTrainedModel, longest: int = 1) -> Iterator[Small]:
 def _made(inner: PreTrainedModel, config: PreTrainedConfig) -> Any:
     """A model of the class of `inner`; None if that fails, or it lacks a kind of layer."""
     kernel = getattr(inner.config, "_attn_implementation", None)
-    kernel = kernel if kernel in ("eager", "sdpa") else None
+    kernel = kernel if kernel in ("eager", "sdpa", BLOCKS) else None
 
     def make(device: str) -> Any:
         with torch.device(device):

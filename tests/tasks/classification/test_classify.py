@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 
+import hftrain.labels
 from hftrain import text
 from hftrain.labels.losses import losses
 from hftrain.labels.scoring import best_threshold, tune_thresholds
@@ -76,7 +77,7 @@ def configured(tmp_path: Path, rows: list[Any] | None = None, **settings: Any) -
 def prepare(config: Any) -> tuple[Any, Any, list[str]]:
     """Examples of each split, tokenizer, names of the classes."""
     rows = classification.load_labelled(config, seed=config.seed)
-    names, ids = classification.number_classes(rows, config)
+    names, ids = hftrain.labels.number_classes(rows, config)
     tokenizer = classification.load_tokenizer(rows["train"], config)
     return (
         {name: classification.tokenize(each, tokenizer, ids, config) for name, each in rows.items()},
@@ -194,14 +195,14 @@ def test_scores_do_not_depend_on_the_batch(tmp_path, kind, problem):
     examples, tokenizer, names = prepare(config)
     model = classification.load_classifier(config, tokenizer, names).eval()
     collate = classification.collator(tokenizer, model, config)
-    right = classification.references(examples["train"], problem, len(names))
+    right = hftrain.labels.references(examples["train"], problem, len(names))
     assert len(set(examples["train"].lengths.ravel().tolist())) > 5
     found = []
     for size in (1, 2, 7, 64):
-        scores = classification.score(
+        scores = hftrain.labels.score(
             accelerate.Accelerator(), model, examples["train"], size, collate=collate, problem=problem
         )
-        found.append(classification.measure(scores, right, config, names)[0])
+        found.append(hftrain.labels.measure(scores, right, config, names)[0])
     # Padding is masked, but a matrix product of another shape may add in another order: 1e-6 of numbers near 1.
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-6, abs=1e-6)
@@ -231,12 +232,12 @@ def test_thresholds_are_chosen_by_validation_rows_alone(tmp_path):
 
     def score(model, split):
         asked.append(split)
-        return classification.Scores(np.zeros(4), np.array([[0.9, 0.2], [0.8, 0.3], [0.4, 0.6], [0.1, 0.7]]))
+        return hftrain.labels.Scores(np.zeros(4), np.array([[0.9, 0.2], [0.8, 0.3], [0.4, 0.6], [0.1, 0.7]]))
 
     model = torch.nn.Linear(1, 1)
     model.config = transformers.BertConfig(**SIZE)
     config, right = configured(tmp_path, problem_type=SEVERAL), np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
-    found = classification.choose_thresholds(accelerate.Accelerator(), model, config, score, right)
+    found = hftrain.labels.choose_thresholds(accelerate.Accelerator(), model, config, score, right)
     assert asked == ["validation"] and found == pytest.approx([0.6, 0.65])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hftrain"]["thresholds"] == found
 
@@ -259,7 +260,7 @@ def test_the_recipe_learns_by_the_weights_the_focus_and_the_parts_that_are_set(t
     examples, tokenizer, _ = prepare(config)
     batch = classification.collator(tokenizer, before, config)(list(examples["train"]))
     labels = batch.pop("labels")
-    weights = classification.weights(examples["train"], list(WORDS), config)
+    weights = hftrain.labels.weights(examples["train"], list(WORDS), config)
     with torch.no_grad():
         wanted = losses(before(**batch).logits, labels, SINGLE, weights=weights, focal_gamma=2.0).mean()
     history = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
@@ -321,9 +322,9 @@ def train(config: Any) -> tuple[list[float], Any]:
     accelerator = start(config)
     examples, tokenizer, names = prepare(config)
     model = classification.load_classifier(config, tokenizer, names)
-    loss = classification.classification(
+    loss = hftrain.labels.classification(
         config.problem_type,
-        weights=classification.weights(examples["train"], names, config),
+        weights=hftrain.labels.weights(examples["train"], names, config),
         label_smoothing=config.label_smoothing_factor,
     )
     model, _ = fit(

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+import hftrain.labels
 from hftrain.config import ConfigError
 from hftrain.labels.losses import losses
-from hftrain.tasks import classification
 from tests.tasks.classification.test_classify import NUMBER, SEVERAL, SINGLE, configured, prepare
 
 # ---- losses
@@ -49,17 +49,17 @@ def test_weights_have_a_mean_of_one(tmp_path):
     rows = [{"text": f"text {n}", "label": "rare" if n % 5 == 0 else "usual"} for n in range(100)]
     config = configured(tmp_path, rows, balance_classes=True)
     examples, _, names = prepare(config)
-    weights = classification.weights(examples["train"], names, config)
+    weights = hftrain.labels.weights(examples["train"], names, config)
     labels = np.array(examples["train"].column("labels"))
     mean = weights[torch.from_numpy(labels)].mean().item()
     assert mean == pytest.approx(1) and weights[0] / weights[1] == pytest.approx(
         (labels == 1).sum() / (labels == 0).sum()
     )
     given = configured(tmp_path, rows, class_weights={"rare": 3})
-    found = classification.weights(examples["train"], names, given)
+    found = hftrain.labels.weights(examples["train"], names, given)
     assert (found[0] / found[1]).item() == pytest.approx(3)
     with pytest.raises(ValueError, match="class_weights: the set of classes has no 'rar'; did you mean 'rare'"):
-        classification.weights(examples["train"], names, configured(tmp_path, rows, class_weights={"rar": 3}))
+        hftrain.labels.weights(examples["train"], names, configured(tmp_path, rows, class_weights={"rar": 3}))
 
 
 def test_settings_that_contradict_each_other(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import transformers
 
+import hftrain.labels
 from hftrain.tasks import classification
 from tests.tasks.classification.test_classify import NUMBER, SEVERAL, SINGLE, SIZE, configured, make_rows, write
 
@@ -56,7 +57,7 @@ def test_columns_that_nothing_reads_are_named_once(tmp_path, caplog):
 def test_labels_are_names_or_numbers_in_a_fixed_order(tmp_path):
     def classes(labels, **settings):
         rows = [{"text": f"text {n}", "label": labels[n % len(labels)]} for n in range(60)]
-        return classification.number_classes(
+        return hftrain.labels.number_classes(
             classification.load_labelled(configured(tmp_path, rows, **settings), 0),
             configured(tmp_path, rows, **settings),
         )
@@ -80,14 +81,14 @@ def test_labels_that_are_no_class_are_named(tmp_path):
         ValueError,
         match=r"the test rows have labels that are not among the training rows .*'plant' in row 2\. .*label_names",
     ):
-        classification.number_classes(rows, config)
+        hftrain.labels.number_classes(rows, config)
     config = configured(tmp_path, train, **files, label_names=["animal", "colour", "food", "plant"])
-    assert classification.number_classes(rows, config)[0][-1] == "plant"
+    assert hftrain.labels.number_classes(rows, config)[0][-1] == "plant"
     alone = configured(tmp_path, [{"text": f"text {n}", "label": "same"} for n in range(20)])
     with pytest.raises(
         ValueError, match=r"all 12 training rows have the label 'same': there is nothing to distinguish"
     ):
-        classification.number_classes(classification.load_labelled(alone, 0), alone)
+        hftrain.labels.number_classes(classification.load_labelled(alone, 0), alone)
 
 
 def test_labels_off_by_one_are_named(tmp_path):
@@ -95,13 +96,13 @@ def test_labels_off_by_one_are_named(tmp_path):
     config = configured(tmp_path, rows, label_names=["bad", "fair", "good"])
     message = r"the labels are off by one: the rows have 1 to 3, and label_names \(bad, fair, good\) count from 0 to 2"
     with pytest.raises(ValueError, match=message):
-        classification.number_classes(classification.load_labelled(config, 0), config)
+        hftrain.labels.number_classes(classification.load_labelled(config, 0), config)
     (tmp_path / "head").mkdir()
     settings = {"num_labels": 3, "architectures": ["BertForSequenceClassification"]}
     transformers.BertConfig(**SIZE, **settings).save_pretrained(tmp_path / "head")
     config = configured(tmp_path, rows, model_name_or_path=str(tmp_path / "head"))
     with pytest.raises(ValueError, match=r"off by one: the rows have 1 to 3, and the classes of .*head \(0, 1, 2\)"):
-        classification.number_classes(classification.load_labelled(config, 0), config)
+        hftrain.labels.number_classes(classification.load_labelled(config, 0), config)
 
 
 def test_a_classifier_keeps_its_classes_or_gets_a_new_head(tmp_path, caplog):
@@ -112,11 +113,11 @@ def test_a_classifier_keeps_its_classes_or_gets_a_new_head(tmp_path, caplog):
     config.save_pretrained(folder)
     settings = configured(tmp_path, model_name_or_path=str(folder))
     rows = classification.load_labelled(settings, 0)
-    assert classification.number_classes(rows, settings)[0] == ["food", "colour", "animal"]
+    assert hftrain.labels.number_classes(rows, settings)[0] == ["food", "colour", "animal"]
     config.id2label = {0: "x", 1: "y"}
     config.save_pretrained(folder)
     with caplog.at_level("WARNING"):
-        assert classification.number_classes(rows, settings)[0] == ["animal", "colour", "food"]
+        assert hftrain.labels.number_classes(rows, settings)[0] == ["animal", "colour", "food"]
     assert "has the classes x, y, but the training rows have animal, colour, food: a new head replaces" in caplog.text
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import transformers
 
+import hftrain.labels
 from hftrain import text
 from hftrain.config import ConfigError, parse
 from hftrain.data.written import unwritten
@@ -30,7 +31,7 @@ def configured(path: Path, **settings: Any) -> Any:
 def read(config: Any) -> tuple[list[str], dict[str, list[str]]]:
     """Names of the classes, and the names of each text's labels."""
     rows = classification.load_labelled(config, seed=0)
-    names, ids = classification.number_classes(rows, config)
+    names, ids = hftrain.labels.number_classes(rows, config)
     labels = {row["text"]: row["label"] for split in rows.values() for row in split}
     return names, {text: [names[ids[label]] for label in found] for text, found in labels.items()}
 
@@ -188,7 +189,7 @@ def test_numbers_by_a_head_with_names_are_told(tmp_path, caplog):
     path = write(tmp_path / "three.jsonl", [0, 1, 2])
     config = configured(path, model_name_or_path=str(folder))
     rows = classification.load_labelled(config, seed=0)
-    found, ids = classification.number_classes(rows, config)
+    found, ids = hftrain.labels.number_classes(rows, config)
     assert (
         found == list(names.values())
         and "0 = entailment, 1 = neutral, 2 = contradiction; to change that set label_names" in caplog.text
@@ -197,11 +198,11 @@ def test_numbers_by_a_head_with_names_are_told(tmp_path, caplog):
     examples = classification.tokenize(rows["train"], tokenizer, ids, config)
     assert "label 1 = neutral" in report.describe(rows["train"], examples, found, ids)
     config = configured(path, model_name_or_path=str(folder), label_names=["bad", "middling", "good"])
-    assert classification.number_classes(rows, config)[0] == ["bad", "middling", "good"]
+    assert hftrain.labels.number_classes(rows, config)[0] == ["bad", "middling", "good"]
     config = configured(write(tmp_path / "two.jsonl", [0, 1]), model_name_or_path=str(folder))
     rows = classification.load_labelled(config, seed=0)
     assert (
-        classification.number_classes(rows, config)[0] == ["0", "1"] and "a new head replaces its head" in caplog.text
+        hftrain.labels.number_classes(rows, config)[0] == ["0", "1"] and "a new head replaces its head" in caplog.text
     )
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 from safetensors import safe_open
 
+import hftrain.labels
 from hftrain import cli
 from hftrain.predict import predict
 from hftrain.tasks import classification
@@ -44,7 +45,7 @@ def test_an_adapter_brings_its_head_and_all_that_was_new(tmp_path, kind):
     assert any("classifier" in name or "score" in name for name in names if "lora" not in name)
     assert any("pooler" in name for name in names if "lora" not in name) == (kind == "bert")  # it was not in the folder
     examples, tokenizer, names = prepare(config)
-    scores = classification.score(
+    scores = hftrain.labels.score(
         accelerate.Accelerator(), model.eval(), examples["test"], 32,
         collate=classification.collator(tokenizer, model, config), problem=config.problem_type,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import re
 import datasets
 import pytest
 
+import hftrain.labels
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
 from hftrain.vision import read
@@ -49,7 +50,7 @@ def test_a_folder_with_splits(tmp_path):
 
 def test_a_class_may_be_called_train(tmp_path):
     write_folder(tmp_path).joinpath("red").rename(tmp_path / "train")
-    names, _ = images.number_classes(load(dataset_name=str(tmp_path)), ImageClassificationConfig())
+    names, _ = hftrain.labels.number_classes(load(dataset_name=str(tmp_path)), ImageClassificationConfig())
     assert names == ["blue", "green", "train"]
 
 
