@@ -40,6 +40,15 @@ def add(commands: Commands) -> None:
         type=Path,
         help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
+    command.add_argument(
+        "--threshold", type=float, metavar="SCORE", default=0.5, help="least score of a detected object (default: 0.5)"
+    )
+    command.add_argument(
+        "--coco", type=Path, metavar="FILE", help="write detected objects to this file as COCO results; threshold 0"
+    )
+    command.add_argument(
+        "--draw", type=Path, metavar="DIR", help="write the images with detected objects drawn in to this folder"
+    )
     add_format_options(command)
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
@@ -63,7 +72,7 @@ def predict_texts(args: argparse.Namespace) -> int:
     from hftrain.data.sources import existing
     from hftrain.models.saved import kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, check_output, name_images, read_file
+    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file
     from hftrain.quiet import hush_libraries
 
     hush_libraries()
@@ -74,6 +83,8 @@ def predict_texts(args: argparse.Namespace) -> int:
         existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
+    if (args.coco or args.draw) and "ForObjectDetection" not in what:
+        raise ValueError(f"--coco and --draw are for objects in images, but {args.folder} contains a {what}")
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
@@ -84,7 +95,7 @@ def predict_texts(args: argparse.Namespace) -> int:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
-    elif "ForImageClassification" in what:
+    elif "ForImageClassification" in what or "ForObjectDetection" in what:
         inputs = name_images(args.texts, line)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
@@ -104,13 +115,31 @@ def predict_texts(args: argparse.Namespace) -> int:
         base=args.base,
         trust_remote_code=args.trust_remote_code,
         each_word=inputs.form == "conll",
+        threshold=0.0 if args.coco else args.threshold,
     )
+    if "ForObjectDetection" in what:
+        if args.output and inputs.form == "text":
+            inputs = inputs._replace(write=as_rows(inputs.texts))
+        predictions = write_objects(args, config, inputs.texts, predictions)
     out = "".join(line + "\n" for line in inputs.write(predictions))
     if args.output:
         args.output.write_text(out, encoding="utf-8")
     else:
         sys.stdout.write(out)
     return 0
+
+
+def write_objects(args: argparse.Namespace, config: Any, files: list[str], objects: list[Any]) -> list[Any]:
+    """Writes what --coco and --draw name; the objects of each image from a score of --threshold on."""
+    from hftrain.models.saved import Saved
+    from hftrain.tasks.detection.predict import draw, write_coco
+
+    if args.coco:
+        write_coco(args.coco, Saved(args.folder, config), files, objects)
+    certain = [[one for one in of_image if one["score"] >= args.threshold] for of_image in objects]
+    if args.draw:
+        draw(args.draw, files, certain)
+    return certain
 
 
 def read_context(path: Path, encoding: str | None) -> str:

@@ -97,6 +97,7 @@ class TrainConfig(Config):
     """The run: length, batch, optimizer, precision, evaluation, checkpoints, reports."""
 
     task_family: ClassVar[Task] = "understanding"  # whose rules choose
+    counted: ClassVar[str] = "tokens"  # the unit of tokens_per_second; an image is one
 
     output_dir: str = "output"
     """Folder for the model, its checkpoints and the report."""

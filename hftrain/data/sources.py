@@ -220,11 +220,11 @@ def _split_files(folder: Path, files: Sequence[Path], endings: Sequence[str] = (
         return _files_of_classes(folder, [file for file in files if ending(file) in endings])
     for file in files:
         if ending(file) in (*COLUMNAR, *TEXTUAL, *PLAIN):
-            by_split.setdefault(_split_of(file.relative_to(folder).parts), []).append(file)
+            by_split.setdefault(split_of(file.relative_to(folder).parts), []).append(file)
     return by_split
 
 
-def _split_of(parts: Sequence[str]) -> str:
+def split_of(parts: Sequence[str]) -> str:
     """The split that the last part with such a word names; "" if none does."""
     words = (SPLIT_WORDS.get(word) for part in reversed(parts) for word in re.split("[^a-z]+", part.lower()))
     return next(filter(None, words), "")
@@ -240,13 +240,13 @@ def _files_of_classes(folder: Path, files: Sequence[Path]) -> dict[str, list[Pat
     places = {file: file.relative_to(folder).parts[:-1] for file in files}
     deepest = max(map(len, places.values()), default=1)
     levels = list(zip(*places.values(), strict=False))[: deepest - 1]  # names of folders, but of no class
-    common = next((depth for depth, names in enumerate(levels) if len({*names}) > 1 or _split_of(names)), len(levels))
+    common = next((depth for depth, names in enumerate(levels) if len({*names}) > 1 or split_of(names)), len(levels))
     places = {file: parts[common:] for file, parts in places.items() if parts[common:]}
     if files and not places:
         raise ValueError(f"{folder} has files but no folder for each class: put them into {folder}/CLASS/")
     by_split: dict[str, list[Path]] = {}
     for file, (*above, _) in places.items():
-        split = _split_of(above)
+        split = split_of(above)
         if len(above) > bool(split):
             raise ValueError(f"{file} is too deep in {folder}: a file's class is the folder in FOLDER/CLASS/file")
         by_split.setdefault(split, []).append(file)

@@ -81,10 +81,15 @@ TABLE: dict[str, Metric] = {
     "reward_margin": Metric(True),
     "exact": Metric(True, fair=True),
     "overall_f1": Metric(True, "F1 of entities"),
+    "map": Metric(True, "mAP", "share", fair=True),
+    **{
+        f"map_{part}": Metric(True, f"mAP {part}", "share", fair=True)
+        for part in ("50", "75", "small", "medium", "large")
+    },
+    "ar_100": Metric(True, "Average recall", "share", fair=True),
     # metrics of `evaluate`
     "bleu": Metric(True),
     "comet": Metric(True),
-    "map": Metric(True),
     "meteor": Metric(True),
     "rouge": Metric(True),
     "cer": Metric(False, "Character error rate"),

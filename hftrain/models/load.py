@@ -207,7 +207,7 @@ def load_model(
     keep_layout(model)
     drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
     for key, saved, wanted in loading["mismatched_keys"]:
-        if wanted[0] != model.config.num_labels:
+        if wanted[0] not in (model.config.num_labels, model.config.num_labels + 1):  # with "no object"
             raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     if folder:

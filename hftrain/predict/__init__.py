@@ -8,6 +8,7 @@ from hftrain.labels import predict as labels
 from hftrain.models.saved import Saved, kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
+from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
@@ -27,6 +28,7 @@ def predict(
     base: str | None = None,
     trust_remote_code: bool = False,
     each_word: bool = False,
+    threshold: float = detecting.THRESHOLD,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`, by the kind of the model:
 
@@ -34,6 +36,7 @@ def predict(
     - sequence classification: the class, the labels or the number, see `classifying.classify`;
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
     - image classification: the same for image files, see `imaging.classify`;
+    - object detection: the objects in image files, see `detecting.detect`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -46,6 +49,7 @@ def predict(
         num_beams, max_new_tokens: for generated text; None: the values of the folder's generation_config.
         trust_remote_code: run Python code that comes with the model.
         each_word: token classification returns the tag of each word, never entities.
+        threshold: least score of a detected object.
 
     Raises:
         ValueError: `folder` has no model, or one of an unsupported kind.
@@ -63,6 +67,8 @@ def predict(
         )
     if "ForImageClassification" in what:
         return imaging.classify(saved, texts, batch_size)
+    if "ForObjectDetection" in what:
+        return detecting.detect(saved, texts, batch_size, threshold)
     if "ForTokenClassification" in what:
         if config.num_labels == 1:
             raise ValueError(f"{folder} contains a {what} with one number for each token, not tags: load it in Python")
@@ -90,6 +96,8 @@ def line(prediction: object) -> str:
     """A prediction as a line of text, for people and for `cut -f1`."""
     if isinstance(prediction, str):
         words = " ".join(prediction.splitlines())
+    elif isinstance(prediction, list) and prediction and "box" in prediction[0]:
+        words = detecting.line(prediction)
     elif isinstance(prediction, list):
         words = tagging.line(prediction)
     elif isinstance(prediction, dict) and "answer" in prediction:

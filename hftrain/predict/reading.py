@@ -17,12 +17,11 @@ from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, c
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
-from hftrain.tasks.image_classification.predict import image_files
 from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
 from hftrain.tasks.tagging.tables import read_table
 from hftrain.terminal import visible
-from hftrain.vision.sources import ENDINGS, beside
+from hftrain.vision.sources import ENDINGS, beside, image_files
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +31,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForQuestionAnswering": (("question",), ("context",)),
     "ForSequenceClassification": (("text",), ()),
     "ForImageClassification": (("image", "img", "file_name", "path"), ()),
+    "ForObjectDetection": (("image", "img", "file_name", "path"), ()),
 }
 
 
@@ -76,7 +76,7 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
         items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
-    if "ForImageClassification" in kind:
+    if "ForImageClassification" in kind or "ForObjectDetection" in kind:
         return read_images(path, config, line)
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:
@@ -109,6 +109,16 @@ def name_images(names: Sequence[str], line: Callable[[Any], str]) -> Inputs:
             yield f"{visible(file)}\t{line(prediction)}"
 
     return Inputs(files, None, write)
+
+
+def as_rows(files: Sequence[str]) -> Callable[[list[Any]], Iterator[str]]:
+    """Predictions of image files as JSON lines."""
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for file, prediction in zip(files, predictions, strict=True):
+            yield json.dumps({"image": file, "prediction": prediction}, ensure_ascii=False)
+
+    return write
 
 
 def read_images(path: Path, config: Reading, line: Callable[[Any], str]) -> Inputs:

@@ -11,19 +11,20 @@ from hftrain.report.figures import Curves, Series, describe_series
 TITLES = {
     "learning_rate": ("Learning rate", ""),
     "grad_norm": ("Gradient norm", "L2, before clipping"),
-    "tokens_per_second": ("Throughput", "tokens per second"),
+    "tokens_per_second": ("Throughput", "{} per second"),
 }
 
 
-def curves_of(rows: Iterable[Mapping[str, Any]]) -> list[Curves]:
-    """One chart for each number in the rows, `eval_<name>` together with `<name>`: loss, metrics, then the others."""
+def curves_of(rows: Iterable[Mapping[str, Any]], counted: str = "tokens") -> list[Curves]:
+    """One chart for each number in the rows, `eval_<name>` together with `<name>`: loss, metrics, then the others.
+    `counted`: the unit of tokens_per_second."""
     points = _points(rows)
 
     def place(name: str) -> int:
         return 0 if name == "loss" else 1 if f"eval_{name}" in points else 2
 
     names = sorted(dict.fromkeys(key.removeprefix("eval_") for key in points), key=place)
-    return [chart for name in names if (chart := _chart(name, points))]
+    return [chart for name in names if (chart := _chart(name, points, counted))]
 
 
 def overlaid(
@@ -31,12 +32,14 @@ def overlaid(
     *,
     per_step: Mapping[str, float] | None = None,
     x_label: str = "step",
+    counted: str = "tokens",
 ) -> list[Curves]:
     """One chart for each number in the rows of several runs, a line for each run: loss, evaluations, then the others.
 
     Args:
         runs: name -> its rows.
         per_step: name -> width of a step on the x axis, if it is not 1.
+        counted: the unit of tokens_per_second.
     """
     points = {name: _points(rows) for name, rows in runs.items()}
 
@@ -57,7 +60,7 @@ def overlaid(
             series += _series(name, x, values, colour, len(steps) // 100 if smooth else 0)
             notes.append(f"{name}: {describe_series(x, values)}")
         if series:
-            title, unit = _title(key.removeprefix("eval_"))
+            title, unit = _title(key.removeprefix("eval_"), counted)
             unit = ", ".join(filter(None, ["evaluation" if key.startswith("eval_") else "", unit]))
             log = False if key == "learning_rate" else None
             charts.append(Curves(_stem(key), title, series, unit, x_label, y_log=log, note="; ".join(notes)))
@@ -75,16 +78,17 @@ def _points(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float | No
     return points
 
 
-def _title(name: str) -> tuple[str, str]:
+def _title(name: str, counted: str) -> tuple[str, str]:
     metric, plain = TABLE.get(name, Metric(None)), name[:1].upper() + name[1:].replace("_", " ")
-    return TITLES.get(name, (metric.title or plain, "" if metric.unit == "share" else metric.unit))
+    title, unit = TITLES.get(name, (metric.title or plain, "" if metric.unit == "share" else metric.unit))
+    return title, unit.format(counted)
 
 
 def _stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curves | None:
+def _chart(name: str, points: Mapping[str, Mapping[int, float | None]], counted: str) -> Curves | None:
     summaries: dict[str, str] = {}
     series: list[Series] = []
     missing = 0
@@ -102,7 +106,7 @@ def _chart(name: str, points: Mapping[str, Mapping[int, float | None]]) -> Curve
     note = "; ".join(f"{label}: {words}" if len(summaries) > 1 else words for label, words in summaries.items())
     if missing:
         note += f"; {missing} value{'s' if missing > 1 else ''} not finite, left out"
-    title, unit = _title(name)
+    title, unit = _title(name, counted)
     # A logarithmic axis would distort the shape of the schedule.
     log = False if name == "learning_rate" else None
     return Curves(_stem(name), title, series, unit, y_log=log, note=note)

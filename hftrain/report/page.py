@@ -83,6 +83,7 @@ def write_report(
     beside: Mapping[str, str] | None = None,
     remarks: Sequence[str] = (),
     chosen: Mapping[str, tuple[Any, str]] | None = None,
+    counted: str = "tokens",
 ) -> Path:
     """Write `report.html` and `figures/<name>.png` in `output_dir`.
 
@@ -97,12 +98,13 @@ def write_report(
         lead: one sentence below the title: which model was trained on which data.
         about: facts about the model, in a line below that, with today's date.
         beside: names in `summary` -> a few words below the number. `remarks`: sentences below the tiles.
+        counted: the unit of tokens_per_second in the history.
 
     Raises:
         ValueError: two figures have the same name.
     """
     output_dir = Path(output_dir)
-    curves: list[Figure] = [*curves_of(history)]
+    curves: list[Figure] = [*curves_of(history, counted)]
     names = [figure.name for figure in [*curves, *figures]]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(

@@ -38,11 +38,14 @@ class Progress:
         total: steps of the whole run.
         start: steps done before this process began; the estimate of the time left ignores them.
         enabled: False shows nothing, for processes other than the main one.
+        counted: the unit of the value tokens_per_second.
         file: where to write, by default `sys.stdout`.
     """
 
-    def __init__(self, total: int, start: int = 0, *, enabled: bool = True, file: TextIO | None = None) -> None:
-        self.total, self.step, self.enabled = total, start, enabled
+    def __init__(
+        self, total: int, start: int = 0, *, enabled: bool = True, counted: str = "tokens", file: TextIO | None = None
+    ) -> None:
+        self.total, self.step, self.enabled, self.counted = total, start, enabled, counted
         self._file = file or sys.stdout
         self._values: dict[str, Any] = {}
         self._phase: tuple[str, int, int | None] | None = None
@@ -96,7 +99,9 @@ class Progress:
             self._draw()
         else:
             extra = [] if evaluated else [_memory(), f"eta {self._time_left()}"]
-            self.print("  ".join([self._position(), *(f"{shown:<16}" for shown in _shown(values)), *extra]).rstrip())
+            self.print(
+                "  ".join([self._position(), *(f"{shown:<16}" for shown in self._shown(values)), *extra]).rstrip()
+            )
 
     def print(self, text: str, wrap: bool = True) -> None:
         """A note above the bar; control characters, and letters that the terminal cannot encode, are spelt out.
@@ -175,7 +180,16 @@ class Progress:
             Text(f"{self.step:,}/{self.total:,}"),
             Text(f"{elapsed}, eta {self._time_left()}", style="dim"),
         )
-        return Group(head, Text("   ".join([*_shown(self._values), _memory()]), no_wrap=True, overflow="ellipsis"))
+        return Group(head, Text("   ".join([*self._shown(self._values), _memory()]), no_wrap=True, overflow="ellipsis"))
+
+    def _shown(self, values: Mapping[str, Any]) -> list[str]:
+        shown = []
+        for name, value in values.items():
+            if name == "tokens_per_second":
+                shown.append(f"{value:,.0f} {self.counted}/s")
+            elif name not in ("step", "epoch", "seconds"):
+                shown.append(visible(f"{LABELS.get(name, name)} {format_number(value)}"))
+        return shown
 
 
 def say(text: str, file: TextIO | None = None) -> bool:
@@ -196,16 +210,6 @@ def say(text: str, file: TextIO | None = None) -> bool:
 def _silence(file: TextIO) -> None:
     if file is sys.stdout:  # Python would try to flush its buffer at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
-
-
-def _shown(values: Mapping[str, Any]) -> list[str]:
-    shown = []
-    for name, value in values.items():
-        if name == "tokens_per_second":
-            shown.append(f"{value:,.0f} tokens/s")
-        elif name not in ("step", "epoch", "seconds"):
-            shown.append(visible(f"{LABELS.get(name, name)} {format_number(value)}"))
-    return shown
 
 
 def _memory() -> str:

@@ -109,7 +109,7 @@ def publish(
     remarks = [*verdict(results, baseline, intervals, start), *report.remarks]
     evidence = {"baseline": baseline, "intervals": intervals, "remarks": remarks}
     write_results(folder, {**results, **{name: value for name, value in evidence.items() if value}})
-    run = {"task": task, "metric": prefix + report.metric, "base_model": base_model}
+    run = {"task": task, "metric": prefix + report.metric, "base_model": base_model, "counted": config.counted}
     write_run(folder, run | {name: shared[name] for name in ("title", "config", "data", "environment")})
     scored = {key: format_score(key, value, intervals.get(prefix + key), task) for key, value in numbers.items()}
     guessed = {
@@ -117,7 +117,7 @@ def publish(
     }
     tiles: dict[str, Any] = {f"{split} {key}".replace("_", " "): scored[key] for key in numbers}
     beside = {f"{split} {key}".replace("_", " "): f"constant guess: {value}" for key, value in guessed.items()}
-    tiles |= {"steps": results["total_steps"], "tokens/s, overall": results["train_tokens_per_second"]}
+    tiles |= {"steps": results["total_steps"], f"{config.counted}/s, overall": results["train_tokens_per_second"]}
     tiles |= {"training": format_duration(results["train_runtime"])}
     losses = [row["loss"] for row in history if row.get("loss") is not None]
     tiles |= {"training loss, last": losses[-1]} if losses else {}
@@ -126,9 +126,8 @@ def publish(
         share = results["trained_parameters"] / results["parameters"]
         about += [f"{results['parameters']:,} parameters" + (f", {share:.2%} of them trained" if share < 1 else "")]
     shown: dict[str, Any] = {"figures": report.figures, "remarks": remarks}
-    write_report(
-        folder, **shared, **shown, about=about, summary=tiles, history=history, tables=report.tables, beside=beside
-    )
+    page: dict[str, Any] = {"about": about, "summary": tiles, "beside": beside, "counted": config.counted}
+    write_report(folder, **shared, **shown, **page, history=history, tables=report.tables)
     write_model_card(
         folder,
         **shared,

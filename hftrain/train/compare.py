@@ -24,10 +24,10 @@ OF_THE_NAME = {"output_dir", "run_name", "hub_model_id", "resume_from_checkpoint
 FACTS = {
     "steps": "total_steps",
     "rows seen": "samples_seen",
-    "tokens seen": "tokens_seen",
+    "{} seen": "tokens_seen",
     "training loss, mean": "train_loss",
     "training time": "train_runtime",
-    "tokens per second": "train_tokens_per_second",
+    "{} per second": "train_tokens_per_second",
     "parameters": "parameters",
     "trained parameters": "trained_parameters",
     "best step": "best_step",
@@ -47,6 +47,7 @@ class Run:
     environment: dict[str, Any] = field(default_factory=dict)
     metric: str = ""
     tokenizer: str = ""  # digest of its file
+    counted: str = "tokens"  # the unit of tokens_seen
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -90,6 +91,7 @@ def read_run(folder: Path) -> Run:
         environment=flatten(run.get("environment") or {}),
         metric=str(run.get("metric", "")),
         tokenizer=hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.is_file() else "",
+        counted=str(run.get("counted", "tokens")),
     )
 
 
@@ -217,8 +219,13 @@ def facts(runs: Sequence[Run]) -> Table:
         if any(value is not None for value in values):
             show = format_duration if key == "train_runtime" else format_number
             shown = ["-" if value is None else show(value) for value in values]
-            rows.append({"": label, **dict(zip((run.name for run in runs), shown, strict=True))})
+            rows.append({"": label.format(unit(runs)), **dict(zip((run.name for run in runs), shown, strict=True))})
     return Table("Training", rows)
+
+
+def unit(runs: Sequence[Run]) -> str:
+    """What tokens_seen and tokens_per_second count: "tokens", "images", or both."""
+    return " or ".join(sorted({run.counted for run in runs}))
 
 
 # ---- output
@@ -268,7 +275,7 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
         raise ValueError(f"--output {path}: the comparison is a page: use the ending .html")
     path.parent.mkdir(parents=True, exist_ok=True)
     per_step, x_label = _axis(runs)
-    curves = overlaid({run.name: run.history for run in runs}, per_step=per_step, x_label=x_label)
+    curves = overlaid({run.name: run.history for run in runs}, per_step=per_step, x_label=x_label, counted=unit(runs))
     noted = "".join(f"<li>{escape(caution)}</li>" for caution in cautions(runs))
     shown = [(heading(table), table) for table in tables(runs)]
     environment = different(runs, [run.environment for run in runs], "environment")

@@ -86,7 +86,7 @@ class Run:
                 f"{self.history.path} has {self.history.lines} of the {logged} lines that were logged up to step "
                 f"{saved.step:,}, and the report will lack the others: were they deleted, or left in {folder.parent}?"
             )
-        self.progress = Progress(total, start=self.state.step, enabled=main)
+        self.progress = Progress(total, start=self.state.step, enabled=main, counted=config.counted)
         self.clock = time.perf_counter() - self.state.seconds
         if main:
             write_seen(config.output_dir, seen)

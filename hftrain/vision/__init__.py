@@ -6,10 +6,10 @@ from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
     from hftrain.vision.augment import Augmentation
-    from hftrain.vision.decoding import decode
+    from hftrain.vision.decoding import decode, read
     from hftrain.vision.pixels import Pixels
     from hftrain.vision.sources import ENDINGS
 else:
     __getattr__ = lazily(__name__)
 
-__all__ = ["ENDINGS", "Augmentation", "Pixels", "decode"]
+__all__ = ["ENDINGS", "Augmentation", "Pixels", "decode", "read"]

@@ -43,6 +43,14 @@ def decode(source: str | Path | bytes) -> Image.Image:
         return _rgb(_eight_bits(ImageOps.exif_transpose(image)))
 
 
+def read(path: str) -> Image.Image:
+    """The picture of an example. Raises: ValueError, the file is not what it was when the rows were read."""
+    try:
+        return decode(path)
+    except Fault as fault:
+        raise ValueError(f"{path} has changed since the rows were read: {fault}") from None
+
+
 def examine(path: Path) -> Known:
     """Reads and decodes the whole file, a JPEG at an eighth of its size. Raises: Fault, as `decode`."""
     try:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
-from hftrain.data.sources import Reader, ending
-from hftrain.vision.decoding import Known
+from hftrain.data.sources import Reader, ending, visible_files
+from hftrain.vision.decoding import Known, examine
 from hftrain.vision.index import examine_files, keep
 
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
+
+logger = logging.getLogger(__name__)
+
+# sha256 of the file, its path, pixels of the upright picture
+IMAGE = pa.schema([("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 REMOTE = re.compile(r"(https?|ftp|s3|gs|hf)://|data:", re.I)
 
@@ -65,11 +75,47 @@ def locate(value: Any, name: str) -> str:
     return value
 
 
+def image_files(names: Sequence[str]) -> list[str]:
+    """The image files that are named, or stand in a folder that is.
+
+    Raises:
+        ValueError: a folder without images.
+    """
+    files = []
+    for name in names:
+        if not Path(name).is_dir():
+            files.append(name)
+            continue
+        inside = [str(path) for path in visible_files(Path(name)) if path.suffix.lower() in ENDINGS]
+        if not inside:
+            raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
+        files += inside
+    return files
+
+
+def located(images: Sequence[Any]) -> list[tuple[str, Known]]:
+    """The path of each image, named or as its bytes, and what its file holds.
+
+    Raises:
+        ValueError: an image that cannot be read, or is on the network.
+    """
+    known = []
+    for number, image in enumerate(images, 1):
+        name = image if isinstance(image, str) else f"image {number}"
+        try:
+            path = locate(image, name)
+            known.append((path, examine(Path(path))))
+        except Fault as fault:
+            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
+    return known
+
+
 class Contents:
     """What images hold: `look` gives each row the content and the size of its image, and refuses an image that it has
-    seen with another label."""
+    seen with another label. `what`: what the last value of a row is."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "label") -> None:
+        self.what = what
         self.labels: dict[str, tuple[Any, str]] = {}  # content -> label and the path where it was first
 
     def look(self, rows: Sequence[Sequence[Any]]) -> list[list[Any] | Fault]:
@@ -81,7 +127,9 @@ class Contents:
         path, *rest = row
         label, first = self.labels.setdefault(known.content, (rest[-1], path))
         if _unordered(label) != _unordered(rest[-1]):
-            return Fault(f"the same image as {first}, which has the label {label!r}, not {rest[-1]!r}")
+            if self.what == "label":
+                return Fault(f"the same image as {first}, which has the label {label!r}, not {rest[-1]!r}")
+            return Fault(f"{path} is the same image as {first}, but has other {self.what}")
         return [known.content, path, known.width, known.height, *rest]
 
 
@@ -89,6 +137,15 @@ def _unordered(label: Any) -> Any:
     """A list of names without their order; anything else as it is."""
     names = isinstance(label, list) and all(isinstance(name, str) for name in label)
     return frozenset(label) if names else label
+
+
+def name_leaks(rows: Mapping[str, Rows]) -> None:
+    """Logs an image of each held-out split that leaks, with its path in the training rows."""
+    for name, split in rows.items():
+        if split.leaks and split.leaks.inputs:
+            known = dict(zip(rows["train"]["content"], rows["train"]["image"], strict=True))
+            row = next(row for row in split if row["content"] in known)
+            logger.warning("leak: %s of %s is the image %s of train", row["image"], name, known[row["content"]])
 
 
 def digits() -> Path:

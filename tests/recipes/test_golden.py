@@ -60,6 +60,12 @@ def rows_of(kind: str, draw: np.random.Generator) -> dict[str, Any]:
         pixels = draw.integers(0, 128, (10, 12, 3))
         pixels[:, 4 * len(text) % 12 :] += 100
         return {"pixels": pixels.tolist(), "label": words[0][:1]}
+    if kind == "objects":
+        pixels = draw.integers(0, 128, (24, 32, 3))
+        left, label = 4 * len(words), words[0] < "c"
+        pixels[4:16, left % 20 : left % 20 + 9, int(label)] += 100
+        objects = {"bbox": [[left % 20, 4, 9, 12]], "category": [["late", "early"][label]]}
+        return {"pixels": pixels.tolist(), "objects": objects}
     if kind == "class":
         return {"text": text, "label": words[0]}
     if kind == "classes":
@@ -85,7 +91,7 @@ def write_rows(kind: str, folder: Path) -> dict[str, str]:
     draw, files = np.random.default_rng(3), {}
     for split, count in {"train": 90, "validation": 6, **({} if kind == "text" else {"test": 6})}.items():
         rows = [rows_of(kind, draw) for _ in range(count)]
-        if kind == "image":
+        if kind in ("image", "objects"):
             for number, row in enumerate(rows):
                 pixels = np.array(row.pop("pixels"), np.uint8)
                 row["image"] = f"{split}-{number}.png"
@@ -135,6 +141,27 @@ def llama(folder: Path) -> None:
 # ---- the cases: recipe, rows, pretrained model (None: a new one), and what differs from COMMON and the defaults
 
 LORA = {"use_peft": True, "lora_r": 2, "lora_dropout": 0.1}
+DETECTOR = {
+    "backbone_config": {
+        "model_type": "rt_detr_resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 8, 8, 16],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": ["stage2", "stage3", "stage4"],
+    },
+    "d_model": 16,
+    "encoder_hidden_dim": 16,
+    "encoder_in_channels": [8, 8, 16],
+    "decoder_in_channels": [16, 16, 16],
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "decoder_layers": 2,
+    "num_queries": 12,
+    "num_denoising": 4,
+}
 Case = tuple[str, str, Callable[[Path], None] | None, dict[str, Any]]
 CASES: dict[str, Case] = {
     "answer": ("answer", "question", bert, {"max_seq_length": 32, "doc_stride": 8}),
@@ -153,6 +180,12 @@ CASES: dict[str, Case] = {
         {"image_size": 8, "crop_area": 0.5, "flip": 0.5, "mixup_alpha": 0.4, "dataloader_num_workers": 0},
     ),
     "classify_new": ("classify", "classes", None, {"problem_type": "multi_label_classification", "vocab_size": 300}),
+    "detect": (
+        "detect",
+        "objects",
+        None,
+        {"model_config": DETECTOR, "flip": 0.5, "mosaic": 0.3, "smallest_scale": 0.5, "dataloader_num_workers": 0},
+    ),
     "preference_dpo": ("preference", "preference", llama, {"max_length": 256}),
     "preference_kto": ("preference", "judged", llama, {"loss_type": "kto", "max_length": 256}),
     "pretrain": ("pretrain", "text", None, {"model": "transformer", "max_length": 64, "vocab_size": 300}),

@@ -15,6 +15,7 @@ class ImageClassificationConfig(LabelConfig):
     """Images, and the class, labels or number to predict for each."""
 
     HEAD: ClassVar[str] = "ForImageClassification"
+    counted: ClassVar[str] = "images"
 
     dataset_name: str | None = BUILT_IN
     """Data set: the built-in digits (1,797 pictures of 8 x 8 pixels), one on the Hugging Face Hub, a folder of images

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch.utils.data import get_worker_info
 
 from hftrain.data.examples import Examples
-from hftrain.data.lines import Fault
 from hftrain.data.rows import dataset
 from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
 from hftrain.losses import Batch
 from hftrain.tasks.image_classification.config import ImageClassificationConfig
-from hftrain.vision import Augmentation, Pixels, decode
+from hftrain.vision import Augmentation, Pixels, read
 from hftrain.vision.augment import mix, paste
 
 if TYPE_CHECKING:
@@ -88,11 +86,3 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pixels: Pixels, problem: s
     mixed = isinstance(labels[0], np.ndarray)
     targets = torch.from_numpy(np.stack(labels)) if mixed else batch_labels(labels, problem, classes)
     return {"pixel_values": torch.stack(pictures), "labels": targets}
-
-
-def read(path: str) -> Image.Image:
-    """The picture of an example. Raises: ValueError, the file is not what it was when the rows were read."""
-    try:
-        return decode(path)
-    except Fault as fault:
-        raise ValueError(f"{path} has changed since the rows were read: {fault}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hftrain.labels.predict import problem_of, say
@@ -20,54 +19,24 @@ def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
     import numpy as np
 
     from hftrain.data.examples import Examples
-    from hftrain.data.lines import Fault
     from hftrain.labels import scoring
     from hftrain.tasks.image_classification.examples import collator
     from hftrain.train.evaluation import OneProcess
-    from hftrain.vision.decoding import examine
     from hftrain.vision.pixels import FILE, Pixels, load_settings
-    from hftrain.vision.sources import locate
+    from hftrain.vision.sources import located
 
     folder, config = saved.folder, saved.config
     settings = load_settings(str(folder))
     if settings is None:
         raise ValueError(f"{folder} has no {FILE}, which says how its model reads images")
     pixels, problem = Pixels(settings), problem_of(config)
-    paths = []
-    for number, image in enumerate(images, 1):
-        name = image if isinstance(image, str) else f"image {number}"
-        try:
-            paths.append(locate(image, name))
-            examine(Path(paths[-1]))
-        except Fault as fault:
-            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
+    known = located(images)
     model, device = load_weights(saved, "AutoModelForImageClassification")
     label: Any = [] if problem == "multi_label_classification" else 0
-    examples = Examples([{"image": path, "labels": label} for path in paths], np.ones(len(paths)))
+    examples = Examples([{"image": path, "labels": label} for path, _ in known], np.ones(len(known)))
     collate = collator(pixels, problem, config.num_labels or 0)
     outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
     names: Any = config.id2label
     return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]
-
-
-def image_files(names: Sequence[str]) -> list[str]:
-    """The image files that are named, or stand in a folder that is.
-
-    Raises:
-        ValueError: a folder without images.
-    """
-    from hftrain.data.sources import visible_files
-    from hftrain.vision.sources import ENDINGS
-
-    files = []
-    for name in names:
-        if not Path(name).is_dir():
-            files.append(name)
-            continue
-        inside = [str(path) for path in visible_files(Path(name)) if path.suffix.lower() in ENDINGS]
-        if not inside:
-            raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
-        files += inside
-    return files

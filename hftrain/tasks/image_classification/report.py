@@ -10,7 +10,7 @@ from hftrain.report import Report
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split
 from hftrain.tasks.image_classification.config import ImageClassificationConfig
-from hftrain.tasks.image_classification.examples import read
+from hftrain.vision import read
 from hftrain.vision.sheet import thumbnail
 
 if TYPE_CHECKING:

@@ -1,22 +1,14 @@
 """Images with their labels."""
 
-import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from hftrain.labels import rows as labelled
 from hftrain.tasks.image_classification.config import ImageClassificationConfig
-from hftrain.vision.sources import ENDINGS, Contents, beside, digits, locate, read_image_file
+from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, digits, locate, name_leaks, read_image_file
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
-
-logger = logging.getLogger(__name__)
-
-# sha256 of the file, its path, pixels of the upright picture
-IMAGE = pa.schema([("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 
 
 def load_images(config: ImageClassificationConfig, seed: int) -> "dict[str, Rows]":
@@ -46,9 +38,5 @@ def load_images(config: ImageClassificationConfig, seed: int) -> "dict[str, Rows
         resolve=beside,
         finish=Contents().look,
     )
-    for name, split in rows.items():
-        if split.leaks and split.leaks.inputs:
-            known = dict(zip(rows["train"]["content"], rows["train"]["image"], strict=True))
-            row = next(row for row in split if row["content"] in known)
-            logger.warning("leak: %s of %s is the image %s of train", row["image"], name, known[row["content"]])
+    name_leaks(rows)
     return rows

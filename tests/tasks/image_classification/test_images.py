@@ -77,6 +77,9 @@ def test_a_new_model_learns_and_predicts(data, tmp_path, capsys):
     assert results["test_accuracy"] > 0.85 and results["test_top_3_accuracy"] == 1.0
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 9 and "Confusion" in page
+    assert "images/s, overall" in page and "images per second" in page and "tokens/s" not in page
+    assert " images/s" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["counted"] == "images"
     card = (tmp_path / "out" / "README.md").read_text()
     assert "image-classification" in card and "from hftrain.predict import predict" in card
     assert (tmp_path / "out" / "preprocessor_config.json").is_file()

@@ -10,7 +10,7 @@ import pytest
 import hftrain.labels
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
-from hftrain.tasks.image_classification.examples import read
+from hftrain.vision import read
 from tests.tasks.image_classification.pictures import CLASSES, picture, png, write_folder
 
 SPLITS = {"validation_split": 6, "test_split": 6}
@@ -61,6 +61,9 @@ def test_paths_are_relative_to_their_file(tmp_path, monkeypatch):
     assert all(str(tmp_path) in row["image"] for row in rows["train"])
     (tmp_path / "rows.csv").write_text("image,label\n" + "".join(f"pictures/{n}.png,{n % 3}\n" for n in range(30)))
     assert len(load(train_file=[str(tmp_path / "rows.csv")])["train"]) == 18
+    (tmp_path / "pictures" / "7.png").unlink()
+    with pytest.raises(ValueError, match=r"rows\.csv, line 9: .*pictures/7\.png cannot be read: No such file"):
+        load(train_file=[str(tmp_path / "rows.csv")])
 
 
 def test_the_metadata_of_an_image_folder(tmp_path):

@@ -1,0 +1,194 @@
+"""The model that detects objects: pretrained or new, with a head for these classes, and the size that it reads."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.models.rt_detr.modeling_rt_detr import RTDetrFrozenBatchNorm2d
+
+from hftrain.models import load
+from hftrain.models.freezing import freeze
+from hftrain.models.new import known_entries
+from hftrain.models.saved import remember
+from hftrain.tasks.detection.config import DetectionConfig
+from hftrain.tasks.detection.losses import say_what_depends_on_the_cut
+from hftrain.vision.canvas import Canvas
+from hftrain.vision.pixels import load_settings
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 640  # pixels that a new model reads by itself
+SMALL = 160  # pixels up to which a new model is small
+STRIDE = 32  # sizes are multiples of it
+PLAIN = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "resample": 2, "do_pad": False}
+IMAGENET = {"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+PROCESSORS = {  # kinds whose image processor is not RT-DETR's, and whether it pads
+    "detr": ("DetrImageProcessor", True),
+    "conditional_detr": ("ConditionalDetrImageProcessor", True),
+    "deformable_detr": ("DeformableDetrImageProcessor", True),
+    "yolos": ("YolosImageProcessor", False),
+}
+STAGES = ["stage2", "stage3", "stage4"]
+WIDTHS = [16, 32, 64, 128]
+HYBRID: dict[str, Any] = {  # RT-DETR for small images: 0.6 million parameters
+    "backbone_config": {
+        "model_type": "rt_detr_resnet",
+        "embedding_size": 16,
+        "hidden_sizes": WIDTHS,
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "out_features": STAGES,
+    },
+    "encoder_hidden_dim": 64,
+    "encoder_in_channels": WIDTHS[1:],
+    "encoder_ffn_dim": 128,
+    "encoder_attention_heads": 4,
+    "hidden_expansion": 0.5,
+    "d_model": 64,
+    "num_queries": 30,
+    "decoder_in_channels": [64] * 3,
+    "decoder_ffn_dim": 128,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "num_denoising": 20,
+}
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 16,
+    "hidden_sizes": WIDTHS,
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+    "out_features": ["stage4"],
+}
+PLAIN_DETR: dict[str, Any] = {
+    "backbone_config": RESNET,
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "d_model": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_ffn_dim": 128,
+    "decoder_ffn_dim": 128,
+    "num_queries": 30,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "auxiliary_loss": True,
+}
+YOLOS = {
+    "hidden_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 192,
+    "patch_size": 8,
+    "num_detection_tokens": 30,
+}
+SMALL_SHAPES: dict[str, dict[str, Any]] = {"rt_detr": HYBRID, "rt_detr_v2": HYBRID, "detr": PLAIN_DETR, "yolos": YOLOS}
+
+
+def load_canvas(config: DetectionConfig, rows: "Rows") -> Canvas:
+    """How the model that `config` names reads images; of a new one, for the sizes of `rows`. The size is chosen where
+    it is open, and is then in `config`."""
+    if config.model_name_or_path is None:
+        longest = np.median(np.maximum(rows["width"][:], rows["height"][:]))
+        side = min(LARGEST, max(STRIDE, -(-int(longest) // STRIDE) * STRIDE))
+        config.choose("image_size", side, f"the training images are {longest:.0f} pixels long, in the median")
+        return Canvas(new_processor(config.model), config.image_size)
+    settings = load_settings(config.model_name_or_path, config.model_revision)
+    settings = settings or new_processor(load.load_model_config(config).model_type)
+    config.choose("image_size", native_size(settings), f"the image processor of {config.model_name_or_path}")
+    return Canvas(settings, config.image_size)
+
+
+def new_processor(kind: str) -> dict[str, Any]:
+    """The settings of the image processor for a model that brings none."""
+    if kind in PROCESSORS:
+        name, padded = PROCESSORS[kind]
+        return {**PLAIN, **IMAGENET, "image_processor_type": name, "do_pad": padded}
+    return {**PLAIN, "image_processor_type": "RTDetrImageProcessor", "do_normalize": False}
+
+
+def native_size(settings: Mapping[str, Any]) -> int:
+    """The longer side that a processor makes."""
+    size = settings.get("pad_size") or settings.get("size") or {"height": LARGEST}
+    return int(max(value for value in size.values() if value))
+
+
+def load_detector(config: DetectionConfig, canvas: Canvas, names: Sequence[str], ids: Mapping[str, int]) -> Any:
+    """The model that `config` names, or a new one, with a head for the classes `names`; `ids`: their numbers in a COCO
+    file, which are kept for its results.
+
+    Raises:
+        ValueError: it cannot read images of this size, or `freeze` names nothing.
+    """
+    settings: dict[str, Any] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: number for number, name in enumerate(names)},
+    }
+    pretrained = config.model_name_or_path is not None
+    reason = "usual for pretrained models" if pretrained else "a new model has no averages yet"
+    config.choose("fixed_batch_norm", pretrained, reason)
+    new = partial(new_shape, config, canvas.height)
+    model = load.load_model(config, AutoModelForObjectDetection, new=new, settings=settings)
+    if config.fixed_batch_norm:
+        fix_batch_norm(model)
+    if problem := refusal(model, canvas):
+        raise ValueError(f"image_size={canvas.height}: {type(model).__name__} cannot read such images: {problem}")
+    say_what_depends_on_the_cut(model)
+    remember(model.config, category_ids=[ids.get(name, number) for number, name in enumerate(names)])
+    if config.freeze:
+        freeze(model, config.freeze)
+    return load.add_adapters(model, config, None)
+
+
+def new_shape(config: DetectionConfig, size: int) -> PreTrainedConfig:
+    """The configuration of a new model: a small one for small images, else that of transformers.
+
+    Raises:
+        ValueError: a value of `model_config` that the configuration refuses.
+    """
+    known = known_entries(config.model)
+    shape = SMALL_SHAPES.get(config.model, {}) if size <= SMALL else {}
+    extra = {"freeze_backbone_batch_norms": False, "image_size": [size, size]}
+    extra = {name: value for name, value in extra.items() if name in known}
+    try:
+        return AutoConfig.for_model(config.model, **extra | shape | config.model_config)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"model_config: {error}") from error
+
+
+def fix_batch_norm(model: nn.Module) -> None:
+    """Batch normalisation by the saved averages, which no longer change."""
+    for parent in list(model.modules()):
+        for name, module in list(parent.named_children()):
+            if isinstance(module, nn.BatchNorm2d):
+                fixed = RTDetrFrozenBatchNorm2d(module.num_features)
+                state = module.state_dict()  # with the number of batches, which the fixed one ignores
+                fixed.load_state_dict(state)
+                setattr(parent, name, fixed.to(module.weight))
+
+
+@torch.no_grad()
+def refusal(model: nn.Module, canvas: Canvas) -> str | None:
+    """Why a model cannot read images of this size; None if it can."""
+    if is_deepspeed_zero3_enabled():  # its weights are in pieces
+        return None
+    first = next(model.parameters())
+    pixels = torch.zeros(1, 3, canvas.height, canvas.width, dtype=first.dtype, device=first.device)
+    training = model.training
+    try:
+        model.eval()(pixel_values=pixels)
+    except Exception as error:  # each model says in its own way that it cannot
+        side = max(STRIDE, round(canvas.height / STRIDE) * STRIDE)
+        return f"{type(error).__name__}: {error}. Most models take multiples of {STRIDE}, such as {side}"
+    finally:
+        model.train(training)
+    return None

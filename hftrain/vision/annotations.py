@@ -1,0 +1,336 @@
+"""Files that say where objects stand in images: COCO JSON, Pascal VOC XML, YOLO txt. Each image becomes one row.
+
+A box is (left, upper, right, lower) in pixels of the upright image; right and lower are outside of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import yaml
+
+from hftrain.data.lines import Fault
+from hftrain.data.readers import Item
+from hftrain.data.sources import Reader, ending
+from hftrain.vision.sources import ENDINGS
+
+Box = tuple[float, float, float, float]
+TOLERANCE = 1.0  # pixels by which a box may reach over the edge: rounding, which is cut off
+
+
+class Annotated(NamedTuple):
+    """What a file says of an image: its (width, height) if it names them, and {"box", "label", "crowd", "area"} of each
+    object. `crowd`: the box is around several objects that are not told apart, and is not learnt."""
+
+    size: tuple[int, int] | None
+    objects: list[dict[str, Any]]
+
+
+@dataclass
+class Categories:
+    """The classes that files define, in their order: name -> number in the file."""
+
+    ids: dict[str, int] = field(default_factory=dict)
+
+
+# ---- COCO
+
+
+def read_coco(path: Path, images: str | None, categories: Categories) -> Reader | None:
+    """The images of a COCO file with their boxes; None of other files. `images`: the folder that has the images; None:
+    the file's own, or one beside it.
+
+    Raises:
+        ValueError: the file has two categories of one name or number.
+    """
+    if ending(path) != ".json":
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # the reader of JSON rows names the reason
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        return None
+    names: dict[Any, str] = {}
+    for category in content["categories"]:
+        name = str(category["name"]).strip()
+        if category["id"] in names or name in names.values():
+            raise ValueError(f"{path}: the category {name!r} (id {category['id']}) is there twice: rename one")
+        names[category["id"]] = name
+    for number in sorted(names):
+        categories.ids.setdefault(names[number], number)
+    return Reader(str(path), "image", ["file_name", "annotations"], _coco_items(path, images, content, names))
+
+
+def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], names: dict[Any, str]) -> Iterator[Item]:
+    boxes: dict[Any, list[dict[str, Any] | Fault]] = {image.get("id"): [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        if annotation.get("image_id") not in boxes:
+            yield 0, Fault(f"annotation {annotation.get('id')} is of image_id {annotation.get('image_id')}, not there")
+            continue
+        try:
+            item: dict[str, Any] | Fault = _coco_object(annotation, names)
+        except Fault as fault:
+            item = fault
+        boxes[annotation["image_id"]].append(item)
+    places = [path.parent, path.parent / "images", path.parent.parent / "images", path.parent.parent]
+    places.append(path.parent.parent / path.stem.rpartition("_")[2])  # annotations/instances_train2017.json
+    folder = Path(images) if images else None
+    for number, image in enumerate(content["images"], 1):
+        name = image.get("file_name")
+        if not isinstance(name, str) or not name:
+            yield number, Fault(f"image id {image.get('id')} has no file_name")
+            continue
+        if folder is None:
+            folder = next((place for place in places if (place / name).is_file()), path.parent)
+        items = boxes[image.get("id")]
+        if faults := [item for item in items if isinstance(item, Fault)]:
+            yield number, Fault(f"{name}: {faults[0]}")
+            continue
+        width, height = image.get("width"), image.get("height")
+        size = (width, height) if width and height else None
+        yield (
+            number,
+            [str(folder.absolute() / name), Annotated(size, [item for item in items if isinstance(item, dict)])],
+        )
+
+
+def _coco_object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
+    what = f"annotation {annotation.get('id')}"
+    if annotation.get("category_id") not in names:
+        raise Fault(f"{what} has category_id {annotation.get('category_id')}, which is not in categories")
+    crowd = bool(annotation.get("iscrowd"))
+    box = annotation.get("bbox")
+    corners = _box_of(annotation.get("segmentation"), what) if box is None else corners_of(box, "xywh", what)
+    label = names[annotation["category_id"]]
+    return {"box": corners, "label": label, "crowd": crowd, "area": float(annotation.get("area") or 0)}
+
+
+def _box_of(segmentation: Any, what: str) -> Box:
+    """The box around polygons or a run-length encoding."""
+    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
+        from pycocotools import mask
+
+        if isinstance(segmentation["counts"], list):
+            segmentation = mask.frPyObjects(segmentation, *segmentation["size"])
+        left, top, width, height = mask.toBbox(segmentation).tolist()
+        return left, top, left + width, top + height
+    if isinstance(segmentation, list) and segmentation and all(len(part) >= 6 for part in segmentation):
+        x = [value for part in segmentation for value in part[0::2]]
+        y = [value for part in segmentation for value in part[1::2]]
+        return min(x), min(y), max(x), max(y)
+    raise Fault(f"{what} has no bbox, and no polygon or run-length encoding to take it from")
+
+
+# ---- Pascal VOC
+
+
+def read_voc(path: Path) -> Reader | None:
+    """An XML file as one row, or a list of names in ImageSets/Main as a row each; None of other files."""
+    if ending(path) == ".xml":
+        return Reader(str(path), "file", ["filename", "its objects"], iter([(1, _voc_item(path))]))
+    if ending(path) == ".txt" and path.parent.parent.name == "ImageSets":
+        return Reader(str(path), "line", ["the name", "its objects"], _voc_list(path))
+    return None
+
+
+def _voc_list(path: Path) -> Iterator[Item]:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if words := line.split():
+            if words[1:2] == ["-1"]:  # of a class that the image does not show
+                continue
+            yield number, _voc_item(path.parent.parent.parent / "Annotations" / f"{words[0]}.xml")
+
+
+def _voc_item(path: Path) -> list[Any] | Fault:
+    try:
+        root = ElementTree.parse(path).getroot()
+    except OSError as error:
+        return Fault(f"{path} cannot be read: {error.strerror}")
+    except ElementTree.ParseError as error:
+        return Fault(f"{path} is not valid XML: {error}")
+    name = (root.findtext("filename") or "").strip()
+    folders = [path.parent, *(path.parent.parent / name for name in ("images", "JPEGImages"))]
+    names = [name, *(path.stem + ending for ending in ENDINGS)] if name else [path.stem + ending for ending in ENDINGS]
+    files = [folder / name for name in names for folder in folders]
+    image = next((file for file in files if file.is_file()), files[0])
+    objects = []
+    try:
+        for number, item in enumerate(root.iter("object"), 1):
+            label, box = (item.findtext("name") or "").strip(), item.find("bndbox")
+            if not label or box is None:
+                raise Fault(f"object {number} has no {'bndbox' if label else 'name'}")
+            values = [box.findtext(key) for key in ("xmin", "ymin", "xmax", "ymax")]
+            left, top, right, bottom = corners_of(values, "xyxy", f"object {number}")
+            # the first pixel has the number 1, and the last one belongs to the box
+            objects.append({"box": (left - 1, top - 1, right, bottom), "label": label, "crowd": False, "area": 0.0})
+    except Fault as fault:
+        return fault
+    sides = [root.findtext(f"size/{side}") for side in ("width", "height")]
+    whole = [int(side) for side in sides if side and side.strip().isdigit() and int(side)]
+    return [str(image.absolute()), Annotated((whole[0], whole[1]) if len(whole) == 2 else None, objects)]
+
+
+# ---- YOLO
+
+
+def read_yolo_names(path: Path) -> dict[str, Any]:
+    """The content of a data.yaml: {"names": [...], "train": [folder or list, ...], "val": ..., "test": ...}.
+
+    Raises:
+        ValueError: it has no names, or a folder does not exist.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise ValueError(f"{path}: names must be numbered from 0 without gaps, but are {sorted(names)}")
+        names = [names[number] for number in range(len(names))]
+    if not isinstance(names, list) or not names:
+        raise ValueError(f"{path}: it has no names, which YOLO's class numbers need")
+    places: dict[str, Any] = {"names": [str(name).strip() for name in names]}
+    root = path.parent / (content.get("path") or "")
+    root = root if root.is_dir() else path.parent
+    for split in ("train", "val", "test"):
+        written = content.get(split) or []
+        places[split] = [
+            _yolo_folder(path, root, name) for name in ([written] if isinstance(written, str) else written)
+        ]
+    if not places["train"]:
+        raise ValueError(f"{path}: it names no train folder")
+    return places
+
+
+def _yolo_folder(path: Path, root: Path, name: str) -> Path:
+    for place in (root / name, root / name.removeprefix("../")):  # as Roboflow writes it
+        if place.is_dir():
+            return place
+    raise ValueError(f"{path}: no folder {root / name}")
+
+
+def read_yolo(path: Path, names: Sequence[str]) -> Reader | None:
+    """An image with the boxes in the txt file of its name, beside it or in `labels` for `images`; without that file it
+    has no objects. None of other files."""
+    if ending(path) not in ENDINGS:
+        return None
+    return Reader(str(path), "file", ["the image", "its objects"], iter([(1, _yolo_item(path, names))]))
+
+
+def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
+    parts = list(path.absolute().parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    file = Path(*parts).with_suffix(".txt")
+    objects = []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words:
+            continue
+        what = f"{file}, line {number}"
+        try:
+            label, values = int(words[0]), [float(word) for word in words[1:]]
+        except ValueError:
+            return Fault(f"{what} is not a class number and numbers: {line:.60}")
+        if not 0 <= label < len(names):
+            return Fault(f"{what} has class {label}, but data.yaml has the names 0 to {len(names) - 1}")
+        if len(values) == 4:
+            x, y, width, height = values
+            box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        elif len(values) >= 6 and len(values) % 2 == 0:  # a polygon
+            box = (min(values[0::2]), min(values[1::2]), max(values[0::2]), max(values[1::2]))
+        else:
+            return Fault(f"{what} has {len(values)} numbers, but a box has 4, and a polygon an even number from 6 on")
+        objects.append({"box": box, "label": names[label], "crowd": False, "area": 0.0, "share": True})
+    return [str(path.absolute()), Annotated(None, objects)]
+
+
+# ---- rows of other files, and checks of all
+
+
+def read_objects(value: Any, form: str, names: Sequence[str], name: str) -> Annotated:
+    """The objects in a column: {"bbox": [...], "category": [...]} as the Hub's image folders have them, or a list of
+    {"bbox": ..., "category": ...}. A category is a name, or a number of `names`.
+
+    Raises:
+        Fault: they have another form.
+    """
+    try:
+        value = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise Fault(f"{name} is not valid JSON: {error}") from None
+    if isinstance(value, dict):
+        boxes, labels = value.get("bbox", []), value.get("category", value.get("categories", []))
+        if not isinstance(boxes, list) or not isinstance(labels, list) or len(boxes) != len(labels):
+            raise Fault(f"{name}: bbox and category must be lists of one length")
+        value = [{"bbox": box, "category": label} for box, label in zip(boxes, labels, strict=True)]
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise Fault(f'{name} must be {{"bbox": [...], "category": [...]}} or a list of such objects, not {value!r:.60}')
+    objects = []
+    for number, item in enumerate(value, 1):
+        label = item.get("category", item.get("label"))
+        if isinstance(label, int) and not isinstance(label, bool) and names:
+            if not 0 <= label < len(names):
+                raise Fault(f"{name}: object {number} has category {label}, but there are {len(names)} label_names")
+            label = names[label]
+        if label is None or label == "":
+            raise Fault(f"{name}: object {number} has no category")
+        box = corners_of(item.get("bbox", item.get("box")), form, f"{name}: object {number}")
+        crowd, area = bool(item.get("iscrowd", False)), float(item.get("area") or 0)
+        objects.append({"box": box, "label": str(label).strip(), "crowd": crowd, "area": area})
+    return Annotated(None, objects)
+
+
+def corners_of(values: Any, form: str, what: str) -> Box:
+    """Four numbers as corners; `form`: xyxy or xywh. Raises: Fault, they are something else."""
+    try:
+        a, b, c, d = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise Fault(f"{what}: a box must be four numbers, not {values!r:.60}") from None
+    if not all(map(math.isfinite, (a, b, c, d))):
+        raise Fault(f"{what}: a box must be four finite numbers, not {values!r:.60}")
+    return (a, b, c, d) if form == "xyxy" else (a, b, a + c, b + d)
+
+
+def check_objects(annotated: Annotated, width: int, height: int) -> list[dict[str, Any]]:
+    """The objects of an image of this size, with their areas; what is over the edge by rounding is cut off.
+
+    Raises:
+        Fault: a box is outside of the image, has no area or its corners swapped, or the image has another size.
+    """
+    if annotated.size == (height, width) and width != height:
+        raise Fault(
+            f"the annotation is for {height} x {width} pixels, but EXIF turns the image to {width} x {height}: "
+            "save the image as it is to be seen"
+        )
+    if annotated.size not in (None, (width, height)):
+        raise Fault(f"the annotation is for {annotated.size} pixels, but the image has {(width, height)}")
+    return [_checked(number, item, width, height) for number, item in enumerate(annotated.objects, 1)]
+
+
+def _checked(number: int, item: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
+    left, top, right, bottom = item["box"]
+    if item.get("share"):
+        left, top, right, bottom = left * width, top * height, right * width, bottom * height
+    shown = f"box {number} ({item['label']}, {left:g} {top:g} {right:g} {bottom:g})"
+    if right < left or bottom < top:
+        raise Fault(f"{shown} has its corners swapped")
+    if right == left or bottom == top:
+        raise Fault(f"{shown} has no area")
+    over = max(-left, -top, right - width, bottom - height)
+    if over > TOLERANCE:
+        raise Fault(f"{shown} is outside of the image of {width} x {height} pixels")
+    left, top, right, bottom = max(0.0, left), max(0.0, top), min(float(width), right), min(float(height), bottom)
+    if right <= left or bottom <= top:
+        raise Fault(f"{shown} has no area inside of the image")
+    area = item["area"] or (right - left) * (bottom - top)
+    return {"box": [left, top, right, bottom], "label": item["label"], "crowd": item["crowd"], "area": area}
