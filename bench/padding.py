@@ -10,7 +10,7 @@ without it. Lengths are drawn as those of sentences are (log-normal); the conten
     classify    a BERT of 2 layers, width 64; texts of 4 to 128 tokens (median 20), 16 a step
     translate   a Marian of 2 + 2 layers, width 64; pairs of 4 to 100 tokens (median 20), 40 a step, or as many tokens
 
-Rounds are those of `bench/rounds.py`. The aims are those of the project; the table marks what is not measured here.
+Rounds are those of `bench/rounds.py`. The aims are those of the project; `bench/table.py` has those of other tasks.
 """
 
 from collections.abc import Callable
@@ -155,11 +155,6 @@ AIMS = [  # contestant, beside, aim
     ("translate: hftrain", "translate: Trainer", 2.8),
     ("translate: hftrain", "translate: Trainer, grouped", 1.1),
 ]
-ELSEWHERE = [  # aims without a contestant here
-    ("causal LM on short documents / dynamic padding", 2.0), ("causal LM / concatenation", 1.1),
-    ("masked LM / dynamic padding", 2.2), ("SFT / TRL's default", 1.5), ("SFT / TRL's packing", 1.4),
-    ("DPO / TRL", 1.3),
-]  # fmt: skip
 
 
 def main() -> None:
@@ -181,8 +176,6 @@ def main() -> None:
     for name in ("classify: hftrain", "translate: hftrain"):
         padding = float(np.median([row["padding"] for row in numbers[name]])) if name in numbers else None
         print(rounds.judge(f"{name}, padding", padding, 0.05, at_most=True))
-    for name, aim in ELSEWHERE:
-        print(rounds.judge(name, None, aim))
 
 
 if __name__ == "__main__":

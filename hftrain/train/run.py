@@ -166,8 +166,8 @@ class Run:
         every, total = int(getattr(self.config, name)), self.progress.total
         state.rarer[name] = stretched(every, seconds_each, steps / state.step * total, total)
         if state.rarer[name] != every:
-            each = f"{seconds_each / self.accelerator.num_processes:.3g} s each would take over a tenth of the run"
-            self.progress.print(f"{name} is now {state.rarer[name]} instead of {every}: {each}")
+            cost = f"{seconds_each / self.accelerator.num_processes:.3g} s each would take over a tenth of the run"
+            self.progress.print(f"{name} is now {state.rarer[name]} instead of {every}: {cost}")
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}

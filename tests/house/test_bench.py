@@ -61,3 +61,21 @@ def test_beams():
     kinds = [f"{name}, {kind}" for kind in ("narrow", "wide") for name in ("marian", "ours")]
     table = bench("beams", "--quick", "--contestants", *kinds)
     assert "| beam search / Marian's, wide | >= 1.5 | " in table
+
+
+def test_language():
+    table = bench(
+        "language", "--quick", "--contestants", "causal: hftrain", "sft: TRL, packing", "sft: hftrain, packing"
+    )
+    assert "| sft: hftrain, packing / sft: TRL, packing | >= 1.4 | " in table
+    assert "| causal: hftrain / causal: Trainer | >= 2 | not measured | |" in table
+
+
+def test_curves():
+    table = bench("curves", "--quick")
+    assert "| 1,000 | " in table and table.count("|---") == 4 + 3 + 3 + 6
+
+
+def test_the_table_has_all_aims():
+    table = bench("table", "--quick", "--benchmarks", "overhead")
+    assert "| a step / that of a bare loop | <= 1.15 | " in table and "| DPO / TRL | >= 1.3 | not measured | |" in table

@@ -128,12 +128,12 @@ class Finished:
         prompts: [B, K, L], what the decoder begins with.
     """
 
-    def __init__(self, prompts: Tensor, config: Any):
-        ends, pad = config._eos_token_tensor, config._pad_token_tensor
-        self.config, self.prompt = config, prompts.shape[-1]
-        self.candidates = max(2, 1 + (0 if ends is None else len(ends))) * config.num_beams
+    def __init__(self, prompts: Tensor, settings: Any):
+        ends, pad = settings._eos_token_tensor, settings._pad_token_tensor
+        self.config, self.prompt = settings, prompts.shape[-1]
+        self.candidates = max(2, 1 + (0 if ends is None else len(ends))) * settings.num_beams
         fill = -1 if ends is None else int(pad or ends[0])  # as transformers fills
-        self.texts = prompts.new_full((*prompts.shape[:2], config.max_length), fill)
+        self.texts = prompts.new_full((*prompts.shape[:2], settings.max_length), fill)
         self.texts[..., : self.prompt] = prompts
         self.scores = torch.full(prompts.shape[:2], NEVER, device=prompts.device)
         self.lengths = torch.zeros_like(self.scores, dtype=torch.long)  # tokens behind the prompt

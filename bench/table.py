@@ -1,0 +1,48 @@
+"""Every aim of speed in one table, measured now: which are reached, and by how much the others are missed.
+
+    python bench/table.py --rounds 5               # the benchmarks that have aims, then the table
+    python bench/table.py --quick                  # a few steps each, to see that it runs
+
+The benchmarks run one after another, each `--together` (in one process). Their own tables go to standard error, the
+aims to standard output, as Markdown.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+BENCHMARKS = ("overhead", "padding", "language", "beams")
+ELSEWHERE = [
+    ("masked LM / dynamic padding", ">= 2.2"),
+    ("answering and tagging / Trainer's default", ">= 2.4"),
+    ("DPO / TRL", ">= 1.3"),
+    ("SFT: memory / TRL's", "<= 0.6"),
+    ("on a GPU: what `bench/gpu.py` prints", ""),
+]
+
+
+def aims(name: str, arguments: list[str]) -> list[str]:
+    """The rows of the benchmark's table of aims."""
+    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), "--together", *arguments]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    print(printed, file=sys.stderr, flush=True)
+    _, _, table = printed.partition("| aim | | measured | |\n|---|---|---|---|\n")
+    return table.strip().splitlines()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmarks", nargs="+", choices=BENCHMARKS, default=BENCHMARKS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="a few steps each")
+    args = parser.parse_args()
+    arguments = ["--quick"] if args.quick else ["--rounds", str(args.rounds)]
+    rows = [row for name in args.benchmarks for row in aims(name, arguments)]
+    print(f"{time.strftime('%Y-%m-%d')}\n\n| aim | | measured | |\n|---|---|---|---|")
+    print("\n".join([*rows, *(f"| {name} | {aim} | not measured | |" for name, aim in ELSEWHERE)]))
+
+
+if __name__ == "__main__":
+    main()
