@@ -2,7 +2,7 @@
 
     python bench/gpu.py --json gpu.json            # all that fits into 8 minutes, the most important first
     python bench/gpu.py --cases gpt2 llama_1b --minutes 4
-    python bench/gpu.py --quick                    # tiny shapes and 4 steps, not compiled, to see that it runs
+    python bench/gpu.py --quick                    # tiny shapes and 4 steps, to see that it runs
 
 Each case trains with `fit` in a process of its own; a case that fails is a row with its error. Content is random: no
 time depends on it. Weights are random too, and the same within a work, so a switch must leave the losses as they were.
