@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 
 from hftrain.data.examples import Examples
+from hftrain.labels.judging import judge
 from hftrain.labels.scoring import Scores
 from hftrain.report.scores import format_score, never_predicted, not_learnt, verdict
 from hftrain.tasks import answering, chat, classification, preference, tagging, translation
@@ -92,7 +93,7 @@ def test_many_missing_classes_are_counted():
 def judged(outputs, references, training, problem="single_label_classification", names=("no", "yes"), **settings):
     config = classification.ClassificationConfig(train_file="x.jsonl", problem_type=problem, **settings)
     losses = np.full(len(references), 0.69, dtype=np.float32)
-    return classification.judge(Scores(losses, np.asarray(outputs)), references, training, config, names, [0.5] * 2)
+    return judge(Scores(losses, np.asarray(outputs)), references, training, config, names, [0.5] * 2)
 
 
 def test_every_row_of_one_class():

@@ -13,8 +13,8 @@ from transformers import BertConfig, BertForSequenceClassification, FNetConfig, 
 from hftrain import text
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
+from hftrain.labels.losses import count_examples
 from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
-from hftrain.tasks.classification import count_examples
 from hftrain.train.loop import fit, start
 from hftrain.train.trials import check_batches, chunk_loss
 from tests.train.exact_models import MODELS
