@@ -129,13 +129,13 @@ def predict_texts(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_objects(args: argparse.Namespace, config: Any, files: list[str], objects: list[Any]) -> list[Any]:
+def write_objects(args: argparse.Namespace, model_config: Any, files: list[str], objects: list[Any]) -> list[Any]:
     """Writes what --coco and --draw name; the objects of each image from a score of --threshold on."""
     from hftrain.models.saved import Saved
     from hftrain.tasks.detection.predict import draw, write_coco
 
     if args.coco:
-        write_coco(args.coco, Saved(args.folder, config), files, objects)
+        write_coco(args.coco, Saved(args.folder, model_config), files, objects)
     certain = [[one for one in of_image if one["score"] >= args.threshold] for of_image in objects]
     if args.draw:
         draw(args.draw, files, certain)

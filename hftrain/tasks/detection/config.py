@@ -4,19 +4,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from hftrain.config import RecipeConfig, above, at_least, between, share
+from hftrain.config import above, at_least, between, share
+from hftrain.vision.config import ImageConfig
 
-BUILT_IN = "scenes"
 METRICS = ("loss", "map", "map_50", "map_75", "ar_100")
 
 
 @dataclass
-class DetectionConfig(RecipeConfig):
+class DetectionConfig(ImageConfig):
     """Images, and the objects to find in each: a box and a class."""
 
-    counted: ClassVar[str] = "images"
+    BUILT_IN: ClassVar[str] = "scenes"
 
-    dataset_name: str | None = BUILT_IN
+    dataset_name: str | None = "scenes"
     """Data set: the built-in scenes (composed of scikit-learn's digits), a folder with COCO JSON, Pascal VOC XML,
     YOLO's data.yaml or rows, one on the Hugging Face Hub, or a folder written by save_to_disk."""
 
@@ -67,17 +67,8 @@ class DetectionConfig(RecipeConfig):
     freeze: list[str] = field(default_factory=list)
     """Parameters to freeze, by name: backbone, encoder.layers.0-1, *.bias."""
 
-    dataloader_num_workers: Annotated[int, at_least(0)] = 2
-    """Worker processes that decode and augment images; 0: the training process itself."""
-
-    @property
-    def built_in(self) -> bool:
-        return self.train_file is None and self.dataset_name == BUILT_IN
-
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.tokenizer_name_or_path is not None:
-            yield ("tokenizer_name_or_path",), "has no use here: images need no tokenizer"
         if self.freeze and self.use_peft:
             yield ("freeze", "use_peft"), "adapters freeze the whole model already: set only one of the two"
         if self.label_smoothing_factor:

@@ -90,18 +90,18 @@ def weights_of(queries: int, eos: float, images: float, boxes: float) -> float:
     return boxes + (images * queries - boxes) * eos
 
 
-def queries_of(config: Any) -> int:
-    return int(config.num_detection_tokens if config.model_type == "yolos" else config.num_queries)
+def queries_of(model_config: Any) -> int:
+    return int(model_config.num_detection_tokens if model_config.model_type == "yolos" else model_config.num_queries)
 
 
-def divisor(config: Any, boxes: float, device: Any, *, training: bool) -> float:
+def divisor(model_config: Any, boxes: float, device: Any, *, training: bool) -> float:
     """What the model divided its sums by, for a micro-batch with so many boxes: over the processes, its code divides
     by other numbers. Every process calls with its own boxes."""
-    if config.model_type in OWN:
+    if model_config.model_type in OWN:
         return max(1.0, boxes)
-    groups = config.group_detr if config.model_type in GROUPED and training else 1
+    groups = model_config.group_detr if model_config.model_type in GROUPED and training else 1
     count = torch.tensor([boxes * groups], device=device)
-    if config.model_type in GROUPED:
+    if model_config.model_type in GROUPED:
         if is_initialized():
             all_reduce(count)
             count /= get_world_size()
@@ -121,17 +121,17 @@ def run(model: nn.Module, batch: Batch) -> Any:
 
 def say_what_depends_on_the_cut(model: nn.Module) -> list[str]:
     """Sentences, also logged, on parts of the model's own loss that depend on the micro-batch."""
-    config: Any = model.config
+    model_config: Any = model.config
     notes = []
-    if getattr(config, "num_denoising", 0):
+    if getattr(model_config, "num_denoising", 0):
         notes.append(
             "the denoising queries of a micro-batch depend on its largest number of boxes, so results depend on "
             "micro_batch_size and the number of processes; model_config.num_denoising=0 makes them exact"
         )
-    if config.model_type in NOT_LINEAR:
+    if model_config.model_type in NOT_LINEAR:
         notes.append(
-            f"{config.model_type}'s loss compares the boxes of a micro-batch with each other, so results depend on "
-            "micro_batch_size and the number of processes: do not change these between runs that you compare"
+            f"{model_config.model_type}'s loss compares the boxes of a micro-batch with each other, so results depend "
+            "on micro_batch_size and the number of processes: do not change these between runs that you compare"
         )
     for note in notes:
         logger.warning("%s", note)

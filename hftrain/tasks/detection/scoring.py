@@ -40,26 +40,26 @@ def find(
     labelled: bool = True,
 ) -> Found:
     """One pass; without labels the loss is NaN."""
-    config: Any = accelerator.unwrap_model(model).config
-    loss = SetLoss(config)
+    model_config = accelerator.unwrap_model(model).config
+    loss = SetLoss(model_config)
     loss.see(len(examples), sum(map(len, examples.column("labels"))) if labelled else 0)
 
     def outputs(batch: Batch) -> list[Any]:
         if not labelled:
             inputs = {name: batch[name] for name in ("pixel_values", "pixel_mask") if name in batch}
-            return [(float("nan"), *row) for row in [(one,) for one in detections(config, model(**inputs))]]
+            return [(float("nan"), *row) for row in [(one,) for one in detections(model_config, model(**inputs))]]
         output = run(model, batch)
         share = float(loss.of(output, model, batch)) / len(batch["objects"])
-        return [(share, result) for result in detections(config, output)]
+        return [(share, result) for result in detections(model_config, output)]
 
     rows = predict(accelerator, examples, batch_size, collate=collate, generate=outputs)
     return Found(float(np.mean([share for share, _ in rows], dtype=np.float64)), [result for _, result in rows])
 
 
-def detections(config: Any, output: Any) -> list[np.ndarray]:
+def detections(model_config: Any, output: Any) -> list[np.ndarray]:
     """(D, 6) of each image: score, class, left, upper, right, lower as shares of the image, the best first."""
     logits, boxes = output.logits.float(), output.pred_boxes.float()
-    if config.model_type in CLASS_MEAN:  # the last class is "no object"
+    if model_config.model_type in CLASS_MEAN:  # the last class is "no object"
         scores, classes = logits.softmax(-1)[..., :-1].max(-1)
         scores, queries = scores.topk(min(MOST, scores.shape[1]))
         classes = classes.gather(1, queries)

@@ -6,18 +6,17 @@ from typing import Annotated, ClassVar, Literal
 
 from hftrain.config import above, at_least, between, share
 from hftrain.labels.config import LabelConfig
-
-BUILT_IN = "digits"
+from hftrain.vision.config import ImageConfig
 
 
 @dataclass
-class ImageClassificationConfig(LabelConfig):
+class ImageClassificationConfig(ImageConfig, LabelConfig):
     """Images, and the class, labels or number to predict for each."""
 
     HEAD: ClassVar[str] = "ForImageClassification"
-    counted: ClassVar[str] = "images"
+    BUILT_IN: ClassVar[str] = "digits"
 
-    dataset_name: str | None = BUILT_IN
+    dataset_name: str | None = "digits"
     """Data set: the built-in digits (1,797 pictures of 8 x 8 pixels), one on the Hugging Face Hub, a folder of images
     (FOLDER/CLASS/image, or FOLDER/train/CLASS/image), or a folder written by save_to_disk."""
 
@@ -57,17 +56,8 @@ class ImageClassificationConfig(LabelConfig):
     """Augmentation: replace a rectangle of each image by that of another one (CutMix, arXiv 1905.04899); as
     mixup_alpha. With both, each image gets one of them."""
 
-    dataloader_num_workers: Annotated[int, at_least(0)] = 2
-    """Worker processes that decode and augment images; 0: the training process itself."""
-
-    @property
-    def built_in(self) -> bool:
-        return self.train_file is None and self.dataset_name == BUILT_IN
-
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.tokenizer_name_or_path is not None:
-            yield ("tokenizer_name_or_path",), "has no use here: images need no tokenizer"
         for name in ("mixup_alpha", "cutmix_alpha"):
             if getattr(self, name) and self.problem_type != "single_label_classification":
                 yield (name, "problem_type"), "blends the shares of classes: only for one class of several"
