@@ -1,6 +1,7 @@
 """bf16 under ZeRO and FSDP2: gradients are added up in fp32, over micro-batches and over processes."""
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from tests import ROOT
 from tests.train.exact_worker import launch, run
@@ -13,8 +14,12 @@ pytest.importorskip("deepspeed")
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process, whose gradients are in fp32."""
-    return run({"name": "alone", "model": "llama", "examples": ROWS, "settings": STEP}, tmp_path_factory.mktemp("one"))
+    """One process, whose gradients are in fp32. It leaves the precision that other tests begin with."""
+    result = run(
+        {"name": "alone", "model": "llama", "examples": ROWS, "settings": STEP}, tmp_path_factory.mktemp("one")
+    )
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return result
 
 
 @pytest.mark.slow
