@@ -6,6 +6,7 @@ only needs long to tokenize, to save or to verify. The store has no such timeout
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -34,15 +35,23 @@ def _wait(state: PartialState) -> None:
         return
     from torch.distributed.distributed_c10d import _get_default_store
 
-    store: Any = torch.distributed.PrefixStore(f"hftrain-meeting-{next(_meetings)}", _get_default_store())
+    store = torch.distributed.PrefixStore(f"hftrain-meeting-{next(_meetings)}", _get_default_store())
+    try:
+        _meet(store, state)
+    except RuntimeError:  # the launcher, which keeps the store, was killed: its processes still save what they have
+        torch.distributed.barrier()
+
+
+def _meet(store: Any, state: PartialState) -> None:
     store.add("arrived", 1)
-    if state.is_main_process:
-        _nap_until(lambda: store.add("arrived", 0) == state.num_processes)
-        store.set("complete", "")
-        _nap_until(lambda: store.add("left", 0) == state.num_processes - 1)  # its end may be the end of the store
-    else:
+    if not state.is_main_process:
         _nap_until(lambda: store.check(["complete"]))
         store.add("left", 1)
+        return
+    _nap_until(lambda: store.add("arrived", 0) == state.num_processes)
+    store.set("complete", "")
+    with suppress(RuntimeError):  # all have arrived
+        _nap_until(lambda: store.add("left", 0) == state.num_processes - 1)  # our end may be the end of the store
 
 
 def _nap_until(happened: Callable[[], bool]) -> None:

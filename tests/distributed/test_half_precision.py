@@ -14,7 +14,8 @@ pytest.importorskip("deepspeed")
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process, whose gradients are in fp32. It leaves the precision that other tests begin with."""
+    """One process, whose gradients are in fp32, between tests of another precision."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     result = run(
         {"name": "alone", "model": "llama", "examples": ROWS, "settings": STEP}, tmp_path_factory.mktemp("one")
     )
