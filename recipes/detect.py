@@ -8,8 +8,8 @@
 A data set is a folder with COCO JSON, Pascal VOC XML or YOLO's data.yaml, or rows (jsonl, parquet, the Hub) with an
 image and its objects. `hftrain predict` finds the objects of new images with what was trained.
 
-Seen: only the first 25 steps of the scenes, the loss from 25.25 to 22.08, in 22 minutes by the clock of a starved CPU
-thread; the score of a full run is not known yet. docs/log.md: "The first steps of detect on a starved machine".
+Seen: mAP 38.5 and mAP50 52.0 on the test scenes with the defaults, in 9.1 minutes of one CPU thread. docs/log.md:
+"What detect reaches on the scenes".
 """
 
 from typing import Any
