@@ -18,7 +18,6 @@ from hftrain.train.loop import fit, start
 from tests import tiny
 from tests.train.resume_worker import BrokenOff, break_off
 
-pytestmark = pytest.mark.unit
 STEPS = [np.array([[10], [10], [20], [40]]), np.array([[40], [38], [9], [12]])]
 
 
