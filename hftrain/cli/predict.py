@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hftrain.cli.commands import Commands, add_format_options
 from hftrain.cli.trust import trust_option
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def add(commands: Commands) -> None:
@@ -129,7 +132,9 @@ def predict_texts(args: argparse.Namespace) -> int:
     return 0
 
 
-def write_objects(args: argparse.Namespace, model_config: Any, files: list[str], objects: list[Any]) -> list[Any]:
+def write_objects(
+    args: argparse.Namespace, model_config: PreTrainedConfig, files: list[str], objects: list[Any]
+) -> list[Any]:
     """Writes what --coco and --draw name; the objects of each image from a score of --threshold on."""
     from hftrain.models.saved import Saved
     from hftrain.tasks.detection.predict import draw, write_coco

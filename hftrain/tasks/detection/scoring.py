@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedConfig
 
 from hftrain.data.examples import Examples
 from hftrain.losses import Batch
@@ -47,7 +48,7 @@ def find(
     def outputs(batch: Batch) -> list[Any]:
         if not labelled:
             inputs = {name: batch[name] for name in ("pixel_values", "pixel_mask") if name in batch}
-            return [(float("nan"), *row) for row in [(one,) for one in detections(model_config, model(**inputs))]]
+            return [(float("nan"), result) for result in detections(model_config, model(**inputs))]
         output = run(model, batch)
         share = float(loss.of(output, model, batch)) / len(batch["objects"])
         return [(share, result) for result in detections(model_config, output)]
@@ -56,7 +57,7 @@ def find(
     return Found(float(np.mean([share for share, _ in rows], dtype=np.float64)), [result for _, result in rows])
 
 
-def detections(model_config: Any, output: Any) -> list[np.ndarray]:
+def detections(model_config: PreTrainedConfig, output: Any) -> list[np.ndarray]:
     """(D, 6) of each image: score, class, left, upper, right, lower as shares of the image, the best first."""
     logits, boxes = output.logits.float(), output.pred_boxes.float()
     if model_config.model_type in CLASS_MEAN:  # the last class is "no object"

@@ -118,9 +118,9 @@ def test_two_processes_give_the_same_losses(strategy, data, tmp_path):
         how = {"model_name_or_path": saved(kind, tmp_path / kind), "mosaic": 0.3, "smallest_scale": 0.5}
         whole[kind] = train(data, tmp_path / "whole" / kind, **how)
         settings = {"dataset_name": data, "output_dir": str(tmp_path / "two" / kind), **RUN, **how}
-        jobs.append({"name": kind, "settings": settings | {"micro_batch_size": 2}})
+        jobs.append({"name": kind, "recipe": "detect", "settings": settings | {"micro_batch_size": 2}})
     files = ("--config_file", str(ROOT / "ds_configs" / f"{strategy}.yaml"))
-    found = launch(tmp_path / "launch", jobs, *files, worker=str(Path(__file__).with_name("worker.py")))
+    found = launch(tmp_path / "launch", jobs, *files, worker=str(ROOT / "tests/recipes/worker.py"))
     for kind, steps in whole.items():
         np.testing.assert_allclose(list(found[kind]["steps"].values()), steps, rtol=1e-5, err_msg=kind)
         scores = [

@@ -155,9 +155,9 @@ def test_two_processes_give_the_same_losses(strategy, data, tmp_path):
         how = {**noise, "model_name_or_path": saved(kind, tmp_path / kind)}
         whole[kind] = train(data, tmp_path / "whole" / kind, micro_batch_size=12, **how)
         settings = {"dataset_name": data, "output_dir": str(tmp_path / "two" / kind), **RUN, **how}
-        jobs.append({"name": kind, "settings": settings | {"micro_batch_size": 2}})
+        jobs.append({"name": kind, "recipe": "classify_images", "settings": settings | {"micro_batch_size": 2}})
     files = ("--config_file", str(ROOT / "ds_configs" / f"{strategy}.yaml"))
-    found = launch(tmp_path / "launch", jobs, *files, worker=str(Path(__file__).with_name("worker.py")))
+    found = launch(tmp_path / "launch", jobs, *files, worker=str(ROOT / "tests/recipes/worker.py"))
     for kind in kinds:
         np.testing.assert_allclose(list(found[kind]["steps"].values()), whole[kind], rtol=1e-5, err_msg=kind)
 
