@@ -88,12 +88,15 @@ class Features:
         self.extractor.save_pretrained(folder)
 
 
-def load_extractor(name: str, revision: str = "main") -> Any:
+def load_extractor(name: str, revision: str = "main", *, trust_remote_code: bool = False) -> Any:
     """The feature extractor of a model, of a folder or on the Hub. Raises: ValueError, it has none."""
     from transformers import AutoFeatureExtractor
 
+    from hftrain.models.trust import refusing_code
+
     try:
-        return AutoFeatureExtractor.from_pretrained(name, revision=revision)
+        with refusing_code(name):
+            return AutoFeatureExtractor.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} has no settings of a feature extractor: {error}") from error
 

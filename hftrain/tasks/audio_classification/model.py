@@ -17,7 +17,9 @@ def load_features(config: AudioClassificationConfig) -> Features:
     extractor."""
     if config.model_name_or_path is None:
         return Features(new_extractor())
-    return Features(load_extractor(config.model_name_or_path, config.model_revision))
+    load.load_model_config(config)  # refuses code that comes with the model
+    how = {"trust_remote_code": config.trust_remote_code}
+    return Features(load_extractor(config.model_name_or_path, config.model_revision, **how))
 
 
 def load_classifier(config: AudioClassificationConfig, names: Sequence[str]) -> Any:

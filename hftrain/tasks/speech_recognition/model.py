@@ -75,15 +75,13 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
             Features(new_extractor()), learn_characters(rows["train"], config), False, str(config.text_case)
         )
     seq2seq = bool(load.load_model_config(config).is_encoder_decoder)
-    extractor = load_extractor(name, config.model_revision)
+    extractor = load_extractor(name, config.model_revision, trust_remote_code=config.trust_remote_code)
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            config.tokenizer_name_or_path or name, revision=config.model_revision
-        )
-    except (OSError, ValueError, TypeError) as error:
-        if seq2seq:
-            raise ValueError(load.cannot_load("model_name_or_path", name, error)) from error
-        tokenizer = None
+        tokenizer: Any = load.load_tokenizer(config)
+    except (ValueError, TypeError):
+        if seq2seq or config.tokenizer_name_or_path is not None:
+            raise
+        tokenizer = None  # a model that was only pretrained
     new = tokenizer is None
     config.choose("text_case", "lower" if new else "unchanged", "a new vocabulary" if new else "the model's vocabulary")
     features = Features(extractor)
