@@ -10,6 +10,7 @@ from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
+from hftrain.tasks.speaking import predict as speaking
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -29,6 +30,8 @@ def predict(
     trust_remote_code: bool = False,
     each_word: bool = False,
     threshold: float = detecting.THRESHOLD,
+    vocoder: str | None = None,
+    speaker: str | None = None,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`, by the kind of the model:
 
@@ -37,6 +40,7 @@ def predict(
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
     - image classification: the same for image files, see `imaging.classify`;
     - object detection: the objects in image files, see `detecting.detect`;
+    - speech synthesis: the wave of each text, see `speaking.speak`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -50,6 +54,7 @@ def predict(
         trust_remote_code: run Python code that comes with the model.
         each_word: token classification returns the tag of each word, never entities.
         threshold: least score of a detected object.
+        vocoder, speaker: how speech sounds, see `speaking.speak`.
 
     Raises:
         ValueError: `folder` has no model, or one of an unsupported kind.
@@ -75,6 +80,8 @@ def predict(
         return tagging.tag(saved, texts, batch_size, each_word)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} contains a {what}, which reads texts, not lists of words")
+    if speaking.is_voice(what):
+        return speaking.speak(saved, texts, vocoder, speaker)
     if "ForSequenceClassification" in what:
         return classifying.classify(saved, texts, pairs, batch_size)
     if "ForQuestionAnswering" in what:
