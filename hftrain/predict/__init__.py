@@ -12,8 +12,8 @@ from hftrain.tasks.audio_classification import predict as hearing
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
-from hftrain.tasks.speech_recognition import predict as listening
 from hftrain.tasks.speaking import predict as speaking
+from hftrain.tasks.speech_recognition import predict as listening
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
