@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import resource
 import statistics
@@ -37,6 +38,7 @@ class Clock:
     def __init__(self) -> None:
         self.useful = self.padded = 0
         self.steps: list[tuple[float, float, int, int]] = []  # CPU and wall seconds, useful and padded tokens so far
+        self.loss = math.nan  # on held-out rows, after the last step
 
     def see(self, useful: int, padded: int) -> None:
         """A batch was made."""
@@ -53,7 +55,8 @@ class Clock:
         (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
         spent["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process
-        return spent | {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
+        shares = {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
+        return spent | shares | {"loss": self.loss}
 
 
 Contestant = Callable[[int, Clock], None]  # trains for some steps
@@ -112,11 +115,13 @@ def ratio(numbers: Mapping[str, list[Numbers]], key: str, name: str, base: str) 
 def table(numbers: Mapping[str, list[Numbers]], key: str, unit: str, digits: int) -> str:
     """Median and range of `key`, and the ratio to the first contestant."""
     base = next(iter(numbers))
-    lines = [f"| contestant | {unit}, median (range) | / {base} |", "|---|---|---|"]
+    lines = [f"| contestant | {unit}, median (range) | / {base} | held-out loss |", "|---|---|---|---|"]
     for name, rows in numbers.items():
         values = [row[key] for row in rows]
         shown = f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-        lines.append(f"| {name} | {shown} | {ratio(numbers, key, name, base):.2f} |")
+        loss = statistics.median(row["loss"] for row in rows)
+        final = "" if math.isnan(loss) else f"{loss:.4f}"
+        lines.append(f"| {name} | {shown} | {ratio(numbers, key, name, base):.2f} | {final} |")
     return "\n".join(lines)
 
 
@@ -129,8 +134,23 @@ def judge(name: str, value: float | None, aim: float, *, at_most: bool = False) 
     return f"| {name} | {sign} {aim:g} | {value:.2f} | {'reached' if reached else 'not reached'} |"
 
 
+def held_out_loss(model: nn.Module, score: Callable[[nn.Module], Any] | None) -> float:
+    """What `score` gives for the model without dropout."""
+    if score is None:
+        return math.nan
+    model.eval()
+    with torch.no_grad():
+        return float(score(model))
+
+
 def trainer(
-    clock: Clock, model: nn.Module, rows: Any, collate: Callable[[list[Any]], Any], steps: int, **settings: Any
+    clock: Clock,
+    model: nn.Module,
+    rows: Any,
+    collate: Callable[[list[Any]], Any],
+    steps: int,
+    score: Callable[[nn.Module], Any] | None = None,
+    **settings: Any,
 ) -> None:
     """The training of transformers' `Trainer`."""
     from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -145,12 +165,20 @@ def trainer(
             remove_unused_columns=False, **settings,
         )  # fmt: skip
         Trainer(model, arguments, collate, train_dataset=rows, callbacks=[Ticking()]).train()
+    clock.loss = held_out_loss(model, score)
 
 
 def hftrain(
-    clock: Clock, model: nn.Module, examples: Any, collate: Callable[[list[Any]], Any], loss: Any, steps: int,
-    ended: Callable[[int, Any], None] = lambda step, model: None, **settings: Any,
-) -> None:  # fmt: skip
+    clock: Clock,
+    model: nn.Module,
+    examples: Any,
+    collate: Callable[[list[Any]], Any],
+    loss: Any,
+    steps: int,
+    ended: Callable[[int, Any], None] = lambda step, model: None,
+    score: Callable[[nn.Module], Any] | None = None,
+    **settings: Any,
+) -> None:
     """The training of `hftrain.fit`; `ended` is called after each step."""
     from hftrain import TrainConfig, fit, start
 
@@ -162,3 +190,4 @@ def hftrain(
             ended(step, model)
 
         fit(start(config), model, examples, config, loss=loss, collate=collate, after_step=after_step)
+    clock.loss = held_out_loss(model, score)

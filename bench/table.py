@@ -15,8 +15,6 @@ from pathlib import Path
 
 BENCHMARKS = ("overhead", "padding", "language", "beams")
 ELSEWHERE = [
-    ("masked LM / dynamic padding", ">= 2.2"),
-    ("answering and tagging / Trainer's default", ">= 2.4"),
     ("DPO / TRL", ">= 1.3"),
     ("SFT: memory / TRL's", "<= 0.6"),
     ("on a GPU: what `bench/gpu.py` prints", ""),

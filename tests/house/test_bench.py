@@ -25,9 +25,10 @@ def test_overhead():
 
 
 def test_padding():
-    table = bench("padding", "--quick")
-    for task in ("classify", "translate"):
-        assert all(f"| {task}: {name} | " in table for name in ("Trainer", "Trainer, grouped", "hftrain"))
+    names = [f"{task}: {name}" for task in ("classify", "translate") for name in ("Trainer", "hftrain")]
+    names += ["tag: hftrain", "answer: Trainer", "answer: hftrain", "mask: Trainer", "mask: hftrain"]
+    table = bench("padding", "--quick", "--contestants", *names)
+    assert all(f"| {name} | " in table for name in names)
     assert "| translate: hftrain / translate: Trainer | >= 2.8 | " in table
 
 
@@ -39,7 +40,8 @@ def test_rounds_in_processes_of_their_own(tmp_path):
     arguments = ("--contestants", "bare", "--steps", "4", "--rounds", "2", "--json", str(tmp_path / "numbers.json"))
     bench("overhead", *arguments)
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert [sorted(row) for row in numbers["bare"]] == [["cpu_ms", "padding", "peak_mb", "per_cpu_s", "wall_ms"]] * 2
+    keys = ["cpu_ms", "loss", "padding", "peak_mb", "per_cpu_s", "wall_ms"]
+    assert [sorted(row) for row in numbers["bare"]] == [keys] * 2
     assert all(row["cpu_ms"] > 0 for row in numbers["bare"])
 
 
