@@ -12,6 +12,7 @@ from hftrain.tasks.audio_classification import predict as hearing
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
+from hftrain.tasks.speaking import predict as speaking
 from hftrain.tasks.speech_recognition import predict as listening
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
@@ -33,6 +34,8 @@ def predict(
     each_word: bool = False,
     threshold: float = detecting.THRESHOLD,
     times: bool = False,
+    vocoder: str | None = None,
+    speaker: str | None = None,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`, by the kind of the model:
 
@@ -43,6 +46,7 @@ def predict(
     - audio classification: the same for audio files, see `hearing.classify`;
     - speech recognition: the text that is spoken in audio files, see `listening.listen`;
     - object detection: the objects in image files, see `detecting.detect`;
+    - speech synthesis: the wave of each text, see `speaking.speak`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -57,6 +61,7 @@ def predict(
         each_word: token classification returns the tag of each word, never entities.
         threshold: least score of a detected object.
         times: speech recognition returns {"text", "segments"} with the times of the segments.
+        vocoder, speaker: how speech sounds, see `speaking.speak`.
 
     Raises:
         ValueError: `folder` has no model, or one of an unsupported kind.
@@ -88,6 +93,8 @@ def predict(
         return tagging.tag(saved, texts, batch_size, each_word)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} contains a {what}, which reads texts, not lists of words")
+    if speaking.is_voice(what):
+        return speaking.speak(saved, texts, vocoder, speaker)
     if "ForSequenceClassification" in what:
         return classifying.classify(saved, texts, pairs, batch_size)
     if "ForQuestionAnswering" in what:
