@@ -10,12 +10,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from hftrain.data.files import sha256_of
 from hftrain.data.lines import Fault
+
+if TYPE_CHECKING:
+    import soundfile
 
 FORMATS = "wav, flac, ogg, opus, mp3, aiff"
 SILENT = 1e-4  # peak: -80 dB
@@ -87,7 +90,7 @@ def examine(path: Path, start: float | None = None, end: float | None = None) ->
         return Known(content, samples / file.samplerate, file.samplerate, file.channels)
 
 
-def span(file: Any, start: float | None, end: float | None) -> tuple[int, int]:
+def span(file: soundfile.SoundFile, start: float | None, end: float | None) -> tuple[int, int]:
     """The first sample of the part and the one after its last. Raises: Fault."""
     seconds = file.frames / file.samplerate
     if not file.frames:
@@ -105,7 +108,7 @@ def span(file: Any, start: float | None, end: float | None) -> tuple[int, int]:
 
 
 @contextmanager
-def opened(source: str | Path | bytes) -> Iterator[Any]:
+def opened(source: str | Path | bytes) -> Iterator[soundfile.SoundFile]:
     """The recording, not yet decoded. What decoding raises inside comes out as a Fault."""
     import soundfile
 
@@ -131,7 +134,7 @@ def _short(samples: int, wanted: int, rate: int) -> str:
     return f"truncated: {samples / rate:.2f} s of {wanted / rate:.2f} s"
 
 
-def _truncated(source: str | Path | bytes, file: Any) -> str | None:
+def _truncated(source: str | Path | bytes, file: soundfile.SoundFile) -> str | None:
     """Why the file is shorter than it was written, which libsndfile keeps to itself; None if it is whole."""
     if short := re.search(r"(?:data|SSND) *: *(\d+) \(should be (\d+)\)", file.extra_info):
         claimed, there = map(int, short.groups())

@@ -73,6 +73,20 @@ def examine_files(items: Sequence[Sequence[Any]]) -> list[Known | Fault]:
     )
 
 
+def audio_files(names: Sequence[str]) -> list[str]:
+    """The recordings that are named, or are in a folder that is. Raises: ValueError, a folder without recordings."""
+    return media.named_files(names, ENDINGS, "recording")
+
+
+def located(recordings: Sequence[Any]) -> list[tuple[str, Known]]:
+    """The path of each recording, named or as its bytes, and what its file contains.
+
+    Raises:
+        ValueError: a recording that cannot be read, or is on the network.
+    """
+    return media.located(recordings, "recording", locate, lambda path: examine(Path(path)))
+
+
 class Contents:
     """What recordings contain: `look` gives each row what `AUDIO` has, and refuses a recording that it has seen with
     another label. `what`: what the last value of a row is."""

@@ -18,7 +18,10 @@ def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument(
-        "texts", metavar="TEXT", nargs="*", help="a text to predict from; for images a file, or a folder of files"
+        "texts",
+        metavar="TEXT",
+        nargs="*",
+        help="a text to predict from; for images and audio a file, or a folder of files",
     )
     command.add_argument(
         "--file",
@@ -53,6 +56,9 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--draw", type=Path, metavar="DIR", help="write the images with detected objects drawn in to this folder"
     )
+    command.add_argument(
+        "--times", choices=("json", "srt", "vtt"), help="speech with the times of its segments: JSON lines or subtitles"
+    )
     command.add_argument("--vocoder", metavar="PATH", help="HiFi-GAN that makes sound of speech (default: Griffin-Lim)")
     command.add_argument("--speaker", metavar="NAME", help="the speaker of speech (default: the first of the training)")
     add_format_options(command)
@@ -75,10 +81,11 @@ def add_base(command: argparse.ArgumentParser) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
+    from hftrain.audio.kinds import classifies_audio, transcribes
     from hftrain.data.sources import existing
     from hftrain.models.saved import kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file
+    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_audio, name_images, read_file
     from hftrain.quiet import hush_libraries
     from hftrain.tasks.speaking.predict import is_voice, write
 
@@ -109,6 +116,8 @@ def predict_texts(args: argparse.Namespace) -> int:
         raise ValueError("--column, --pair_column and --word_column need --file")
     elif "ForImageClassification" in what or "ForObjectDetection" in what:
         inputs = name_images(args.texts, line)
+    elif classifies_audio(config, what) or transcribes(config, what):
+        inputs = name_audio(args.texts, line, args.times)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
     contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]
@@ -128,6 +137,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
         each_word=inputs.form == "conll",
         threshold=0.0 if args.coco else args.threshold,
+        times=args.times is not None,
         vocoder=args.vocoder,
         speaker=args.speaker,
     )

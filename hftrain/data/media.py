@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hftrain import disk
 from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
+from hftrain.data.sources import visible_files
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -66,6 +67,43 @@ def locate(value: Any, name: str, kind: str, one: str) -> str:
             "download it first"
         )
     return value
+
+
+def named_files(names: Sequence[str], endings: Sequence[str], one: str) -> list[str]:
+    """The files that are named, or are in a folder that is.
+
+    Raises:
+        ValueError: a folder without such files.
+    """
+    files = []
+    for name in names:
+        if not Path(name).is_dir():
+            files.append(name)
+            continue
+        inside = [str(path) for path in visible_files(Path(name)) if path.suffix.lower() in endings]
+        if not inside:
+            raise ValueError(f"no {one} in {name} (known endings: {', '.join(endings)})")
+        files += inside
+    return files
+
+
+def located(
+    items: Sequence[Any], one: str, locate: Callable[[Any, str], str], examine: Callable[[str], Known]
+) -> list[tuple[str, Known]]:
+    """The path of each file, named or as its bytes, and what it contains.
+
+    Raises:
+        ValueError: a file that cannot be read, or is on the network.
+    """
+    known = []
+    for number, item in enumerate(items, 1):
+        name = item if isinstance(item, str) else f"{one} {number}"
+        try:
+            path = locate(item, name)
+            known.append((path, examine(path)))
+        except Fault as fault:
+            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
+    return known
 
 
 def keep(content: bytes, kind: str) -> str:

@@ -13,7 +13,7 @@ from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
 from hftrain.data.media import Seen
 from hftrain.data.media import beside as beside
-from hftrain.data.sources import Reader, ending, visible_files
+from hftrain.data.sources import Reader, ending
 from hftrain.vision.decoding import Known, examine
 from hftrain.vision.index import examine_files
 
@@ -49,16 +49,7 @@ def image_files(names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a folder without images.
     """
-    files = []
-    for name in names:
-        if not Path(name).is_dir():
-            files.append(name)
-            continue
-        inside = [str(path) for path in visible_files(Path(name)) if path.suffix.lower() in ENDINGS]
-        if not inside:
-            raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
-        files += inside
-    return files
+    return media.named_files(names, ENDINGS, "image")
 
 
 def located(images: Sequence[Any]) -> list[tuple[str, Known]]:
@@ -67,15 +58,7 @@ def located(images: Sequence[Any]) -> list[tuple[str, Known]]:
     Raises:
         ValueError: an image that cannot be read, or is on the network.
     """
-    known = []
-    for number, image in enumerate(images, 1):
-        name = image if isinstance(image, str) else f"image {number}"
-        try:
-            path = locate(image, name)
-            known.append((path, examine(Path(path))))
-        except Fault as fault:
-            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
-    return known
+    return media.located(images, "image", locate, lambda path: examine(Path(path)))
 
 
 class Contents:
