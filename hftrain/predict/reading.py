@@ -35,6 +35,7 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForSequenceClassification": (("text",), ()),
     "ForImageClassification": (("image", "img", "file_name", "path"), ()),
     "ForObjectDetection": (("image", "img", "file_name", "path"), ()),
+    **dict.fromkeys(("ForCTC", "ForAudioClassification", "WhisperFor"), (("audio", "file", "file_name", "path"), ())),
 }
 
 
@@ -80,9 +81,11 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
     if "ForImageClassification" in kind or "ForObjectDetection" in kind:
-        return read_images(path, config, line)
+        return read_media(path, config, line, usual, "image")
     if ending(path) in AUDIO_ENDINGS:
         return name_audio([str(path)], line)
+    if usual[:1] == ("audio",):
+        return read_media(path, config, line, usual, "recording")
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:
             raise ValueError(
@@ -151,17 +154,17 @@ def as_rows(files: Sequence[str]) -> Callable[[list[Any]], Iterator[str]]:
     return write
 
 
-def read_images(path: Path, config: Reading, line: Callable[[Any], str]) -> Inputs:
-    """The images of a file with rows, whose paths are relative to it, or of an image file."""
+def read_media(path: Path, config: Reading, line: Callable[[Any], str], usual: Sequence[str], one: str) -> Inputs:
+    """The images or recordings (`one` of them, in words) of a file with rows, whose paths are relative to it, or of an
+    image file."""
     if ending(path) in ENDINGS:
         return name_images([str(path)], line)
     rows = list(read_rows(path, None, dialect_of(config)))
-    usual = COLUMNS["ForImageClassification"][0]
     column = config.column or next((name for name in usual if rows and name in rows[0][1]), usual[0])
     images = []
     for place, row in rows:
         if row.get(column) is None:
-            raise ValueError(f"{place}: no image under {column!r}; set --column to one of {', '.join(row)}")
+            raise ValueError(f"{place}: no {one} under {column!r}; set --column to one of {', '.join(row)}")
         images += beside(path, [row[column]])
 
     def write(predictions: list[Any]) -> Iterator[str]:
