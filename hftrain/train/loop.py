@@ -33,6 +33,7 @@ from hftrain.train.choosing import choose_settings
 from hftrain.train.contract import chosen_values, run_contract
 from hftrain.train.ending import farewell, leave, save
 from hftrain.train.flops import step_flops
+from hftrain.train.forecast.refusal import require_room
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
 from hftrain.train.run import Run
@@ -131,7 +132,7 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # fails now, not at the step with this example
-    view = inspect.View(examples, collate, plan, config, model, processor, augment, held_out)
+    view = inspect.View(examples, collate, plan, config, model, processor, augment, held_out, loss, flops, total)
     seen = inspect.look(view)  # `hftrain inspect` ends here
     contract = run_contract(accelerator, model, examples, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
@@ -142,6 +143,7 @@ def fit(
         seen["micro-batches"] = "; ".join(notes)  # for report and card
     if config.bf16 and not distributed.is_sharded(accelerator):
         narrow_frozen(model, torch.bfloat16)
+    require_room(accelerator, model, config)
     distributed.place(accelerator, model)
     router = find_router_loss(model)
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
