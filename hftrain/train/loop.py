@@ -120,7 +120,8 @@ def fit(
     examples = Examples.of(examples)
     lengths = examples.lengths
     plan, total = choose_settings(model, lengths, config, held_out)
-    flops = flops or step_flops(model, examples)
+    if flops is None and config.counted == "tokens":
+        flops = step_flops(model, examples)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -155,6 +156,8 @@ def fit(
         router = None
     model, optimizer = prepare(accelerator, model, config, kept=findings.unreached)
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
+    if before_step is None and router is None:
+        loss = trials.without_padding(accelerator, model, examples, config, collate=collate, loss=loss)
     if not notes and before_step is None and router is None:  # results do not depend on the cut
         choose_budget(
             accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
