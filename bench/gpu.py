@@ -234,9 +234,8 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
 
     from hftrain import LoraConfig, TrainConfig, add_adapters, causal_language_model, fit, start
     from hftrain.labels.losses import classification
-    from hftrain.tasks.pretraining.report import step_flops
     from hftrain.text.causal import collate_causal, in_blocks
-    from hftrain.train.flops import peak_flops
+    from hftrain.train.flops import peak_flops, step_flops
     from hftrain.train.trials import chunk_loss
 
     work, steps = work_of(case, quick), QUICK_STEPS if quick else STEPS

@@ -163,8 +163,8 @@ def chunked_cross_entropy(
     Args:
         hidden: (B, T, D); only labelled positions are computed. weight: (V, D), bias: (V,), labels: (B, T).
     """
-    labelled = labels != IGNORE
-    hidden, labels = hidden[labelled], labels[labelled]
+    labelled = (labels != IGNORE).flatten().nonzero()[:, 0]  # a GPU is waited for here, once: how many are there?
+    hidden, labels = hidden.flatten(0, -2).index_select(0, labelled), labels.flatten().index_select(0, labelled)
     rows = min(max(128, len(labels) // 16), 2048)  # few, since each chunk reads and writes the weight's gradient once
     inputs = hidden, weight, bias, labels, label_smoothing, rows
     summed: torch.Tensor = ChunkedCrossEntropy.apply(*inputs)  # type: ignore[no-untyped-call]

@@ -51,7 +51,6 @@ def main(config: PretrainConfig) -> dict[str, Any]:
         collate=collate,
         loss=causal_language_model(config.label_smoothing_factor, chunked),
         evaluate=evaluate,
-        flops=pretraining.step_flops(model, examples["train"]),
         processor=tokenizer,
         held_out=examples,
     )

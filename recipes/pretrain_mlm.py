@@ -51,7 +51,6 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
         loss=sequence_to_sequence(config.label_smoothing_factor, chunked=chunked),
         evaluate=evaluate,
         augment=noise,  # drawn anew for each step
-        flops=pretraining.step_flops(model, examples["train"]),
         processor=tokenizer,
         held_out=examples,
     )

@@ -8,10 +8,22 @@ import sys
 from collections.abc import Sequence
 
 from hftrain import __version__
-from hftrain.cli import chat, compare, inspect, merge, predict, prepare, recipes, serve, slurm, verify
+from hftrain.cli import chat, compare, inspect, merge, plan, predict, prepare, recipes, serve, slurm, verify
 from hftrain.terminal import clean_messages, visible
 
-COMMANDS = (recipes, prepare, inspect, verify, compare, predict, chat, merge, serve, slurm)  # in the order of the help
+COMMANDS = (
+    recipes,
+    prepare,
+    inspect,
+    plan,
+    verify,
+    compare,
+    predict,
+    chat,
+    merge,
+    serve,
+    slurm,
+)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
 
 from hftrain.distributed.compiling import bound_waiting
 from hftrain.distributed.deepspeed_file import find_deepspeed_file
@@ -61,7 +61,11 @@ def make_accelerator(
         cpu=on_cpu and not deepspeed,
         mixed_precision=mixed_precision,
         # without the backend's name, Accelerate treats each DeepSpeed process on a CPU as the only one
-        kwargs_handlers=[InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout)],
+        kwargs_handlers=[
+            InitProcessGroupKwargs(backend="gloo" if on_cpu and several else None, timeout=timeout),
+            # a step of one micro-batch has each gradient once, in the bucket of its exchange
+            DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+        ],
         # above 1, DeepSpeed keeps its accumulation buffers; we tell it where a step ends
         gradient_accumulation_steps=2 if deepspeed else 1,
         log_with=list(log_with) or None,

@@ -39,6 +39,9 @@ def is_sharded(accelerator: Accelerator) -> bool:
 def describe(accelerator: Accelerator) -> str:
     """The device, the number of processes and the strategy, in words."""
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+    if precision == "fp32" and accelerator.device.type == "cuda":
+        tf32 = torch.get_float32_matmul_precision() != "highest"
+        precision = "fp32 in TF32" if tf32 else "fp32 without TF32 (bf16 is several times as fast)"
     alone = f"{accelerator.device.type}, {precision}"
     if accelerator.num_processes == 1:
         return alone

@@ -85,11 +85,18 @@ def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
 
 
 def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
-    """Refuses models that Accelerate 1.15 and torch 2.13 cannot shard with FSDP2, which would fail during the run.
+    """Refuses models that cannot be sharded, which would fail during the run: with FSDP2, by Accelerate 1.15 and torch
+    2.13; with ZeRO-3 and FSDP2, in 4 bits, since bitsandbytes stores them as bytes without a shape.
 
     Raises:
-        ValueError: a parameter would be in two FSDP groups, or the weights contain a buffer.
+        ValueError: a parameter would be in two FSDP groups, the weights contain a buffer, or they are in 4 bits.
     """
+    sharded = accelerator.distributed_type == DistributedType.FSDP or zero_stage(accelerator) == 3
+    if sharded and getattr(model, "is_loaded_in_4bit", False):
+        raise ValueError(
+            "load_in_4bit does not work with ZeRO-3 and FSDP2, which cannot shard such weights: launch with "
+            "ds_configs/ddp.yaml or zero2.yaml, or train adapters on weights in bf16 (bf16, use_peft)"
+        )
     if accelerator.distributed_type != DistributedType.FSDP:
         return
     way_out = "launch with --use_deepspeed --zero_stage 3 (ds_configs/zero3.yaml), which shards the same"

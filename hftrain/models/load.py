@@ -18,8 +18,9 @@ from hftrain.config.errors import NO_INTERNET
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw
 from hftrain.models import blocks as blocks  # makes its attention known to transformers
+from hftrain.models.adapters import HEADS, base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.adapters import add_adapters as add_adapters
-from hftrain.models.adapters import base_config, check_kind, four_bits, keep_layout, load_adapted
+from hftrain.models.shapes import pack, wants_shapes
 from hftrain.models.trust import refusing_code
 from hftrain.models.weights import naming_damage
 
@@ -170,6 +171,8 @@ def load_model(
         for key, value in (settings or {}).items():
             setattr(model_config, key, value)
         kwargs["dtype"] = torch.float32 if dtype == "auto" else dtype
+        if wants_shapes():
+            return without_weights(auto_class, model_config, **kwargs)
         return draw(lambda: auto_class.from_config(model_config, **kwargs))
     model_config, revision = load_model_config(config), config.model_revision
     if folder := adapter_in(config):
@@ -178,6 +181,17 @@ def load_model(
         revision = base_config(folder, trust_remote_code=config.trust_remote_code)[1]
     for key, value in (settings or {}).items():
         setattr(model_config, key, value)
+    if wants_shapes():
+        if folder:
+            raise ValueError(f"model_name_or_path {folder} contains an adapter: plan with its base model, {name}")
+        kwargs["dtype"] = (model_config.dtype or torch.float32) if dtype == "auto" else dtype
+        model = without_weights(auto_class, model_config, **kwargs)
+        model.new_modules = (
+            [part for part, _ in model.named_children() if part in HEADS] if settings is not None else []
+        )
+        if getattr(config, "load_in_4bit", False):
+            pack(model)
+        return model
     if getattr(config, "load_in_4bit", False):
         kwargs["quantization_config"] = four_bits(config.dtype)
     verbosity = hf_logging.get_verbosity()
@@ -216,6 +230,12 @@ def load_model(
     if settings is not None and model.new_modules:
         logger.warning("new, with random weights: %s", ", ".join(model.new_modules))
     return model
+
+
+def without_weights(auto_class: type[Any], model_config: PreTrainedConfig, **kwargs: Any) -> Any:
+    """A model of this configuration on the meta device."""
+    with torch.random.fork_rng(), torch.device("meta"):
+        return auto_class.from_config(model_config, **kwargs)
 
 
 def with_adapter(model: nn.Module, folder: Path, auto_class: type[Any], trust_remote_code: bool) -> Any:

@@ -213,10 +213,11 @@ def _silence(file: TextIO) -> None:
 
 
 def _memory() -> str:
-    """Peak memory of the tensors on the GPU, or the memory of the process without a GPU."""
+    """Peak memory of tensors on the GPU, and what PyTorch reserved for them; without a GPU that of the process."""
     torch = sys.modules.get("torch")  # a process that has not loaded torch has nothing on a GPU
     if torch and torch.cuda.is_available():
-        return f"GPU {format_bytes(torch.cuda.max_memory_allocated())}"
+        peak, reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+        return f"GPU {format_bytes(peak)}, reserved {format_bytes(reserved)}"
     import psutil
 
     return f"RAM {format_bytes(psutil.Process().memory_info().rss)}"

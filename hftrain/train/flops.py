@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from hftrain.data.examples import Examples
+from hftrain.data.packing import Packed
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -83,15 +86,19 @@ def training_flops(model: PreTrainedModel) -> Callable[[np.ndarray], float]:
             per_token[not (both and ".encoder." in f".{name}")] += times * size(parameter) * share
     layers = _layer_windows(config)
     heads = _any(config, "num_attention_heads", "n_head") or 0  # Mamba has no heads and no attention
-    width = heads and heads * (getattr(config, "head_dim", None) or _any(config, "d_kv") or config.hidden_size // heads)
+    width = heads and heads * (
+        _any(config, "head_dim", "d_kv") or (_any(config, "hidden_size", "d_model") or 0) // heads
+    )
 
     def flops(lengths: np.ndarray) -> float:
         lengths = np.asarray(lengths, dtype=np.float64)
         lengths = lengths.reshape(len(lengths), -1)
+        if not both:  # the two answers of a preference are two sequences
+            lengths = lengths.reshape(-1, 1)
         last = lengths[:, -1]
         total = per_token[1] * last.sum()
         if both:
-            source, depth = lengths[:, 0], _any(config, "encoder_layers", "num_encoder_layers", "num_layers")
+            source, depth = lengths[:, 0], _any(config, "encoder_layers", "num_encoder_layers", "num_layers") or 0
             total += per_token[0] * source.sum() + 12 * width * depth * (source**2).sum()
             total += 12 * width * len(layers) * (source * last).sum()  # the decoder attends to the source too
         return total + sum(12 * width * (last * np.minimum(last, window)).sum() for window in layers)
@@ -99,9 +106,25 @@ def training_flops(model: PreTrainedModel) -> Callable[[np.ndarray], float]:
     return flops
 
 
+def step_flops(model: PreTrainedModel, examples: Examples) -> Callable[[np.ndarray], float] | None:
+    """`flops` for `fit`: attention within documents, even if they are packed. None if the examples have no lengths in
+    tokens (images), or the model's configuration does not have the form of a language model's."""
+    if examples.lengths.max() <= 1 or not hasattr(getattr(model, "config", None), "get_text_config"):
+        return None
+    try:
+        flops = training_flops(model)
+        flops(examples.lengths[:1])
+    except (AttributeError, TypeError, ValueError, NotImplementedError):  # several texts, or none, in a model of parts
+        return None
+    if isinstance(examples, Packed):
+        documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
+        return lambda indices: flops(documents[np.concatenate([packs[i] for i in indices])])
+    return lambda indices: flops(examples.lengths[indices])
+
+
 def _layer_windows(config: PreTrainedConfig) -> list[float]:
     """The span of each layer's attention in tokens; for an encoder-decoder, of each decoder layer."""
-    depth = _any(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers")
+    depth = _any(config, "num_decoder_layers", "decoder_layers", "num_hidden_layers", "n_layers") or 0
     window = _any(config, "sliding_window", "local_attention")
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * depth
     local = ("sliding_attention", "chunked_attention")

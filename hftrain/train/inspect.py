@@ -21,7 +21,7 @@ from hftrain.config import printing
 from hftrain.config.sources import Source, read_source
 from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
-from hftrain.losses import IGNORE, Batch
+from hftrain.losses import IGNORE, Batch, Loss
 from hftrain.report.described import evenly
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class View(NamedTuple):
     processor: Any
     augment: Callable[[Any], Any] | None = None
     held_out: Mapping[str, Sequence[Any]] | None = None
+    loss: Loss | None = None
+    flops: Callable[[np.ndarray], float] | None = None
+    total: int = 0  # steps of the run
 
 
 class Seen(Exception):

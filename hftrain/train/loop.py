@@ -32,6 +32,8 @@ from hftrain.train.budget import choose_budget
 from hftrain.train.choosing import choose_settings
 from hftrain.train.contract import chosen_values, run_contract
 from hftrain.train.ending import farewell, leave, save
+from hftrain.train.flops import step_flops
+from hftrain.train.forecast.refusal import require_room
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
 from hftrain.train.run import Run
@@ -96,7 +98,7 @@ def fit(
         evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
         flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
-            the share of what the devices could do (`hftrain.train.flops`).
+            the share of what the devices could do; by default those of `hftrain.train.flops` for tokens.
         augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
             and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
@@ -118,6 +120,8 @@ def fit(
     examples = Examples.of(examples)
     lengths = examples.lengths
     plan, total = choose_settings(model, lengths, config, held_out)
+    if flops is None and config.counted == "tokens":
+        flops = step_flops(model, examples)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -129,7 +133,7 @@ def fit(
     )
     longest = lengths[[lengths.sum(axis=1).argmax()]]
     cut(longest, 1, micro_batch_tokens=config.micro_batch_tokens)  # fails now, not at the step with this example
-    view = inspect.View(examples, collate, plan, config, model, processor, augment, held_out)
+    view = inspect.View(examples, collate, plan, config, model, processor, augment, held_out, loss, flops, total)
     seen = inspect.look(view)  # `hftrain inspect` ends here
     contract = run_contract(accelerator, model, examples, total, config, held_out)
     distributed.require_agreement(accelerator, contract)
@@ -140,6 +144,7 @@ def fit(
         seen["micro-batches"] = "; ".join(notes)  # for report and card
     if config.bf16 and not distributed.is_sharded(accelerator):
         narrow_frozen(model, torch.bfloat16)
+    require_room(accelerator, model, config)
     distributed.place(accelerator, model)
     router = find_router_loss(model)
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])

@@ -10,6 +10,7 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from hftrain.distributed.wrap import check_sharing
+from tests import tiny
 
 IDS = {"vocab_size": 40, "pad_token_id": 0, "decoder_start_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
 BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
@@ -66,7 +67,14 @@ def main(store: str) -> None:
     PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU  # else Accelerate drops FSDP
     accelerator = Accelerator(cpu=True)
     assert accelerator.distributed_type == DistributedType.FSDP
-    print(json.dumps({name: refused(accelerator, name) for name in MODELS}))
+    results = {name: refused(accelerator, name) for name in MODELS}
+    packed = tiny.model("LlamaForCausalLM")
+    packed.is_loaded_in_4bit = True
+    try:
+        check_sharing(accelerator, packed)
+    except ValueError as error:
+        results["4 bits"] = {"ours": str(error), "theirs": "not tried"}
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

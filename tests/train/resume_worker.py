@@ -229,6 +229,7 @@ def main(config: WorkerConfig) -> None:
 
 
 TIMINGS = {"seconds", "step_seconds", "tokens_per_second", "train_runtime", "train_tokens_per_second", "window"}
+TIMINGS |= {"tflops", "train_tflops"}
 
 
 def without_timings(values: dict[str, Any]) -> dict[str, Any]:

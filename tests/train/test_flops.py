@@ -13,8 +13,11 @@ from transformers import (
     MambaForCausalLM,
 )
 
+from hftrain.data.examples import Examples
+from hftrain.data.packing import Packed, pack
 from hftrain.models import TransformerConfig
-from hftrain.train.flops import PEAKS, count_parameters, peak_flops, training_flops
+from hftrain.train.flops import PEAKS, count_parameters, peak_flops, step_flops, training_flops
+from tests import tiny
 
 pytestmark = pytest.mark.unit
 
@@ -106,3 +109,15 @@ def test_peaks(name, peak, monkeypatch):
     assert peak_flops(torch.device("cuda")) == peak
     assert peak_flops(torch.device("cpu")) is None
     assert all(10 < value < 5000 for _, value in PEAKS)
+
+
+def test_a_step_of_any_recipe_has_its_flops():
+    """Documents count apart where they are packed, and so do the two answers of a preference; images have no tokens."""
+    model = tiny.model("LlamaForCausalLM")
+    lengths, counted = np.array([[5], [9], [7]]), training_flops(model)
+    examples = Examples([{}] * 3, lengths)
+    assert step_flops(model, examples)(np.array([0, 2])) == counted(lengths[[0, 2]])
+    packed = Packed(examples, pack(lengths, 32))
+    assert step_flops(model, packed)(np.arange(len(packed))) == counted(lengths)
+    assert counted(np.array([[5, 9]])) == counted(lengths[:2])
+    assert step_flops(model, Examples([{}] * 3, np.ones((3, 1), dtype=int))) is None

@@ -33,7 +33,8 @@ def fit_model(model: PreTrainedModel, template: Template, max_length: int) -> No
     """
     tokenizer, rows = template.tokenizer, embedding_rows(model)
     if all(index in template.new_ids for index in range(rows, len(tokenizer))) and len(tokenizer) > rows:
-        model.resize_token_embeddings(len(tokenizer))
+        # without weights there is no mean that new embeddings could begin with
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=not model.get_input_embeddings().weight.is_meta)
     check_fit(model, tokenizer, max_length=max_length)
     model.config.pad_token_id = tokenizer.pad_token_id
     generation = getattr(model, "generation_config", None)

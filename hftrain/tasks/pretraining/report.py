@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +22,9 @@ from hftrain.report import Report
 from hftrain.tasks.pretraining.config import PretrainConfig, PretrainingConfig, PretrainMlmConfig
 from hftrain.tasks.pretraining.denoising import AUTO
 from hftrain.train.evaluation import predict
-from hftrain.train.flops import training_flops
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from hftrain.losses import Batch
-
-
-def step_flops(model: PreTrainedModel, examples: Examples) -> Callable[[np.ndarray], float]:
-    """`flops` for `fit`: attention within documents, even if they are packed."""
-    flops = training_flops(model)
-    if isinstance(examples, Packed):
-        documents, packs = examples.examples.lengths, examples.packs  # type: ignore[attr-defined]
-        return lambda indices: flops(documents[np.concatenate([packs[i] for i in indices])])
-    return lambda indices: flops(examples.lengths[indices])
 
 
 def readings(loss: float, examples: Examples, files: TokenFiles) -> dict[str, float]:

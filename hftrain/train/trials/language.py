@@ -103,10 +103,24 @@ def _packing(model: PreTrainedModel, longest: int) -> tuple[float, float, float,
 
 
 def separate_documents(model: PreTrainedModel, longest: int, kernel: str | None) -> None:
-    """`check_packing`, and `attend_in_blocks` if the user has chosen no `kernel` (`attn_implementation`)."""
+    """`check_packing`, and `attend_in_blocks` if the user has chosen no `kernel` (`attn_implementation`); on a GPU,
+    logs which kernel would be faster."""
     check_packing(model, longest)
     if kernel is None:
         attend_in_blocks(model)
+    if torch.cuda.is_available() and (advice := advise_kernel(base(model).config._attn_implementation)):
+        logger.warning(advice)
+
+
+def advise_kernel(kernel: str | None) -> str | None:
+    """What would be faster than `kernel` for packs on a GPU; None for the kernels that need no mask."""
+    if kernel not in ("sdpa", "eager"):
+        return None
+    return (
+        f"packs attend with {kernel} and a mask of T x T for each row of T tokens, which takes memory and excludes the "
+        "flash kernel: set attn_implementation flash_attention_2 (pip install flash-attn), or "
+        "kernels-community/flash-attn2 (pip install kernels), with bf16"
+    )
 
 
 def attend_in_blocks(model: PreTrainedModel) -> bool:

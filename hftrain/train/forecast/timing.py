@@ -1,0 +1,76 @@
+"""Seconds of a step, from passes that are really run on this machine's device."""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+
+from hftrain.losses import Batch, Loss
+from hftrain.train.flops import training_flops
+from hftrain.train.forecast.passes import shorten, stacks
+
+TRIES = 3  # passes of each length, of which the fastest counts
+LAYERS = 2  # of the model that is probed
+MOST = 1_000_000_000  # numbers: larger layers are not probed on a CPU
+
+
+class Rate(NamedTuple):
+    """How fast a device computes: `overhead` seconds a pass, and `flops` a second beyond."""
+
+    overhead: float
+    flops: float
+
+    def seconds(self, flops: float, passes: float) -> float:
+        return self.overhead * passes + flops / self.flops
+
+
+def probe(model: Any, batches: list[tuple[Batch, np.ndarray]], loss: Loss, device: torch.device, *, bf16: bool) -> Rate:
+    """Runs two passes, a short and a long one, of a model with the widths of `model` and few layers.
+
+    Args:
+        batches: the batch and the (N, K) lengths of its examples, of both.
+
+    Raises:
+        ValueError: the layers are too large for a CPU.
+    """
+    depth = max((len(stack) for stack in stacks(model)), default=LAYERS)
+    tried = copy.deepcopy(model)
+    shorten(tried, LAYERS)
+    numbers = sum(p.numel() for p in tried.parameters())
+    if device.type == "cpu" and numbers > MOST:
+        raise ValueError(f"{numbers / 1e9:.1f} billion parameters in {LAYERS} layers are too many to be timed on a CPU")
+    tried = tried.to_empty(device=device).train()
+    with torch.no_grad():
+        for parameter in tried.parameters():
+            if parameter.is_floating_point():
+                nn.init.normal_(parameter, std=0.02)
+        for buffer in tried.buffers():
+            buffer.zero_()
+    counted = training_flops(tried)
+    points = []
+    for batch, lengths in batches:
+        points.append((counted(lengths), _fastest(tried, send_to_device(batch, device), loss, bf16=bf16)))
+    (little, short), (much, long) = sorted(points)
+    flops = (much - little) / (long - short) if long > short and much > little else much / long
+    flops = min(flops, 2 * much / long)  # two times that are nearly equal say little
+    return Rate(max(0.0, short - little / flops) * max(1.0, depth / LAYERS), flops)
+
+
+def _fastest(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> float:
+    seconds = []
+    device = next(model.parameters()).device
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            value = loss.summed(model, batch)
+        value.backward()
+        float(value.detach())  # waits for the device
+        seconds.append(time.perf_counter() - began)
+        model.zero_grad(set_to_none=True)
+    return min(seconds)

@@ -1,0 +1,121 @@
+"""Memory that `hftrain plan` counts, beside what the allocator hands out in real runs."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hftrain.config import TrainConfig
+from hftrain.distributed import make_accelerator
+from hftrain.losses import causal_language_model
+from hftrain.train.forecast.passes import FEW, count_pass, stacks
+from hftrain.train.forecast.refusal import require_room
+from hftrain.train.forecast.strategies import FILES, needs, weigh_model
+from tests import ROOT
+from tests.programs import launcher, run
+from tests.train.forecast_worker import SETTINGS, make_batch, make_model
+
+WORKER = ROOT / "tests" / "train" / "forecast_worker.py"
+
+
+def expected(strategy, processes, **changes):
+    settings = SETTINGS | changes
+    model = make_model(settings["lora"]).to("meta")
+    narrow = settings["bf16"] and strategy not in ("one device", "DDP")
+    weights, batch = weigh_model(model), make_batch(settings["rows"], settings["tokens"])
+    one = count_pass(model, batch, causal_language_model(), bf16=settings["bf16"], narrow=narrow)
+    several = settings["micro_batches"] > 1
+    return needs(strategy, weights, one, processes, bf16=settings["bf16"], accumulated=several).peak
+
+
+def measured(folder, *changes, launch=(sys.executable,)):
+    file = folder / "peaks"
+    run(*launch, WORKER, file, json.dumps(changes))
+    return json.loads(file.read_text())
+
+
+def test_one_process_needs_what_was_counted(tmp_path):
+    changes = [{}, {"rows": 8, "micro_batches": 1}, {"lora": True}]
+    counted = [expected("one device", 1, **change) for change in changes]
+    assert measured(tmp_path, *changes) == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.slow
+def test_half_precision_needs_what_was_counted(tmp_path):
+    assert measured(tmp_path, {"bf16": True}) == pytest.approx([expected("one device", 1, bf16=True)], rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3", "FSDP2"])
+def test_two_processes_need_what_was_counted(tmp_path, strategy):
+    if "ZeRO" in strategy:
+        pytest.importorskip("deepspeed")
+    files = launcher("--config_file", str(ROOT / "ds_configs" / FILES[strategy]))
+    assert measured(tmp_path, {}, launch=files) == pytest.approx([expected(strategy, 2)], rel=0.1)
+
+
+def test_a_deep_model_is_counted_at_few_layers():
+    """The bytes of a pass grow by the same amount with each layer."""
+    model = make_model().to("meta")
+    (stack,) = stacks(model)
+    while len(stack) < 3 * FEW[1]:
+        stack.append(copy.deepcopy(stack[-1]))
+    model.config.num_hidden_layers = len(stack)
+    short = count_pass(model, make_batch(2, 64), causal_language_model())
+    model._no_split_modules = []  # now nothing is known to be a layer, and all of it is counted
+    assert count_pass(model, make_batch(2, 64), causal_language_model()).activations == pytest.approx(
+        short.activations, rel=1e-3
+    )
+    assert len(stack) == 3 * FEW[1]  # unchanged
+
+
+def test_a_run_that_cannot_fit_is_refused_at_the_start():
+    with torch.device("meta"):
+        model = make_model()
+        model.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(torch.empty(2**20, 2**20))  # 4 TiB
+    with pytest.raises(ValueError, match=r"1 x .* GiB under one device: weights \(4096.0 GiB\).*hftrain plan"):
+        require_room(make_accelerator(), model, TrainConfig(output_dir="unused"))
+
+
+def test_seventy_billion_parameters_are_counted_without_memory():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=8, vocab_size=128256))
+    weights = weigh_model(model)
+    batch = {name: values % 1000 for name, values in make_batch(1, 4096).items()}
+    one = count_pass(model, batch, causal_language_model(), bf16=True, narrow=True, checkpointing=True)
+    sharded = needs("ZeRO-3", weights, one, 64, bf16=True)
+    assert weights.trained == 70_553_706_496
+    assert 30e9 < sharded.peak < 80e9 < needs("ZeRO-3", weights, one, 8, bf16=True).peak
+    assert needs("one device", weights, one, 1, bf16=True).peak > 1e12
+
+
+@pytest.mark.slow
+def test_the_command_prints_rows_and_json(tmp_path):
+    from tests import tiny
+
+    tiny.chat_folder(tmp_path / "model")
+    rows = [{"prompt": "a few words " * (1 + i % 5), "completion": "more words"} for i in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    recipe = ["--model_name_or_path", tmp_path / "model", "--train_file", tmp_path / "rows.jsonl", "--max_length", 64]
+    command = [sys.executable, "-m", "hftrain.cli", "plan", "chat", "--num_processes", "2", "--json", "--"]
+    done = run(*command, *recipe, "--output_dir", tmp_path / "out")
+    table = json.loads(done.stdout)
+    assert {(row["kind"], row["strategy"]) for row in table} >= {
+        ("full", "FSDP2"),
+        ("LoRA", "ZeRO-3"),
+        ("QLoRA", "DDP"),
+    }
+    assert all(row["fits"] and row["hours"] > 0 and row["needs"]["peak"] > 0 for row in table)
+    peaks = {(row["kind"], row["micro_batch_size"]): row["needs"] for row in table if row["strategy"] == "one device"}
+    assert peaks["QLoRA", 1]["weights"] < peaks["LoRA", 1]["weights"] < peaks["full", 1]["peak"]
+    assert not (tmp_path / "out").exists()
+    words = [str(word) for word in [*command[:5], "--memory", "0.0001", "--no_timing", "--", *recipe]]
+    refused = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert refused.returncode == 1, refused.stderr
+    assert "nothing fits: add devices" in refused.stdout
