@@ -50,7 +50,10 @@ def add(commands: Commands) -> None:
         "--coco", type=Path, metavar="FILE", help="write detected objects to this file as COCO results; threshold 0"
     )
     command.add_argument(
-        "--draw", type=Path, metavar="DIR", help="write the images with detected objects drawn in to this folder"
+        "--draw",
+        type=Path,
+        metavar="DIR",
+        help="write the images to this folder: with detected objects drawn in, or beside their reconstructions",
     )
     add_format_options(command)
     command.add_argument(
@@ -73,10 +76,11 @@ def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
     from hftrain.data.sources import existing
-    from hftrain.models.saved import kind, read_config
+    from hftrain.models.saved import Saved, kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file
+    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file, reads_images
     from hftrain.quiet import hush_libraries
+    from hftrain.tasks.image_pretraining.predict import draw, is_reconstructor
 
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
@@ -86,8 +90,10 @@ def predict_texts(args: argparse.Namespace) -> int:
         existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
-    if (args.coco or args.draw) and "ForObjectDetection" not in what:
-        raise ValueError(f"--coco and --draw are for objects in images, but {args.folder} contains a {what}")
+    if args.coco and "ForObjectDetection" not in what:
+        raise ValueError(f"--coco is for objects in images, but {args.folder} contains a {what}")
+    if args.draw and not ("ForObjectDetection" in what or is_reconstructor(what)):
+        raise ValueError(f"--draw is for objects and reconstructions of images, but {args.folder} contains a {what}")
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
@@ -98,7 +104,7 @@ def predict_texts(args: argparse.Namespace) -> int:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
-    elif "ForImageClassification" in what or "ForObjectDetection" in what:
+    elif reads_images(what):
         inputs = name_images(args.texts, line)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
@@ -124,6 +130,9 @@ def predict_texts(args: argparse.Namespace) -> int:
         if args.output and inputs.form == "text":
             inputs = inputs._replace(write=as_rows(inputs.texts))
         predictions = write_objects(args, config, inputs.texts, predictions)
+    if args.draw and is_reconstructor(what):
+        saved = Saved(args.folder, config, args.device, args.trust_remote_code)
+        draw(args.draw, saved, inputs.texts, args.batch_size)
     out = "".join(line + "\n" for line in inputs.write(predictions))
     if args.output:
         args.output.write_text(out, encoding="utf-8")

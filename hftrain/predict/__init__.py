@@ -10,6 +10,7 @@ from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
+from hftrain.tasks.image_pretraining import predict as embedding
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -37,6 +38,7 @@ def predict(
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
     - image classification: the same for image files, see `imaging.classify`;
     - object detection: the objects in image files, see `detecting.detect`;
+    - masked image modelling, MAE: the features of image files, see `embedding.embed`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -69,6 +71,8 @@ def predict(
         return imaging.classify(saved, texts, batch_size)
     if "ForObjectDetection" in what:
         return detecting.detect(saved, texts, batch_size, threshold)
+    if embedding.is_reconstructor(what):
+        return embedding.embed(saved, texts, batch_size)
     if "ForTokenClassification" in what:
         if config.num_labels == 1:
             raise ValueError(f"{folder} contains a {what} with one number for each token, not tags: load it in Python")
@@ -98,6 +102,8 @@ def line(prediction: object) -> str:
         words = " ".join(prediction.splitlines())
     elif isinstance(prediction, list) and prediction and "box" in prediction[0]:
         words = detecting.line(prediction)
+    elif isinstance(prediction, dict) and "features" in prediction:
+        words = embedding.line(prediction)
     elif isinstance(prediction, list):
         words = tagging.line(prediction)
     elif isinstance(prediction, dict) and "answer" in prediction:

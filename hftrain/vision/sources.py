@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
@@ -91,6 +92,12 @@ def image_files(names: Sequence[str]) -> list[str]:
             raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
         files += inside
     return files
+
+
+def image_patterns(folders: Sequence[Path]) -> list[str]:
+    """A pattern for each ending of images in the folders."""
+    endings = {(folder, file.suffix) for folder in folders for file in visible_files(folder) if ending(file) in ENDINGS}
+    return [f"{glob.escape(str(folder))}/**/*{suffix}" for folder, suffix in sorted(endings)]
 
 
 def located(images: Sequence[Any]) -> list[tuple[str, Known]]:
