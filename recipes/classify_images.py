@@ -23,6 +23,7 @@ from hftrain.tasks.image_classification import ImageClassificationConfig
 def main(config: ImageClassificationConfig) -> dict[str, Any]:
     # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain import fit, publish, start
+    from hftrain.models.rates import layer_rates
     from hftrain.train.choosing import choose_best_metric
 
     accelerator = start(config)
@@ -62,6 +63,7 @@ def main(config: ImageClassificationConfig) -> dict[str, Any]:
         augment=images.augmentation(config, examples["train"], pixels, len(names)),
         processor=pixels,
         held_out=examples,
+        rates=layer_rates(model, config.layer_decay, config.backbone_rate),
     )
     thresholds = labels.choose_thresholds(accelerator, model, config, score, references["validation"])
     tested = labels.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)

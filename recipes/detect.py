@@ -22,6 +22,7 @@ from hftrain.tasks.detection import DetectionConfig
 def main(config: DetectionConfig) -> dict[str, Any]:
     # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain import fit, publish, start
+    from hftrain.models.rates import layer_rates
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # looks at all images; the others find in the cache what they hold
@@ -51,6 +52,7 @@ def main(config: DetectionConfig) -> dict[str, Any]:
         before_step=set_loss.before_step(accelerator),
         processor=canvas,
         held_out=examples,
+        rates=layer_rates(model, config.layer_decay, config.backbone_rate),
     )
     return publish(accelerator, config, results, detection.summarize(config, rows, names, find(model, "test")))
 

@@ -54,7 +54,10 @@ def add(commands: Commands) -> None:
         "--coco", type=Path, metavar="FILE", help="write detected objects to this file as COCO results; threshold 0"
     )
     command.add_argument(
-        "--draw", type=Path, metavar="DIR", help="write the images with detected objects drawn in to this folder"
+        "--draw",
+        type=Path,
+        metavar="DIR",
+        help="write the images to this folder: with detected objects drawn in, or beside their reconstructions",
     )
     command.add_argument(
         "--times", choices=("json", "srt", "vtt"), help="speech with the times of its segments: JSON lines or subtitles"
@@ -83,10 +86,20 @@ def predict_texts(args: argparse.Namespace) -> int:
 
     from hftrain.audio.kinds import classifies_audio, transcribes
     from hftrain.data.sources import existing
-    from hftrain.models.saved import kind, read_config
+    from hftrain.models.saved import Saved, kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_audio, name_images, read_file
+    from hftrain.predict.reading import (
+        Inputs,
+        Reading,
+        as_rows,
+        check_output,
+        name_audio,
+        name_images,
+        read_file,
+        reads_images,
+    )
     from hftrain.quiet import hush_libraries
+    from hftrain.tasks.image_pretraining.predict import draw, is_reconstructor
     from hftrain.tasks.speaking.predict import is_voice, write
 
     hush_libraries()
@@ -97,8 +110,10 @@ def predict_texts(args: argparse.Namespace) -> int:
         existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
-    if (args.coco or args.draw) and "ForObjectDetection" not in what:
-        raise ValueError(f"--coco and --draw are for objects in images, but {args.folder} contains a {what}")
+    if args.coco and "ForObjectDetection" not in what:
+        raise ValueError(f"--coco is for objects in images, but {args.folder} contains a {what}")
+    if args.draw and not ("ForObjectDetection" in what or is_reconstructor(what)):
+        raise ValueError(f"--draw is for objects and reconstructions of images, but {args.folder} contains a {what}")
     voice = is_voice(what)
     if (args.vocoder or args.speaker) and not voice:
         raise ValueError(f"--vocoder and --speaker are for speech, but {args.folder} contains a {what}")
@@ -114,7 +129,7 @@ def predict_texts(args: argparse.Namespace) -> int:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
-    elif "ForImageClassification" in what or "ForObjectDetection" in what:
+    elif reads_images(what):
         inputs = name_images(args.texts, line)
     elif classifies_audio(config, what) or transcribes(config, what):
         inputs = name_audio(args.texts, line, args.times)
@@ -148,6 +163,9 @@ def predict_texts(args: argparse.Namespace) -> int:
         if args.output and inputs.form == "text":
             inputs = inputs._replace(write=as_rows(inputs.texts))
         predictions = write_objects(args, config, inputs.texts, predictions)
+    if args.draw and is_reconstructor(what):
+        saved = Saved(args.folder, config, args.device, args.trust_remote_code)
+        draw(args.draw, saved, inputs.texts, args.batch_size)
     out = "".join(line + "\n" for line in inputs.write(predictions))
     if args.output:
         args.output.write_text(out, encoding="utf-8")

@@ -182,4 +182,4 @@ def clear_gradients(accelerator: Accelerator, model: Any, optimizer: Optimizer) 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate * group.get("share", 1.0)

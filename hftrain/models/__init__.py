@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -21,7 +22,11 @@ from .transformer.heads import (
     TransformerForSequenceClassification,
     TransformerForTokenClassification,
 )
-from .transformer.images import ImageTransformerConfig, TransformerForImageClassification
+from .transformer.images import (
+    ImageTransformerConfig,
+    TransformerForImageClassification,
+    TransformerForMaskedImageModeling,
+)
 from .transformer.transformer import TransformerModel
 
 # Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
@@ -37,6 +42,7 @@ for auto_class, model_class in (
     (AutoModelForTokenClassification, TransformerForTokenClassification),
     (AutoModelForQuestionAnswering, TransformerForQuestionAnswering),
     (AutoModelForImageClassification, TransformerForImageClassification),
+    (AutoModelForMaskedImageModeling, TransformerForMaskedImageModeling),
 ):
     auto_class.register(model_class.config_class, model_class)
     model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
@@ -47,6 +53,7 @@ __all__ = [
     "TransformerForCausalLM",
     "TransformerForConditionalGeneration",
     "TransformerForImageClassification",
+    "TransformerForMaskedImageModeling",
     "TransformerForMaskedLM",
     "TransformerForQuestionAnswering",
     "TransformerForSequenceClassification",

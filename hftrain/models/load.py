@@ -26,6 +26,7 @@ from hftrain.models.weights import naming_damage
 
 logger = logging.getLogger(__name__)
 
+SAME_ENCODER = {"vit_mae": "vit"}  # a kind of model -> another with the same encoder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 
@@ -114,8 +115,11 @@ def load_fast_tokenizer(config: FineTuneConfig, use: str, **kwargs: Any) -> PreT
     return tokenizer
 
 
-def load_model_config(config: ModelConfig) -> PreTrainedConfig:
+def load_model_config(config: ModelConfig, auto_class: type[Any] | None = None) -> PreTrainedConfig:
     """The configuration of the pretrained model, overwritten with `config.model_config`.
+
+    Args:
+        auto_class: the one that will load the model; a kind that it does not support becomes one with the same encoder.
 
     Raises:
         ValueError: the model is unknown, or lacks an entry of `model_config` (the message has a similar one).
@@ -134,8 +138,19 @@ def load_model_config(config: ModelConfig) -> PreTrainedConfig:
             )
         except (OSError, ValueError) as error:
             raise ValueError(cannot_load("model_name_or_path", name, error)) from error
+    if auto_class is not None and model_config.model_type in SAME_ENCODER:
+        model_config = as_read_by(model_config, auto_class)
     write_over(model_config, config.model_config)
     return model_config
+
+
+def as_read_by(model_config: PreTrainedConfig, auto_class: type[Any]) -> PreTrainedConfig:
+    """The configuration, or, if the class does not support its kind, that of the kind with the same encoder."""
+    if type(model_config) in auto_class._model_mapping:
+        return model_config
+    other = AutoConfig.for_model(SAME_ENCODER[model_config.model_type])
+    shared = other.to_dict().keys() - {"model_type", "architectures"}
+    return type(other)(**{name: value for name, value in model_config.to_dict().items() if name in shared})
 
 
 def load_model(
@@ -174,7 +189,7 @@ def load_model(
         if wants_shapes():
             return without_weights(auto_class, model_config, **kwargs)
         return draw(lambda: auto_class.from_config(model_config, **kwargs))
-    model_config, revision = load_model_config(config), config.model_revision
+    model_config, revision = load_model_config(config, auto_class), config.model_revision
     if folder := adapter_in(config):
         check_kind(folder, auto_class)
         name = model_config.name_or_path

@@ -12,6 +12,7 @@ from hftrain.tasks.audio_classification import predict as hearing
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
+from hftrain.tasks.image_pretraining import predict as embedding
 from hftrain.tasks.speaking import predict as speaking
 from hftrain.tasks.speech_recognition import predict as listening
 from hftrain.tasks.tagging import predict as tagging
@@ -47,6 +48,7 @@ def predict(
     - speech recognition: the text that is spoken in audio files, see `listening.listen`;
     - object detection: the objects in image files, see `detecting.detect`;
     - speech synthesis: the wave of each text, see `speaking.speak`;
+    - masked image modelling, MAE: the features of image files, see `embedding.embed`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -87,6 +89,8 @@ def predict(
         return imaging.classify(saved, texts, batch_size)
     if "ForObjectDetection" in what:
         return detecting.detect(saved, texts, batch_size, threshold)
+    if embedding.is_reconstructor(what):
+        return embedding.embed(saved, texts, batch_size)
     if "ForTokenClassification" in what:
         if config.num_labels == 1:
             raise ValueError(f"{folder} contains a {what} with one number for each token, not tags: load it in Python")
@@ -118,6 +122,8 @@ def line(prediction: object) -> str:
         words = " ".join(prediction.splitlines())
     elif isinstance(prediction, list) and prediction and "box" in prediction[0]:
         words = detecting.line(prediction)
+    elif isinstance(prediction, dict) and "features" in prediction:
+        words = embedding.line(prediction)
     elif isinstance(prediction, list):
         words = tagging.line(prediction)
     elif isinstance(prediction, dict) and "answer" in prediction:

@@ -19,6 +19,7 @@ from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, c
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
+from hftrain.tasks.image_pretraining.predict import is_reconstructor
 from hftrain.tasks.speech_recognition.predict import subtitles
 from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
@@ -80,7 +81,7 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
         items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
-    if "ForImageClassification" in kind or "ForObjectDetection" in kind:
+    if reads_images(kind):
         return read_media(path, config, line, usual, "image")
     if ending(path) in AUDIO_ENDINGS:
         return name_audio([str(path)], line)
@@ -106,6 +107,11 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
             yield json.dumps({**row, "prediction": prediction}, ensure_ascii=False, default=str)
 
     return Inputs(texts, pairs, write, "rows")
+
+
+def reads_images(kind: str) -> bool:
+    """Whether a kind of model, by transformers' class names, predicts from images."""
+    return "ForImageClassification" in kind or "ForObjectDetection" in kind or is_reconstructor(kind)
 
 
 def name_images(names: Sequence[str], line: Callable[[Any], str]) -> Inputs:

@@ -84,6 +84,7 @@ def fit(
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
     held_out: Mapping[str, Sequence[Any]] | None = None,
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Trains `model` on `examples` as `config` says; leaves the kept model in `config.output_dir`.
 
@@ -106,6 +107,7 @@ def fit(
         after_step: called with (steps done, model) after each optimizer step.
         held_out: examples of other splits by name, {"validation": ..., "test": ...}: part of the contract on resume, so
             that the best step is never chosen across two data sets. An entry "train" is ignored.
+        rates: name of each parameter -> its share of the learning rate; None or {}: the whole for all.
 
     Returns:
         the prepared model with the kept weights (the best, the last, or their moving average) and the run's results.
@@ -154,7 +156,7 @@ def fit(
     )  # fmt: skip
     if router and not router.agrees(model):
         router = None
-    model, optimizer = prepare(accelerator, model, config, kept=findings.unreached)
+    model, optimizer = prepare(accelerator, model, config, kept=findings.unreached, rates=rates)
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
     if before_step is None and router is None:
         loss = trials.without_padding(accelerator, model, examples, config, collate=collate, loss=loss)
@@ -229,9 +231,10 @@ def prepare(
     model: PreTrainedModel,
     config: TrainConfig,
     kept: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[Any, Any]:
     """The model and its optimizer, wrapped for the strategy that was launched; parameters named in `kept` do not
-    decay."""
+    decay, and `rates` has shares of the learning rate by name."""
     zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
     if config.ema_decay is not None and zero == 3:
         raise ValueError("ema_decay needs unsharded parameters on each process: use ZeRO-2 or FSDP2 instead of ZeRO-3")
@@ -258,6 +261,7 @@ def prepare(
         betas=(config.adam_beta1, config.adam_beta2),
         eps=config.adam_epsilon,
         kept=kept,
+        rates=rates,
     )
     distributed.set_bucket_sizes(accelerator, model)
     distributed.sum_in_fp32(accelerator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, kept: Collection[str] = ()) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay; biases, norms and other vectors do not, nor what is `kept`
-    (names)."""
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    kept: Collection[str] = (),
+    rates: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups: matrices decay; biases, norms and other vectors do not, nor what is `kept`
+    (names). `rates`: name -> share of the learning rate; a group for each, which is its "share"."""
 
     def decays(name: str, parameter: nn.Parameter) -> bool:
         # ZeRO-3 flattens what it partitions
@@ -26,9 +31,14 @@ def parameter_groups(model: nn.Module, weight_decay: float, kept: Collection[str
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("the model has no trainable parameter: something froze all of them")
-    decayed = [p for name, p in trainable.items() if decays(name, p)]
-    spared = [p for name, p in trainable.items() if not decays(name, p)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = []
+    for share in sorted(set(rates.values()), reverse=True) if rates else [1.0]:
+        members = {name: p for name, p in trainable.items() if not rates or rates[name] == share}
+        decayed = [p for name, p in members.items() if decays(name, p)]
+        spared = [p for name, p in members.items() if not decays(name, p)]
+        extra = {"share": share} if rates else {}
+        groups += [{"params": decayed, "weight_decay": weight_decay, **extra}]
+        groups += [{"params": spared, "weight_decay": 0.0, **extra}]
     return [group for group in groups if group["params"]]
 
 
@@ -94,16 +104,20 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
     kept: Collection[str] = (),
+    rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """`adamw_torch` (Loshchilov & Hutter 2019), `adamw_8bit` (Dettmers et al. 2022), `adafactor` (Shazeer & Stern 2018)
-    or `muon`, over the trainable parameters; those named in `kept` do not decay.
+    or `muon`, over the trainable parameters; those named in `kept` do not decay, and `rates` has shares of the learning
+    rate by name.
 
     Raises:
-        ValueError: `adamw_8bit` without the package bitsandbytes; no parameter is trainable.
+        ValueError: `adamw_8bit` without the package bitsandbytes; no parameter is trainable; `muon` with `rates`.
     """
     if name == "muon":
+        if rates:
+            raise ValueError("optim=muon takes one learning rate: set layer_decay and backbone_rate to 1")
         return Muon(model, learning_rate, weight_decay, betas, eps, kept)
-    groups = parameter_groups(model, weight_decay, kept)
+    groups = parameter_groups(model, weight_decay, kept, rates)
     if name == "adafactor":
         return torch.optim.Adafactor(groups, lr=learning_rate)
     if name == "adamw_8bit":

@@ -1,10 +1,10 @@
-"""Settings that all tasks of images have, checked before anything is loaded."""
+"""Settings that tasks of images share, checked before anything is loaded."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from hftrain.config import RecipeConfig, at_least
+from hftrain.config import RecipeConfig, above, at_least, between, share
 
 
 @dataclass
@@ -17,6 +17,14 @@ class ImageConfig(RecipeConfig):
     dataloader_num_workers: Annotated[int, at_least(0)] = 2
     """Worker processes that decode and augment images; 0: the training process itself."""
 
+    layer_decay: Annotated[float, above(0), between(0, 1)] = 1.0
+    """Layer-wise decay of the learning rate: each layer has that of the next one times this, so that the first layers
+    of a pretrained model change least (0.65 to 0.75 is usual, arXiv 2106.08254); 1: one rate."""
+
+    backbone_rate: Annotated[float, above(0), between(0, 1)] = 1.0
+    """Learning rate of the backbone as a share of learning_rate: of a detector its part of that name (0.1 is usual for
+    DETR), of other models all but the head."""
+
     @property
     def built_in(self) -> bool:
         return self.train_file is None and self.dataset_name == self.BUILT_IN
@@ -25,3 +33,61 @@ class ImageConfig(RecipeConfig):
         yield from super().checks()
         if self.tokenizer_name_or_path is not None:
             yield ("tokenizer_name_or_path",), "has no use here: images need no tokenizer"
+
+
+@dataclass
+class WholeImageConfig(ImageConfig):
+    """Images that a model reads whole, at one size, and how they vary in training."""
+
+    BUILT_IN: ClassVar[str] = "digits"
+
+    image_column: str = "image"
+    """Column of the images: paths, relative to the file that names them, or the bytes of image files."""
+
+    model: str = "transformer"
+    """Kind of new model, without model_name_or_path: transformer, our own on patches, or a model type of transformers:
+    vit, convnext, resnet, swin."""
+
+    image_size: Annotated[int | None, at_least(1)] = None
+    """Height and width of the images that the model reads; null: as its image processor says, of a new model as most
+    training images need it, at most 224. Position embeddings of a pretrained model are interpolated."""
+
+    crop_area: Annotated[float | None, above(0), between(0, 1)] = None
+    """Augmentation: smallest share of an image that a random crop keeps; 1: no random crop; null: 0.35, for the
+    built-in digits 0.8."""
+
+    flip: Annotated[float | None, between(0, 1)] = None
+    """Augmentation: probability of exchanging left and right; null: 0.5, for the built-in digits 0."""
+
+    colour_jitter: Annotated[float, share] = 0.0
+    """Augmentation: brightness, contrast and saturation change by up to this share."""
+
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that makes a new model of this kind."""
+        raise NotImplementedError
+
+    def choose_variation(self) -> tuple[float, float]:
+        """`crop_area` and `flip`, chosen where they are open."""
+        reason = "digits stay digits" if self.built_in else "usual for photographs"
+        self.choose("crop_area", 0.8 if self.built_in else 0.35, reason)
+        self.choose("flip", 0.0 if self.built_in else 0.5, reason)
+        assert self.crop_area is not None and self.flip is not None
+        return self.crop_area, self.flip
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.model != type(self).model and self.model_name_or_path is not None:
+            yield ("model", "model_name_or_path"), "contradict each other: the former is for a new model"
+
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_name_or_path is None:
+            from hftrain.models import ImageTransformerConfig
+            from hftrain.models.new import CUSTOM, entry_problems, model_problems
+
+            if self.model == CUSTOM:
+                fields = ImageTransformerConfig.shape_fields()
+                yield from entry_problems(self.model_config, fields, "the custom Transformer of images")
+            else:
+                yield from model_problems(self.model, self.model_config, self.auto_class)

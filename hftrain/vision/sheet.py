@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
@@ -40,6 +41,14 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], words: Sequ
         draw.rectangle(draw.textbbox(place, letters), fill=colour)
         draw.text(place, letters, fill="white")
     return shown
+
+
+def drawn_names(folder: Path, files: Sequence[str]) -> list[str]:
+    """The names in `folder` of pictures drawn from files. Raises: ValueError, two of them have one name."""
+    names = [f"{Path(file).stem}.png" for file in files]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"--draw {folder}: two images would be {twice}: give them in two commands")
+    return names
 
 
 def enlarged(image: Image.Image, edge: int) -> Image.Image:

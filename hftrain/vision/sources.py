@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
 from hftrain.data.media import Seen
 from hftrain.data.media import beside as beside
-from hftrain.data.sources import Reader, ending
+from hftrain.data.sources import Reader, ending, visible_files
 from hftrain.vision.decoding import Known, examine
 from hftrain.vision.index import examine_files
 
@@ -50,6 +51,12 @@ def image_files(names: Sequence[str]) -> list[str]:
         ValueError: a folder without images.
     """
     return media.named_files(names, ENDINGS, "image")
+
+
+def image_patterns(folders: Sequence[Path]) -> list[str]:
+    """A pattern for each ending of images in the folders."""
+    endings = {(folder, file.suffix) for folder in folders for file in visible_files(folder) if ending(file) in ENDINGS}
+    return [f"{glob.escape(str(folder))}/**/*{suffix}" for folder, suffix in sorted(endings)]
 
 
 def located(images: Sequence[Any]) -> list[tuple[str, Known]]:

@@ -207,6 +207,12 @@ CASES: dict[str, Case] = {
     "preference_kto": ("preference", "judged", llama, {"loss_type": "kto", "max_length": 256}),
     "pretrain": ("pretrain", "text", None, {"model": "transformer", "max_length": 64, "vocab_size": 300}),
     "pretrain_further": ("pretrain", "text", llama, {"packing": "concatenate", "max_length": 64}),
+    "pretrain_images": (
+        "pretrain_images",
+        "image",
+        None,
+        {"model": "transformer", "image_size": 8, "crop_area": 0.5, "flip": 0.5, "dataloader_num_workers": 0},
+    ),
     "pretrain_mlm": ("pretrain_mlm", "text", None, {"model": "transformer", "max_length": 64, "vocab_size": 300}),
     "pretrain_mlm_further": ("pretrain_mlm", "text", bert, {"max_length": 32}),
     "reward": ("reward", "preference", llama, {"max_length": 256}),

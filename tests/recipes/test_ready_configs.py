@@ -27,10 +27,10 @@ from hftrain.models.adapters import add_adapters, check_targets
 from hftrain.models.fit import count_positions
 from hftrain.models.load import DTYPES
 from hftrain.tasks import answering, tagging
-from hftrain.tasks.image_classification.model import refusal
 from hftrain.tasks.preference import collate_preferences, preference_loss
 from hftrain.text.causal import collate_causal
 from hftrain.train.trials import check_packing, chunk_loss
+from hftrain.vision.sizes import refusal
 from tests import ROOT
 from tests.recipes.counted_memory import Alive, AsOnGpu, FourBits, Stack, fake_weights, size, stacks_of
 

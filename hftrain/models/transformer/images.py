@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_outputs import ImageClassifierOutput, MaskedImageModelingOutput
 from transformers.utils import can_return_tuple
 
 from .attention import read_layout
@@ -56,8 +56,8 @@ class ImageTransformerConfig(TransformerConfig):
         return super().shape_fields() - texts - {"use_cache"} | {"image_size", "patch_size", "num_channels"}
 
 
-class TransformerForImageClassification(TransformerPreTrainedModel):
-    """A picture's class, its classes or a number, from the mean of the encoder's states over its patches."""
+class ImagePreTrainedModel(TransformerPreTrainedModel):
+    """Patches of pictures and the encoder over them; what follows adds an output."""
 
     config_class = ImageTransformerConfig
     main_input_name = "pixel_values"
@@ -67,6 +67,34 @@ class TransformerForImageClassification(TransformerPreTrainedModel):
         super().__init__(config)
         self.patches = nn.Linear(config.num_channels * config.patch_size**2, config.hidden_size)
         self.encoder = TransformerStack(config, config.num_encoder_layers, causal=False)
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        hidden: tuple[Tensor, Tensor] | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """States [B, N, D] of pictures [B, C, image_size, image_size], and those that enter each layer if asked for.
+
+        Args:
+            hidden: bool [B, N], patches that are not shown, and the embedding [D] in their place.
+        """
+        wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
+        if pixel_values.shape[1:] != wanted:
+            raise ValueError(f"pictures are {tuple(pixel_values.shape[1:])}, but the model reads {wanted}")
+        embeddings = self.patches(cut_patches(pixel_values, self.config.patch_size).to(self.patches.weight.dtype))
+        if hidden is not None:
+            mask, instead = hidden
+            embeddings = torch.where(mask.unsqueeze(-1), instead.to(embeddings.dtype), embeddings)
+        layout = read_layout(embeddings.shape[1], embeddings.device, None, None)
+        return self.encoder(embeddings, layout, output_hidden_states=bool(output_hidden_states))
+
+
+class TransformerForImageClassification(ImagePreTrainedModel):
+    """A picture's class, its classes or a number, from the mean of the encoder's states over its patches."""
+
+    def __init__(self, config: ImageTransformerConfig):
+        super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
@@ -81,17 +109,43 @@ class TransformerForImageClassification(TransformerPreTrainedModel):
     ) -> ImageClassifierOutput:
         """Logits [B, K] of pictures [B, C, image_size, image_size]; labels [B], or [B, K] of several at once
         (`config.problem_type`), add the loss."""
-        wanted = (self.config.num_channels, self.config.image_size, self.config.image_size)
-        if pixel_values.shape[1:] != wanted:
-            raise ValueError(f"pictures are {tuple(pixel_values.shape[1:])}, but the model reads {wanted}")
-        embeddings = self.patches(cut_patches(pixel_values, self.config.patch_size).to(self.patches.weight.dtype))
-        layout = read_layout(embeddings.shape[1], embeddings.device, None, None)
-        states, passed = self.encoder(embeddings, layout, output_hidden_states=bool(output_hidden_states))
+        states, passed = self.encode(pixel_values, output_hidden_states=output_hidden_states)
         logits = self.classifier(self.dropout(states.mean(dim=1)))
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=passed)
+
+
+class TransformerForMaskedImageModeling(ImagePreTrainedModel):
+    """The pixels of hidden patches, each from its state by one linear layer (Xie et al. 2022, SimMIM)."""
+
+    def __init__(self, config: ImageTransformerConfig):
+        super().__init__(config)
+        self.mask_token = nn.Embedding(1, config.hidden_size)  # in place of a hidden patch
+        self.decoder = nn.Linear(config.hidden_size, config.num_channels * config.patch_size**2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> MaskedImageModelingOutput:
+        """Reconstructed pictures [B, C, image_size, image_size]; with the hidden patches, bool [B, N], also the loss,
+        the mean absolute error of their pixels."""
+        hidden = None if bool_masked_pos is None else (bool_masked_pos, self.mask_token.weight[0])
+        states, passed = self.encode(pixel_values, hidden, output_hidden_states)
+        patches = self.decoder(states)
+        loss = None
+        if bool_masked_pos is not None:
+            errors = (patches.float() - cut_patches(pixel_values.float(), self.config.patch_size)).abs().mean(dim=-1)
+            loss = (errors * bool_masked_pos).sum() / bool_masked_pos.sum()
+        side, rows = self.config.patch_size, self.config.image_size // self.config.patch_size
+        cut = patches.reshape(-1, rows, rows, self.config.num_channels, side, side)
+        pictures = torch.einsum("bhwcpq->bchpwq", cut).reshape(pixel_values.shape)
+        return MaskedImageModelingOutput(loss=loss, reconstruction=pictures, hidden_states=passed)
 
 
 def cut_patches(pictures: Tensor, side: int) -> Tensor:

@@ -25,7 +25,7 @@ from hftrain.vision.annotations import (
     read_yolo_names,
 )
 from hftrain.vision.scenes import scenes
-from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, locate, name_leaks
+from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, image_patterns, locate, name_leaks
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -170,9 +170,3 @@ def files_of(config: DetectionConfig, by_split: Mapping[str, Sequence[str]]) -> 
         name: getattr(config, name) or value for name, value in given.items() if name != "train_file"
     }
     return replace(config, dataset_name=None, train_file=given["train_file"], **kept)
-
-
-def image_patterns(folders: Sequence[Path]) -> list[str]:
-    """A pattern for each ending of images in the folders."""
-    endings = {(folder, file.suffix) for folder in folders for file in visible_files(folder) if ending(file) in ENDINGS}
-    return [f"{glob.escape(str(folder))}/**/*{suffix}" for folder, suffix in sorted(endings)]

@@ -7,9 +7,10 @@ from hftrain.lazy import lazily
 if TYPE_CHECKING:
     from hftrain.tasks.image_classification.config import ImageClassificationConfig
     from hftrain.tasks.image_classification.examples import augmentation, collator, make_examples
-    from hftrain.tasks.image_classification.model import load_classifier, load_pixels
+    from hftrain.tasks.image_classification.model import load_classifier
     from hftrain.tasks.image_classification.report import summarize
     from hftrain.tasks.image_classification.rows import load_images
+    from hftrain.vision.sizes import load_pixels
 else:
     __getattr__ = lazily(__name__)
 

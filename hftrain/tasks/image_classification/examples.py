@@ -5,14 +5,12 @@ Shapes: B examples of a batch, H, W height and width that the model reads, K cla
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.data import get_worker_info
 
 from hftrain.data.examples import Examples
 from hftrain.data.rows import dataset
@@ -21,11 +19,10 @@ from hftrain.losses import Batch
 from hftrain.tasks.image_classification.config import ImageClassificationConfig
 from hftrain.vision import Augmentation, Pixels, read
 from hftrain.vision.augment import mix, paste
+from hftrain.vision.batches import stack_pixels
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
-
-THREADS = 4  # that decode a batch of an evaluation
 
 
 def make_examples(rows: "Rows", ids: Mapping[str, int], config: ImageClassificationConfig) -> Examples:
@@ -43,11 +40,8 @@ def augmentation(
     """example -> {"pixels": (3, H, W), "labels"}: the picture a little different each time, and with MixUp or CutMix
     joined with that of another example; its label is then (K,), the share of each class. What is open is chosen and
     is then in `config`."""
-    reason = "digits stay digits" if config.built_in else "usual for photographs"
-    config.choose("crop_area", 0.8 if config.built_in else 0.35, reason)
-    config.choose("flip", 0.0 if config.built_in else 0.5, reason)
-    assert config.crop_area is not None and config.flip is not None
-    vary = Augmentation(config.crop_area, config.flip, config.colour_jitter, config.auto_augment, config.random_erasing)
+    crop_area, flip = config.choose_variation()
+    vary = Augmentation(crop_area, flip, config.colour_jitter, config.auto_augment, config.random_erasing)
     ways = [(mix, config.mixup_alpha), (paste, config.cutmix_alpha)]
     ways = [(join, alpha) for join, alpha in ways if alpha]
 
@@ -74,15 +68,7 @@ def collate(examples: Sequence[Mapping[str, Any]], *, pixels: Pixels, problem: s
     """pixel_values (B, 3, H, W) float32, of examples that are not augmented as for evaluation; labels (B,) int64, (B,
     K) shares of classes, (B, K) 0.0 or 1.0 of several labels, (B,) float32 of numbers."""
 
-    def picture(example: Mapping[str, Any]) -> torch.Tensor:
-        return example["pixels"] if "pixels" in example else pixels.tensor(pixels.fit(read(example["image"])))
-
-    if "pixels" not in examples[0] and get_worker_info() is None:
-        with ThreadPoolExecutor(THREADS) as pool:
-            pictures = list(pool.map(picture, examples))
-    else:
-        pictures = [picture(example) for example in examples]
     labels = [example["labels"] for example in examples]
     mixed = isinstance(labels[0], np.ndarray)
     targets = torch.from_numpy(np.stack(labels)) if mixed else batch_labels(labels, problem, classes)
-    return {"pixel_values": torch.stack(pictures), "labels": targets}
+    return {"pixel_values": stack_pixels(examples, pixels), "labels": targets}

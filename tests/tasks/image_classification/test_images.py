@@ -18,7 +18,7 @@ from hftrain.metrics import load_metric, load_metrics
 from hftrain.predict import predict
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
-from hftrain.tasks.image_classification.model import refusal
+from hftrain.vision.sizes import refusal
 from tests import ROOT
 from tests.tasks.image_classification.pictures import CLASSES, picture, write_folder
 from tests.train.exact_worker import launch
