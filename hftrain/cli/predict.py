@@ -44,13 +44,16 @@ def add(commands: Commands) -> None:
         help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
     )
     command.add_argument(
-        "--threshold", type=float, metavar="SCORE", default=0.5, help="least score of a detected object (default: 0.5)"
+        "--threshold", type=float, metavar="SCORE", default=0.5, help="least score of an object (default: 0.5)"
     )
     command.add_argument(
         "--coco", type=Path, metavar="FILE", help="write detected objects to this file as COCO results; threshold 0"
     )
     command.add_argument(
-        "--draw", type=Path, metavar="DIR", help="write the images with detected objects drawn in to this folder"
+        "--draw", type=Path, metavar="DIR", help="write the images with objects or segments drawn in to this folder"
+    )
+    command.add_argument(
+        "--masks", type=Path, metavar="DIR", help="write the segments of each image as a PNG file to this folder"
     )
     add_format_options(command)
     command.add_argument(
@@ -73,9 +76,9 @@ def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
     from hftrain.data.sources import existing
-    from hftrain.models.saved import kind, read_config
+    from hftrain.models.saved import is_segmenter, kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file
+    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file, reads_images
     from hftrain.quiet import hush_libraries
 
     hush_libraries()
@@ -86,8 +89,12 @@ def predict_texts(args: argparse.Namespace) -> int:
         existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
-    if (args.coco or args.draw) and "ForObjectDetection" not in what:
-        raise ValueError(f"--coco and --draw are for objects in images, but {args.folder} contains a {what}")
+    if args.coco and "ForObjectDetection" not in what:
+        raise ValueError(f"--coco is for objects in images, but {args.folder} contains a {what}")
+    if args.masks and not is_segmenter(what):
+        raise ValueError(f"--masks is for segments of images, but {args.folder} contains a {what}")
+    if args.draw and not is_segmenter(what) and "ForObjectDetection" not in what:
+        raise ValueError(f"--draw is for objects or segments in images, but {args.folder} contains a {what}")
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
@@ -98,7 +105,7 @@ def predict_texts(args: argparse.Namespace) -> int:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
-    elif "ForImageClassification" in what or "ForObjectDetection" in what:
+    elif reads_images(what):
         inputs = name_images(args.texts, line)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
@@ -120,10 +127,11 @@ def predict_texts(args: argparse.Namespace) -> int:
         each_word=inputs.form == "conll",
         threshold=0.0 if args.coco else args.threshold,
     )
-    if "ForObjectDetection" in what:
+    if "ForObjectDetection" in what or is_segmenter(what):
         if args.output and inputs.form == "text":
             inputs = inputs._replace(write=as_rows(inputs.texts))
-        predictions = write_objects(args, config, inputs.texts, predictions)
+        write = write_segments if is_segmenter(what) else write_objects
+        predictions = write(args, config, inputs.texts, predictions)
     out = "".join(line + "\n" for line in inputs.write(predictions))
     if args.output:
         args.output.write_text(out, encoding="utf-8")
@@ -145,6 +153,20 @@ def write_objects(
     if args.draw:
         draw(args.draw, files, certain)
     return certain
+
+
+def write_segments(
+    args: argparse.Namespace, model_config: PreTrainedConfig, files: list[str], segments: list[Any]
+) -> list[Any]:
+    """Writes what --masks and --draw name; returns the segments."""
+    from hftrain.models.saved import Saved
+    from hftrain.tasks.segmentation.predict import draw, write_masks
+
+    if args.masks:
+        write_masks(args.masks, Saved(args.folder, model_config), files, segments)
+    if args.draw:
+        draw(args.draw, files, segments)
+    return segments
 
 
 def read_context(path: Path, encoding: str | None) -> str:

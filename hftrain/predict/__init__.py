@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.labels import predict as labels
-from hftrain.models.saved import Saved, kind, read_config, recall
+from hftrain.models.saved import Saved, is_segmenter, kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
+from hftrain.tasks.segmentation import predict as segmenting
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -37,6 +38,7 @@ def predict(
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
     - image classification: the same for image files, see `imaging.classify`;
     - object detection: the objects in image files, see `detecting.detect`;
+    - image segmentation: the segments of image files, see `segmenting.segment`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -49,7 +51,7 @@ def predict(
         num_beams, max_new_tokens: for generated text; None: the values of the folder's generation_config.
         trust_remote_code: run Python code that comes with the model.
         each_word: token classification returns the tag of each word, never entities.
-        threshold: least score of a detected object.
+        threshold: least score of a detected or segmented object.
 
     Raises:
         ValueError: `folder` has no model, or one of an unsupported kind.
@@ -69,6 +71,8 @@ def predict(
         return imaging.classify(saved, texts, batch_size)
     if "ForObjectDetection" in what:
         return detecting.detect(saved, texts, batch_size, threshold)
+    if is_segmenter(what):
+        return segmenting.segment(saved, texts, batch_size, threshold)
     if "ForTokenClassification" in what:
         if config.num_labels == 1:
             raise ValueError(f"{folder} contains a {what} with one number for each token, not tags: load it in Python")
@@ -98,6 +102,8 @@ def line(prediction: object) -> str:
         words = " ".join(prediction.splitlines())
     elif isinstance(prediction, list) and prediction and "box" in prediction[0]:
         words = detecting.line(prediction)
+    elif isinstance(prediction, list) and prediction and "segmentation" in prediction[0]:
+        words = segmenting.line(prediction)
     elif isinstance(prediction, list):
         words = tagging.line(prediction)
     elif isinstance(prediction, dict) and "answer" in prediction:

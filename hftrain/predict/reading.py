@@ -17,6 +17,7 @@ from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, c
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
+from hftrain.models.saved import is_segmenter
 from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
 from hftrain.tasks.tagging.tables import read_table
@@ -32,7 +33,13 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForSequenceClassification": (("text",), ()),
     "ForImageClassification": (("image", "img", "file_name", "path"), ()),
     "ForObjectDetection": (("image", "img", "file_name", "path"), ()),
+    "Segmentation": (("image", "img", "file_name", "path"), ()),
 }
+
+
+def reads_images(kind: str) -> bool:
+    """Whether models of this kind (`saved.kind`) read images."""
+    return "ForImageClassification" in kind or "ForObjectDetection" in kind or is_segmenter(kind)
 
 
 class Inputs(NamedTuple):
@@ -76,7 +83,7 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
         items = read_table(path, config, dialect_of(config))
     if "ForQuestionAnswering" in kind:
         items = read_squad(path, config.encoding)
-    if "ForImageClassification" in kind or "ForObjectDetection" in kind:
+    if reads_images(kind):
         return read_images(path, config, line)
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:

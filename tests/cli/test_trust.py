@@ -140,6 +140,7 @@ ROWS = {
     "classify": {"text": "some words", "label": "a"},
     "classify_images": {"image": "image", "label": "a"},
     "detect": {"image": "image", "objects": {"bbox": [[1, 1, 4, 4]], "category": ["a"]}},
+    "segment": {"image": "image", "mask": "mask"},
     "tag": {"tokens": ["some", "words"], "tags": ["O", "O"]},
     "answer": {"title": "t", "context": "a few words", "question": "how many", "answers": {"text": ["a few"],
                "answer_start": [0]}},
@@ -154,8 +155,9 @@ def test_a_recipe_runs_no_code_of_a_folder(planted, recipe, tmp_path):
     rows = [{key: f"{value} {i}" if isinstance(value, str) and key != "label" else value
              for key, value in ROWS[recipe].items()} for i in range(60)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for i in range(60 if recipe in ("classify_images", "detect") else 0):
+    for i in range(60 if recipe in ("classify_images", "detect", "segment") else 0):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"image {i}", "PNG")
+        Image.new("L", (8, 8), i % 2).save(tmp_path / f"mask {i}", "PNG")
     file = ROOT / "recipes" / f"{recipe}.py"
     module = runpy.run_path(str(file))
     cls = module[re.search(r"(?:parse\(|run\(main, )(\w+)\)", file.read_text()).group(1)]

@@ -26,6 +26,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests import ROOT
+from tests.tasks.segmentation.models import SHAPES
 
 FILES = ROOT / "tests" / "golden"
 WORDS = ["the", "a", "is", "my", "of", "on", "big", "old", "dog", "cat", "red", "blue", "bread", "rice", "ada", "rome"]
@@ -66,6 +67,13 @@ def rows_of(kind: str, draw: np.random.Generator) -> dict[str, Any]:
         pixels[4:16, left % 20 : left % 20 + 9, int(label)] += 100
         objects = {"bbox": [[left % 20, 4, 9, 12]], "category": [["late", "early"][label]]}
         return {"pixels": pixels.tolist(), "objects": objects}
+    if kind == "masks":
+        pixels, mask = draw.integers(0, 128, (24, 32, 3)), np.zeros((24, 32), int)
+        left, label = 4 * len(words) % 20, words[0] < "c"
+        pixels[4:16, left : left + 9, int(label)] += 100
+        mask[4:16, left : left + 9] = 1 + label
+        mask[:2] = 255
+        return {"pixels": pixels.tolist(), "mask": mask.tolist()}
     if kind == "class":
         return {"text": text, "label": words[0]}
     if kind == "classes":
@@ -91,11 +99,12 @@ def write_rows(kind: str, folder: Path) -> dict[str, str]:
     draw, files = np.random.default_rng(3), {}
     for split, count in {"train": 90, "validation": 6, **({} if kind == "text" else {"test": 6})}.items():
         rows = [rows_of(kind, draw) for _ in range(count)]
-        if kind in ("image", "objects"):
+        for name in ("pixels", "mask") if kind in ("image", "objects", "masks") else ():
             for number, row in enumerate(rows):
-                pixels = np.array(row.pop("pixels"), np.uint8)
-                row["image"] = f"{split}-{number}.png"
-                Image.fromarray(pixels).save(folder / row["image"])
+                if name in row:
+                    pixels, column = np.array(row.pop(name), np.uint8), {"pixels": "image"}.get(name, name)
+                    row[column] = f"{split}-{column}-{number}.png"
+                    Image.fromarray(pixels).save(folder / row[column])
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[f"{split}_file"] = str(path)
@@ -162,6 +171,7 @@ DETECTOR = {
     "num_queries": 12,
     "num_denoising": 4,
 }
+MOVED = {"flip": 0.5, "smallest_scale": 0.5, "colour_jitter": 0.2, "dataloader_num_workers": 0}
 Case = tuple[str, str, Callable[[Path], None] | None, dict[str, Any]]
 CASES: dict[str, Case] = {
     "answer": ("answer", "question", bert, {"max_seq_length": 32, "doc_stride": 8}),
@@ -193,6 +203,18 @@ CASES: dict[str, Case] = {
     "pretrain_mlm": ("pretrain_mlm", "text", None, {"model": "transformer", "max_length": 64, "vocab_size": 300}),
     "pretrain_mlm_further": ("pretrain_mlm", "text", bert, {"max_length": 32}),
     "reward": ("reward", "preference", llama, {"max_length": 256}),
+    "segment": (
+        "segment",
+        "masks",
+        None,
+        {"model_config": SHAPES["segformer"], "dice_weight": 0.5, **MOVED},
+    ),
+    "segment_sets": (
+        "segment",
+        "masks",
+        None,
+        {"model": "mask2former", "model_config": SHAPES["mask2former"], "image_size": 64, **MOVED},
+    ),
     "tag": ("tag", "tags", bert, {"max_seq_length": 24}),
     "translate": ("translate", "pair", None, {"vocab_size": 300, "num_beams": 1, "max_target_length": 24}),
 }

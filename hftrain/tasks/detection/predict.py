@@ -88,11 +88,9 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
         ValueError: two images have one name.
     """
     from hftrain.vision import read
-    from hftrain.vision.sheet import draw_boxes
+    from hftrain.vision.sheet import draw_boxes, names_of
 
-    names = [f"{Path(file).stem}.png" for file in files]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"--draw {folder}: two images would be {twice}: give them in two commands")
+    names = names_of(files, "--draw", folder)
     folder.mkdir(parents=True, exist_ok=True)
     for file, name, objects in zip(files, names, predictions, strict=True):
         words = [f"{one['label']} {one['score']:.2f}" for one in objects]
