@@ -95,6 +95,8 @@ TABLE: dict[str, Metric] = {
     "pq_stuff": Metric(True, "Panoptic quality of the rest", "share", fair=True),
     "sq": Metric(True, "Segmentation quality", "share", fair=True),
     "rq": Metric(True, "Recognition quality", "share", fair=True),
+    "mcd": Metric(False, "Mel-cepstral distance", "dB"),
+    "speaker_similarity": Metric(True, "Similarity of speakers"),
     # metrics of `evaluate`
     "bleu": Metric(True),
     "comet": Metric(True),

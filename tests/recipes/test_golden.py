@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 from PIL import Image
@@ -74,6 +75,10 @@ def rows_of(kind: str, draw: np.random.Generator) -> dict[str, Any]:
         mask[4:16, left : left + 9] = 1 + label
         mask[:2] = 255
         return {"pixels": pixels.tolist(), "mask": mask.tolist()}
+    if kind == "speech":
+        time = np.arange(1600 + 400 * len(words)) / 8000
+        tone = np.sin(2 * np.pi * (90 + 10 * len(words)) * time) * (0.3 + 0.2 * np.sin(40 * time))
+        return {"wave": (tone + draw.normal(0, 0.01, len(time))).tolist(), "text": words[0]}
     if kind == "class":
         return {"text": text, "label": words[0]}
     if kind == "classes":
@@ -105,6 +110,9 @@ def write_rows(kind: str, folder: Path) -> dict[str, str]:
                     pixels, column = np.array(row.pop(name), np.uint8), {"pixels": "image"}.get(name, name)
                     row[column] = f"{split}-{column}-{number}.png"
                     Image.fromarray(pixels).save(folder / row[column])
+        for number, row in enumerate(rows if kind == "speech" else ()):
+            row["audio"], row["speaker"] = f"{split}-{number}.wav", "ab"[number % 2]
+            soundfile.write(folder / row["audio"], np.array(row.pop("wave")), 8000)
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[f"{split}_file"] = str(path)
@@ -172,6 +180,15 @@ DETECTOR = {
     "num_denoising": 4,
 }
 MOVED = {"flip": 0.5, "smallest_scale": 0.5, "colour_jitter": 0.2, "dataloader_num_workers": 0}
+SPEAKER = {
+    "hidden_size": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_linear_units": 16,
+    "decoder_linear_units": 16,
+    "decoder_kernel_size": 7,
+    "speech_decoder_postnet_units": 8,
+}
 Case = tuple[str, str, Callable[[Path], None] | None, dict[str, Any]]
 CASES: dict[str, Case] = {
     "answer": ("answer", "question", bert, {"max_seq_length": 32, "doc_stride": 8}),
@@ -207,13 +224,26 @@ CASES: dict[str, Case] = {
         "segment",
         "masks",
         None,
-        {"model_config": SHAPES["segformer"], "dice_weight": 0.5, **MOVED},
+        {"model": "segformer", "model_config": SHAPES["segformer"], "dice_weight": 0.5, **MOVED},
     ),
     "segment_sets": (
         "segment",
         "masks",
         None,
         {"model": "mask2former", "model_config": SHAPES["mask2former"], "image_size": 64, **MOVED},
+    ),
+    "speak": (
+        "speak",
+        "speech",
+        None,
+        {
+            "model_config": SPEAKER,
+            "speaker_column": "speaker",
+            "dataloader_num_workers": 0,
+            "num_samples": 1,
+            "num_scored": 1,
+            "max_seconds": 2.0,
+        },
     ),
     "tag": ("tag", "tags", bert, {"max_seq_length": 24}),
     "translate": ("translate", "pair", None, {"vocab_size": 300, "num_beams": 1, "max_target_length": 24}),

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hftrain.data.lines import Fault
+from hftrain.data.media import examine_once
 from hftrain.data.sources import SPLIT_WORDS, Reader, ending, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
 from hftrain.tasks.segmentation.config import SegmentationConfig
 from hftrain.vision.annotations import Annotated, Categories, check_size, coco_content, read_coco
-from hftrain.vision.index import Facts, examine_files
 from hftrain.vision.masks import REST, MaskFacts, encode_segmentation, examine_mask, name_value
 from hftrain.vision.panoptic import read_panoptic
 from hftrain.vision.scenes import SMALL, scenes
@@ -37,7 +37,6 @@ SEGMENT = pa.struct(
     ]
 )
 SCHEMA = IMAGE.append(pa.field("mask", pa.string())).append(pa.field("segments", pa.list_(SEGMENT)))
-MASKS = Facts(examine_mask, MaskFacts, "masks")
 BACKGROUND = "background"
 IMAGES, MASK_FOLDERS = "images", ("masks", "labels", "annotations")
 
@@ -84,7 +83,8 @@ def load_segments(config: SegmentationConfig, seed: int) -> "tuple[dict[str, Row
 
     def finish(rows: list[Sequence[Any]]) -> list[Any]:
         looked = seen.look(rows)
-        masks = examine_files([row[5] for row in looked if not isinstance(row, Fault) and row[5]], MASKS)
+        paths = [row[5] for row in looked if not isinstance(row, Fault) and row[5]]
+        masks = examine_once(paths, paths, lambda path: examine_mask(Path(path)), MaskFacts, "masks")
         facts = iter(masks)
         return [
             row if isinstance(row, Fault) else checked(row, next(facts) if row[5] else None, config) for row in looked

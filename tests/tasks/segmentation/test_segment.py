@@ -52,7 +52,9 @@ def train(data: str, out: Path, **settings) -> list[tuple[float, float]]:
 def test_a_new_model_labels_pixels_reports_and_predicts(folders, tmp_path, capsys):
     out, data = tmp_path / "out", folders["semantic"]
     names = ["ground", *NAMES]
-    losses = train(data, out, label_names=names, model_config=SHAPES["segformer"], max_steps=12, **NOISE)
+    losses = train(
+        data, out, label_names=names, model="segformer", model_config=SHAPES["segformer"], max_steps=12, **NOISE
+    )
     assert np.mean(losses[-4:], axis=0)[0] < losses[0][0]
     results = json.loads((out / "all_results.json").read_text())
     assert {"test_mean_iou", "test_pixel_accuracy", "test_loss", "eval_mean_iou"} <= results.keys()
