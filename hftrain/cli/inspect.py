@@ -82,9 +82,12 @@ def inspect_recipe(args: argparse.Namespace) -> int:
         print(f"--- example {example.number:,}: {length}{learnt}")
         print("\n".join(shown(example, view, marks)), end="\n\n")
     if pictures := [example for example in examples if example.pixels is not None]:
-        from hftrain.vision.sheet import contact_sheet
+        from hftrain.vision.sheet import contact_sheet, draw_marks
 
-        images = [view.processor.picture(example.pixels) for example in pictures]
+        names = getattr(view.model.config, "id2label", None) or {}
+        images = [
+            draw_marks(view.processor.picture(example.pixels), example.marks or {}, names) for example in pictures
+        ]
         contact_sheet(images, [str(example.rest.get("label", "")) for example in pictures]).save(chosen.sheet)
         print(f"what the model sees of {len(pictures)} examples: {chosen.sheet}", end="\n\n")
     if chosen_lines := describe(view.config):

@@ -48,7 +48,7 @@ def add(commands: Commands) -> None:
         "folder, for 1.wav, 2.wav, ...",
     )
     command.add_argument(
-        "--threshold", type=float, metavar="SCORE", default=0.5, help="least score of a detected object (default: 0.5)"
+        "--threshold", type=float, metavar="SCORE", default=0.5, help="least score of an object (default: 0.5)"
     )
     command.add_argument(
         "--coco", type=Path, metavar="FILE", help="write detected objects to this file as COCO results; threshold 0"
@@ -57,7 +57,10 @@ def add(commands: Commands) -> None:
         "--draw",
         type=Path,
         metavar="DIR",
-        help="write the images to this folder: with detected objects drawn in, or beside their reconstructions",
+        help="write the images to this folder: with objects or segments drawn in, or beside their reconstructions",
+    )
+    command.add_argument(
+        "--masks", type=Path, metavar="DIR", help="write the segments of each image as a PNG file to this folder"
     )
     command.add_argument(
         "--times", choices=("json", "srt", "vtt"), help="speech with the times of its segments: JSON lines or subtitles"
@@ -86,7 +89,7 @@ def predict_texts(args: argparse.Namespace) -> int:
 
     from hftrain.audio.kinds import classifies_audio, transcribes
     from hftrain.data.sources import existing
-    from hftrain.models.saved import Saved, kind, read_config
+    from hftrain.models.saved import Saved, is_segmenter, kind, read_config
     from hftrain.predict import line, predict
     from hftrain.predict.reading import (
         Inputs,
@@ -112,8 +115,11 @@ def predict_texts(args: argparse.Namespace) -> int:
     what = kind(args.folder, config)
     if args.coco and "ForObjectDetection" not in what:
         raise ValueError(f"--coco is for objects in images, but {args.folder} contains a {what}")
-    if args.draw and not ("ForObjectDetection" in what or is_reconstructor(what)):
-        raise ValueError(f"--draw is for objects and reconstructions of images, but {args.folder} contains a {what}")
+    if args.masks and not is_segmenter(what):
+        raise ValueError(f"--masks is for segments of images, but {args.folder} contains a {what}")
+    if args.draw and not ("ForObjectDetection" in what or is_segmenter(what) or is_reconstructor(what)):
+        reason = "--draw is for objects, segments and reconstructions of images"
+        raise ValueError(f"{reason}, but {args.folder} contains a {what}")
     voice = is_voice(what)
     if (args.vocoder or args.speaker) and not voice:
         raise ValueError(f"--vocoder and --speaker are for speech, but {args.folder} contains a {what}")
@@ -159,10 +165,11 @@ def predict_texts(args: argparse.Namespace) -> int:
     if voice:
         sys.stdout.writelines(line + "\n" for line in write(args.output, texts, predictions))
         return 0
-    if "ForObjectDetection" in what:
+    if "ForObjectDetection" in what or is_segmenter(what):
         if args.output and inputs.form == "text":
             inputs = inputs._replace(write=as_rows(inputs.texts))
-        predictions = write_objects(args, config, inputs.texts, predictions)
+        write = write_segments if is_segmenter(what) else write_objects
+        predictions = write(args, config, inputs.texts, predictions)
     if args.draw and is_reconstructor(what):
         saved = Saved(args.folder, config, args.device, args.trust_remote_code)
         draw(args.draw, saved, inputs.texts, args.batch_size)
@@ -187,6 +194,20 @@ def write_objects(
     if args.draw:
         draw(args.draw, files, certain)
     return certain
+
+
+def write_segments(
+    args: argparse.Namespace, model_config: PreTrainedConfig, files: list[str], segments: list[Any]
+) -> list[Any]:
+    """Writes what --masks and --draw name; returns the segments."""
+    from hftrain.models.saved import Saved
+    from hftrain.tasks.segmentation.predict import draw, write_masks
+
+    if args.masks:
+        write_masks(args.masks, Saved(args.folder, model_config), files, segments)
+    if args.draw:
+        draw(args.draw, files, segments)
+    return segments
 
 
 def read_context(path: Path, encoding: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Scores of detected boxes as COCO defines them, by pycocotools.
+"""Scores of detected boxes and masks as COCO defines them, by pycocotools.
 
 Shapes: G true objects of an image, D detections of an image, K classes. A box is (left, upper, right, lower).
 """
@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,11 +16,12 @@ STATS = {"map": 0, "map_50": 1, "map_75": 2, "map_small": 3, "map_medium": 4, "m
 
 @dataclass
 class Boxes:
-    """True and detected boxes of images, added image by image, in any order."""
+    """True and detected boxes or masks of images, added image by image, in any order."""
 
     truth: list[dict[str, Any]] = field(default_factory=list)
     detected: list[dict[str, Any]] = field(default_factory=list)
     images: int = 0
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # (height, width) of images with masks
 
     def add(
         self,
@@ -40,6 +41,32 @@ class Boxes:
             facts = {"id": len(self.detected) + 1, "image_id": self.images, "category_id": int(label), "score": score}
             self.detected.append(facts | {"bbox": sides, "area": sides[2] * sides[3], "iscrowd": 0})
 
+    def add_masks(
+        self,
+        masks: Sequence[str],
+        labels: Sequence[int],
+        crowd: Sequence[bool],
+        areas: Sequence[float],
+        detections: Sequence[tuple[int, float, str]],
+        size: tuple[int, int],
+    ) -> None:
+        """One image of (height, width): run-length encodings of G masks, and D detections (class, score, encoding)."""
+        from pycocotools import mask
+
+        self.images += 1
+        self.sizes[self.images] = size
+
+        def coded(counts: str) -> dict[str, Any]:
+            return {"size": list(size), "counts": counts.encode()}
+
+        for counts, label, many, area in zip(masks, labels, crowd, areas, strict=True):
+            facts = {"id": len(self.truth) + 1, "image_id": self.images, "category_id": int(label)}
+            self.truth.append(facts | {"segmentation": coded(counts), "area": float(area), "iscrowd": int(many)})
+        for label, score, counts in detections:
+            facts = {"id": len(self.detected) + 1, "image_id": self.images, "category_id": int(label)}
+            area = float(mask.area(coded(counts)))
+            self.detected.append(facts | {"score": score, "segmentation": coded(counts), "area": area, "iscrowd": 0})
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,8 +79,8 @@ class Scores:
     curves: np.ndarray
 
 
-def measure(boxes: Boxes, classes: int) -> Scores:
-    """COCO's scores; NaN where there are no true objects, as for a size that none has."""
+def measure(boxes: Boxes, classes: int, kind: Literal["bbox", "segm"] = "bbox") -> Scores:
+    """COCO's scores of boxes, or of masks ("segm"); NaN if there are no true objects, as for a size that none has."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -62,13 +89,16 @@ def measure(boxes: Boxes, classes: int) -> Scores:
         for annotations in (boxes.truth, boxes.detected):
             coco = COCO()
             coco.dataset = {
-                "images": [{"id": number} for number in range(1, boxes.images + 1)],
+                "images": [
+                    {"id": number, **dict(zip(("height", "width"), boxes.sizes.get(number, ()), strict=False))}
+                    for number in range(1, boxes.images + 1)
+                ],
                 "categories": [{"id": number} for number in range(classes)],
                 "annotations": [dict(annotation) for annotation in annotations],
             }
             coco.createIndex()
             sides.append(coco)
-        evaluation = COCOeval(*sides, "bbox")
+        evaluation = COCOeval(*sides, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

@@ -87,6 +87,14 @@ TABLE: dict[str, Metric] = {
         for part in ("50", "75", "small", "medium", "large")
     },
     "ar_100": Metric(True, "Average recall", "share", fair=True),
+    "mean_iou": Metric(True, "Mean IoU", "share", fair=True),
+    "pixel_accuracy": Metric(True, "Pixel accuracy", "share"),
+    "mean_accuracy": Metric(True, "Mean accuracy of classes", "share", fair=True),
+    "pq": Metric(True, "Panoptic quality", "share", fair=True),
+    "pq_things": Metric(True, "Panoptic quality of objects", "share", fair=True),
+    "pq_stuff": Metric(True, "Panoptic quality of the rest", "share", fair=True),
+    "sq": Metric(True, "Segmentation quality", "share", fair=True),
+    "rq": Metric(True, "Recognition quality", "share", fair=True),
     "mcd": Metric(False, "Mel-cepstral distance", "dB"),
     "speaker_similarity": Metric(True, "Similarity of speakers"),
     # metrics of `evaluate`

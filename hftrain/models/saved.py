@@ -64,6 +64,11 @@ def kind(folder: Path, config: PreTrainedConfig) -> str:
     return (config.architectures or [config.model_type])[0]
 
 
+def is_segmenter(what: str) -> bool:
+    """Whether a `kind` of models segments images."""
+    return what.endswith("Segmentation")
+
+
 class Saved(NamedTuple):
     """A finished model on the disk, and how to load it: on `device` (None: the accelerator if there is one)."""
 

@@ -6,13 +6,14 @@ from typing import Any
 
 from hftrain.audio.kinds import classifies_audio, transcribes
 from hftrain.labels import predict as labels
-from hftrain.models.saved import Saved, kind, read_config, recall
+from hftrain.models.saved import Saved, is_segmenter, kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
 from hftrain.tasks.audio_classification import predict as hearing
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
 from hftrain.tasks.image_pretraining import predict as embedding
+from hftrain.tasks.segmentation import predict as segmenting
 from hftrain.tasks.speaking import predict as speaking
 from hftrain.tasks.speech_recognition import predict as listening
 from hftrain.tasks.tagging import predict as tagging
@@ -47,6 +48,7 @@ def predict(
     - audio classification: the same for audio files, see `hearing.classify`;
     - speech recognition: the text that is spoken in audio files, see `listening.listen`;
     - object detection: the objects in image files, see `detecting.detect`;
+    - image segmentation: the segments of image files, see `segmenting.segment`;
     - speech synthesis: the wave of each text, see `speaking.speak`;
     - masked image modelling, MAE: the features of image files, see `embedding.embed`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
@@ -61,7 +63,7 @@ def predict(
         num_beams, max_new_tokens: for generated text; None: the values of the folder's generation_config.
         trust_remote_code: run Python code that comes with the model.
         each_word: token classification returns the tag of each word, never entities.
-        threshold: least score of a detected object.
+        threshold: least score of a detected or segmented object.
         times: speech recognition returns {"text", "segments"} with the times of the segments.
         vocoder, speaker: how speech sounds, see `speaking.speak`.
 
@@ -91,6 +93,8 @@ def predict(
         return detecting.detect(saved, texts, batch_size, threshold)
     if embedding.is_reconstructor(what):
         return embedding.embed(saved, texts, batch_size)
+    if is_segmenter(what):
+        return segmenting.segment(saved, texts, batch_size, threshold)
     if "ForTokenClassification" in what:
         if config.num_labels == 1:
             raise ValueError(f"{folder} contains a {what} with one number for each token, not tags: load it in Python")
@@ -124,6 +128,8 @@ def line(prediction: object) -> str:
         words = detecting.line(prediction)
     elif isinstance(prediction, dict) and "features" in prediction:
         words = embedding.line(prediction)
+    elif isinstance(prediction, list) and prediction and "segmentation" in prediction[0]:
+        words = segmenting.line(prediction)
     elif isinstance(prediction, list):
         words = tagging.line(prediction)
     elif isinstance(prediction, dict) and "answer" in prediction:

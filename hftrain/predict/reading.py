@@ -19,6 +19,7 @@ from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, c
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
+from hftrain.models.saved import is_segmenter
 from hftrain.tasks.image_pretraining.predict import is_reconstructor
 from hftrain.tasks.speech_recognition.predict import subtitles
 from hftrain.tasks.tagging.config import TaggingConfig
@@ -37,7 +38,14 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForImageClassification": (("image", "img", "file_name", "path"), ()),
     "ForObjectDetection": (("image", "img", "file_name", "path"), ()),
     **dict.fromkeys(("ForCTC", "ForAudioClassification", "WhisperFor"), (("audio", "file", "file_name", "path"), ())),
+    "Segmentation": (("image", "img", "file_name", "path"), ()),
 }
+
+
+def reads_images(kind: str) -> bool:
+    """Whether models of this kind (`saved.kind`) read images."""
+    named = "ForImageClassification" in kind or "ForObjectDetection" in kind
+    return named or is_segmenter(kind) or is_reconstructor(kind)
 
 
 class Inputs(NamedTuple):
@@ -107,11 +115,6 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
             yield json.dumps({**row, "prediction": prediction}, ensure_ascii=False, default=str)
 
     return Inputs(texts, pairs, write, "rows")
-
-
-def reads_images(kind: str) -> bool:
-    """Whether a kind of model, by transformers' class names, predicts from images."""
-    return "ForImageClassification" in kind or "ForObjectDetection" in kind or is_reconstructor(kind)
 
 
 def name_images(names: Sequence[str], line: Callable[[Any], str]) -> Inputs:

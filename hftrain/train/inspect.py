@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hftrain.config.fields import TrainConfig
 
 PICTURES = 64  # examples whose pictures are kept
+MARKS = ("boxes", "masks", "class_labels", "pixel_mask")  # of a batch, which a sheet of pictures shows
 _ASKED: ContextVar[bool] = ContextVar("inspecting", default=False)
 
 
@@ -70,6 +71,7 @@ class Example(NamedTuple):
     labels: list[int]  # the tokens of a target; otherwise those of `ids`, with -100 where nothing is learnt
     rest: dict[str, Any]  # other content of the batch: small values, or shapes
     pixels: torch.Tensor | None = None  # (C, H, W) of an image; of at most `PICTURES` examples
+    marks: dict[str, torch.Tensor] | None = None  # what is learnt of places in it: boxes, masks, labels of pixels
 
     @property
     def learnt(self) -> int:
@@ -104,7 +106,7 @@ def sample(view: View, count: int) -> list[Example]:
     steps, rows = view.plan.first_steps(chosen), fetch(view.examples, chosen)
     with_pixels = set(chosen[:: -(-len(chosen) // PICTURES)])
     examples = [_example(view, *arguments) for arguments in zip(chosen, steps, rows, strict=True)]
-    return [example if example.number in with_pixels else example._replace(pixels=None) for example in examples]
+    return [one if one.number in with_pixels else one._replace(pixels=None, marks=None) for one in examples]
 
 
 def _example(view: View, number: int, step: int, row: object) -> Example:
@@ -116,6 +118,9 @@ def _example(view: View, number: int, step: int, row: object) -> Example:
     mask = batch.pop("attention_mask", torch.ones_like(ids)).bool()
     if "token_type_ids" in batch and not batch["token_type_ids"].any():  # there is only one text
         del batch["token_type_ids"]
+    marks = {name: batch[name] for name in MARKS if name in batch}
+    if labels is not None and labels.ndim == 3:
+        marks["labels"] = labels[0]
     kind = _kind(view.model, ids, labels, "decoder_input_ids" in batch)
     others = {name: value.tolist() if value.numel() < 9 else tuple(value.shape) for name, value in batch.items()}
     if kind in ("next", "masked", "tags"):
@@ -127,7 +132,7 @@ def _example(view: View, number: int, step: int, row: object) -> Example:
         learnt = torch.zeros(0)
     tokens = ids[mask] if mask.shape == ids.shape else ids.flatten()
     pixels = batch["pixel_values"][0] if "pixel_values" in batch else None
-    return Example(number, kind, tokens.long().tolist(), learnt.long().tolist(), others, pixels)
+    return Example(number, kind, tokens.long().tolist(), learnt.long().tolist(), others, pixels, marks)
 
 
 def _kind(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor | None, decoder: bool) -> str:

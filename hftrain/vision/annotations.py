@@ -34,12 +34,43 @@ class Annotated(NamedTuple):
 
 @dataclass
 class Categories:
-    """The classes that files define, in their order: name -> number in the file."""
+    """The classes that files define, in their order: name -> number in the file; and those that are not objects, as
+    sky or grass (stuff)."""
 
     ids: dict[str, int] = field(default_factory=dict)
+    stuff: set[str] = field(default_factory=set)
+
+    def define(self, path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
+        """Adds the categories of a COCO file; returns their names by number.
+
+        Raises:
+            ValueError: two have one name or number.
+        """
+        names: dict[Any, str] = {}
+        for category in categories:
+            name = str(category["name"]).strip()
+            if category["id"] in names or name in names.values():
+                raise ValueError(f"{path}: the category {name!r} (id {category['id']}) is there twice: rename one")
+            names[category["id"]] = name
+            if not category.get("isthing", 1):
+                self.stuff.add(name)
+        for number in sorted(names):
+            self.ids.setdefault(names[number], number)
+        return names
 
 
 # ---- COCO
+
+
+def coco_content(path: Path) -> dict[str, Any] | None:
+    """The content of a COCO file; None of other files."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None  # the reader of JSON rows names the reason
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+        return None
+    return content
 
 
 def read_coco(path: Path, images: str | None, categories: Categories) -> Reader | None:
@@ -51,21 +82,16 @@ def read_coco(path: Path, images: str | None, categories: Categories) -> Reader 
     """
     if ending(path) != ".json":
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # the reader of JSON rows names the reason
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
+    content = coco_content(path)
+    if content is None or is_panoptic(content):
         return None
-    names: dict[Any, str] = {}
-    for category in content["categories"]:
-        name = str(category["name"]).strip()
-        if category["id"] in names or name in names.values():
-            raise ValueError(f"{path}: the category {name!r} (id {category['id']}) is there twice: rename one")
-        names[category["id"]] = name
-    for number in sorted(names):
-        categories.ids.setdefault(names[number], number)
+    names = categories.define(path, content["categories"])
     return Reader(str(path), "image", ["file_name", "annotations"], _coco_items(path, images, content, names))
+
+
+def is_panoptic(content: Mapping[str, Any]) -> bool:
+    """Whether a COCO file has the segments of PNG files, not objects."""
+    return any("segments_info" in annotation for annotation in content["annotations"][:1])
 
 
 def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], names: dict[Any, str]) -> Iterator[Item]:
@@ -79,8 +105,6 @@ def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], name
         except Fault as fault:
             item = fault
         boxes[annotation["image_id"]].append(item)
-    places = [path.parent, path.parent / "images", path.parent.parent / "images", path.parent.parent]
-    places.append(path.parent.parent / path.stem.rpartition("_")[2])  # annotations/instances_train2017.json
     folder = Path(images) if images else None
     for number, image in enumerate(content["images"], 1):
         name = image.get("file_name")
@@ -88,7 +112,7 @@ def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], name
             yield number, Fault(f"image id {image.get('id')} has no file_name")
             continue
         if folder is None:
-            folder = next((place for place in places if (place / name).is_file()), path.parent)
+            folder = image_folder(path, name)
         items = boxes[image.get("id")]
         if faults := [item for item in items if isinstance(item, Fault)]:
             yield number, Fault(f"{name}: {faults[0]}")
@@ -101,6 +125,13 @@ def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], name
         )
 
 
+def image_folder(path: Path, name: str) -> Path:
+    """The folder of a COCO file's images, which has one of this name."""
+    places = [path.parent, path.parent / "images", path.parent.parent / "images", path.parent.parent]
+    places.append(path.parent.parent / path.stem.rpartition("_")[2])  # annotations/instances_train2017.json
+    return next((place for place in places if (place / name).is_file()), path.parent)
+
+
 def _coco_object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
     what = f"annotation {annotation.get('id')}"
     if annotation.get("category_id") not in names:
@@ -109,7 +140,8 @@ def _coco_object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dic
     box = annotation.get("bbox")
     corners = _box_of(annotation.get("segmentation"), what) if box is None else corners_of(box, "xywh", what)
     label = names[annotation["category_id"]]
-    return {"box": corners, "label": label, "crowd": crowd, "area": float(annotation.get("area") or 0)}
+    plain = {"box": corners, "label": label, "crowd": crowd, "area": float(annotation.get("area") or 0)}
+    return plain | {"segmentation": annotation.get("segmentation"), "what": what}
 
 
 def _box_of(segmentation: Any, what: str) -> Box:
@@ -307,14 +339,19 @@ def check_objects(annotated: Annotated, width: int, height: int) -> list[dict[st
     Raises:
         Fault: a box is outside of the image, has no area or its corners swapped, or the image has another size.
     """
-    if annotated.size == (height, width) and width != height:
+    check_size(annotated.size, width, height)
+    return [_checked(number, item, width, height) for number, item in enumerate(annotated.objects, 1)]
+
+
+def check_size(size: tuple[int, int] | None, width: int, height: int) -> None:
+    """Raises: Fault, an annotation is for images of another size."""
+    if size == (height, width) and width != height:
         raise Fault(
             f"the annotation is for {height} x {width} pixels, but EXIF turns the image to {width} x {height}: "
             "save the image as it is to be seen"
         )
-    if annotated.size not in (None, (width, height)):
-        raise Fault(f"the annotation is for {annotated.size} pixels, but the image has {(width, height)}")
-    return [_checked(number, item, width, height) for number, item in enumerate(annotated.objects, 1)]
+    if size not in (None, (width, height)):
+        raise Fault(f"the annotation is for {size} pixels, but the image has {(width, height)}")
 
 
 def _checked(number: int, item: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ Shapes: H, W height and width that the model reads, N objects.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from hftrain.vision import operations
 from hftrain.vision.pixels import FILE, Pixels
 
 GREY = (114, 114, 114)
+PLAIN = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "resample": 2, "do_pad": False}
+IMAGENET = {"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 LEAST_VISIBLE = 0.25  # share of a box that must stay visible
 Window = tuple[float, float, float, float]
 
@@ -80,6 +82,13 @@ class Canvas:
         (Path(folder) / FILE).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def size_for(widths: Sequence[int], heights: Sequence[int], largest: int, stride: int) -> tuple[int, str]:
+    """The side of the canvas for images of these sizes, a multiple of `stride`, and the reason."""
+    longest = np.median(np.maximum(widths, heights))
+    side = min(largest, max(stride, -(-int(longest) // stride) * stride))
+    return side, f"the training images are {longest:.0f} pixels long, in the median"
+
+
 @dataclass(frozen=True)
 class Jitter:
     """What is done to an image and its boxes, in this order; all draws come from NumPy's global generator.
@@ -113,9 +122,15 @@ class Jitter:
         if np.random.random() < self.flip:
             image, boxes = mirror(image, boxes)
         if self.colour:
-            for operation in (operations.brightness, operations.contrast, operations.colour):
-                image = operation(image, np.random.uniform(-self.colour, self.colour))
+            image = jitter_colours(image, self.colour)
         return image, boxes, kept, joined
+
+
+def jitter_colours(image: Image.Image, most: float) -> Image.Image:
+    """Brightness, contrast and saturation times a number from 1 - most to 1 + most each."""
+    for operation in (operations.brightness, operations.contrast, operations.colour):
+        image = operation(image, np.random.uniform(-most, most))
+    return image
 
 
 def mirror(image: Image.Image, boxes: np.ndarray) -> tuple[Image.Image, np.ndarray]:

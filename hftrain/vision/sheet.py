@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw
 
 from hftrain.report.page import Picture
+from hftrain.vision.masks import VOID
 
 EDGE = 96  # pixels of a thumbnail's longer side
 COLUMNS = 8
 DRAWN = 384  # pixels at least of an image with boxes, so that words have room
+TINT = 0.5  # share of the colour of a mask
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e", "#117a65", "#a04000", "#283747")
 
 
@@ -43,12 +47,55 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], words: Sequ
     return shown
 
 
-def drawn_names(folder: Path, files: Sequence[str]) -> list[str]:
-    """The names in `folder` of pictures drawn from files. Raises: ValueError, two of them have one name."""
+def names_of(files: Sequence[str], option: str, folder: Path) -> list[str]:
+    """The names under which pictures of files are written to `folder`. Raises: ValueError, two have one name."""
     names = [f"{Path(file).stem}.png" for file in files]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"--draw {folder}: two images would be {twice}: give them in two commands")
+        raise ValueError(f"{option} {folder}: two images would be {twice}: give them in two commands")
     return names
+
+
+def draw_masks(image: Image.Image, masks: Sequence[np.ndarray], words: Sequence[str]) -> Image.Image:
+    """A copy with (H, W) masks over it and words in them, a colour for each first word, another if one before has
+    it; small images are enlarged."""
+    values = np.asarray(image.convert("RGB")).astype(np.float32)
+    taken = [sum(text.split()[:1][0].encode()) if text.split() else 0 for text in words]
+    colours = [
+        ImageColor.getrgb(COLOURS[(number + taken[:place].count(number)) % len(COLOURS)])
+        for place, number in enumerate(taken)
+    ]
+    for mask, colour in zip(masks, colours, strict=True):
+        values[mask] = (1 - TINT) * values[mask] + TINT * np.array(colour, np.float32)
+    shown = enlarged(Image.fromarray(values.round().astype(np.uint8)), DRAWN)
+    times, draw = shown.width / image.width, ImageDraw.Draw(shown)
+    for mask, text, colour in zip(masks, words, colours, strict=True):
+        if mask.any():
+            rows, columns = np.nonzero(mask)
+            middle = len(rows) // 2  # of the pixels in reading order: it belongs to the mask
+            place = (float(columns[middle]) * times, float(rows[middle]) * times)
+            letters = text.encode("ascii", "replace").decode()  # what Pillow's own letters have
+            draw.rectangle(draw.textbbox(place, letters), fill=colour)
+            draw.text(place, letters, fill="white")
+    return shown
+
+
+def draw_marks(image: Image.Image, marks: Mapping[str, Any], names: Mapping[int, str]) -> Image.Image:
+    """The picture of an example with what is learnt of its places: boxes (N, 4) as shares (centre x, centre y, width,
+    height), masks (N, H, W), both with class_labels (N,), or labels (H, W) of pixels, with 255 for void."""
+    words = [str(names.get(int(label), label)) for label in marks.get("class_labels", ())]
+    if "boxes" in marks and len(words):
+        width, height = image.size
+        if "pixel_mask" in marks:  # shares are those of the image, which has an empty margin
+            width, height = (int(marks["pixel_mask"][0].any(axis).sum()) for axis in (0, 1))
+        x, y, wide, high = (marks["boxes"].numpy() * [width, height, width, height]).T
+        return draw_boxes(image, np.stack([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2], axis=1), words)
+    if "masks" in marks and len(words):
+        return draw_masks(image, marks["masks"].numpy().astype(bool), words)
+    if "labels" in marks:
+        labels = marks["labels"].numpy()
+        classes = [label for label in np.unique(labels).tolist() if label != VOID]
+        return draw_masks(image, [labels == label for label in classes], [str(names.get(c, c)) for c in classes])
+    return image
 
 
 def enlarged(image: Image.Image, edge: int) -> Image.Image:

@@ -145,6 +145,7 @@ ROWS = {
     "transcribe": {"audio": "wave", "text": "some words"},
     "pretrain_images": {"image": "image", "label": "a"},
     "detect": {"image": "image", "objects": {"bbox": [[1, 1, 4, 4]], "category": ["a"]}},
+    "segment": {"image": "image", "mask": "mask"},
     "speak": {"audio": "recording", "text": "some words"},
     "tag": {"tokens": ["some", "words"], "tags": ["O", "O"]},
     "answer": {"title": "t", "context": "a few words", "question": "how many", "answers": {"text": ["a few"],
@@ -160,8 +161,9 @@ def test_a_recipe_runs_no_code_of_a_folder(planted, recipe, tmp_path):
     rows = [{key: f"{value} {i}" if isinstance(value, str) and key != "label" else value
              for key, value in ROWS[recipe].items()} for i in range(60)]  # fmt: skip
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for i in range(60 if recipe in ("classify_images", "pretrain_images", "detect") else 0):
+    for i in range(60 if recipe in ("classify_images", "pretrain_images", "detect", "segment") else 0):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"image {i}", "PNG")
+        Image.new("L", (8, 8), i % 2).save(tmp_path / f"mask {i}", "PNG")
     for i in range(60 if recipe in ("classify_audio", "transcribe") else 0):
         soundfile.write(tmp_path / f"wave {i}", [0.1, i / 100] * 800, 8000, format="WAV")
     for i in range(60 if recipe == "speak" else 0):

@@ -27,6 +27,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from tests import ROOT
+from tests.tasks.segmentation.models import SHAPES
 
 FILES = ROOT / "tests" / "golden"
 WORDS = ["the", "a", "is", "my", "of", "on", "big", "old", "dog", "cat", "red", "blue", "bread", "rice", "ada", "rome"]
@@ -67,6 +68,13 @@ def rows_of(kind: str, draw: np.random.Generator) -> dict[str, Any]:
         pixels[4:16, left % 20 : left % 20 + 9, int(label)] += 100
         objects = {"bbox": [[left % 20, 4, 9, 12]], "category": [["late", "early"][label]]}
         return {"pixels": pixels.tolist(), "objects": objects}
+    if kind == "masks":
+        pixels, mask = draw.integers(0, 128, (24, 32, 3)), np.zeros((24, 32), int)
+        left, label = 4 * len(words) % 20, words[0] < "c"
+        pixels[4:16, left : left + 9, int(label)] += 100
+        mask[4:16, left : left + 9] = 1 + label
+        mask[:2] = 255
+        return {"pixels": pixels.tolist(), "mask": mask.tolist()}
     if kind == "speech":
         time = np.arange(1600 + 400 * len(words)) / 8000
         tone = np.sin(2 * np.pi * (90 + 10 * len(words)) * time) * (0.3 + 0.2 * np.sin(40 * time))
@@ -96,11 +104,12 @@ def write_rows(kind: str, folder: Path) -> dict[str, str]:
     draw, files = np.random.default_rng(3), {}
     for split, count in {"train": 90, "validation": 6, **({} if kind == "text" else {"test": 6})}.items():
         rows = [rows_of(kind, draw) for _ in range(count)]
-        if kind in ("image", "objects"):
+        for name in ("pixels", "mask") if kind in ("image", "objects", "masks") else ():
             for number, row in enumerate(rows):
-                pixels = np.array(row.pop("pixels"), np.uint8)
-                row["image"] = f"{split}-{number}.png"
-                Image.fromarray(pixels).save(folder / row["image"])
+                if name in row:
+                    pixels, column = np.array(row.pop(name), np.uint8), {"pixels": "image"}.get(name, name)
+                    row[column] = f"{split}-{column}-{number}.png"
+                    Image.fromarray(pixels).save(folder / row[column])
         for number, row in enumerate(rows if kind == "speech" else ()):
             row["audio"], row["speaker"] = f"{split}-{number}.wav", "ab"[number % 2]
             soundfile.write(folder / row["audio"], np.array(row.pop("wave")), 8000)
@@ -170,6 +179,7 @@ DETECTOR = {
     "num_queries": 12,
     "num_denoising": 4,
 }
+MOVED = {"flip": 0.5, "smallest_scale": 0.5, "colour_jitter": 0.2, "dataloader_num_workers": 0}
 SPEAKER = {
     "hidden_size": 16,
     "encoder_layers": 1,
@@ -216,6 +226,18 @@ CASES: dict[str, Case] = {
     "pretrain_mlm": ("pretrain_mlm", "text", None, {"model": "transformer", "max_length": 64, "vocab_size": 300}),
     "pretrain_mlm_further": ("pretrain_mlm", "text", bert, {"max_length": 32}),
     "reward": ("reward", "preference", llama, {"max_length": 256}),
+    "segment": (
+        "segment",
+        "masks",
+        None,
+        {"model": "segformer", "model_config": SHAPES["segformer"], "dice_weight": 0.5, **MOVED},
+    ),
+    "segment_sets": (
+        "segment",
+        "masks",
+        None,
+        {"model": "mask2former", "model_config": SHAPES["mask2former"], "image_size": 64, **MOVED},
+    ),
     "speak": (
         "speak",
         "speech",

@@ -5,20 +5,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import nn
 from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.models.rt_detr.modeling_rt_detr import RTDetrFrozenBatchNorm2d
 
 from hftrain.models import load
 from hftrain.models.freezing import freeze
+from hftrain.models.images import STRIDE, fix_batch_norm, refusal
 from hftrain.models.new import known_entries
 from hftrain.models.saved import remember
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.tasks.detection.losses import say_what_depends_on_the_cut
-from hftrain.vision.canvas import Canvas
+from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, size_for
 from hftrain.vision.pixels import load_settings
 
 if TYPE_CHECKING:
@@ -28,9 +24,6 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 640  # pixels that a new model reads by itself
 SMALL = 160  # pixels up to which a new model is small
-STRIDE = 32  # sizes are multiples of it
-PLAIN = {"do_resize": True, "do_rescale": True, "rescale_factor": 1 / 255, "resample": 2, "do_pad": False}
-IMAGENET = {"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 PROCESSORS = {  # kinds whose image processor is not RT-DETR's, and whether it pads
     "detr": ("DetrImageProcessor", True),
     "conditional_detr": ("ConditionalDetrImageProcessor", True),
@@ -98,9 +91,7 @@ def load_canvas(config: DetectionConfig, rows: "Rows") -> Canvas:
     """How the model that `config` names reads images; of a new one, for the sizes of `rows`. The size is chosen where
     it is open, and is then in `config`."""
     if config.model_name_or_path is None:
-        longest = np.median(np.maximum(rows["width"][:], rows["height"][:]))
-        side = min(LARGEST, max(STRIDE, -(-int(longest) // STRIDE) * STRIDE))
-        config.choose("image_size", side, f"the training images are {longest:.0f} pixels long, in the median")
+        config.choose("image_size", *size_for(rows["width"][:], rows["height"][:], LARGEST, STRIDE))
         return Canvas(new_processor(config.model), config.image_size)
     settings = load_settings(config.model_name_or_path, config.model_revision)
     settings = settings or new_processor(load.load_model_config(config).model_type)
@@ -140,7 +131,7 @@ def load_detector(config: DetectionConfig, canvas: Canvas, names: Sequence[str],
     model = load.load_model(config, AutoModelForObjectDetection, new=new, settings=settings)
     if config.fixed_batch_norm:
         fix_batch_norm(model)
-    if problem := refusal(model, canvas):
+    if problem := refusal(model, canvas.height, canvas.width):
         raise ValueError(f"image_size={canvas.height}: {type(model).__name__} cannot read such images: {problem}")
     say_what_depends_on_the_cut(model)
     remember(model.config, category_ids=[ids.get(name, number) for number, name in enumerate(names)])
@@ -163,32 +154,3 @@ def new_shape(config: DetectionConfig, size: int) -> PreTrainedConfig:
         return AutoConfig.for_model(config.model, **extra | shape | config.model_config)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"model_config: {error}") from error
-
-
-def fix_batch_norm(model: nn.Module) -> None:
-    """Batch normalisation by the saved averages, which no longer change."""
-    for parent in list(model.modules()):
-        for name, module in list(parent.named_children()):
-            if isinstance(module, nn.BatchNorm2d):
-                fixed = RTDetrFrozenBatchNorm2d(module.num_features)
-                state = module.state_dict()  # with the number of batches, which the fixed one ignores
-                fixed.load_state_dict(state)
-                setattr(parent, name, fixed.to(module.weight))
-
-
-@torch.no_grad()
-def refusal(model: nn.Module, canvas: Canvas) -> str | None:
-    """Why a model cannot read images of this size; None if it can."""
-    if is_deepspeed_zero3_enabled():  # its weights are in pieces
-        return None
-    first = next(model.parameters())
-    pixels = torch.zeros(1, 3, canvas.height, canvas.width, dtype=first.dtype, device=first.device)
-    training = model.training
-    try:
-        model.eval()(pixel_values=pixels)
-    except Exception as error:  # each model says in its own way that it cannot
-        side = max(STRIDE, round(canvas.height / STRIDE) * STRIDE)
-        return f"{type(error).__name__}: {error}. Most models take multiples of {STRIDE}, such as {side}"
-    finally:
-        model.train(training)
-    return None

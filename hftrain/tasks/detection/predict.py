@@ -88,9 +88,9 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
         ValueError: two images have one name.
     """
     from hftrain.vision import read
-    from hftrain.vision.sheet import draw_boxes, drawn_names
+    from hftrain.vision.sheet import draw_boxes, names_of
 
-    names = drawn_names(folder, files)
+    names = names_of(files, "--draw", folder)
     folder.mkdir(parents=True, exist_ok=True)
     for file, name, objects in zip(files, names, predictions, strict=True):
         words = [f"{one['label']} {one['score']:.2f}" for one in objects]

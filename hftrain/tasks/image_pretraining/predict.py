@@ -51,9 +51,9 @@ def draw(folder: Path, saved: Saved, files: Sequence[str], batch_size: int) -> N
     from hftrain.tasks.image_pretraining.examples import Hiding, collator
     from hftrain.tasks.image_pretraining.scoring import reconstruct
     from hftrain.train.evaluation import OneProcess
-    from hftrain.vision.sheet import DRAWN, drawn_names, enlarged
+    from hftrain.vision.sheet import DRAWN, enlarged, names_of
 
-    names = drawn_names(folder, files)
+    names = names_of(files, "--draw", folder)
     hiding = recall(saved.config, "hiding")
     if hiding is None:
         raise ValueError(f"--draw: {saved.folder} does not say how much of an image it hides: train it with hftrain")
