@@ -49,10 +49,10 @@ class LabelConfig(RecipeConfig):
     """Gamma of the focal loss (arXiv 1708.02002), which puts more weight on hard examples: 2 is usual, 0 is
     cross-entropy."""
 
-    thresholds: Literal["half", "global", "per_label"] = "per_label"
+    thresholds: Literal["half", "global", "per_label"] | None = None
     """Decision threshold for multi-label classification: half is 0.5; global and per_label maximise F1 on the
-    validation rows, with one threshold for all labels or one for each. Saved in the model's configuration as
-    `hftrain.thresholds`."""
+    validation rows, with one threshold for all labels or one for each; null: chosen by the rows of the rarest label.
+    Saved in the model's configuration as `hftrain.thresholds`."""
 
     freeze: list[str] = field(default_factory=list)
     """Parameters to freeze, by name: embeddings, layer.0-3, *.bias."""

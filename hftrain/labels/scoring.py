@@ -19,6 +19,8 @@ from hftrain.metrics import Metrics, load_metrics
 from hftrain.models.saved import save_remembered
 from hftrain.train.evaluation import OneProcess, predict
 
+ENOUGH_TO_TUNE = 20  # validation rows with a label: by fewer, its threshold is chosen by luck
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -140,6 +142,18 @@ def best_threshold(scores: np.ndarray, references: np.ndarray) -> float:
     return float(middle[best][np.abs(middle[best] - 0.5).argmin()])
 
 
+def how_to_tune(references: np.ndarray) -> tuple[str, str]:
+    """The `thresholds` that the (N, K) validation rows can bear, with the reason."""
+    rarest = int(references.sum(axis=0).min())
+    if rarest >= ENOUGH_TO_TUNE:
+        return "per_label", f"each label has {rarest:,} validation rows or more"
+    every = int(references.sum())
+    reason = f"the rarest label has {rarest:,} validation rows, under {ENOUGH_TO_TUNE}"
+    if every >= ENOUGH_TO_TUNE:
+        return "global", reason
+    return "half", f"{reason}, and all labels together {every:,}"
+
+
 def choose_thresholds(
     accelerator: Accelerator,
     model: nn.Module,
@@ -151,7 +165,9 @@ def choose_thresholds(
     `output_dir`. [] for other problems."""
     if config.problem_type != "multi_label_classification":
         return []
-    outputs = score(model, "validation").outputs if config.thresholds != "half" else np.zeros((0, len(references[0])))
-    thresholds = tune_thresholds(outputs, references, config.thresholds)
+    config.choose("thresholds", *how_to_tune(references))
+    how = config.thresholds or "half"
+    outputs = score(model, "validation").outputs if how != "half" else np.zeros((0, len(references[0])))
+    thresholds = tune_thresholds(outputs, references, how)
     save_remembered(accelerator, model, config.output_dir, thresholds=thresholds)
     return thresholds

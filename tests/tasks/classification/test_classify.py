@@ -236,10 +236,27 @@ def test_thresholds_are_chosen_by_validation_rows_alone(tmp_path):
 
     model = torch.nn.Linear(1, 1)
     model.config = transformers.BertConfig(**SIZE)
-    config, right = configured(tmp_path, problem_type=SEVERAL), np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
+    config = configured(tmp_path, problem_type=SEVERAL, thresholds="per_label")
+    right = np.array([[1, 0], [1, 0], [0, 0], [0, 1]])
     found = hftrain.labels.choose_thresholds(accelerate.Accelerator(), model, config, score, right)
     assert asked == ["validation"] and found == pytest.approx([0.6, 0.65])
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hftrain"]["thresholds"] == found
+
+
+@pytest.mark.parametrize(("rows", "how"), [((9, 9), "half"), ((19, 500), "global"), ((20, 20), "per_label")])
+def test_few_validation_rows_do_not_tune_a_threshold_each(tmp_path, rows, how):
+    references = np.zeros((600, 2), int)
+    for label, count in enumerate(rows):
+        references[:count, label] = 1
+    outputs = np.random.default_rng(0).random((600, 2))
+    model = torch.nn.Linear(1, 1)
+    model.config = transformers.BertConfig(**SIZE)
+    config = configured(tmp_path, problem_type=SEVERAL)
+    scores = hftrain.labels.Scores(np.zeros(600), outputs)
+    accelerator = accelerate.Accelerator()
+    chosen = hftrain.labels.choose_thresholds(accelerator, model, config, lambda *_: scores, references)
+    assert chosen == tune_thresholds(outputs, references, how)
+    assert config.chosen["thresholds"].value == how and "validation rows" in config.chosen["thresholds"].reason
 
 
 # ---- the recipe
