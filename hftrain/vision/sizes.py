@@ -84,7 +84,9 @@ def image_size_of(model_config: PreTrainedConfig) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def refusal(model_config: PreTrainedConfig, size: int, auto_class: Any = AutoModelForImageClassification) -> str | None:
+def refusal(
+    model_config: PreTrainedConfig, size: int, auto_class: type[Any] = AutoModelForImageClassification
+) -> str | None:
     """Why a model of this configuration cannot read pictures of size x size; None if it can. It is tried without
     weights."""
     part = getattr(model_config, "vision_config", model_config)

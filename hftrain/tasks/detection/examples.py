@@ -20,6 +20,8 @@ from hftrain.vision import read
 from hftrain.vision.canvas import Canvas, Jitter
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from hftrain.data.rows import Rows
 
 
@@ -64,7 +66,7 @@ def boxes_of(example: Mapping[str, Any]) -> np.ndarray:
     return np.array(example["boxes"], np.float64).reshape(-1, 4)
 
 
-def shown(canvas: Canvas, image: Any, boxes: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+def shown(canvas: Canvas, image: "Image.Image", boxes: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """An image with its boxes (centre x, centre y, width, height) as shares of it."""
     whole = np.array([image.width, image.height] * 2, np.float64)
     left, top, right, bottom = (boxes / whole).T

@@ -21,7 +21,7 @@ def reconstruction_loss(kind: str) -> Loss:
     return Loss(summed, lambda batch: int(batch["mask"].sum()))
 
 
-def run(kind: str, model: nn.Module, batch: Batch, **options: Any) -> Any:
+def run(kind: str, model: nn.Module, batch: Batch, **options: bool) -> Any:
     """The model's output for pictures with hidden patches."""
     pictures, mask = batch["pixel_values"], batch["mask"]
     if kind != MAE:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,6 +17,9 @@ from hftrain.tasks.image_pretraining.config import MAE, ImagePretrainingConfig
 from hftrain.tasks.image_pretraining.examples import Hiding
 from hftrain.vision import Pixels
 from hftrain.vision.sizes import SMALL, new_shape, refusal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ViTMAEForPreTraining
 
 USUAL_RATIO = {MAE: 0.75}
 SQUARE = 32  # pixels of a hidden square in SimMIM
@@ -63,7 +66,7 @@ def shape_of_new(config: ImagePretrainingConfig, size: int) -> Any:
 
 
 @torch.no_grad()
-def initialize(model: Any) -> None:
+def initialize(model: "ViTMAEForPreTraining") -> None:
     """Gives a new MAE the weights of its paper (He et al. 2021) and their code: Xavier's for linear layers and patches,
     0.02 for tokens, sines and cosines for the positions, which are not trained. transformers leaves the positions at 0,
     and the patches so small that they hardly differ."""
@@ -75,7 +78,7 @@ def initialize(model: Any) -> None:
             nn.init.xavier_uniform_(module.weight.view(len(module.weight), -1))
     for token in (encoder.cls_token, decoder.mask_token):
         nn.init.normal_(token, std=0.02)
-    side = model.config.image_size // model.config.patch_size
+    side = math.isqrt(encoder.position_embeddings.shape[1] - 1)
     places = torch.arange(side)
     for table in (encoder.position_embeddings, decoder.decoder_pos_embed):
         half = table.shape[-1] // 2
@@ -83,7 +86,7 @@ def initialize(model: Any) -> None:
         table[0, 1:] = torch.cat([columns, rows], dim=-1).to(table)  # the first is the class token's
 
 
-def make_hiding(config: ImagePretrainingConfig, model: Any) -> Hiding:
+def make_hiding(config: ImagePretrainingConfig, model: "PreTrainedModel") -> Hiding:
     """What hides patches of this model's images. `mask_patch_size` is chosen where it is open.
 
     Raises:

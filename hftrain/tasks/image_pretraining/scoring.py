@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedConfig, ViTMAEConfig
 
 from hftrain.data.examples import Examples, fetch
 from hftrain.losses import Batch
@@ -32,16 +33,16 @@ PENALTY = 0.1  # C of the logistic regression, on features of unit variance
 
 
 @contextmanager
-def showing_all(model_config: Any) -> "Iterator[None]":
+def showing_all(model_config: PreTrainedConfig) -> "Iterator[None]":
     """A context in which MAE hides no patch."""
-    ratio = getattr(model_config, "mask_ratio", None)
-    if model_config.model_type == MAE:
-        model_config.mask_ratio = 0.0
+    if not isinstance(model_config, ViTMAEConfig):
+        yield
+        return
+    ratio, model_config.mask_ratio = model_config.mask_ratio, 0.0
     try:
         yield
     finally:
-        if model_config.model_type == MAE:
-            model_config.mask_ratio = ratio
+        model_config.mask_ratio = ratio
 
 
 def features(
