@@ -103,7 +103,7 @@ def predict_texts(args: argparse.Namespace) -> int:
     )
     from hftrain.quiet import hush_libraries
     from hftrain.tasks.image_pretraining.predict import draw, is_reconstructor
-    from hftrain.tasks.speaking.predict import is_voice, write
+    from hftrain.tasks.speaking.predict import is_voice, write_waves
 
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
@@ -163,7 +163,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         speaker=args.speaker,
     )
     if voice:
-        sys.stdout.writelines(line + "\n" for line in write(args.output, texts, predictions))
+        sys.stdout.writelines(line + "\n" for line in write_waves(args.output, texts, predictions))
         return 0
     if "ForObjectDetection" in what or is_segmenter(what):
         if args.output and inputs.form == "text":

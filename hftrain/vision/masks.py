@@ -215,7 +215,9 @@ def copy_objects(
     taken = np.flatnonzero(things & (np.random.random(len(things)) < COPIED)) + 1
     theirs = resize_map(theirs, *image.size)
     over = np.isin(theirs, taken)
-    pasted = np.where(over[..., None], np.asarray(other.resize(image.size, Image.Resampling.BILINEAR)), image)
+    pasted = np.where(
+        over[..., None], np.asarray(other.resize(image.size, Image.Resampling.BILINEAR)), np.asarray(image)
+    )
     return Image.fromarray(pasted.astype(np.uint8)), np.where(over, theirs + count, segments).astype(np.int32)
 
 

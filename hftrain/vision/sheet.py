@@ -88,7 +88,9 @@ def draw_marks(image: Image.Image, marks: Mapping[str, Any], names: Mapping[int,
         if "pixel_mask" in marks:  # shares are those of the image, which has an empty margin
             width, height = (int(marks["pixel_mask"][0].any(axis).sum()) for axis in (0, 1))
         x, y, wide, high = (marks["boxes"].numpy() * [width, height, width, height]).T
-        return draw_boxes(image, np.stack([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2], axis=1), words)
+        return draw_boxes(
+            image, np.stack([x - wide / 2, y - high / 2, x + wide / 2, y + high / 2], axis=1).tolist(), words
+        )
     if "masks" in marks and len(words):
         return draw_masks(image, marks["masks"].numpy().astype(bool), words)
     if "labels" in marks:

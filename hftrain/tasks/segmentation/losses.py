@@ -37,7 +37,7 @@ class SegmentLoss:
     """
 
     def __init__(self, model: nn.Module, dice_weight: float = 0.0):
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
         self.dice_weight = dice_weight
         self.whole = (1.0, 1.0, 1.0)  # images, and the items of both terms
         self.criterion = SetCriterion(base.criterion, base.weight_dict) if hasattr(base, "criterion") else None

@@ -75,7 +75,8 @@ def write_masks(folder: Path, saved: Saved, files: Sequence[str], predictions: S
     from hftrain.vision.sheet import names_of
 
     names = names_of(files, "--masks", folder)
-    numbers: Any = {name: number for number, name in saved.config.id2label.items()}
+    names_of_classes: Any = saved.config.id2label
+    numbers = {name: number for number, name in names_of_classes.items()}
     semantic = recall(saved.config, "segmentation") == "semantic"
     folder.mkdir(parents=True, exist_ok=True)
     for name, segments in zip(names, predictions, strict=True):

@@ -194,7 +194,7 @@ def score(result: Segments, rows: "Rows", classes: Classes, segmentation: str) -
                 [ids[one["label"]] for one, _ in true],
                 [one["crowd"] for one, _ in true],
                 [one["area"] for one, _ in true],
-                [tuple(segment) for segment in predicted],
+                [(segment.label, segment.score, segment.counts) for segment in predicted],
                 (height, width),
             )
             by_image[place] = covered([decode(counts, height, width) for _, counts in true], masks, predicted)

@@ -62,7 +62,7 @@ def speak(saved: Saved, texts: Sequence[str], vocoder: str | None = None, speake
     return spoken
 
 
-def write(folder: Path, texts: Sequence[str], spoken: Sequence[Any]) -> Iterator[str]:
+def write_waves(folder: Path, texts: Sequence[str], spoken: Sequence[Any]) -> Iterator[str]:
     """Writes 1.wav, 2.wav, ... to `folder`; yields a line for each: file TAB seconds TAB text.
 
     Raises:
