@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hftrain.losses import IGNORE, Batch
@@ -125,7 +126,13 @@ class InRows(TorchFunctionMode):
         super().__init__()
         self.own, self.sources = own, iter([own, source])
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
@@ -240,7 +247,7 @@ class Stack:
         return self.own.flat(value) if value.ndim == 3 and value.shape[1] == self.own.shape[1] else value
 
 
-def stacks_of(model: Any) -> list[tuple[nn.ModuleList, bool]]:
+def stacks_of(model: PreTrainedModel) -> list[tuple[nn.ModuleList, bool]]:
     """The stacks of layers, and whether each belongs to the decoder of an encoder-decoder."""
     decoder = set(model.get_decoder().modules()) if model.config.is_encoder_decoder else set()
     return [
@@ -251,7 +258,7 @@ def stacks_of(model: Any) -> list[tuple[nn.ModuleList, bool]]:
     ]
 
 
-def places_of(model: Any, batch: Batch, worth: float = WORTH) -> tuple[Places, Places] | None:
+def places_of(model: PreTrainedModel, batch: Batch, worth: float = WORTH) -> tuple[Places, Places] | None:
     """The places of the tokens of the encoder and of the decoder, which are the same for one stack; None if the batch
     has less padding than it is worth.
 
@@ -277,7 +284,7 @@ def places_of(model: Any, batch: Batch, worth: float = WORTH) -> tuple[Places, P
 
 
 @contextmanager
-def unpadded(model: Any, batch: Batch, worth: float = WORTH) -> Iterator[None]:
+def unpadded(model: PreTrainedModel, batch: Batch, worth: float = WORTH) -> Iterator[None]:
     """A context in which the layers of `model` see the tokens of `batch` only. Its adapters belong to it."""
     places = places_of(model, batch, worth)
     if places is None:

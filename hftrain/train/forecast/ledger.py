@@ -7,7 +7,7 @@ them: a loss keeps the labelled positions, a model looks whether a mask is all o
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,13 @@ class Ledger(TorchDispatchMode):
         self.live = self.gradients = self.peak = self.peak_beside_gradients = self.largest_logits = 0
         self._entries: dict[int, list[Any]] = {}  # id of a storage -> bytes, whether of a gradient, reference
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:
             return func(*args, **kwargs)
@@ -78,7 +84,7 @@ class Ledger(TorchDispatchMode):
         self.peak = max(self.peak, self.live + self.gradients)
         self.peak_beside_gradients = max(self.peak_beside_gradients, self.live)
 
-    def leave_out(self, tensors: Any) -> None:
+    def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """Does not count these, which are counted apart: weights."""
         for tensor in tensors:
             if (entry := self._entries.get(tensor.untyped_storage()._cdata)) is not None:
@@ -106,7 +112,7 @@ class Ledger(TorchDispatchMode):
         self._look()
 
 
-def _numbered(indices: Any) -> list[Any]:
+def _numbered(indices: Sequence[Any]) -> list[Any]:
     """Masks as numbers of the positions where they are true: how many those are, only a real mask knows."""
     numbered: list[Any] = []
     for index in indices:
