@@ -32,13 +32,13 @@ def main(config: TranslateConfig) -> dict[str, Any]:
     model = translation.load_translator(config, tokenizer)
     collate = translation.pair_collator(tokenizer, model)
     loss = sequence_to_sequence(config.label_smoothing_factor)
+    compared = translation.spread(examples["validation"], rows["validation"])
 
-    def translate(model: Any, split: str, num_beams: int) -> tuple[list[str], dict[str, Any]]:
+    def translate(model: Any, examples: Any, references: list[str], num_beams: int) -> tuple[list[str], dict[str, Any]]:
         batch_size = config.eval_batch_size
         hypotheses = translation.translate(
-            accelerator, model, tokenizer, examples[split], batch_size, collate=collate, num_beams=num_beams
+            accelerator, model, tokenizer, examples, batch_size, collate=collate, num_beams=num_beams
         )
-        references = rows[split]["target"]
         scores = translation.score(
             hypotheses, references, config.target_lang, num_beams=num_beams, batch_size=batch_size
         )
@@ -49,7 +49,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         held_out = examples["validation"]
         metrics = {"loss": mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)}
         if config.predict_with_generate:
-            _, scores = translate(model, "validation", num_beams=1)
+            _, scores = translate(model, *compared, num_beams=1)
             metrics |= {name: scores[name] for name in ("sacrebleu", "chrf")}
         return metrics
 
@@ -64,7 +64,7 @@ def main(config: TranslateConfig) -> dict[str, Any]:
         processor=tokenizer,
         held_out=examples,
     )
-    hypotheses, scores = translate(model, "test", config.num_beams)
+    hypotheses, scores = translate(model, examples["test"], rows["test"]["target"], config.num_beams)
     report = translation.summarize(config, rows, examples, hypotheses, scores, tokenizer)
     return publish(accelerator, config, results, report)
 

@@ -18,7 +18,10 @@ def add(commands: Commands) -> None:
     command = commands.add_parser("predict", help="predict with a trained model")
     command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
     command.add_argument(
-        "texts", metavar="TEXT", nargs="*", help="a text to predict from; for images a file, or a folder of files"
+        "texts",
+        metavar="TEXT",
+        nargs="*",
+        help="a text to predict from; for images and audio a file, or a folder of files",
     )
     command.add_argument(
         "--file",
@@ -41,7 +44,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--output",
         type=Path,
-        help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines",
+        help="write to this file: rows as JSON lines, CoNLL with a tag for each word, otherwise lines; for speech a "
+        "folder, for 1.wav, 2.wav, ...",
     )
     command.add_argument(
         "--threshold", type=float, metavar="SCORE", default=0.5, help="least score of a detected object (default: 0.5)"
@@ -52,6 +56,11 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--draw", type=Path, metavar="DIR", help="write the images with detected objects drawn in to this folder"
     )
+    command.add_argument(
+        "--times", choices=("json", "srt", "vtt"), help="speech with the times of its segments: JSON lines or subtitles"
+    )
+    command.add_argument("--vocoder", metavar="PATH", help="HiFi-GAN that makes sound of speech (default: Griffin-Lim)")
+    command.add_argument("--speaker", metavar="NAME", help="the speaker of speech (default: the first of the training)")
     add_format_options(command)
     command.add_argument(
         "--source_prefix", metavar="TEXT", help="prefix of each text (default: the prefix in training)"
@@ -72,11 +81,13 @@ def add_base(command: argparse.ArgumentParser) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
+    from hftrain.audio.kinds import classifies_audio, transcribes
     from hftrain.data.sources import existing
     from hftrain.models.saved import kind, read_config
     from hftrain.predict import line, predict
-    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_images, read_file
+    from hftrain.predict.reading import Inputs, Reading, as_rows, check_output, name_audio, name_images, read_file
     from hftrain.quiet import hush_libraries
+    from hftrain.tasks.speaking.predict import is_voice, write
 
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
@@ -88,18 +99,25 @@ def predict_texts(args: argparse.Namespace) -> int:
     what = kind(args.folder, config)
     if (args.coco or args.draw) and "ForObjectDetection" not in what:
         raise ValueError(f"--coco and --draw are for objects in images, but {args.folder} contains a {what}")
+    voice = is_voice(what)
+    if (args.vocoder or args.speaker) and not voice:
+        raise ValueError(f"--vocoder and --speaker are for speech, but {args.folder} contains a {what}")
+    if voice and not args.output:
+        raise ValueError("speech needs a folder for its wav files: --output FOLDER")
     if args.file:
         settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=[str(args.file)], **settings)
         labels = list((config.id2label or {}).values())
         inputs = read_file(args.file, what, labels, reading, line)
-        if args.output:
+        if args.output and not voice:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
     elif "ForImageClassification" in what or "ForObjectDetection" in what:
         inputs = name_images(args.texts, line)
+    elif classifies_audio(config, what) or transcribes(config, what):
+        inputs = name_audio(args.texts, line, args.times)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
     contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]
@@ -119,7 +137,13 @@ def predict_texts(args: argparse.Namespace) -> int:
         trust_remote_code=args.trust_remote_code,
         each_word=inputs.form == "conll",
         threshold=0.0 if args.coco else args.threshold,
+        times=args.times is not None,
+        vocoder=args.vocoder,
+        speaker=args.speaker,
     )
+    if voice:
+        sys.stdout.writelines(line + "\n" for line in write(args.output, texts, predictions))
+        return 0
     if "ForObjectDetection" in what:
         if args.output and inputs.form == "text":
             inputs = inputs._replace(write=as_rows(inputs.texts))

@@ -78,6 +78,10 @@ class Examples(Sequence[Any]):
         """The value of each example for `name`."""
         return self.items[name] if hasattr(self.items, "column_names") else [example[name] for example in self]  # type: ignore[call-overload]
 
+    def select(self, chosen: Sequence[int]) -> Examples:
+        """The examples of these indices, read now."""
+        return Examples(self.__getitems__(chosen), self.lengths[list(chosen)])
+
     def replaced(self, **attributes: Any) -> Examples:
         """The same examples with another attribute: lengths, counts, items."""
         other = copy.copy(self)

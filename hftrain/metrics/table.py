@@ -87,6 +87,8 @@ TABLE: dict[str, Metric] = {
         for part in ("50", "75", "small", "medium", "large")
     },
     "ar_100": Metric(True, "Average recall", "share", fair=True),
+    "mcd": Metric(False, "Mel-cepstral distance", "dB"),
+    "speaker_similarity": Metric(True, "Similarity of speakers"),
     # metrics of `evaluate`
     "bleu": Metric(True),
     "comet": Metric(True),

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hftrain.audio.kinds import classifies_audio, transcribes
 from hftrain.labels import predict as labels
 from hftrain.models.saved import Saved, kind, read_config, recall
 from hftrain.tasks.answering import predict as answering
+from hftrain.tasks.audio_classification import predict as hearing
 from hftrain.tasks.classification import predict as classifying
 from hftrain.tasks.detection import predict as detecting
 from hftrain.tasks.image_classification import predict as imaging
+from hftrain.tasks.speaking import predict as speaking
+from hftrain.tasks.speech_recognition import predict as listening
 from hftrain.tasks.tagging import predict as tagging
 from hftrain.tasks.translation.predict import translate
 from hftrain.terminal import visible
@@ -29,6 +33,9 @@ def predict(
     trust_remote_code: bool = False,
     each_word: bool = False,
     threshold: float = detecting.THRESHOLD,
+    times: bool = False,
+    vocoder: str | None = None,
+    speaker: str | None = None,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`, by the kind of the model:
 
@@ -36,7 +43,10 @@ def predict(
     - sequence classification: the class, the labels or the number, see `classifying.classify`;
     - token classification: the entities, or the tag of each word, see `tagging.tag`; a text may be a list of its words;
     - image classification: the same for image files, see `imaging.classify`;
+    - audio classification: the same for audio files, see `hearing.classify`;
+    - speech recognition: the text that is spoken in audio files, see `listening.listen`;
     - object detection: the objects in image files, see `detecting.detect`;
+    - speech synthesis: the wave of each text, see `speaking.speak`;
     - question answering: the answer to each of `texts` from its context in `pairs`, see `answering.answer`.
 
     Args:
@@ -50,6 +60,8 @@ def predict(
         trust_remote_code: run Python code that comes with the model.
         each_word: token classification returns the tag of each word, never entities.
         threshold: least score of a detected object.
+        times: speech recognition returns {"text", "segments"} with the times of the segments.
+        vocoder, speaker: how speech sounds, see `speaking.speak`.
 
     Raises:
         ValueError: `folder` has no model, or one of an unsupported kind.
@@ -65,6 +77,12 @@ def predict(
         raise ValueError(
             f"{folder} contains a {what}, which reads single texts: remove pairs (--pair_column, --context)"
         )
+    if classifies_audio(config, what):
+        return hearing.classify(saved, texts, batch_size)
+    if transcribes(config, what):
+        return listening.listen(saved, texts, batch_size, times=times)
+    if times:
+        raise ValueError(f"{folder} contains a {what}: only speech recognition has times")
     if "ForImageClassification" in what:
         return imaging.classify(saved, texts, batch_size)
     if "ForObjectDetection" in what:
@@ -75,6 +93,8 @@ def predict(
         return tagging.tag(saved, texts, batch_size, each_word)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{folder} contains a {what}, which reads texts, not lists of words")
+    if speaking.is_voice(what):
+        return speaking.speak(saved, texts, vocoder, speaker)
     if "ForSequenceClassification" in what:
         return classifying.classify(saved, texts, pairs, batch_size)
     if "ForQuestionAnswering" in what:

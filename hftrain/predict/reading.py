@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hftrain.audio.sources import ENDINGS as AUDIO_ENDINGS
+from hftrain.audio.sources import audio_files
 from hftrain.config import DataConfig
 from hftrain.data.conll import is_tagged, read_lines, with_tags
 from hftrain.data.lines import Dialect, Fault, decode, raw_lines
@@ -17,6 +19,7 @@ from hftrain.data.sources import COLUMNAR, JSON, PLAIN, SPREADSHEETS, TEXTUAL, c
 from hftrain.data.splits import dialect_of
 from hftrain.data.squad import read_squad
 from hftrain.data.written import unwritten_or_text
+from hftrain.tasks.speech_recognition.predict import subtitles
 from hftrain.tasks.tagging.config import TaggingConfig
 from hftrain.tasks.tagging.rows import OF_WORDS, names_columns
 from hftrain.tasks.tagging.tables import read_table
@@ -78,6 +81,8 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
         items = read_squad(path, config.encoding)
     if "ForImageClassification" in kind or "ForObjectDetection" in kind:
         return read_images(path, config, line)
+    if ending(path) in AUDIO_ENDINGS:
+        return name_audio([str(path)], line)
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:
             raise ValueError(
@@ -107,6 +112,31 @@ def name_images(names: Sequence[str], line: Callable[[Any], str]) -> Inputs:
     def write(predictions: list[Any]) -> Iterator[str]:
         for file, prediction in zip(files, predictions, strict=True):
             yield f"{visible(file)}\t{line(prediction)}"
+
+    return Inputs(files, None, write)
+
+
+def name_audio(names: Sequence[str], line: Callable[[Any], str], form: str | None = None) -> Inputs:
+    """Audio files and folders of them; a line names the file before its prediction.
+
+    Args:
+        form: of speech with times, one of `FORMS`; None: without times.
+
+    Raises:
+        ValueError: subtitles of several recordings.
+    """
+    files = audio_files(names)
+    if form in ("srt", "vtt") and len(files) != 1:
+        raise ValueError(f"--times {form} writes the subtitles of one recording, not of {len(files)}")
+
+    def write(predictions: list[Any]) -> Iterator[str]:
+        for file, prediction in zip(files, predictions, strict=True):
+            if form is None:
+                yield f"{visible(file)}\t{line(prediction)}"
+            elif form == "json":
+                yield json.dumps({"audio": file, **prediction}, ensure_ascii=False)
+            else:
+                yield subtitles(prediction, form)
 
     return Inputs(files, None, write)
 

@@ -28,6 +28,17 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """A cell that is a player: the bytes of a wav file."""
+
+    content: bytes
+
+    def html(self) -> str:
+        data = base64.b64encode(self.content).decode()
+        return f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows under a title, a column for each key in the order they appear. Rows after `visible` are folded."""
 
@@ -51,7 +62,7 @@ class Table:
         def cell(name: str, value: object) -> str:
             # dir=auto: Arabic and Hebrew samples run from right to left.
             layout = "class=number" if name in numeric else "dir=auto"
-            content = value.html() if isinstance(value, Picture) else escape(format_number(value))
+            content = value.html() if isinstance(value, Picture | Sound) else escape(format_number(value))
             return f'<td {layout} data-label="{escape(name)}">{content}</td>'
 
         def body(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -165,7 +176,9 @@ def write_page(
     )
     # The page may run only this script and fetch nothing: a sample is harmless even if escaping fails.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; script-src 'sha256-{digest}'"
+    )
     page = f"""<!doctype html>
 <html lang="en">
 <head>

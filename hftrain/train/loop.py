@@ -154,6 +154,8 @@ def fit(
         router = None
     model, optimizer = prepare(accelerator, model, config, kept=findings.unreached)
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
+    if before_step is None and router is None:
+        loss = trials.without_padding(accelerator, model, examples, config, collate=collate, loss=loss)
     if not notes and before_step is None and router is None:  # results do not depend on the cut
         choose_budget(
             accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment

@@ -2,68 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from hftrain import disk
-from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
+from hftrain.data.media import examine_once
 from hftrain.vision.decoding import Known, examine
-
-logger = logging.getLogger(__name__)
-
-MANY = 2_000  # files from which on the wait is explained
 
 
 def examine_files(paths: Sequence[str]) -> list[Known | Fault]:
     """`examine` of each file, or why it is no picture. Files that are as they were are not read again."""
-    stamps = [_stamp(path) for path in paths]
-    key = hashlib.sha256(json.dumps([paths, stamps]).encode()).hexdigest()
-    folder = cache() / "images" / "index" / key[:32]
-
-    def make(stage: Path) -> None:
-        if len(paths) >= MANY:
-            logger.warning(
-                "%s images are read once, to know their contents and to find damaged ones", f"{len(paths):,}"
-            )
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding leaves Python's lock
-            entries = pool.map(_examined, paths)
-            lines = "".join(f"{json.dumps(None if isinstance(entry, Fault) else entry)}\n" for entry in entries)
-        (stage / "index.jsonl").write_text(lines, encoding="utf-8")
-
-    make_once(folder, make)
-    with (folder / "index.jsonl").open(encoding="utf-8") as file:
-        entries = list(map(json.loads, file))
-    return [Known(*entry) if entry else _examined(path) for path, entry in zip(paths, entries, strict=True)]
-
-
-def keep(content: bytes) -> str:
-    """Puts the bytes of an image into the cache, under the hash of what they say; returns the path."""
-    digest = hashlib.sha256(content).hexdigest()
-    path = cache() / "images" / "kept" / digest[:2] / digest
-    if not path.exists() or path.stat().st_size != len(content):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with disk.beside(path) as staged:
-            staged.write_bytes(content)
-            staged.replace(path)
-    return str(path)
-
-
-def _stamp(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return []
-    return [status.st_size, status.st_mtime_ns]
-
-
-def _examined(path: str) -> Known | Fault:
-    try:
-        return examine(Path(path))
-    except Fault as fault:
-        return fault
+    return examine_once(paths, paths, lambda path: examine(Path(path)), Known, "images")

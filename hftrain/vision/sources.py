@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from hftrain.data import media
 from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
-from hftrain.data.sources import Reader, ending, visible_files
+from hftrain.data.media import Seen
+from hftrain.data.media import beside as beside
+from hftrain.data.sources import Reader, ending
 from hftrain.vision.decoding import Known, examine
-from hftrain.vision.index import examine_files, keep
+from hftrain.vision.index import examine_files
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-logger = logging.getLogger(__name__)
-
 # sha256 of the file, its path, pixels of the upright picture
 IMAGE = pa.schema([("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
-REMOTE = re.compile(r"(https?|ftp|s3|gs|hf)://|data:", re.I)
 
 
 def read_image_file(path: Path) -> Reader | None:
@@ -37,42 +34,13 @@ def read_image_file(path: Path) -> Reader | None:
     )
 
 
-def beside(file: Path, values: list[Any]) -> list[Any]:
-    """The values of a row of `file`, whose first names an image relative to it."""
-    return [_beside(file.parent, values[0]), *values[1:]]
-
-
-def _beside(folder: Path, value: Any) -> Any:
-    if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
-        value = value["path"]  # as datasets.Image writes one that it did not embed
-    if isinstance(value, str) and value and not REMOTE.match(value):
-        return str(folder / Path(value).expanduser())
-    return value
-
-
 def locate(value: Any, name: str) -> str:
     """The path of an image: named as such, or its bytes, which are put into the cache; `name` is what to call it.
 
     Raises:
         Fault: neither, or the image is on the network.
     """
-    if isinstance(value, dict):  # of datasets.Image
-        value = value.get("path") if value.get("bytes") is None else value["bytes"]
-        value = value.encode() if isinstance(value, str) and not Path(value).is_file() else value
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, bytes):
-        if not value:
-            raise Fault(f"{name} is empty")
-        return keep(value)
-    if not isinstance(value, str) or not value.strip():
-        raise Fault(f"{name} is {'null' if value is None else f'no path of an image: {value!r:.60}'}")
-    if REMOTE.match(value):
-        raise Fault(
-            f"{name} is a URL, {value:.80}: only files are read, since what a server sends may differ each time; "
-            "download it first"
-        )
-    return value
+    return media.locate(value, name, "images", "an image")
 
 
 def image_files(names: Sequence[str]) -> list[str]:
@@ -81,16 +49,7 @@ def image_files(names: Sequence[str]) -> list[str]:
     Raises:
         ValueError: a folder without images.
     """
-    files = []
-    for name in names:
-        if not Path(name).is_dir():
-            files.append(name)
-            continue
-        inside = [str(path) for path in visible_files(Path(name)) if path.suffix.lower() in ENDINGS]
-        if not inside:
-            raise ValueError(f"no image in {name} (known endings: {', '.join(ENDINGS)})")
-        files += inside
-    return files
+    return media.named_files(names, ENDINGS, "image")
 
 
 def located(images: Sequence[Any]) -> list[tuple[str, Known]]:
@@ -99,15 +58,7 @@ def located(images: Sequence[Any]) -> list[tuple[str, Known]]:
     Raises:
         ValueError: an image that cannot be read, or is on the network.
     """
-    known = []
-    for number, image in enumerate(images, 1):
-        name = image if isinstance(image, str) else f"image {number}"
-        try:
-            path = locate(image, name)
-            known.append((path, examine(Path(path))))
-        except Fault as fault:
-            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
-    return known
+    return media.located(images, "image", locate, lambda path: examine(Path(path)))
 
 
 class Contents:
@@ -115,8 +66,7 @@ class Contents:
     seen with another label. `what`: what the last value of a row is."""
 
     def __init__(self, what: str = "label") -> None:
-        self.what = what
-        self.labels: dict[str, tuple[Any, str]] = {}  # content -> label and the path where it was first
+        self.seen = Seen(what, "image")
 
     def look(self, rows: Sequence[Sequence[Any]]) -> list[list[Any] | Fault]:
         """Rows (path, ..., label) -> [content, path, width, height, ..., label], or a Fault."""
@@ -125,27 +75,13 @@ class Contents:
 
     def _labelled(self, row: Sequence[Any], known: Known) -> list[Any] | Fault:
         path, *rest = row
-        label, first = self.labels.setdefault(known.content, (rest[-1], path))
-        if _unordered(label) != _unordered(rest[-1]):
-            if self.what == "label":
-                return Fault(f"the same image as {first}, which has the label {label!r}, not {rest[-1]!r}")
-            return Fault(f"{path} is the same image as {first}, but has other {self.what}")
-        return [known.content, path, known.width, known.height, *rest]
-
-
-def _unordered(label: Any) -> Any:
-    """A list of names without their order; anything else as it is."""
-    names = isinstance(label, list) and all(isinstance(name, str) for name in label)
-    return frozenset(label) if names else label
+        fault = self.seen.contradiction(known.content, rest[-1], path)
+        return fault or [known.content, path, known.width, known.height, *rest]
 
 
 def name_leaks(rows: Mapping[str, Rows]) -> None:
     """Logs an image of each held-out split that leaks, with its path in the training rows."""
-    for name, split in rows.items():
-        if split.leaks and split.leaks.inputs:
-            known = dict(zip(rows["train"]["content"], rows["train"]["image"], strict=True))
-            row = next(row for row in split if row["content"] in known)
-            logger.warning("leak: %s of %s is the image %s of train", row["image"], name, known[row["content"]])
+    media.name_leaks(rows, "image")
 
 
 def digits() -> Path:

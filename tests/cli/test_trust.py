@@ -10,7 +10,9 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from PIL import Image
 
@@ -139,7 +141,10 @@ ROWS = {
     "grpo": {"prompt": "some words"},
     "classify": {"text": "some words", "label": "a"},
     "classify_images": {"image": "image", "label": "a"},
+    "classify_audio": {"audio": "wave", "label": "a"},
+    "transcribe": {"audio": "wave", "text": "some words"},
     "detect": {"image": "image", "objects": {"bbox": [[1, 1, 4, 4]], "category": ["a"]}},
+    "speak": {"audio": "recording", "text": "some words"},
     "tag": {"tokens": ["some", "words"], "tags": ["O", "O"]},
     "answer": {"title": "t", "context": "a few words", "question": "how many", "answers": {"text": ["a few"],
                "answer_start": [0]}},
@@ -156,6 +161,10 @@ def test_a_recipe_runs_no_code_of_a_folder(planted, recipe, tmp_path):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for i in range(60 if recipe in ("classify_images", "detect") else 0):
         Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / f"image {i}", "PNG")
+    for i in range(60 if recipe in ("classify_audio", "transcribe") else 0):
+        soundfile.write(tmp_path / f"wave {i}", [0.1, i / 100] * 800, 8000, format="WAV")
+    for i in range(60 if recipe == "speak" else 0):
+        soundfile.write(tmp_path / f"recording {i}", np.full(800, (i + 1) / 100), 8000, format="WAV")
     file = ROOT / "recipes" / f"{recipe}.py"
     module = runpy.run_path(str(file))
     cls = module[re.search(r"(?:parse\(|run\(main, )(\w+)\)", file.read_text()).group(1)]

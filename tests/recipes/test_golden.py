@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import transformers
 from PIL import Image
@@ -66,6 +67,10 @@ def rows_of(kind: str, draw: np.random.Generator) -> dict[str, Any]:
         pixels[4:16, left % 20 : left % 20 + 9, int(label)] += 100
         objects = {"bbox": [[left % 20, 4, 9, 12]], "category": [["late", "early"][label]]}
         return {"pixels": pixels.tolist(), "objects": objects}
+    if kind == "speech":
+        time = np.arange(1600 + 400 * len(words)) / 8000
+        tone = np.sin(2 * np.pi * (90 + 10 * len(words)) * time) * (0.3 + 0.2 * np.sin(40 * time))
+        return {"wave": (tone + draw.normal(0, 0.01, len(time))).tolist(), "text": words[0]}
     if kind == "class":
         return {"text": text, "label": words[0]}
     if kind == "classes":
@@ -96,6 +101,9 @@ def write_rows(kind: str, folder: Path) -> dict[str, str]:
                 pixels = np.array(row.pop("pixels"), np.uint8)
                 row["image"] = f"{split}-{number}.png"
                 Image.fromarray(pixels).save(folder / row["image"])
+        for number, row in enumerate(rows if kind == "speech" else ()):
+            row["audio"], row["speaker"] = f"{split}-{number}.wav", "ab"[number % 2]
+            soundfile.write(folder / row["audio"], np.array(row.pop("wave")), 8000)
         path = folder / f"{split}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         files[f"{split}_file"] = str(path)
@@ -162,6 +170,15 @@ DETECTOR = {
     "num_queries": 12,
     "num_denoising": 4,
 }
+SPEAKER = {
+    "hidden_size": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_linear_units": 16,
+    "decoder_linear_units": 16,
+    "decoder_kernel_size": 7,
+    "speech_decoder_postnet_units": 8,
+}
 Case = tuple[str, str, Callable[[Path], None] | None, dict[str, Any]]
 CASES: dict[str, Case] = {
     "answer": ("answer", "question", bert, {"max_seq_length": 32, "doc_stride": 8}),
@@ -193,6 +210,19 @@ CASES: dict[str, Case] = {
     "pretrain_mlm": ("pretrain_mlm", "text", None, {"model": "transformer", "max_length": 64, "vocab_size": 300}),
     "pretrain_mlm_further": ("pretrain_mlm", "text", bert, {"max_length": 32}),
     "reward": ("reward", "preference", llama, {"max_length": 256}),
+    "speak": (
+        "speak",
+        "speech",
+        None,
+        {
+            "model_config": SPEAKER,
+            "speaker_column": "speaker",
+            "dataloader_num_workers": 0,
+            "num_samples": 1,
+            "num_scored": 1,
+            "max_seconds": 2.0,
+        },
+    ),
     "tag": ("tag", "tags", bert, {"max_seq_length": 24}),
     "translate": ("translate", "pair", None, {"vocab_size": 300, "num_beams": 1, "max_target_length": 24}),
 }

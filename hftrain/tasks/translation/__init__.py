@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.translation.model import load_translator, set_generation
     from hftrain.tasks.translation.report import samples, summarize, usage
     from hftrain.tasks.translation.rows import load_pairs
-    from hftrain.tasks.translation.scoring import bleu_tokenizer, score, translate
+    from hftrain.tasks.translation.scoring import bleu_tokenizer, score, spread, translate
 else:
     __getattr__ = lazily(__name__)
 
@@ -26,6 +26,7 @@ __all__ = [
     "samples",
     "score",
     "set_generation",
+    "spread",
     "summarize",
     "tokenize",
     "translate",

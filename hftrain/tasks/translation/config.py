@@ -45,8 +45,9 @@ class TranslateConfig(RecipeConfig):
     num_beams: Annotated[int, at_least(1)] = 4
     """Beams of the beam search for the test rows; saved as the model's default."""
 
-    predict_with_generate: bool = False
-    """Also translate the validation rows, greedily, at each evaluation: adds the metrics sacrebleu and chrf."""
+    predict_with_generate: bool = True
+    """Also translate the validation rows, at most 500 of them, greedily, at each evaluation: adds the metrics sacrebleu
+    and chrf. On few rows the loss rises long before the translations stop getting better."""
 
     @property
     def scored_by(self) -> str:

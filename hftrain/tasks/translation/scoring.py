@@ -10,12 +10,17 @@ from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hftrain.data.examples import Examples
+from hftrain.data.rows import Rows
 from hftrain.losses import Batch
 from hftrain.metrics import texts
+from hftrain.report.described import evenly
 from hftrain.text import decode
 from hftrain.train.evaluation import OneProcess, predict
 
 logger = logging.getLogger(__name__)
+
+ENOUGH_TO_COMPARE = 500  # validation rows that are translated at each evaluation
 
 
 def translate(
@@ -36,6 +41,12 @@ def translate(
         return decode(tokenizer, ids)
 
     return predict(accelerator, examples, batch_size, collate=collate, generate=generate)
+
+
+def spread(examples: Examples, rows: Rows) -> tuple[Examples, list[str]]:
+    """What is translated at each evaluation, and the references: all examples, or 500 that are spread evenly."""
+    chosen = evenly(len(rows), ENOUGH_TO_COMPARE)
+    return examples.select(chosen), rows.select(chosen)["target"]
 
 
 def score(

@@ -11,5 +11,14 @@ from hftrain.train.trials.language import (
     chunk_loss,
     separate_documents,
 )
+from hftrain.train.trials.padding import without_padding
 
-__all__ = ["attend_in_blocks", "check_batches", "check_causal", "check_packing", "chunk_loss", "separate_documents"]
+__all__ = [
+    "attend_in_blocks",
+    "check_batches",
+    "check_causal",
+    "check_packing",
+    "chunk_loss",
+    "separate_documents",
+    "without_padding",
+]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import transformers
 
 from hftrain import text
 from hftrain.config import ConfigError, parse
+from hftrain.data.examples import Examples
 from hftrain.data.rows import fingerprint
 from hftrain.predict import predict
 from hftrain.tasks import translation
@@ -99,6 +101,18 @@ def test_every_form_of_data_gives_the_same_rows(folder, tmp_path, source):
     found = translation.load_pairs(configured(folder, tmp_path, **where, **columns), seed=1)
     assert {name: len(rows) for name, rows in found.items()} == {"train": 73, "validation": 4, "test": 4}
     assert all(fingerprint(found[name]) == fingerprint(expected[name]) for name in expected)
+
+
+def test_at_most_500_rows_spread_evenly_are_translated_at_each_evaluation(folder, tmp_path):
+    rows = translation.load_pairs(configured(folder, tmp_path), seed=1)["train"]
+    many = rows.select([number % 73 for number in range(1501)])
+    examples = Examples(many["source"][:], np.arange(1501))
+    few, references = translation.spread(examples, many)
+    assert len(few) == len(references) == 500 and few[499] == many["source"][1500]
+    assert few.lengths[:, 0].tolist() == np.linspace(0, 1500, 500).astype(int).tolist()
+    assert references == [many["target"][place] for place in few.lengths[:, 0]]
+    few, references = translation.spread(Examples(rows["source"][:], np.ones(73)), rows)
+    assert list(few) == rows["source"][:] and references == rows["target"][:]
 
 
 def test_columns_that_nothing_reads_are_named(folder, tmp_path, caplog):
@@ -280,7 +294,10 @@ def test_mistakes_are_named(folder, pretrained, own, tmp_path, settings, message
             r"run.yaml:3: .*no 'hiden_size'; did you mean 'hidden_size'",
         ),
         ("use_peft: true\n", r"run.yaml:1, .*adapters need a pretrained model"),
-        ("metric_for_best_model: chrf", r"predict_with_generate: without .* only loss is"),
+        (
+            "metric_for_best_model: chrf\npredict_with_generate: false",
+            r"predict_with_generate: without .* only loss is",
+        ),
     ],
 )
 def test_mistakes_in_yaml_have_file_and_line(tmp_path, text, message):

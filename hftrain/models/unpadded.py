@@ -1,0 +1,301 @@
+"""Passes without padding: the layers of a model see only the tokens of a batch; attention alone sees the rows.
+
+A padded batch costs its longest row times its rows. Here the tokens of all rows stand in one row while they are in a
+stack of layers, and `scaled_dot_product_attention` gets them back in their rows, with the model's own mask. Dropout
+draws as many numbers as for the padded batch, and uses those of the tokens. So loss and gradients are those of the
+padded batch, but for rounding.
+
+Shapes: B rows of T tokens with padding, N tokens without, H heads, d width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from hftrain.losses import IGNORE, Batch
+
+WORTH = 0.1  # of a batch must be padding, or it stays as it is
+GROUPS = torch.tensor([1, 2, 3])  # quarters of the longest row, which separate the groups of attention
+
+
+class Group(NamedTuple):
+    """Rows of similar length, whose attention is computed at once."""
+
+    rows: torch.Tensor  # their numbers in the batch
+    columns: slice  # that have their tokens
+    spots: torch.Tensor  # (tokens of the group,) the places of its tokens in (rows, columns)
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """(tokens of the group, H, d) -> (rows, H, columns, d), with zeros at padding"""
+        rows, columns = len(self.rows), self.columns.stop - self.columns.start
+        placed: torch.Tensor = Placed.apply(values, self.spots, rows * columns)
+        return placed.unflatten(0, (rows, columns)).transpose(1, 2)
+
+    def flat(self, values: torch.Tensor) -> torch.Tensor:
+        """The inverse of `padded`."""
+        taken: torch.Tensor = Taken.apply(values.transpose(1, 2).flatten(0, 1), self.spots)
+        return taken
+
+
+class Places:
+    """The places of tokens in a padded batch. Without padding, groups of rows follow one another.
+
+    Args:
+        keep: (B, T), true for tokens.
+        groups: the numbers of the rows of each group.
+    """
+
+    def __init__(self, keep: torch.Tensor, groups: Sequence[torch.Tensor]):
+        self.shape = keep.shape
+        self.groups: list[Group] = []
+        tokens = []
+        for rows in groups:
+            row, column = keep[rows].nonzero(as_tuple=True)
+            tokens.append(rows[row] * self.shape[1] + column)
+            first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
+            self.groups.append(Group(rows, slice(first, last + 1), row * (last + 1 - first) + column - first))
+        self.tokens = torch.cat(tokens)
+
+    def flat(self, values: torch.Tensor) -> torch.Tensor:
+        """(B or 1, T, ...) -> (1, N, ...)"""
+        rows = values.expand(self.shape[0], *values.shape[1:]).flatten(0, 1)
+        taken: torch.Tensor = Taken.apply(rows, self.tokens)
+        return taken[None]
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """(1, N, ...) -> (B, T, ...), with zeros at padding"""
+        placed: torch.Tensor = Placed.apply(values[0], self.tokens, self.shape.numel())
+        return placed.unflatten(0, self.shape)
+
+    def in_groups(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """(1, H, N, d) -> of each group, (rows, H, columns, d)"""
+        parts = values[0].transpose(0, 1).split([len(group.spots) for group in self.groups])
+        return [group.padded(part) for group, part in zip(self.groups, parts, strict=True)]
+
+
+def place(values: torch.Tensor, tokens: torch.Tensor, size: int) -> torch.Tensor:
+    return values.new_zeros(size, *values.shape[1:]).index_copy_(0, tokens, values)
+
+
+class Taken(torch.autograd.Function):
+    """`values[tokens]`, each taken once: the gradient is copied, not added up."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(tokens)
+        ctx.size = len(values)
+        return values.index_select(0, tokens)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (tokens,) = ctx.saved_tensors
+        return place(gradient, tokens, ctx.size), None
+
+
+class Placed(torch.autograd.Function):
+    """The inverse of `Taken`: zeros of `size` with `values` at `tokens`."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, tokens: torch.Tensor, size: int) -> torch.Tensor:
+        ctx.save_for_backward(tokens)
+        return place(values, tokens, size)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
+
+
+class InRows(TorchFunctionMode):
+    """Gives attention its rows and dropout the numbers of the padded batch, within one layer.
+
+    Args:
+        own: the places of the layer's tokens.
+        source: those of the tokens that cross-attention reads, in the second attention of the layer.
+    """
+
+    def __init__(self, own: Places, source: Places):
+        super().__init__()
+        self.own, self.sources = own, iter([own, source])
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attend(*args, **kwargs)
+        if func is F.dropout:
+            return self._drop(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attn_mask: torch.Tensor | None = None,
+        dropout_p: float = 0.0,
+        **settings: Any,
+    ) -> torch.Tensor:
+        """query (1, H, N, d), key and value (1, G, N or tokens of the source, d) -> (1, H, N, d)"""
+        source = next(self.sources)
+        noise = None
+        if dropout_p:
+            size = self.own.shape[0], query.shape[1], self.own.shape[1], source.shape[1]
+            noise = torch.empty(size, dtype=query.dtype).bernoulli_(1 - dropout_p).div_(1 - dropout_p)
+        outputs = []
+        queries, keys, values = self.own.in_groups(query), source.in_groups(key), source.in_groups(value)
+        for own, read, q, k, v in zip(self.own.groups, source.groups, queries, keys, values, strict=True):
+            mask, drawn = (part_of(x, own.rows, own.columns, read.columns) for x in (attn_mask, noise))
+            if drawn is None:
+                output = F.scaled_dot_product_attention(q, k, v, mask, **settings)
+            else:
+                output = attend(q, k, v, mask, drawn, **settings)
+            outputs.append(own.flat(output))
+        return torch.cat(outputs).transpose(0, 1)[None]
+
+    def _drop(self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        if not training or not 0 < p < 1:
+            return F.dropout(values, p, training, inplace)
+        noise = torch.empty(*self.own.shape, *values.shape[2:], dtype=values.dtype).bernoulli_(1 - p)
+        return values * noise.flatten(0, 1).index_select(0, self.own.tokens).div_(1 - p)
+
+
+def part_of(values: torch.Tensor | None, rows: torch.Tensor, queries: slice, keys: slice) -> torch.Tensor | None:
+    """The part of a mask, or of noise, (B or 1, H or 1, queries or 1, keys or 1) for these rows and columns."""
+    if values is None:
+        return None
+    values = values[rows] if len(values) > 1 else values
+    values = values[:, :, queries] if values.shape[2] > 1 else values
+    return values[..., keys] if values.shape[3] > 1 else values
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    noise: torch.Tensor,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """`scaled_dot_product_attention` whose weights are multiplied by `noise`, as torch computes it with dropout."""
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    half = (scale or query.shape[-1] ** -0.5) ** 0.5
+    scores = (query * half) @ (key * half).transpose(-2, -1)
+    if is_causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).tril().logical_not(), -torch.inf)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) * noise @ value
+
+
+class Stack:
+    """The layers of an encoder or a decoder, whose forward passes it replaces while it is entered.
+
+    Args:
+        source: the places of what cross-attention reads; without one, those of its own tokens.
+    """
+
+    def __init__(self, layers: nn.ModuleList, own: Places, source: Places):
+        self.layers, self.own, self.source = layers, own, source
+        self.is_flat = False
+
+    def run(self, layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        named = not args
+        hidden = kwargs.pop("hidden_states") if named else args[0]
+        if not self.is_flat and hidden.shape[:2] != self.own.shape:  # not a token for each place, as in audio
+            return forward(hidden, *args[1:], **kwargs)
+        hidden = hidden if self.is_flat else self.own.flat(hidden)
+        self.is_flat = layer is not self.layers[-1]
+        others = [self._flat(value) for value in args[1:]]
+        with InRows(self.own, self.source):
+            output = forward(hidden, *others, **{name: self._flat(value) for name, value in kwargs.items()})
+        if self.is_flat:
+            return output
+        if isinstance(output, tuple):
+            return (self.own.padded(output[0]), *output[1:])
+        return self.own.padded(output)
+
+    def _flat(self, value: Any) -> Any:
+        """An argument of a layer: positions, in pairs, of the tokens; the output of the encoder; or a mask, which
+        attention gets as it is."""
+        if isinstance(value, tuple):
+            return tuple(self._flat_positions(part) for part in value)
+        read = isinstance(value, torch.Tensor) and value.ndim == 3 and self.source is not self.own
+        return self.source.flat(value) if read and value.shape[:2] == self.source.shape else value
+
+    def _flat_positions(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.ndim == 4 and value.shape[1] == 1:  # of each head
+            return self._flat_positions(value[:, 0])[:, None]
+        return self.own.flat(value) if value.ndim == 3 and value.shape[1] == self.own.shape[1] else value
+
+
+def stacks_of(model: Any) -> list[tuple[nn.ModuleList, bool]]:
+    """The stacks of layers, and whether each belongs to the decoder of an encoder-decoder."""
+    decoder = set(model.get_decoder().modules()) if model.config.is_encoder_decoder else set()
+    return [
+        (part, part in decoder)
+        for part in model.modules()
+        if isinstance(part, nn.ModuleList) and all(isinstance(layer, GradientCheckpointingLayer) for layer in part)
+        if len(part)
+    ]
+
+
+def places_of(model: Any, batch: Batch, worth: float = WORTH) -> tuple[Places, Places] | None:
+    """The places of the tokens of the encoder and of the decoder, which are the same for one stack; None if the batch
+    has less padding than it is worth.
+
+    A decoder with a source needs nothing behind the last label of a row.
+    """
+    mask = batch.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return None
+    keep = own = mask.bool()
+    if model.config.is_encoder_decoder:
+        labels, inputs = batch.get("labels"), batch.get("decoder_input_ids")
+        if labels is None or inputs is None or labels.ndim != 2 or labels.shape != inputs.shape:
+            return None
+        own = (labels != IGNORE).flip(1).cumsum(1).flip(1) > 0
+    tokens, lengths = keep.numel() + own.numel(), keep.sum(1) + own.sum(1)
+    if tokens - int(lengths.sum()) <= worth * tokens:
+        return None
+    lengths, order = lengths.sort()
+    edges = torch.searchsorted(lengths, lengths[-1] * GROUPS // 4, right=True).unique()
+    groups = [rows for rows in order.tensor_split(edges) if len(rows)]
+    source = Places(keep, groups)
+    return source, Places(own, groups) if own is not keep else source
+
+
+@contextmanager
+def unpadded(model: Any, batch: Batch, worth: float = WORTH) -> Iterator[None]:
+    """A context in which the layers of `model` see the tokens of `batch` only. Its adapters belong to it."""
+    places = places_of(model, batch, worth)
+    if places is None:
+        yield
+        return
+    source, own = places
+    changed: list[nn.Module] = []
+    try:
+        for layers, decodes in stacks_of(model):
+            stack = Stack(layers, own if decodes else source, source)
+            for layer in layers:
+                changed.append(layer)
+                layer.forward = _bound(stack, layer, layer.forward)
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def _bound(stack: Stack, layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: stack.run(layer, forward, *args, **kwargs)

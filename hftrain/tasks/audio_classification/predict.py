@@ -1,0 +1,43 @@
+"""Labels with probabilities, or a number, of audio files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hftrain.labels.predict import problem_of, say
+from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
+
+
+def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[Any]:
+    """For each recording the same as `hftrain.tasks.classification.predict.classify` for a text. A recording is a path,
+    or what a row has in its column: bytes, or the dict of datasets.Audio.
+
+    Raises:
+        ValueError: a recording that cannot be read, or is on the network.
+    """
+    from hftrain.audio.features import Features, load_extractor
+    from hftrain.audio.sources import located
+    from hftrain.data.examples import Examples
+    from hftrain.labels import scoring
+    from hftrain.tasks.audio_classification.examples import FRAMES, collator
+    from hftrain.train.evaluation import OneProcess
+
+    folder, config = saved.folder, saved.config
+    features, problem = Features(load_extractor(str(folder))), problem_of(config)
+    known = located(recordings)
+    longest = recall(config, "longest_seconds")
+    label: Any = [] if problem == "multi_label_classification" else 0
+    items = [
+        {"audio": path, "start": None, "end": longest if longest and facts.seconds > longest else None, "labels": label}
+        for path, facts in known
+    ]
+    lengths = [max(1, round(min(facts.seconds, longest or facts.seconds) * FRAMES)) for _, facts in known]
+    model, device = load_weights(saved, "AutoModelForAudioClassification")
+    collate = collator(features, problem, config.num_labels or 0)
+    examples = Examples(items, lengths)
+    outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
+    refuse_nan(outputs.flatten().tolist(), folder)
+    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
+    names: Any = config.id2label
+    return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]

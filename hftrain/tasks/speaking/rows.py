@@ -1,0 +1,82 @@
+"""Recordings with their texts, of which none is too long."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hftrain.audio import load_speech
+from hftrain.data.rows import Rows, listed
+from hftrain.tasks.speaking.config import SpeakConfig
+
+if TYPE_CHECKING:
+    from hftrain.tasks.speaking.voice import Voice
+
+logger = logging.getLogger(__name__)
+
+
+def load_recordings(config: SpeakConfig, seed: int) -> dict[str, Rows]:
+    """As `load_speech`. Raises: ValueError, also for recordings of more than `max_seconds`."""
+    return {split: short_enough(part, config) for split, part in load_speech(config, seed).items()}
+
+
+def short_enough(rows: Rows, config: SpeakConfig) -> Rows:
+    reason = "{:.1f} s, but max_seconds is {:g}: raise it, or cut the recording"
+    long = {
+        number: reason.format(seconds, config.max_seconds)
+        for number, seconds in enumerate(rows["seconds"])
+        if seconds > config.max_seconds
+    }
+    return leave_out(rows, long, config.max_bad_rows)
+
+
+def speakable(rows: Rows, voice: "Voice", config: SpeakConfig) -> tuple[Rows, list[np.ndarray]]:
+    """The rows and the tokens of their texts. Raises: ValueError, texts with characters that the model does not know,
+    and, of a model with durations, texts with more tokens than the recording has frames."""
+    wrong, tokens = {}, []
+    for number, row in enumerate(rows):
+        ids = voice.tokens(row["text"])
+        tokens.append(ids)
+        frames = voice.frames(row["seconds"])
+        if unknown := voice.unknown(row["text"]):
+            wrong[number] = (
+                f"the model does not know the character {unknown!r} of {row['text']!r:.60}: write it as words"
+            )
+        elif len(ids) > frames:
+            wrong[number] = f"{len(ids)} characters in {frames} frames ({row['seconds']:.2f} s): {row['text']!r:.60}"
+    kept = leave_out(rows, wrong, config.max_bad_rows)
+    return kept, [ids for number, ids in enumerate(tokens) if number not in wrong]
+
+
+def leave_out(rows: Rows, wrong: Mapping[int, str], most: int) -> Rows:
+    """The rows without those in `wrong` (row -> reason), which are logged.
+
+    Raises:
+        ValueError: these and the rows left out at reading are more than `most`, or no row is left.
+    """
+    if not wrong:
+        return rows
+    assert rows.places is not None
+    bad = [rows.places.bad(row, reason) for row, reason in wrong.items()]
+    if len(bad) + len(rows.bad) > most or len(bad) == len(rows):
+        raise ValueError(
+            f"{len(bad)} of {len(rows)} {rows.split} rows cannot be used, max_bad_rows is {most}:\n{listed(bad[:10])}\n"
+            "Correct them; max_bad_rows is the number of rows that may be left out."
+        )
+    logger.warning("%d %s rows are left out:\n%s", len(bad), rows.split, listed(bad[:10]))
+    kept = rows.select([row for row in range(len(rows)) if row not in wrong])
+    return replace(kept, bad=[*rows.bad, *bad], leaks=rows.leaks)
+
+
+def speakers_of(rows: Mapping[str, Rows]) -> list[str]:
+    """The names of the speakers of the training rows, sorted. Raises: ValueError, another split has another speaker."""
+    names: Sequence[str] = sorted(set(rows["train"]["speaker"]))
+    for split, part in rows.items():
+        if strange := sorted(set(part["speaker"]) - {*names}):
+            raise ValueError(
+                f"{split}: the speaker {strange[0]!r} has no training row, so the model cannot learn this voice: give "
+                "each speaker training rows, or leave speaker_column open to learn one voice of all"
+            )
+    return [*names]

@@ -1,0 +1,95 @@
+"""Settings of speech recognition, checked before anything is loaded."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from hftrain.audio.config import SpeechConfig
+from hftrain.config import above, at_least, between, share
+
+FRAMES = 100  # of a second: the lengths that batches are cut by
+METRICS = ("loss", "wer", "cer")
+
+
+@dataclass
+class TranscribeConfig(SpeechConfig):
+    """Recordings, and the text that is spoken in each."""
+
+    counted: ClassVar[str] = "frames"
+
+    dataset_name: str | None = "digits"
+    """Data set: the built-in spoken digits (one to four in each recording), one on the Hugging Face Hub, a folder with
+    the layout of LibriSpeech, LJSpeech, Common Voice or Kaldi, one with rows, or one written by save_to_disk."""
+
+    model: str = "wav2vec2-bert"
+    """Kind of new CTC model, without model_name_or_path, a model type of transformers that reads log-mel frames."""
+
+    language: str | None = None
+    """Language that a multilingual Whisper writes: en, de, ...; null: English-only models need none."""
+
+    text_case: Literal["unchanged", "lower", "upper"] | None = None
+    """Letters of the texts that a model learns; null: lower for a new vocabulary, else unchanged."""
+
+    normalizer: Literal["none", "basic", "english"] = "basic"
+    """Texts are made alike before errors are counted; basic: lower case, no punctuation; english: also numbers and
+    contractions (both as Whisper's authors do); none: as they are. Stored with the score."""
+
+    window_seconds: Annotated[int | None, between(1, 30)] = None
+    """Seconds that Whisper hears at once: its encoder's positions are cut to that; null: as long as the longest
+    recording. Longer recordings are refused, unless cut_audio is set."""
+
+    cut_audio: bool = False
+    """Recordings that are longer than the model hears are cut, and counted; otherwise they are refused."""
+
+    max_seconds: Annotated[float | None, above(0)] = None
+    """Longest recording; null: as long as the model hears."""
+
+    micro_batch_seconds: Annotated[float | None, above(0)] = None
+    """Seconds of audio in one forward pass of one device, with padding. It limits memory."""
+
+    speed: Annotated[float, share] = 0.1
+    """Augmentation: recordings are up to this share faster or slower, their pitch with it."""
+
+    shift_seconds: Annotated[float, at_least(0)] = 0.0
+    """Augmentation: silence of up to this many seconds before a recording."""
+
+    gain_decibels: Annotated[float, at_least(0)] = 6.0
+    """Augmentation: recordings are up to this much louder or softer."""
+
+    noise: Annotated[float, between(0, 1)] = 0.0
+    """Augmentation: probability of white noise."""
+
+    noise_decibels: float = 10.0
+    """Augmentation: lowest signal-to-noise ratio; the highest is 20 more."""
+
+    time_masks: Annotated[int, at_least(0)] = 2
+    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779)."""
+
+    band_masks: Annotated[int, at_least(0)] = 2
+    """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.micro_batch_seconds is not None and self.micro_batch_tokens is None and self.micro_batch_size is None:
+            self.micro_batch_tokens = round(self.micro_batch_seconds * FRAMES)
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        for name in ("micro_batch_size", "micro_batch_tokens"):
+            given = getattr(self, name)
+            own = None if self.micro_batch_seconds is None else round(self.micro_batch_seconds * FRAMES)
+            if own is not None and given is not None and given != own:
+                yield ("micro_batch_seconds", name), "contradict each other: set one of them"
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") not in METRICS:
+            yield ("metric_for_best_model",), f"only {', '.join(METRICS)} are evaluated"
+
+    def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().late_checks()
+        if self.model_name_or_path is None:
+            from hftrain.models.new import model_problems
+
+            yield from model_problems(self.model, self.model_config, "AutoModelForCTC")
+
+    @property
+    def scored_by(self) -> str:
+        return "wer"

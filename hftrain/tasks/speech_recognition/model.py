@@ -1,0 +1,170 @@
+"""The model that writes what it hears, and what it reads and writes with: CTC or an encoder-decoder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoTokenizer, PreTrainedConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from hftrain.audio.features import NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
+from hftrain.models import load
+from hftrain.models.saved import recall, remember
+from hftrain.tasks.speech_recognition.config import TranscribeConfig
+
+if TYPE_CHECKING:
+    from hftrain.data.rows import Rows
+
+logger = logging.getLogger(__name__)
+
+BLANK, UNKNOWN, SPACE = "[PAD]", "[UNK]", "|"
+
+
+class Listener:
+    """What a model reads and writes with; saved beside it as transformers reads it.
+
+    Args:
+        seq2seq: the model is an encoder-decoder; otherwise CTC, whose blank is the tokenizer's pad token.
+    """
+
+    def __init__(self, features: Features, tokenizer: Any, seq2seq: bool, text_case: str):
+        self.features, self.tokenizer, self.seq2seq, self.text_case = features, tokenizer, seq2seq, text_case
+
+    def spell(self, text: str) -> list[int]:
+        """The labels of a text; of Whisper from its language token on, and with the token that ends it."""
+        ids: list[int] = self.tokenizer(in_case(text, self.text_case)).input_ids
+        return ids[1:] if self.seq2seq and ids and ids[0] == self.tokenizer.bos_token_id else ids
+
+    def unknown(self, text: str) -> str:
+        """The characters of a text that a CTC vocabulary lacks."""
+        if self.seq2seq or self.tokenizer.unk_token_id is None:
+            return ""
+        known, cased = self.tokenizer.get_vocab(), in_case(text, self.text_case)
+        single = all(len(token) == 1 for token in known if token not in self.tokenizer.all_special_tokens)
+        return "".join(sorted({sign for sign in cased if sign not in known and sign != " "})) if single else ""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.features.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def in_case(text: str, case: str) -> str:
+    return {"lower": text.lower(), "upper": text.upper()}.get(case, text)
+
+
+def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listener:
+    """The feature extractor and the tokenizer of the model that `config` names; a new model, or one that was never
+    taught to write, gets the characters of the training texts as its vocabulary.
+
+    Raises:
+        ValueError: the model has no feature extractor, or is a Whisper without tokenizer.
+    """
+    name = config.model_name_or_path
+    if name is None:
+        config.choose("text_case", "lower", "a new vocabulary")
+        return Listener(
+            Features(new_extractor()), learn_characters(rows["train"], config), False, str(config.text_case)
+        )
+    seq2seq = bool(load.load_model_config(config).is_encoder_decoder)
+    extractor = load_extractor(name, config.model_revision, trust_remote_code=config.trust_remote_code)
+    try:
+        tokenizer: Any = load.load_tokenizer(config)
+    except (ValueError, TypeError):
+        if seq2seq or config.tokenizer_name_or_path is not None:
+            raise
+        tokenizer = None  # a model that was only pretrained
+    new = tokenizer is None
+    config.choose("text_case", "lower" if new else "unchanged", "a new vocabulary" if new else "the model's vocabulary")
+    features = Features(extractor)
+    if features.fixed:
+        longest = max(float(np.max(split["seconds"][:])) for split in rows.values())
+        most = features.window or 30
+        config.choose(
+            "window_seconds", min(most, max(1, math.ceil(longest))), f"the longest recording has {longest:.2f} s"
+        )
+        features = Features(extractor, config.window_seconds)
+    if seq2seq and config.language is not None and hasattr(tokenizer, "set_prefix_tokens"):
+        tokenizer.set_prefix_tokens(language=config.language, task="transcribe", predict_timestamps=False)
+    return Listener(features, tokenizer or learn_characters(rows["train"], config), seq2seq, str(config.text_case))
+
+
+def saved_listener(folder: Path, model_config: PreTrainedConfig) -> Listener:
+    """What a finished model reads and writes with.
+
+    Raises:
+        ValueError: the folder has no feature extractor or tokenizer.
+    """
+    features = Features(load_extractor(str(folder)))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder} has no tokenizer: {error}") from error
+    case = (recall(model_config, "transcription") or {}).get("text_case", "unchanged")
+    return Listener(features, tokenizer, bool(model_config.is_encoder_decoder), case)
+
+
+def learn_characters(rows: Rows, config: TranscribeConfig) -> Any:
+    """A tokenizer whose tokens are the characters of the training texts."""
+    from transformers import Wav2Vec2CTCTokenizer
+
+    signs = sorted({sign for text in rows["text"] for sign in in_case(text, str(config.text_case))} - {" ", SPACE})
+    vocabulary = {token: number for number, token in enumerate([BLANK, UNKNOWN, SPACE, *signs])}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "vocab.json"
+        file.write_text(json.dumps(vocabulary), encoding="utf-8")
+        how = {"pad_token": BLANK, "unk_token": UNKNOWN, "word_delimiter_token": SPACE}
+        return Wav2Vec2CTCTokenizer(str(file), bos_token=None, eos_token=None, **how)
+
+
+def load_recogniser(config: TranscribeConfig, listener: Listener) -> Any:
+    """The model that `config` names, or a new small one, for the vocabulary of `listener`; Whisper for its window.
+
+    Raises:
+        ValueError: the model cannot be loaded, or is to be cut in pieces (ZeRO-3).
+    """
+    if listener.seq2seq:
+        model = load.load_model(config, AutoModelForSpeechSeq2Seq)
+        if listener.features.fixed:
+            hear_less(model, listener.features.window or 30)
+        if config.language is not None:
+            model.generation_config.language, model.generation_config.task = config.language, "transcribe"
+        model.generation_config.max_length = model.config.max_target_positions
+    else:
+        own = {"vocab_size": len(listener.tokenizer), "pad_token_id": listener.tokenizer.pad_token_id}
+        model = load.load_model(config, AutoModelForCTC, new=lambda: new_shape(config), settings=own | STEADY)
+    remember(model.config, transcription={"normalizer": config.normalizer, "text_case": listener.text_case})
+    return load.add_adapters(model, config, None)
+
+
+def new_shape(config: TranscribeConfig) -> PreTrainedConfig:
+    """The configuration of a new model. Raises: ValueError, a value of `model_config` that it refuses."""
+    shape = NEW_ENCODER if config.model == "wav2vec2-bert" else {}
+    try:
+        return AutoConfig.for_model(config.model, **shape | config.model_config)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"model_config: {error}") from error
+
+
+@torch.no_grad()
+def hear_less(model: Any, seconds: int) -> None:
+    """Cuts the positions of Whisper's encoder, 50 a second. Raises: ValueError, they are in pieces (ZeRO-3)."""
+    encoder, positions = model.get_encoder(), 50 * seconds
+    table = encoder.embed_positions
+    if positions == model.config.max_source_positions:
+        return
+    if is_deepspeed_zero3_enabled():
+        raise ValueError("window_seconds: positions cannot be cut in pieces (ZeRO-3): use ZeRO-2, or window_seconds 30")
+    shorter = nn.Embedding(positions, table.embedding_dim, dtype=table.weight.dtype)
+    shorter.weight.copy_(table.weight[:positions])
+    encoder.embed_positions = shorter.requires_grad_(table.weight.requires_grad)
+    model.config.max_source_positions = encoder.max_source_positions = positions
+    logger.warning("Whisper's encoder hears %d s at once: its other positions are cut off", seconds)

@@ -1,0 +1,187 @@
+"""Without padding, a model gives the loss, the gradients and the random numbers of the padded batch."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from accelerate import Accelerator
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from hftrain import Examples, TrainConfig, causal_language_model, fit, sequence_to_sequence, text
+from hftrain.data.plan import seed_all
+from hftrain.labels.losses import classification
+from hftrain.models import TransformerConfig
+from hftrain.models.unpadded import places_of, stacks_of, unpadded
+from hftrain.text.causal import collate_causal
+from hftrain.train.trials import without_padding
+
+pytestmark = pytest.mark.unit
+SIZE = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+OWN = {"num_encoder_layers": 2, "num_decoder_layers": 2, "dropout": 0.1, "attention_dropout": 0.1}
+OWN |= {name: size for name, size in SIZE.items() if name != "num_hidden_layers"}
+LENGTHS = (3, 17, 1, 9, 12, 5, 9)
+
+
+def ids(lengths, seed=0):
+    draw = np.random.default_rng(seed)
+    return [draw.integers(3, 97, n) for n in lengths]
+
+
+def texts():
+    rows = ids(LENGTHS)
+    batch = {"input_ids": text.pad(rows, 0), "attention_mask": text.attention_mask(rows)}
+    return batch | {"labels": torch.arange(len(rows)) % 3}
+
+
+def pairs():
+    rows = zip(ids(LENGTHS), ids((5, 14, 2, 9, 17, 1, 8), 1), strict=True)
+    rows = [{"input_ids": source, "labels": target} for source, target in rows]
+    return text.collate_pairs(rows, pad_token_id=0, decoder_start_token_id=1)
+
+
+def documents():
+    return collate_causal([{"input_ids": row} for row in ids(LENGTHS)], pad_token_id=0)
+
+
+def classifier(name, **changes):
+    config = transformers.AutoConfig.for_model(name, **SIZE | changes, num_labels=3, pad_token_id=0)
+    return transformers.AutoModelForSequenceClassification.from_config(config)
+
+
+def decoder(name, **changes):
+    config = transformers.AutoConfig.for_model(name, **SIZE | changes, attention_dropout=0.1, pad_token_id=0)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def marian(**changes):
+    size = {"vocab_size": 97, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 48}
+    heads = {"decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "pad_token_id": 0}
+    config = transformers.MarianConfig(**size | heads | changes, decoder_start_token_id=1, attention_dropout=0.1)
+    return AutoModelForSeq2SeqLM.from_config(config)
+
+
+def own(kind, **changes):
+    config = TransformerConfig(**OWN | changes, position_embedding_type=kind, pad_token_id=0, decoder_start_token_id=1)
+    return AutoModelForSeq2SeqLM.from_config(config)
+
+
+CASES = {
+    "bert": lambda: (classifier("bert"), texts()),
+    "distilbert": lambda: (classifier("distilbert", dim=32, n_heads=4, n_layers=2, hidden_dim=48), texts()),
+    "roberta": lambda: (classifier("roberta"), texts()),
+    "modernbert": lambda: (classifier("modernbert", global_attn_every_n_layers=2, local_attention=6), texts()),
+    "marian": lambda: (marian(), pairs()),
+    "own, sinusoidal": lambda: (own("sinusoidal"), pairs()),
+    "own, rotary": lambda: (own("rotary", num_key_value_heads=2), pairs()),
+    "own, t5": lambda: (own("t5"), pairs()),
+    "llama": lambda: (decoder("llama", num_key_value_heads=2), documents()),
+    "mistral": lambda: (decoder("mistral", num_key_value_heads=2, sliding_window=6), documents()),
+}
+
+
+def loss_of(model):
+    if model.config.is_encoder_decoder:
+        return sequence_to_sequence()
+    return causal_language_model() if hasattr(model, "lm_head") else classification("single_label_classification")
+
+
+def passed(model, batch, worth):
+    """Loss, gradients and the state of the random generator after a pass."""
+    model.zero_grad()
+    seed_all(7)
+    with unpadded(model, batch, worth):
+        value = loss_of(model).summed(model, batch)
+    value.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return float(value.detach()), gradients, torch.get_rng_state()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_it_gives_what_the_padded_batch_gives(name, mode):
+    torch.manual_seed(0)
+    model, batch = CASES[name]()
+    model.train(mode == "train")
+    sizes: list[int] = []
+    layers, _ = stacks_of(model)[0]
+    linear = next(module for module in layers.modules() if isinstance(module, torch.nn.Linear))
+    linear.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:2].numel()))
+    expected, padded_gradients, after = passed(model, batch, 1.0)
+    value, gradients, state = passed(model, batch, 0.1)
+    assert value == pytest.approx(expected, rel=1e-6) and torch.equal(state, after)
+    assert sizes[-1] == sum(LENGTHS) < sizes[0] == len(LENGTHS) * max(LENGTHS)
+    largest = max(float(gradient.abs().max()) for gradient in padded_gradients.values())
+    for parameter, gradient in padded_gradients.items():
+        torch.testing.assert_close(gradients[parameter], gradient, rtol=1e-4, atol=2e-6 * largest, msg=parameter)
+    assert not any("forward" in vars(module) for module in model.modules())  # nothing stays behind
+
+
+def test_a_batch_with_little_padding_stays_as_it_is():
+    model = classifier("bert")
+    rows = ids((9, 9, 9, 8))
+    batch = {"input_ids": text.pad(rows, 0), "attention_mask": text.attention_mask(rows)}
+    assert places_of(model, batch) is None and places_of(model, batch, 0.0) is not None
+    assert places_of(model, {"input_ids": batch["input_ids"]}) is None
+
+
+def test_rows_of_similar_length_are_a_group():
+    places, _ = places_of(classifier("bert"), texts())
+    assert [[LENGTHS[row] for row in group.rows] for group in places.groups] == [[1, 3], [5], [9, 9, 12], [17]]
+    assert [group.columns.stop for group in places.groups] == [3, 5, 12, 17]
+
+
+def rows_of(lengths):
+    return [{"input_ids": row, "labels": int(row[0]) % 3} for row in ids(lengths)]
+
+
+def collate(rows):
+    inputs = [row["input_ids"] for row in rows]
+    batch = {"input_ids": text.pad(inputs, 0), "attention_mask": text.attention_mask(inputs)}
+    return batch | {"labels": torch.tensor([row["labels"] for row in rows])}
+
+
+def collate_same(rows):
+    inputs = [{"input_ids": row["input_ids"], "labels": row["input_ids"]} for row in rows]
+    return text.collate_pairs(inputs, pad_token_id=0, decoder_start_token_id=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "collate"),
+    [
+        (lambda: own("shaw", hidden_size=96), collate_same),  # distances of a row, for each place
+        (lambda: classifier("deberta-v2", hidden_size=96, relative_attention=True), collate),  # an attention of its own
+        (lambda: classifier("albert", hidden_size=96), collate),  # its layers are not a stack
+        (lambda: classifier("bert", hidden_size=64), collate),  # narrow
+        (lambda: marian(d_model=96, encoder_layerdrop=0.1), collate_same),
+    ],
+)
+def test_other_models_keep_their_padding(model, collate, tmp_path):
+    model = model()
+    lengths = (3, 4, 9, 8)
+    examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
+    config, loss = TrainConfig(output_dir=str(tmp_path)), loss_of(model)
+    assert without_padding(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss) is loss
+
+
+def test_fit_trains_without_padding(tmp_path):
+    """A step at once, which pads, and row by row, which cannot, have the same losses."""
+    lengths = (3, 17, 2, 9, 12, 5, 9, 4) * 2
+    examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
+    weights = []
+    for size in (None, 1):
+        torch.manual_seed(0)
+        changes = {"hidden_size": 96, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        model = classifier("bert", **changes)
+        sizes: list[int] = []
+        linear = model.bert.encoder.layer[0].intermediate.dense
+        linear.register_forward_hook(lambda module, args, output, sizes=sizes: sizes.append(args[0].shape[:2].numel()))
+        config = TrainConfig(
+            output_dir=str(tmp_path / str(size)), max_steps=4, global_batch_size=8, micro_batch_size=size, save_steps=0,
+            learning_rate=1e-3, adam_epsilon=1e-3,
+        )  # fmt: skip
+        loss = classification("single_label_classification")
+        fit(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss)
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        if size is None:
+            assert sum(sizes[-4:]) == 2 * sum(lengths)  # two epochs of two steps
+    torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
