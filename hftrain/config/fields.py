@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar, Literal
@@ -222,6 +223,10 @@ class TrainConfig(Config):
     save_total_limit: Annotated[int, at_least(1)] = 2
     """Number of checkpoints to keep; the newest intact one and the best are never deleted."""
 
+    remote_dir: str | None = None
+    """Second place for checkpoints, such as s3://bucket/run, gs://bucket/run or another folder that fsspec supports:
+    each one is uploaded in the background, and auto resumes from the newest of both places; null: none."""
+
     load_best_model_at_end: bool | None = None
     """Finish with the best weights by metric_for_best_model instead of the last; null: chosen, by the number of
     validation examples."""
@@ -292,6 +297,11 @@ class TrainConfig(Config):
             yield (
                 ("selective_checkpointing", "activation_checkpointing"),
                 "only refines checkpointing: set activation_checkpointing too",
+            )
+        if re.search(r"://[^/]*@|\?", self.remote_dir or ""):
+            yield (
+                ["remote_dir"],
+                "must not contain credentials or a query, since reports show it: set them in the environment",
             )
         if self.early_stopping_patience is not None and self.eval_steps == 0:
             yield (

@@ -2,16 +2,9 @@
 
 from hftrain.distributed.agreement import require_agreement
 from hftrain.distributed.loading import draw, gathered, unsharded_models
+from hftrain.distributed.pieces import Piece, load_like, load_optimizer, load_parameters, pieces
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
-from hftrain.distributed.state import (
-    cut_like,
-    fingerprint_parameters,
-    load_optimizer,
-    load_parameters,
-    named_state,
-    weights,
-    without_state,
-)
+from hftrain.distributed.state import Weight, fingerprint_parameters, weights, without_state
 from hftrain.distributed.step import (
     accumulating,
     average_gradients,
@@ -27,7 +20,8 @@ from hftrain.distributed.step import (
     total,
     zero_stage,
 )
-from hftrain.distributed.waiting import advancing
+from hftrain.distributed.waiting import MainThreads, OtherThreads, advancing
+from hftrain.distributed.watch import moved
 from hftrain.distributed.wrap import (
     check_gradients,
     check_sharing,
@@ -38,6 +32,10 @@ from hftrain.distributed.wrap import (
 )
 
 __all__ = [
+    "MainThreads",
+    "OtherThreads",
+    "Piece",
+    "Weight",
     "accumulating",
     "advancing",
     "average_gradients",
@@ -46,7 +44,6 @@ __all__ = [
     "check_sharing",
     "clear_gradients",
     "clip_and_step",
-    "cut_like",
     "describe",
     "die_with_parent",
     "draw",
@@ -57,10 +54,12 @@ __all__ = [
     "is_out_of_memory",
     "is_sharded",
     "leaves",
+    "load_like",
     "load_optimizer",
     "load_parameters",
     "make_accelerator",
-    "named_state",
+    "moved",
+    "pieces",
     "place",
     "require_agreement",
     "set_bucket_sizes",

@@ -4,6 +4,7 @@ A process that waits in a collective is aborted at the collective's timeout (NCC
 only needs long to tokenize, to save or to verify. The store has no such timeout, and the watch ends a real hang."""
 
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 
 from hftrain.distributed.watch import moved
 
@@ -28,6 +30,70 @@ def advancing(results: Iterable[Any]) -> Iterator[Any]:
     for result in results:
         moved()
         yield result
+
+
+class MainThreads:
+    """Exchanges between the main threads of all processes: they wait in the store, then use collectives."""
+
+    def gather(self, value: object) -> list[Any]:
+        """The values of all processes. Every process must call."""
+        PartialState().wait_for_everyone()
+        return gather_object([value])
+
+    def share(self, value: object) -> Any:
+        """The main process's value, on every process. Every process must call."""
+        PartialState().wait_for_everyone()
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
+
+
+class OtherThreads:
+    """The same exchanges between threads beside the main ones, of JSON values: through a connection of their own to the
+    store, since their collectives would mix with those of the main threads."""
+
+    def __init__(self, pulse: Callable[[], object]):
+        """`pulse` is called while this thread waits; what it raises ends the wait."""
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        state = PartialState()
+        self.rank, self.processes, self.pulse = state.process_index, state.num_processes, pulse
+        self.exchanges = itertools.count()
+        self.store: Any = None
+        if self.processes > 1:
+            self.store = torch.distributed.PrefixStore("hftrain-threads", _get_default_store().clone())  # type: ignore[attr-defined]
+
+    def gather(self, value: object) -> list[Any]:
+        """The values of all processes on the main process, [] on the others. Every process must call."""
+        if self.store is None:
+            return [value]
+        number = next(self.exchanges)
+        self.store.set(f"{number}-{self.rank}", json.dumps(value))
+        if self.rank:
+            return []
+        keys = [f"{number}-{rank}" for rank in range(self.processes)]
+        self._wait_for(keys)
+        values = [json.loads(text) for text in self.store.multi_get(keys)]
+        for key in keys:
+            self.store.delete_key(key)
+        return values
+
+    def share(self, value: object) -> Any:
+        """The main process's value, on every process. Every process must call."""
+        if self.store is None:
+            return value
+        key = str(next(self.exchanges))
+        if not self.rank:
+            self.store.set(key, json.dumps(value))
+        self._wait_for([key])
+        return json.loads(self.store.get(key))
+
+    def _wait_for(self, keys: list[str]) -> None:
+        def arrived() -> bool:
+            self.pulse()
+            return self.store.check(keys)
+
+        _nap_until(arrived)
 
 
 def _wait(state: PartialState) -> None:

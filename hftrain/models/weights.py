@@ -29,7 +29,13 @@ def naming_damage(name: str | Path, revision: str | None = None) -> Iterator[Non
                 f"the weights in {name} do not have the sizes of its config.json (see the table above): restore the "
                 "config.json that belongs to them"
             ) from error
-        if "no file named model.safetensors" in str(error):
+        missing = "no file named model.safetensors" in str(error)
+        if missing and any(folder_of(name, revision).glob("shard-*.safetensors")):
+            raise ValueError(
+                f"{name} is a sharded checkpoint, which has no weights for `from_pretrained`: give the output "
+                "folder of the finished run, or resume it with --resume_from_checkpoint"
+            ) from error
+        if missing:
             raise ValueError(
                 f"{name} contains no weights (model.safetensors, or shards with an index): give the output folder of a "
                 "run, or a checkpoint-N in it; repeat an interrupted download"

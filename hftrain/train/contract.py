@@ -46,6 +46,7 @@ ALLOWED = {
     "logging_steps": OUTPUT,
     "save_steps": OUTPUT,
     "save_total_limit": OUTPUT,
+    "remote_dir": OUTPUT,
     "report_to": OUTPUT,
     "run_name": OUTPUT,
     "push_to_hub": OUTPUT,

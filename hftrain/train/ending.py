@@ -25,12 +25,10 @@ def save(run: Run, *, last: bool) -> None:
     if run.accelerator.is_main_process:
         with suppress(OSError):  # the save gets the error too
             make_again(home)
-    run.save(home)
+    run.save(home, last=last)
     for refuge in checkpoint.refuges(home) if last else []:
         if run.last_saved != state.step:
-            run.save(refuge)
-    if run.config.load_best_model_at_end and state.best_step == state.step != run.last_saved:
-        state.best_step, state.best_metrics = run.best_saved  # the best one that is saved
+            run.save(refuge, last=last)
 
 
 def explain_export(run: Run) -> AbstractContextManager[None]:
@@ -48,7 +46,7 @@ def leave(run: Run) -> NoReturn:
     again = resume_command(refuge)
     note = f"stopped after step {step:,}, {saved}. To resume, on any number of processes:\n {again}"
     run.progress.print(note, wrap=False)
-    run.accelerator.wait_for_everyone()  # a launcher kills the process that still removes old checkpoints
+    run.finish_uploads()  # all together: a launcher kills the process that still uploads or removes old checkpoints
     sys.exit(EXIT_INTERRUPTED)
 
 

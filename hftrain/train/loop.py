@@ -65,6 +65,9 @@ def start(config: TrainConfig) -> Accelerator:
         logging.getLogger("hftrain").setLevel(logging.ERROR)  # only one process logs facts on the data
     if config.resume_from_checkpoint is None and not inspect.inspecting():
         checkpoint.find(config.output_dir, None)  # refuses a folder with a run, before anything takes time
+    if config.remote_dir and config.resume_from_checkpoint == "auto" and not inspect.inspecting():
+        for line in checkpoint.fetch(config.remote_dir, config.output_dir):
+            accelerator.print(line)
     set_seed(config.seed)
     return accelerator
 
@@ -169,6 +172,7 @@ def fit(
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
         run = Run(accelerator, model, optimizer, config, contract, processor)
+        stack.push(run.background.leave)
         run.resume_or_begin(plan, total, seen)
         state, micro_batch_size = run.state, config.micro_batch_size
         stack.enter_context(run.progress)

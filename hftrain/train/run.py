@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from hftrain.data.sealed import moved_in
 from hftrain.report import History, Progress, write_seen
 from hftrain.signals import EvaluationStopped, StopSignals
 from hftrain.train import checkpoint, ending
-from hftrain.train.exporting import export
+from hftrain.train.exporting import export, export_settings, exporter
 from hftrain.train.flops import count_parameters
 from hftrain.train.optim import ExponentialMovingAverage, steps_of, too_few_steps
 from hftrain.train.resuming import beside_state, take_up
@@ -32,6 +33,16 @@ from hftrain.train.tracking import Trackers, speed
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+
+@dataclass
+class Pending:
+    """A save that is under way: its step, place, the seconds that training waited for it, the best step and metrics."""
+
+    step: int
+    place: Path
+    seconds: float
+    best: tuple[int | None, dict[str, float]]
 
 
 class Run:
@@ -55,6 +66,10 @@ class Run:
         self.refuge: Path | None = None  # the last checkpoint, if it could not be written to `output_dir`
         self.best_saved: tuple[int | None, dict[str, float]] = (None, {})  # step and metrics
         self.trackers = Trackers(accelerator, config)
+        self.background, self.in_background = checkpoint.Background(), True
+        remote = config.remote_dir if accelerator.is_main_process else None
+        self.uploads = checkpoint.Uploads(checkpoint.Remote(remote)) if remote else None
+        self.pending: Pending | None = None  # the save that is under way
 
     # ---- begin, resume, stop, end ----
 
@@ -75,10 +90,8 @@ class Run:
         if config.ema_decay is not None:
             self.average = ExponentialMovingAverage(self.accelerator.unwrap_model(self.model), config.ema_decay)
             for name, average in self.average.average.items() if folder else ():
-                if (
-                    f"ema.{name}" in saved.tensors
-                ):  # missing if --resume_allow accepted ema_decay: the average begins here
-                    average.copy_(distributed.cut_like(average, saved.tensors[f"ema.{name}"]))
+                if f"ema.{name}" in saved.tensors:  # otherwise --resume_allow accepted ema_decay: it begins here
+                    distributed.load_like(average, saved.tensors, f"ema.{name}")
         log, evaluated = Path(config.output_dir) / "metrics.jsonl", not self.state.evaluation_due
         self.history = History(log, self.state.step, evaluated=evaluated, enabled=main)
         if folder and main and self.history.lines < (logged := saved.state.get("log_lines", 0)):
@@ -97,6 +110,11 @@ class Run:
             warmup_steps=config.warmup_steps or 0, max_steps=config.max_steps,
         )  # fmt: skip
         introduction = introduce(self.accelerator, model, trained), plan.describe(total), *few
+        lacks = checkpoint.memory_lacks(self._bytes_of_copies(trained))
+        if any(distributed.total(self.accelerator, lacks is not None)):
+            self.in_background = False
+            why = lacks or "another machine lacks the memory for a copy"
+            notes.append(f"steps wait while a checkpoint is written: {why}")
         for line in (*notes, *describe(config), *introduction):
             self.progress.print(line)
         if main and not folder:  # fp32 master, two moments, and the export at most as large as the master
@@ -104,6 +122,7 @@ class Run:
 
     def finish(self) -> None:
         """Puts the best or the last weights into the model and the output folder."""
+        self.settle()
         config, state = self.config, self.state
         best = self.best_folder()
         keep_best = config.load_best_model_at_end and state.best_step not in (None, state.step)
@@ -123,6 +142,7 @@ class Run:
         main = self.accelerator.is_main_process
         with ending.explain_export(self), moved_in(folder, step=step) if main else nullcontext(folder) as staging:
             export(self.accelerator, self.model, self.processor, staging)
+        self.finish_uploads()
         self.model.eval()  # from here on without dropout
 
     def results(self, plan: Plan) -> dict[str, Any]:
@@ -148,6 +168,9 @@ class Run:
     # ---- each step ----
 
     def count_step(self, outcome: Outcome, samples: int, tokens: int, seconds: float, flops: float) -> None:
+        self.background.look()
+        if self.uploads:
+            self.uploads.look()
         self.state.count(outcome, samples, tokens, seconds, flops)
         self.state.seconds = time.perf_counter() - self.clock
 
@@ -202,6 +225,7 @@ class Run:
         message = f"step {state.step}: the {what} is not finite ({where}); the weights are those of before this step"
         self.history.append({"step": state.step, "event": "not finite", "of": what, "examples": rows})
         if state.nonfinite_steps > config.max_nonfinite_steps:
+            self.settle()
             raise FloatingPointError(
                 f"{message}. Last good checkpoint: {self.last_good()}. Check these rows, lower learning_rate, or set "
                 "max_nonfinite_steps to skip such steps"
@@ -212,6 +236,7 @@ class Run:
         """Scores the current weights (their moving average, if there is one).
 
         If a signal stops it, it only sets `state.evaluation_due`."""
+        self.settle()
         state, config = self.state, self.config
         began = time.perf_counter()
         self.model.eval()
@@ -247,41 +272,98 @@ class Run:
         is_best = config.load_best_model_at_end and state.best_step == state.step
         return self.due("save_steps", total) or is_best or state.step == total or self.patience_lost()
 
-    def save(self, place: Path) -> None:
-        """place: `output_dir`, or another folder if the checkpoint cannot be written there."""
-        state, config = self.state, self.config
-        if self.accelerator.scaler is not None:
-            state.loss_scale = self.accelerator.scaler.state_dict()
+    def save(self, place: Path, *, last: bool) -> None:
+        """Saves in the background, unless the run ends (`last`) or has no memory for a copy.
+
+        place: `output_dir`, or another folder if the checkpoint cannot be written there."""
+        self.settle()
+        state, accelerator = self.state, self.accelerator
+        if accelerator.scaler is not None:
+            state.loss_scale = accelerator.scaler.state_dict()
         self.history.sync()
         began = time.perf_counter()
         with self.progress.phase("saving"):
-            folder = checkpoint.save(
-                self.accelerator, place, state.step, tensors=self._tensors(), state=asdict(state) | beside_state(self),
-                contract=self.contract, export=self._export,
-            )  # fmt: skip
-        self.weigh("save_steps", time.perf_counter() - began)
-        at_home = place == Path(config.output_dir)
-        if folder:
-            self.last_saved, self.best_saved = state.step, (state.best_step, state.best_metrics)
-            self.refuge = None if at_home else folder
-            if self.accelerator.is_main_process and at_home:
-                checkpoint.rotate(config.output_dir, config.save_total_limit, self.best_folder(), saved_now=folder)
+            facts = asdict(state) | beside_state(self)
+            what: dict[str, Any] = {"state": facts, "contract": self.contract, "then": self._after_save(place)}
+            averages = self.average.average if self.average else None
+            pieces = distributed.pieces(accelerator, self.model, self.optimizer, averages)
+            what["sharded"] = distributed.is_sharded(accelerator)
+            if self.in_background and not last:
+                copies = self.background.copy(pieces)
+                what |= {"export": self._exporter(copies), "pieces": copies, "lasting": True}
+                self.background.start(checkpoint.write, accelerator, place, state.step, **what)
+                result = None
+            else:
+                live = pieces if what["sharded"] else list(pieces)
+                result = checkpoint.write(
+                    accelerator, place, state.step, pieces=live, export=self._exporter(live), **what
+                )
+                result.warn()
+        seconds = time.perf_counter() - began
+        self.pending = Pending(state.step, place, seconds, (state.best_step, state.best_metrics))
+        if result:
+            self._take_in(result)
+
+    def settle(self) -> None:
+        """Waits for the save that is under way, and takes in its result. Every process must call."""
+        began = time.perf_counter()
+        with self.progress.phase("saving") if self.background.writing else nullcontext():
+            result = self.background.finish()
+        if result and self.pending:
+            self.pending.seconds += time.perf_counter() - began
+            self._take_in(result)
+
+    def finish_uploads(self) -> None:
+        """Waits for the uploads of the main process. Every process must call."""
+        if self.uploads:
+            with self.progress.phase("uploading") if self.uploads.current else nullcontext():
+                self.uploads.finish()
+        self.accelerator.wait_for_everyone()
+
+    def _take_in(self, result: checkpoint.Result) -> None:
+        saved, self.pending, state = self.pending, None, self.state
+        assert saved is not None
+        if result.folder:
+            self.last_saved, self.best_saved = saved.step, saved.best
+            self.refuge = None if saved.place == Path(self.config.output_dir) else result.folder
+        elif self.config.load_best_model_at_end and state.best_step == saved.step:
+            state.best_step, state.best_metrics = self.best_saved  # the best one that is saved
+        self.weigh("save_steps", saved.seconds)
+
+    def _after_save(self, place: Path) -> Callable[[Path], object]:
+        """Uploads a saved checkpoint, and removes old ones; what is the best model now is kept."""
+        config, best, uploads = self.config, self.best_folder(), self.uploads
+
+        def rotate(folder: Path) -> None:
+            if uploads:
+                uploads.add(folder)
+            if place == Path(config.output_dir):
+                in_use = uploads.in_use() if uploads else ()
+                checkpoint.rotate(config.output_dir, config.save_total_limit, best, saved_now=folder, in_use=in_use)
+
+        return rotate
+
+    def _exporter(self, pieces: Iterable[distributed.Piece]) -> Callable[[Path], None]:
+        module = self.accelerator.unwrap_model(self.model)
+        if distributed.is_sharded(self.accelerator):
+            return lambda folder: export_settings(module, self.processor, folder)
+        averaged = self.average is not None
+        return exporter(self.accelerator, self.model, self.processor, pieces, averaged=averaged)
+
+    def _bytes_of_copies(self, trained: int) -> int:
+        """Bytes that the processes of this machine copy for a save: fp32 weights, two moments, an average."""
+        module, accelerator = self.accelerator.unwrap_model(self.model), self.accelerator
+        frozen = 0 if hasattr(module, "peft_config") else 4 * (count_parameters(module) - trained)
+        size = (12 if self.average is None else 16) * trained + frozen
+        if not distributed.is_sharded(accelerator):
+            return size if accelerator.is_main_process else 0
+        return size // accelerator.num_processes * int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
     def best_folder(self) -> Path:
         return Path(self.config.output_dir) / f"checkpoint-{self.state.best_step}"
 
     def last_good(self) -> str:
         return f"checkpoint-{self.last_saved}" if self.last_saved is not None else "none"
-
-    def _tensors(self):
-        yield from distributed.named_state(self.accelerator, self.model, self.optimizer)
-        if self.average:
-            for name, average in self.average.average.items():
-                yield f"ema.{name}", average.full_tensor() if hasattr(average, "full_tensor") else average
-
-    def _export(self, folder: Path) -> None:
-        with self.average.applied() if self.average else nullcontext():
-            export(self.accelerator, self.model, self.processor, folder)
 
 
 def introduce(accelerator: Accelerator, model: nn.Module, trained: int) -> str:

@@ -217,6 +217,7 @@ def test_verify_lists_checkpoints_and_fails_for_a_damaged_one(tmp_path, capsys):
     import torch
     from accelerate import Accelerator
 
+    from hftrain.distributed import Piece
     from hftrain.train import checkpoint
 
     for step in (5, 10):
@@ -224,7 +225,7 @@ def test_verify_lists_checkpoints_and_fails_for_a_damaged_one(tmp_path, capsys):
             Accelerator(),
             tmp_path,
             step,
-            tensors=[("model.w", torch.arange(1000.0))],
+            pieces=[Piece.whole("model.w", torch.arange(1000.0))],
             state={"samples_seen": 8 * step},
             contract={"seed": 1},
             export=lambda folder: (folder / "config.json").write_text("{}"),

@@ -59,6 +59,11 @@ def test_packs():
     assert table.count("| 64 |") == 2
 
 
+def test_saves():
+    assert all(f"| {way} | " in bench("saves", "--quick") for way in ("background", "foreground"))
+    assert "| 70.6B | 64 | 847 | 13.2 | " in bench("saves", "--count")
+
+
 def test_beams():
     kinds = [f"{name}, {kind}" for kind in ("narrow", "wide") for name in ("marian", "ours")]
     table = bench("beams", "--quick", "--contestants", *kinds)

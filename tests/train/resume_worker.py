@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -98,6 +99,14 @@ class WorkerConfig(TrainConfig):
         "signal_evaluation", "signal_name", "signal_rank", "stalled_rank", "seconds_per_step", "seconds_to_seal",
         "seconds_to_rotate",
     )  # fmt: skip
+
+
+def wait_for_save() -> None:
+    """Waits until the save and the upload in the background, if there are any, have ended."""
+    for name in ("hftrain save", "hftrain upload"):
+        for thread in threading.enumerate():
+            if thread.name == name:
+                thread.join()
 
 
 def measured(rows: list[list[int]]) -> Examples:

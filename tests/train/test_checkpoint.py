@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import multiprocessing
 from transformers import BertForMaskedLM
 
+from hftrain.distributed import Piece
 from hftrain.train import checkpoint
 from tests import tiny
 from tests.programs import free_port
@@ -29,10 +30,15 @@ def write_config(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "none"}')
 
 
+def whole(tensors):
+    """Pieces as one process has them, made one by one."""
+    return (Piece.whole(name, tensor) for name, tensor in tensors)
+
+
 def save(output_dir, step, tensors=None, export=write_config, **settings):
     tensors = {"model.w": torch.full((8,), float(step))} if tensors is None else tensors
     settings = {"state": STATE, "contract": CONTRACT, **settings}
-    return checkpoint.save(Accelerator(), output_dir, step, tensors=tensors.items(), export=export, **settings)
+    return checkpoint.save(Accelerator(), output_dir, step, pieces=whole(tensors.items()), export=export, **settings)
 
 
 def same_bytes(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -97,11 +103,11 @@ def test_shards_stay_under_their_size_and_a_tensor_may_be_freed_once_the_next_is
         Accelerator(),
         tmp_path,
         1,
-        tensors=gathered(),
+        pieces=whole(gathered()),
         state=STATE,
         contract={},
         export=write_config,
-        max_shard_bytes=3000,
+        max_file_bytes=3000,
     )
     assert [file for file in names(folder) if file.startswith("training")] == [
         f"training-0000{k}.safetensors" for k in (1, 2, 3, 4)
@@ -318,16 +324,13 @@ def two_processes(rank: int, port: int, folder: str) -> None:
         for number in range(6):
             tensor = torch.full((250_000,), float(rank + number))
             torch.distributed.all_reduce(tensor)  # a rank that stopped early would leave the other one waiting
-            yield f"optimizer.{number}", tensor if rank == 0 else None
-
-    def export(folder: Path) -> None:
-        torch.distributed.barrier()
-        if accelerator.is_main_process:
-            write_config(folder)
+            if rank == 0:
+                yield f"optimizer.{number}", tensor
 
     def save(step: int) -> str:
-        settings = {"state": STATE, "contract": {}, "max_shard_bytes": 1_500_000}
-        return str(checkpoint.save(accelerator, output_dir, step, tensors=tensors(), export=export, **settings))
+        settings = {"state": STATE, "contract": {}, "max_file_bytes": 1_500_000}
+        pieces = whole(tensors())
+        return str(checkpoint.save(accelerator, output_dir, step, pieces=pieces, export=write_config, **settings))
 
     told["saved"] = save(1)
     told["stood at return"] = (output_dir / "checkpoint-1").is_dir()

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from hftrain.train import checkpoint
 from tests import ROOT
-from tests.train.test_checkpoint import STATE, names, no_file_over, save, write_config
+from tests.train.test_checkpoint import STATE, names, no_file_over, save, whole, write_config
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -51,6 +51,7 @@ import json, os, random, signal, sys, time
 import torch
 from pathlib import Path
 from accelerate import Accelerator
+from hftrain.distributed import Piece
 from hftrain.train import checkpoint
 
 output_dir, accelerator = Path(sys.argv[1]), Accelerator()
@@ -65,8 +66,9 @@ def save_for_ever(life, acknowledge):
         step = checkpoint.read(newest).step if newest else 0  # the first save replaces the one that stands there
         while True:
             checkpoint.save(
-                accelerator, output_dir, step, tensors=tensors(step, life).items(), contract={},
-                state={"samples_seen": 8 * step, "life": life}, max_shard_bytes=3000,
+                accelerator, output_dir, step, contract={},
+                pieces=[Piece.whole(name, tensor) for name, tensor in tensors(step, life).items()],
+                state={"samples_seen": 8 * step, "life": life}, max_file_bytes=3000,
                 export=lambda folder: (folder / "config.json").write_text(str(step)),
             )
             os.write(acknowledge, b"%d\\n" % step)
@@ -145,9 +147,9 @@ def save_too_much(output_dir: Path, **settings) -> str:
             yield name, tensor
             drained.append(name)
 
-    settings = {"state": STATE, "contract": {}, "export": write_config, "max_shard_bytes": 1_500_000, **settings}
+    settings = {"state": STATE, "contract": {}, "export": write_config, "max_file_bytes": 1_500_000, **settings}
     with pytest.warns(UserWarning) as warned:
-        assert checkpoint.save(Accelerator(), output_dir, 2, tensors=tensors(), **settings) is None
+        assert checkpoint.save(Accelerator(), output_dir, 2, pieces=whole(tensors()), **settings) is None
     assert len(drained) == 6, "other ranks would wait for this one in their collectives"
     return str(warned[0].message)
 

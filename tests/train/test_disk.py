@@ -10,7 +10,7 @@ import pytest
 from hftrain.config import errors
 from hftrain.report.progress import Progress
 from hftrain.train import checkpoint
-from tests.train.resume_worker import WorkerConfig, trace, train
+from tests.train.resume_worker import WorkerConfig, trace, train, wait_for_save
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -45,6 +45,7 @@ def test_a_folder_that_was_renamed_keeps_its_checkpoints_and_a_new_one_is_made(t
 
     def move(step, model):
         if step == 5:
+            wait_for_save()
             out.rename(tmp_path / "moved")
 
     with pytest.warns(UserWarning, match=f"{out} was deleted or renamed during the run: it is created again"):

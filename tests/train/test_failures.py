@@ -18,7 +18,16 @@ from accelerate.tracking import get_available_trackers
 from hftrain.data.plan import Plan
 from hftrain.report import Report, publish
 from hftrain.train import checkpoint
-from tests.train.resume_worker import WorkerConfig, exit_codes, fork, random_examples, trace, train, without_timings
+from tests.train.resume_worker import (
+    WorkerConfig,
+    exit_codes,
+    fork,
+    random_examples,
+    trace,
+    train,
+    wait_for_save,
+    without_timings,
+)
 
 EXACT = {"dropout": 0.0}
 
@@ -169,6 +178,7 @@ def test_training_goes_on_when_the_disk_is_full(tmp_path, small_disk):
 
     def fill(step, model):
         ballast = small_disk / "ballast"
+        wait_for_save()
         if step == 5:
             with open(ballast, "wb") as file:
                 while shutil.disk_usage(small_disk).free > 8192:
@@ -203,6 +213,7 @@ def test_the_best_that_could_be_saved_is_kept(tmp_path, small_disk):
 
     def fill(step, model):
         ballast = small_disk / "ballast"
+        wait_for_save()
         if step == best:
             with open(ballast, "wb") as file:
                 while shutil.disk_usage(small_disk).free > 8192:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +17,9 @@ from safetensors import safe_open
 
 from hftrain.data.sealed import damage_of
 from hftrain.distributed import advancing
+from hftrain.train.checkpoint.files import DTYPES
 
-FORMAT = 1
+UNSHARDED, SHARDED = 1, 2  # formats of the manifest
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Saved:
     state: dict[str, Any]
     contract: dict[str, Any]
     manifest: dict[str, Any]
-    tensors: Mapping[str, torch.Tensor]
+    tensors: UnshardedTensors
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
@@ -52,7 +54,8 @@ def read(folder: str | Path, *, verified: bool = False) -> Saved:
         require_intact(folder)
     manifest = read_manifest(folder)
     state = json.loads((folder / "state.json").read_text())
-    tensors = _TensorsOnDisk(folder, manifest["tensors"])
+    kind = ShardedTensors if manifest["format"] == SHARDED else UnshardedTensors
+    tensors = kind(folder, manifest["tensors"])
     return Saved(folder, manifest["step"], state, manifest["contract"], manifest, tensors)
 
 
@@ -104,8 +107,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ValueError(f"manifest.json: unreadable ({error})") from None
     if not unchanged:
         raise ValueError("manifest.json: its content has changed since it was written (sha256)")
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"manifest.json: format {manifest['format']}, but this version of hftrain reads {FORMAT}")
+    if manifest["format"] not in (UNSHARDED, SHARDED):
+        known = f"{UNSHARDED} and {SHARDED}"
+        raise ValueError(f"manifest.json: format {manifest['format']}, but this version of hftrain reads {known}")
     return manifest
 
 
@@ -114,19 +118,65 @@ def sha256_of_json(value: object) -> str:
     return hashlib.sha256(json.dumps(read_back, sort_keys=True).encode()).hexdigest()
 
 
-class _TensorsOnDisk(Mapping[str, torch.Tensor]):
-    def __init__(self, folder: Path, index: dict[str, tuple[str, str]]):
+class UnshardedTensors(Mapping[str, torch.Tensor]):
+    """The tensors of a checkpoint by name; each is read from the disk on access. `index`: name -> where it is."""
+
+    def __init__(self, folder: Path, index: dict[str, Any]):
         self._folder, self._index = folder, index
         self._files: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> torch.Tensor:
         file, key = self._index[name]
+        return self._open(file).get_tensor(key).clone()  # not a view of a file that will be deleted
+
+    def describe(self, name: str) -> torch.Tensor:
+        """Shape and type of a tensor, on the meta device."""
+        file, key = self._index[name]
+        about = self._open(file).get_slice(key)
+        return torch.empty(about.get_shape(), dtype=DTYPES[about.get_dtype()], device="meta")
+
+    def part(self, name: str, start: int, count: int) -> torch.Tensor:
+        """`count` numbers of the flattened tensor from `start` on; only the rows that they are in are read."""
+        file, key = self._index[name]
+        return self._flat(file, key, start, count)
+
+    def _flat(self, file: str, key: str, start: int, count: int) -> torch.Tensor:
+        opened = self._open(file).get_slice(key)
+        shape = opened.get_shape()
+        width = math.prod(shape[1:])
+        if not shape or not width:
+            return self._open(file).get_tensor(key).flatten()[start : start + count].clone()
+        first, last = start // width, -(-(start + count) // width)
+        return opened[first:last].flatten()[start - first * width :][:count].clone()
+
+    def _open(self, file: str) -> Any:
         if file not in self._files:
             self._files[file] = safe_open(self._folder / file, framework="pt")
-        return self._files[file].get_tensor(key).clone()  # not a view of a file that will be deleted
+        return self._files[file]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._index)
 
     def __len__(self) -> int:
         return len(self._index)
+
+
+class ShardedTensors(UnshardedTensors):
+    """The same for a sharded checkpoint. `index`: name -> type, shape, and pieces: file, start, count."""
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        shape = self._index[name]["shape"]
+        return self.part(name, 0, math.prod(shape)).view(shape)
+
+    def describe(self, name: str) -> torch.Tensor:
+        about = self._index[name]
+        return torch.empty(about["shape"], dtype=DTYPES[about["dtype"]], device="meta")
+
+    def part(self, name: str, start: int, count: int) -> torch.Tensor:
+        about = self._index[name]
+        values = torch.empty(count, dtype=DTYPES[about["dtype"]])
+        for file, first, size in about["pieces"]:
+            begin, end = max(start, first), min(start + count, first + size)
+            if begin < end:
+                values[begin - start : end - start] = self._flat(file, name, begin - first, end - begin)
+        return values

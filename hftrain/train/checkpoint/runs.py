@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed
+from accelerate import PartialState
 
 from hftrain import disk
 from hftrain.train.checkpoint.reading import checkpoints, read_manifest, require_intact, step_of, verify, why_unfit
@@ -32,7 +33,7 @@ def find(output_dir: str | Path, resume_from_checkpoint: str | None) -> tuple[Pa
     (a new run; a folder with a run is refused). Every rank calls, the main process decides for all. Raises ValueError
     that names the ways out.
     """
-    return _on_main(lambda: _find(Path(output_dir), resume_from_checkpoint))
+    return on_main(lambda: _find(Path(output_dir), resume_from_checkpoint))
 
 
 def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | None, list[str]]:
@@ -80,10 +81,10 @@ def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> d
                 return read_manifest(folder)["contract"]
         return {}
 
-    return _on_main(read)
+    return on_main(read)
 
 
-def _on_main(decide: Callable[[], T]) -> T:
+def on_main(decide: Callable[[], T]) -> T:
     """The main process's result or ValueError, on every rank: other machines may see another folder."""
     answer: list[Any] = [None, None]
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -93,6 +94,7 @@ def _on_main(decide: Callable[[], T]) -> T:
         except ValueError as error:
             answer[1] = str(error)
     if several:
+        PartialState().wait_for_everyone()  # in the store: verifying may take longer than a collective may wait
         torch.distributed.broadcast_object_list(answer)
     if answer[1] is not None:
         raise ValueError(answer[1])
@@ -100,7 +102,11 @@ def _on_main(decide: Callable[[], T]) -> T:
 
 
 def rotate(
-    output_dir: str | Path, keep: int, best: str | Path | None = None, saved_now: Path | None = None
+    output_dir: str | Path,
+    keep: int,
+    best: str | Path | None = None,
+    saved_now: Path | None = None,
+    in_use: Collection[str] = (),
 ) -> list[Path]:
     """Deletes the oldest checkpoints beyond `keep`, but not `best` and not the newest that verifies and is finite.
 
@@ -108,10 +114,12 @@ def rotate(
 
     Args:
         saved_now: a checkpoint that `save` has just returned: its files have been hashed and are not read again.
+        in_use: names of checkpoints that are not deleted yet.
     """
     assert keep >= 1
     saved = checkpoints(output_dir)
-    old = [folder for folder in saved[:-keep] if best is None or folder.name != Path(best).name]
+    kept = {*in_use, *([] if best is None else [Path(best).name])}
+    old = [folder for folder in saved[:-keep] if folder.name not in kept]
     if old:
         good = (folder for folder in reversed(saved) if not why_unfit(folder, verified=folder == saved_now))
         newest_good = next(good, None)
@@ -142,7 +150,16 @@ def set_aside(output_dir: str | Path, step: int) -> list[str]:
 
 
 def recover(output_dir: str | Path) -> None:
-    """Removes what a killed process left half-saved or half-deleted. Only for the run with the lock."""
+    """Removes what a killed process left half-written. Only at the start of the run with the lock: files that a living
+    run is about to rename are removed too."""
+    clear_unfinished(output_dir)
+    for path in Path(output_dir).glob(".*"):
+        if STRAY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
+
+
+def clear_unfinished(output_dir: str | Path) -> None:
+    """Removes half-saved and half-deleted checkpoints. Only for the run with the lock, while it does neither."""
     for path in Path(output_dir).glob(f"{REPLACED}checkpoint-*"):
         original = path.with_name(path.name.removeprefix(REPLACED))
         if original.exists():
@@ -152,9 +169,6 @@ def recover(output_dir: str | Path) -> None:
     for prefix in (SAVING, DELETING):
         for path in Path(output_dir).glob(f"{prefix}checkpoint-*"):
             shutil.rmtree(path)
-    for path in Path(output_dir).glob(".*"):
-        if STRAY.fullmatch(path.name) and path.is_file():
-            path.unlink(missing_ok=True)
 
 
 def check_free_space(output_dir: str | Path, needed_bytes: int, copies: int) -> None:
