@@ -22,6 +22,7 @@ def test_the_last_state_is_rescued_and_the_run_goes_on_from_there(tmp_path, monk
 
     def spoil(step, model):
         if step == 5:
+            wait_for_save()
             shutil.rmtree(out)
             out.write_text("not a folder")
 
