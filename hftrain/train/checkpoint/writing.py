@@ -33,6 +33,8 @@ PACKAGES = (
     "hftrain", "torch", "transformers", "tokenizers", "accelerate", "datasets", "safetensors", "peft", "deepspeed",
     "bitsandbytes", "numpy",
 )  # fmt: skip
+SHARD, TRAINING = "shard-", "training"
+OURS = (SHARD, f"{TRAINING}-")  # names of files that are no part of the export
 
 
 class Result(NamedTuple):
@@ -104,7 +106,7 @@ def write(
             export(staging)
     if sharded:
         exchange.share(None)  # the folder is there
-    prefix = f"shard-{accelerator.process_index:05d}" if sharded else "training"
+    prefix = f"{SHARD}{accelerator.process_index:05d}" if sharded else TRAINING
     files = _Files(staging, prefix, max_file_bytes, pulse, lasting=lasting)
     for piece in pieces:  # to the end even if the disk is full: other ranks wait in the next collective
         files.needed += piece.values.nbytes
@@ -226,7 +228,7 @@ class _Files:
             self._exported = {
                 name: (file.relative_to(self.folder).as_posix(), exported)
                 for file in sorted(self.folder.rglob("*.safetensors"))
-                if not file.name.startswith(f"{self.prefix}-")
+                if not file.name.startswith(OURS)  # nor of another process, which writes them now
                 for name, exported in load_file(file).items()
             }
         for name in [key] if key in self._exported else self._exported:
