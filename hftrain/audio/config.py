@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from hftrain.config import RecipeConfig, at_least
+from hftrain.config import RecipeConfig, at_least, between, share
+from hftrain.config.defaults import Task
+
+if TYPE_CHECKING:
+    from hftrain.audio.augment import Augmentation
 
 
 @dataclass
@@ -39,6 +43,61 @@ class AudioConfig(RecipeConfig):
         yield from super().checks()
         if (self.start_column is None) != (self.end_column is None):
             yield ("start_column", "end_column"), "name the two ends of a part: set both, or neither"
+
+
+@dataclass
+class VariedConfig(AudioConfig):
+    """Recordings that are a little different each time."""
+
+    task_family: ClassVar[Task] = "speech"
+
+    speed: Annotated[float | None, share] = None
+    """Augmentation: recordings are up to this share faster or slower, their pitch with it; null: 0.1, of the built-in
+    digits 0."""
+
+    shift_seconds: Annotated[float, at_least(0)] = 0.0
+    """Augmentation: silence of up to this many seconds before a recording."""
+
+    gain_decibels: Annotated[float | None, at_least(0)] = None
+    """Augmentation: recordings are up to this much louder or softer; null: 6, of the built-in digits 0."""
+
+    noise: Annotated[float, between(0, 1)] = 0.0
+    """Augmentation: probability of white noise."""
+
+    noise_decibels: float = 10.0
+    """Augmentation: lowest signal-to-noise ratio; the highest is 20 more."""
+
+    time_masks: Annotated[int | None, at_least(0)] = None
+    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779); null: 2, of
+    the built-in digits 0."""
+
+    band_masks: Annotated[int | None, at_least(0)] = None
+    """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none; null: 2,
+    of the built-in digits 0."""
+
+    def choose_length(self) -> None:
+        """Chooses a short training for a new model of the built-in digits."""
+        if self.built_in and self.model_name_or_path is None and self.max_steps is None:
+            self.choose("num_train_epochs", 6.0, "the built-in digits need no more")
+
+    def augmentation(self, *, faster: bool = True) -> "Augmentation":
+        """What is done to a recording; what is open is chosen. `faster`: see there."""
+        from hftrain.audio.augment import Augmentation
+
+        usual = {"speed": 0.1, "gain_decibels": 6.0, "time_masks": 2, "band_masks": 2}
+        for name, value in usual.items():
+            reason = "the built-in digits are drawn with variation" if self.built_in else "usual"
+            self.choose(name, type(value)(0) if self.built_in else value, reason)
+        return Augmentation(
+            self.speed or 0.0,
+            self.shift_seconds,
+            self.gain_decibels or 0.0,
+            self.noise,
+            self.noise_decibels,
+            self.time_masks or 0,
+            self.band_masks or 0,
+            faster=faster,
+        )
 
 
 @dataclass

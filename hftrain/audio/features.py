@@ -19,7 +19,7 @@ WHISPER, MEL_BANDS = "WhisperFeatureExtractor", 80
 NEW_ENCODER: dict[str, Any] = {  # of wav2vec2-bert: 50 frames a second; no part of it draws by micro-batch
     "feature_projection_input_dim": 2 * MEL_BANDS,
     "hidden_size": 128,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "intermediate_size": 384,
     "conv_depthwise_kernel_size": 15,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from hftrain.config.fields import TrainConfig
 
-Task = Literal["understanding", "translation", "chat", "preference", "reward", "pretraining"]
+Task = Literal["understanding", "speech", "translation", "chat", "preference", "reward", "pretraining"]
+LABELLED = ("understanding", "speech")  # tasks that learn a label, or a text, for each input
 BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
@@ -92,8 +93,8 @@ def choose(known: Known, given: Mapping[str, Any]) -> dict[str, Choice]:
     if factor != 1:
         reason += f", times {factor:.2g}, the root of the batch / the usual one of {usual.value:,}"
     named = "new" if known.new else "adapters" if known.adapters else "whole"
-    schedule = "linear" if known.task == "understanding" and not known.new else "cosine"
-    warmup = 0.1 if known.task in ("understanding", "reward") else 0.05
+    schedule = "linear" if known.task in LABELLED and not known.new else "cosine"
+    warmup = 0.1 if known.task in (*LABELLED, "reward") else 0.05
     room = 1 - _share(given.get("decay_steps", 0.0)) if given.get("lr_scheduler_type") == "warmup_stable_decay" else 1
     others = {
         "learning_rate": Choice(_rounded(rate * factor), reason),
@@ -134,8 +135,8 @@ def usual_batch(known: Known) -> Choice:
         size = 2 ** round(math.log2(max(1, known.tokens / parts)))
         size = max(least, min(most, size), 2 ** math.ceil(math.log2(2 * known.longest)))  # no example is cut in two
         return Choice(size, f"about 1/{parts} of {known.tokens:,} tokens, from {least:,} to {most:,}")
-    small, large = {"understanding": (2000, 20_000), "chat": (1000, 10_000)}.get(known.task, (1000, None))
-    if known.task == "understanding" and known.new:
+    small, large = {"chat": (1000, 10_000), **dict.fromkeys(LABELLED, (2000, 20_000))}.get(known.task, (1000, None))
+    if known.task in LABELLED and known.new:
         size = 16 if known.examples < small else 32
     else:
         size = 8 if known.examples < small else 16 if large is None or known.examples < large else 32
@@ -174,8 +175,8 @@ def usual_rate(known: Known) -> Choice:
     """The peak learning rate at the usual batch: lower for larger models."""
     if known.task == "preference":
         return Choice(2e-5, "preferences, adapters") if known.adapters else Choice(1e-6, "preferences, a whole model")
-    if known.new and known.task == "understanding":
-        return Choice(1e-3, "a new model")
+    if known.new and known.task in LABELLED:
+        return Choice(3e-3, "a new model of speech") if known.task == "speech" else Choice(1e-3, "a new model")
     if known.new:
         kind, rate, size, power = "new", 2e-3, 5e6, 0.35
         kind = "new translator" if known.task == "translation" else kind

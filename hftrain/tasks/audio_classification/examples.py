@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from hftrain.audio import read
-from hftrain.audio.augment import Augmentation
 from hftrain.audio.features import Features
 from hftrain.data.examples import Examples
 from hftrain.data.rows import dataset
@@ -59,14 +58,7 @@ def augmentation(
     config: AudioClassificationConfig, features: Features
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """example -> {"wave", "masks", "labels"}, a little different each time."""
-    vary = Augmentation(
-        config.speed,
-        config.shift_seconds,
-        config.gain_decibels,
-        config.noise,
-        time_masks=config.time_masks,
-        band_masks=config.band_masks,
-    )
+    vary = config.augmentation()
 
     def augment(example: Mapping[str, Any]) -> dict[str, Any]:
         wave = vary(wave_of(example, features.rate), features.rate, features.window)

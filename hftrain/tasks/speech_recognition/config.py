@@ -4,15 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from hftrain.audio.config import SpeechConfig
-from hftrain.config import above, at_least, between, share
+from hftrain.audio.config import SpeechConfig, VariedConfig
+from hftrain.config import above, between
 
 FRAMES = 100  # of a second: the lengths that batches are cut by
 METRICS = ("loss", "wer", "cer")
 
 
 @dataclass
-class TranscribeConfig(SpeechConfig):
+class TranscribeConfig(VariedConfig, SpeechConfig):
     """Recordings, and the text that is spoken in each."""
 
     counted: ClassVar[str] = "frames"
@@ -46,27 +46,6 @@ class TranscribeConfig(SpeechConfig):
 
     micro_batch_seconds: Annotated[float | None, above(0)] = None
     """Seconds of audio in one forward pass of one device, with padding. It limits memory."""
-
-    speed: Annotated[float, share] = 0.1
-    """Augmentation: recordings are up to this share faster or slower, their pitch with it."""
-
-    shift_seconds: Annotated[float, at_least(0)] = 0.0
-    """Augmentation: silence of up to this many seconds before a recording."""
-
-    gain_decibels: Annotated[float, at_least(0)] = 6.0
-    """Augmentation: recordings are up to this much louder or softer."""
-
-    noise: Annotated[float, between(0, 1)] = 0.0
-    """Augmentation: probability of white noise."""
-
-    noise_decibels: float = 10.0
-    """Augmentation: lowest signal-to-noise ratio; the highest is 20 more."""
-
-    time_masks: Annotated[int, at_least(0)] = 2
-    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779)."""
-
-    band_masks: Annotated[int, at_least(0)] = 2
-    """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

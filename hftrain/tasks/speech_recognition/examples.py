@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 
 from hftrain.audio import read
-from hftrain.audio.augment import Augmentation
 from hftrain.data.examples import Examples
 from hftrain.data.rows import BadRow, Places, advice, dataset, listed
 from hftrain.losses import IGNORE, Batch
@@ -117,18 +116,8 @@ def count_needed(labels: Sequence[int]) -> int:
 def augmentation(config: TranscribeConfig, listener: Listener) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """example -> {"wave", "masks", "labels"}, a little different each time."""
     features = listener.features
-    vary = Augmentation(
-        config.speed,
-        config.shift_seconds,
-        config.gain_decibels,
-        config.noise,
-        config.noise_decibels,
-        config.time_masks,
-        config.band_masks,
-    )
     # faster speech has fewer frames: a text that just fits must still fit, so CTC is only slowed down
-    if not listener.seq2seq:
-        vary = replace(vary, faster=False)
+    vary = config.augmentation(faster=listener.seq2seq)
 
     def augment(example: Mapping[str, Any]) -> dict[str, Any]:
         wave = wave_of(example, features.rate)

@@ -69,6 +69,7 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
         ValueError: the model has no feature extractor, or is a Whisper without tokenizer.
     """
     name = config.model_name_or_path
+    config.choose_length()
     if name is None:
         config.choose("text_case", "lower", "a new vocabulary")
         return Listener(
