@@ -75,10 +75,10 @@ class VariedConfig(AudioConfig):
     """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none; null: 2,
     of the built-in digits 0."""
 
-    def choose_length(self) -> None:
-        """Chooses a short training for a new model of the built-in digits."""
+    def choose_length(self, epochs: float) -> None:
+        """Chooses so many epochs for a new model of the built-in digits."""
         if self.built_in and self.model_name_or_path is None and self.max_steps is None:
-            self.choose("num_train_epochs", 6.0, "the built-in digits need no more")
+            self.choose("num_train_epochs", epochs, "the built-in digits need no more")
 
     def augmentation(self, *, faster: bool = True) -> "Augmentation":
         """What is done to a recording; what is open is chosen. `faster`: see there."""

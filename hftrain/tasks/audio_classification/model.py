@@ -28,7 +28,7 @@ def load_classifier(config: AudioClassificationConfig, names: Sequence[str]) -> 
     Raises:
         ValueError: it cannot be loaded, or `freeze` names nothing.
     """
-    config.choose_length()
+    config.choose_length(4.0)
     settings: dict[str, Any] = {
         "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
         "label2id": {name: number for number, name in enumerate(names)} or {"LABEL_0": 0},

@@ -24,7 +24,10 @@ def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[A
     from hftrain.train.evaluation import OneProcess
 
     folder, config = saved.folder, saved.config
-    features, problem = Features(load_extractor(str(folder))), problem_of(config)
+    features, problem = (
+        Features(load_extractor(str(folder), trust_remote_code=saved.trust_remote_code)),
+        problem_of(config),
+    )
     known = located(recordings)
     longest = recall(config, "longest_seconds")
     label: Any = [] if problem == "multi_label_classification" else 0

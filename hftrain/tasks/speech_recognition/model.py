@@ -18,7 +18,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hftrain.audio.features import NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
 from hftrain.models import load
-from hftrain.models.saved import recall, remember
+from hftrain.models.saved import Saved, recall, remember
+from hftrain.models.trust import refusing_code
 from hftrain.tasks.speech_recognition.config import TranscribeConfig
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
         ValueError: the model has no feature extractor, or is a Whisper without tokenizer.
     """
     name = config.model_name_or_path
-    config.choose_length()
+    config.choose_length(8.0)
     if name is None:
         config.choose("text_case", "lower", "a new vocabulary")
         return Listener(
@@ -98,19 +99,21 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
     return Listener(features, tokenizer or learn_characters(rows["train"], config), seq2seq, str(config.text_case))
 
 
-def saved_listener(folder: Path, model_config: PreTrainedConfig) -> Listener:
+def saved_listener(saved: Saved) -> Listener:
     """What a finished model reads and writes with.
 
     Raises:
         ValueError: the folder has no feature extractor or tokenizer.
     """
-    features = Features(load_extractor(str(folder)))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{folder} has no tokenizer: {error}") from error
-    case = (recall(model_config, "transcription") or {}).get("text_case", "unchanged")
-    return Listener(features, tokenizer, bool(model_config.is_encoder_decoder), case)
+    folder, trust = saved.folder, saved.trust_remote_code
+    features = Features(load_extractor(str(folder), trust_remote_code=trust))
+    with refusing_code(folder):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{folder} has no tokenizer: {error}") from error
+    case = (recall(saved.config, "transcription") or {}).get("text_case", "unchanged")
+    return Listener(features, tokenizer, bool(saved.config.is_encoder_decoder), case)
 
 
 def learn_characters(rows: Rows, config: TranscribeConfig) -> Any:

@@ -43,7 +43,7 @@ def listen(saved: Saved, recordings: Sequence[Any], batch_size: int, *, times: b
     from hftrain.tasks.speech_recognition.scoring import transcribe
     from hftrain.train.evaluation import OneProcess
 
-    listener = saved_listener(saved.folder, saved.config)
+    listener = saved_listener(saved)
     known = located(recordings)
     model, device = load_weights(saved, "AutoModelForSpeechSeq2Seq" if listener.seq2seq else "AutoModelForCTC")
     most = listener.features.window or CHUNK
