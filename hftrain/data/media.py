@@ -186,9 +186,12 @@ class Seen:
 
 
 def _unordered(label: Any) -> Any:
-    """A list of names without their order; anything else as it is."""
-    names = isinstance(label, list) and all(isinstance(name, str) for name in label)
-    return frozenset(label) if names else label
+    """A list of names without their order, objects without the names of their annotations; anything else as it is."""
+    if isinstance(label, list) and all(isinstance(name, str) for name in label):
+        return frozenset(label)
+    if isinstance(label, list) and all(isinstance(one, dict) for one in label):
+        return [{key: value for key, value in one.items() if key != "what"} for one in label]
+    return label
 
 
 def name_leaks(rows: Mapping[str, Rows], column: str) -> None:

@@ -14,10 +14,11 @@ class Confusion:
     """Pixels by true and predicted class, added image by image. counts (K, K): true class, predicted class."""
 
     classes: int
-    counts: np.ndarray = field(init=False)
+    counts: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.counts = np.zeros((self.classes, self.classes), np.int64)
+        if self.counts is None:
+            self.counts = np.zeros((self.classes, self.classes), np.int64)
 
     def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
         """(H, W) class numbers; negative ones in `truth` do not count."""

@@ -174,9 +174,7 @@ def score(result: Segments, rows: "Rows", classes: Classes, segmentation: str) -
         if segmentation == "semantic":
             before = confusion.counts.copy()
             confusion.add(np.array([-1, *labels])[truth], label_map(predicted, masks, truth.shape))
-            own = Confusion(len(ids))
-            own.counts = confusion.counts - before
-            by_image[place] = own.numbers()["mean_iou"]
+            by_image[place] = Confusion(len(ids), confusion.counts - before).numbers()["mean_iou"]
         elif segmentation == "panoptic":
             numbers = np.zeros(truth.shape, np.int64)
             for number, pixels in enumerate(masks, 1):

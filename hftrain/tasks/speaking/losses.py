@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.models.speecht5.modeling_speecht5 import SpeechT5GuidedMultiheadAttentionLoss
 
 from hftrain.distributed import total
@@ -126,7 +127,8 @@ def stop_loss(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 
 def speaking_part(model: nn.Module) -> Any:
     """The model of transformers, without wrappers and adapters."""
-    return next(part for part in model.modules() if hasattr(part, "speech_decoder_postnet"))
+    named = (part for part in model.modules() if isinstance(part, PreTrainedModel))  # DeepSpeed's engine forwards names
+    return next(part for part in named if hasattr(part, "speech_decoder_postnet"))
 
 
 def run(model: nn.Module, batch: Batch) -> Output:

@@ -97,8 +97,7 @@ def needs(
     bucket = weights.width**2 * computed
     if strategy in ("one device", "DDP"):
         held, gradients, state = weights.trained_bytes + weights.frozen_bytes, weights.trained_bytes, moments * trained
-        exchange = gradients if strategy == "DDP" and accumulated else 0  # buckets, beside what is accumulated
-        peak = held + state + exchange + (one.activations + gradients if accumulated else one.with_gradients)
+        peak = held + state + (one.activations + gradients if accumulated else one.with_gradients)
     elif strategy in ("ZeRO-1", "ZeRO-2"):
         held, gradients = whole, 4 * (trained if strategy == "ZeRO-1" else shard)
         state = (4 + moments) * shard
