@@ -86,11 +86,20 @@ def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
 
 def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuses models that cannot be sharded, which would fail during the run: with FSDP2, by Accelerate 1.15 and torch
-    2.13; with ZeRO-3 and FSDP2, in 4 bits, since bitsandbytes stores them as bytes without a shape.
+    2.13; with ZeRO-3 and FSDP2, in 4 bits, since bitsandbytes stores them as bytes without a shape; with DeepSpeed 0.19
+    and FSDP2, with a single number as a parameter.
 
     Raises:
-        ValueError: a parameter would be in two FSDP groups, the weights contain a buffer, or they are in 4 bits.
+        ValueError: a parameter would be in two FSDP groups or has no dimension, the weights contain a buffer, or they
+            are in 4 bits.
     """
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+        scalar = next((name for name, parameter in model.named_parameters() if not parameter.ndim), None)
+        if scalar is not None:
+            raise ValueError(
+                f"ZeRO and FSDP2 cannot train {type(model).__name__}: its parameter {scalar} is a single number, "
+                "without a dimension, which they do not support: use DDP (ds_configs/ddp.yaml)"
+            )
     sharded = accelerator.distributed_type == DistributedType.FSDP or zero_stage(accelerator) == 3
     if sharded and getattr(model, "is_loaded_in_4bit", False):
         raise ValueError(
