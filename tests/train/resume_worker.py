@@ -182,6 +182,8 @@ def train(config: WorkerConfig, after_step: Callable[[int, torch.nn.Module], Non
             time.sleep(1000)
         first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if step == config.signal_step and accelerator.process_index == config.signal_rank and first:
+            if config.signal_name == "SIGKILL":
+                wait_for_save()  # or the last checkpoint is perhaps there, perhaps not
             os.kill(os.getpid(), signal.Signals[config.signal_name])
         if after_step:
             after_step(step, model)
