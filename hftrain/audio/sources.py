@@ -12,7 +12,7 @@ from hftrain.audio.decoding import Known, examine
 from hftrain.data import media
 from hftrain.data.lines import Fault
 from hftrain.data.media import examine_once
-from hftrain.data.sources import Reader, ending
+from hftrain.data.sources import Reader
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -34,11 +34,7 @@ AUDIO = pa.schema(
 
 def read_audio_file(path: Path) -> Reader | None:
     """An audio file as one row, [path, name of its folder]; None of other files."""
-    if ending(path) not in ENDINGS:
-        return None
-    return Reader(
-        str(path), "recording", ["the recording", "its folder"], iter([(1, [path.name, path.absolute().parent.name])])
-    )
+    return media.read_one(path, ENDINGS, "recording")
 
 
 def locate(value: Any, name: str) -> str:

@@ -282,6 +282,11 @@ class TrainConfig(Config):
             setattr(self, name, value)
             self.chosen[name] = Choice(value, reason)
 
+    def metric_problems(self, *known: str) -> Iterator[tuple[Sequence[str], str]]:
+        """For `checks`: `metric_for_best_model` must be one of the metrics that are evaluated."""
+        if (self.metric_for_best_model or "loss").removeprefix("eval_") not in known:
+            yield ("metric_for_best_model",), f"only {', '.join(known)} are evaluated"
+
     def reopen(self) -> None:
         """Resets chosen settings: the next run chooses for its own data."""
         for name, choice in self.chosen.items():
@@ -349,6 +354,8 @@ class RecipeConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
         yield from super().checks()
         if self.use_peft and self.model_name_or_path is None:
             yield ("use_peft", "model_name_or_path"), "adapters need a pretrained model: set model_name_or_path"
+        if self.use_peft and getattr(self, "freeze", None):
+            yield ("freeze", "use_peft"), "adapters freeze the whole model already: set only one of the two"
         if self.folds is not None and self.fold is None:
             if self.push_to_hub:
                 yield (

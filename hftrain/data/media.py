@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hftrain import disk
 from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
-from hftrain.data.sources import visible_files
+from hftrain.data.sources import Reader, ending, visible_files
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -163,6 +163,14 @@ def _stamp(path: str) -> list[int]:
     except OSError:
         return []
     return [status.st_size, status.st_mtime_ns]
+
+
+def read_one(path: Path, endings: Sequence[str], one: str) -> Reader | None:
+    """A file that is `one`, "image", as one row, [path, name of its folder]; None of files with other endings."""
+    if ending(path) not in endings:
+        return None
+    rows = iter([(1, [path.name, path.absolute().parent.name])])
+    return Reader(str(path), one, [f"the {one}", "its folder"], rows)
 
 
 class Seen:

@@ -79,8 +79,6 @@ class LabelConfig(RecipeConfig):
             yield ("label_column", "problem_type"), "contradict each other: regression needs a single column of numbers"
         if self.balance_classes and self.class_weights:
             yield ("balance_classes", "class_weights"), "contradict each other: set one of them"
-        if self.freeze and self.use_peft:
-            yield ("freeze", "use_peft"), "adapters freeze the whole model already: set only one of the two"
         if self.focal_gamma and self.label_smoothing_factor:
             yield ("focal_gamma", "label_smoothing_factor"), "have opposite effects: set only one of them"
         if self.problem_type == "regression":

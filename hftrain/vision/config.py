@@ -36,6 +36,53 @@ class ImageConfig(RecipeConfig):
 
 
 @dataclass
+class PlacesConfig(ImageConfig):
+    """Images in which a model finds the places of objects or classes, and how they vary in training."""
+
+    BUILT_IN: ClassVar[str] = "scenes"
+
+    image_folder: str | None = None
+    """Folder of the images that a COCO file names; null: that of the file, or one beside it."""
+
+    image_column: str = "image"
+    """Column of the images in rows: paths, relative to the file that names them, or the bytes of image files."""
+
+    fixed_batch_norm: bool | None = None
+    """Use the saved averages of batch normalisation instead of those of the micro-batch, so that results do not depend
+    on its size; null: true for a pretrained model, false for a new one."""
+
+    flip: Annotated[float | None, between(0, 1)] = None
+    """Augmentation: probability of exchanging left and right; null: 0.5, for the built-in scenes 0."""
+
+    smallest_scale: Annotated[float, above(0), between(0, 1)] = 1.0
+    """Augmentation: the image is shown at this share of its size or more, up to largest_scale, at a random place
+    (large-scale jitter, arXiv 2012.07177: 0.1 and 2); boxes of which less than a quarter stays visible are left out."""
+
+    largest_scale: Annotated[float, at_least(1)] = 1.0
+    """Augmentation: see smallest_scale."""
+
+    colour_jitter: Annotated[float, share] = 0.0
+    """Augmentation: brightness, contrast and saturation change by up to this share."""
+
+    def checks(self) -> Iterator[tuple[Sequence[str], str]]:
+        yield from super().checks()
+        if self.label_smoothing_factor:
+            yield ("label_smoothing_factor",), "has no use here: the model's own loss has no smoothing"
+
+    def choose_flip(self) -> float:
+        """`flip`, chosen if it is open."""
+        self.choose("flip", 0.0 if self.built_in else 0.5, "digits stay digits" if self.built_in else "usual")
+        assert self.flip is not None
+        return self.flip
+
+    def choose_batch_norm(self) -> None:
+        """Chooses `fixed_batch_norm` if it is open."""
+        pretrained = self.model_name_or_path is not None
+        reason = "usual for pretrained models" if pretrained else "a new model has no averages yet"
+        self.choose("fixed_batch_norm", pretrained, reason)
+
+
+@dataclass
 class WholeImageConfig(ImageConfig):
     """Images that a model reads whole, at one size, and how they vary in training."""
 

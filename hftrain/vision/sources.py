@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -14,13 +15,15 @@ from hftrain.data.files import cache, make_once
 from hftrain.data.lines import Fault
 from hftrain.data.media import Seen
 from hftrain.data.media import beside as beside
-from hftrain.data.sources import Reader, ending, visible_files
+from hftrain.data.sources import SPLIT_WORDS, Reader, ending, visible_files
+from hftrain.vision.config import PlacesConfig
 from hftrain.vision.decoding import Known, examine
 from hftrain.vision.index import examine_files
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
+PlacesT = TypeVar("PlacesT", bound=PlacesConfig)
 # sha256 of the file, its path, pixels of the upright picture
 IMAGE = pa.schema([("content", pa.string()), ("image", pa.string()), ("width", pa.int32()), ("height", pa.int32())])
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -28,11 +31,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 
 def read_image_file(path: Path) -> Reader | None:
     """An image file as one row, [path, name of its folder]; None of other files."""
-    if ending(path) not in ENDINGS:
-        return None
-    return Reader(
-        str(path), "image", ["the image", "its folder"], iter([(1, [path.name, path.absolute().parent.name])])
-    )
+    return media.read_one(path, ENDINGS, "image")
 
 
 def locate(value: Any, name: str) -> str:
@@ -57,6 +56,26 @@ def image_patterns(folders: Sequence[Path]) -> list[str]:
     """A pattern for each ending of images in the folders."""
     endings = {(folder, file.suffix) for folder in folders for file in visible_files(folder) if ending(file) in ENDINGS}
     return [f"{glob.escape(str(folder))}/**/*{suffix}" for folder, suffix in sorted(endings)]
+
+
+def files_of(config: PlacesT, by_split: Mapping[str, Sequence[str]]) -> PlacesT:
+    """The settings with the files of each split, by a word for it (train, val, ...), in place of `dataset_name`; a file
+    that the user gives for a held-out split stays.
+
+    Raises:
+        ValueError: no split has files to train on.
+    """
+    files: dict[str, list[str]] = {}
+    for word, names in by_split.items():
+        if names:
+            files.setdefault(SPLIT_WORDS[word], []).extend(names)
+    if "train" not in files:
+        raise ValueError(f"{config.trained_on} has no training images, only {', '.join(files)}")
+    kept: dict[str, Any] = {
+        name: getattr(config, name) or files.get(split)
+        for split, name in (("validation", "validation_file"), ("test", "test_file"))
+    }
+    return replace(config, dataset_name=None, train_file=files["train"], **kept)
 
 
 def located(images: Sequence[Any]) -> list[tuple[str, Known]]:

@@ -46,9 +46,9 @@ def augmentation(
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """example -> {"pixels": (3, H, W), "size", "boxes", "labels"}, a little different each time; the boxes follow. What
     is open is chosen and is then in `config`."""
-    config.choose("flip", 0.0 if config.built_in else 0.5, "digits stay digits" if config.built_in else "usual")
-    assert config.flip is not None
-    vary = Jitter(config.mosaic, (config.smallest_scale, config.largest_scale), config.flip, config.colour_jitter)
+    vary = Jitter(
+        config.mosaic, (config.smallest_scale, config.largest_scale), config.choose_flip(), config.colour_jitter
+    )
 
     def other() -> tuple[Any, np.ndarray, np.ndarray]:
         example = examples[np.random.randint(len(examples))]

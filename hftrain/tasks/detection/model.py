@@ -124,9 +124,7 @@ def load_detector(config: DetectionConfig, canvas: Canvas, names: Sequence[str],
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
     }
-    pretrained = config.model_name_or_path is not None
-    reason = "usual for pretrained models" if pretrained else "a new model has no averages yet"
-    config.choose("fixed_batch_norm", pretrained, reason)
+    config.choose_batch_norm()
     new = partial(new_shape, config, canvas.height)
     model = load.load_model(config, AutoModelForObjectDetection, new=new, settings=settings)
     if config.fixed_batch_norm:

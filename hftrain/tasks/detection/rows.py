@@ -25,7 +25,7 @@ from hftrain.vision.annotations import (
     read_yolo_names,
 )
 from hftrain.vision.scenes import scenes
-from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, image_patterns, locate, name_leaks
+from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, image_patterns, locate, name_leaks
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -159,14 +159,3 @@ def with_files(config: DetectionConfig, yolo: list[str]) -> DetectionConfig:
                 f"{glob.escape(str(folder))}/*.xml"
             )
     return files_of(config, by_split) if by_split else config
-
-
-def files_of(config: DetectionConfig, by_split: Mapping[str, Sequence[str]]) -> DetectionConfig:
-    files = {SPLIT_WORDS[split]: [*names] for split, names in by_split.items() if names}
-    given = {f"{split}_file": files.get(split) for split in ("train", "validation", "test")}
-    if given["train_file"] is None:
-        raise ValueError(f"{config.trained_on} has no training images, only {', '.join(files)}")
-    kept: dict[str, Any] = {
-        name: getattr(config, name) or value for name, value in given.items() if name != "train_file"
-    }
-    return replace(config, dataset_name=None, train_file=given["train_file"], **kept)

@@ -51,8 +51,7 @@ class ImagePretrainingConfig(WholeImageConfig):
             yield ("label_smoothing_factor",), "has no use here: no label is learnt"
         if self.use_peft:
             yield ("use_peft",), "has no use here: a pretrained encoder is trained whole"
+        yield from self.metric_problems(*METRICS)
         best = (self.metric_for_best_model or "loss").removeprefix("eval_")
-        if best not in METRICS:
-            yield ("metric_for_best_model",), f"only {', '.join(METRICS)} are evaluated"
         if best != "loss" and (self.label_column is None or not self.probe_images):
             yield ("metric_for_best_model", "label_column"), f"{best} needs classes: set label_column and probe_images"

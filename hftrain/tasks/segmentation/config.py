@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from hftrain.config import above, at_least, between, share
-from hftrain.vision.config import ImageConfig
+from hftrain.config import at_least, between
+from hftrain.vision.config import PlacesConfig
 
 SETS = ("mask2former", "eomt", "eomt_dinov3", "maskformer")  # kinds that predict a set of masks, and their loss
 METRICS = {
@@ -16,10 +16,8 @@ METRICS = {
 
 
 @dataclass
-class SegmentationConfig(ImageConfig):
+class SegmentationConfig(PlacesConfig):
     """Images, and the class, or the object, that each pixel belongs to."""
-
-    BUILT_IN: ClassVar[str] = "scenes"
 
     segmentation: Literal["semantic", "instance", "panoptic"] = "semantic"
     """What is learnt: the class of each pixel; a mask for each object; or both, a segment for each pixel."""
@@ -28,14 +26,8 @@ class SegmentationConfig(ImageConfig):
     """Data set: the built-in scenes (composed of scikit-learn's digits), a folder with COCO JSON (of objects or
     panoptic) or with images/ and masks/, one on the Hugging Face Hub, or a folder written by save_to_disk."""
 
-    image_folder: str | None = None
-    """Folder of the images that a COCO file names; null: that of the file, or one beside it."""
-
     mask_folder: str | None = None
     """Folder of the masks that a panoptic COCO file names; null: the one beside it that has its name."""
-
-    image_column: str = "image"
-    """Column of the images in rows: paths, relative to the file that names them, or the bytes of image files."""
 
     mask_column: str = "mask"
     """Column of the masks in rows: PNG files of class numbers (grey or indexed) or colours, like image_column."""
@@ -57,44 +49,20 @@ class SegmentationConfig(ImageConfig):
     """Height and width of the images that the model reads; null: as its image processor says, of a new model as most
     training images need it, at most 512."""
 
-    fixed_batch_norm: bool | None = None
-    """Use the saved averages of batch normalisation instead of those of the micro-batch, so that results do not depend
-    on its size; null: true for a pretrained model, false for a new one."""
-
     dice_weight: Annotated[float, at_least(0)] = 0.0
     """Weight of a dice loss beside cross-entropy, for models that label pixels: mean over the classes of an image."""
 
-    flip: Annotated[float | None, between(0, 1)] = None
-    """Augmentation: probability of exchanging left and right; null: 0.5, for the built-in scenes 0."""
-
-    smallest_scale: Annotated[float, above(0), between(0, 1)] = 1.0
-    """Augmentation: the image is shown at this share of its size or more, up to largest_scale, at a random place
-    (large-scale jitter, arXiv 2012.07177: 0.1 and 2)."""
-
-    largest_scale: Annotated[float, at_least(1)] = 1.0
-    """Augmentation: see smallest_scale."""
-
     copy_paste: Annotated[float, between(0, 1)] = 0.0
     """Augmentation: probability of copying objects of another image onto this one (arXiv 2012.07177)."""
-
-    colour_jitter: Annotated[float, share] = 0.0
-    """Augmentation: brightness, contrast and saturation change by up to this share."""
 
     freeze: list[str] = field(default_factory=list)
     """Parameters to freeze, by name: encoder, segformer.stages.0-1, *.bias."""
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.freeze and self.use_peft:
-            yield ("freeze", "use_peft"), "adapters freeze the whole model already: set only one of the two"
-        if self.label_smoothing_factor:
-            yield ("label_smoothing_factor",), "has no use here: the model's own loss has no smoothing"
         if self.label_values and len(self.label_values) != len(self.label_names):
             yield ("label_values", "label_names"), "need one value for each name"
-        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
-        known = ("loss", *METRICS[self.segmentation])
-        if best not in known:
-            yield ("metric_for_best_model",), f"only {', '.join(known)} are evaluated"
+        yield from self.metric_problems("loss", *METRICS[self.segmentation])
         if self.segmentation != "semantic" and self.model is not None and self.model not in SETS:
             yield ("model",), f"{self.segmentation} segmentation needs one of {', '.join(SETS)}"
         if self.dice_weight and (self.model in SETS or self.segmentation != "semantic"):

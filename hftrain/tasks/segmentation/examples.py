@@ -59,10 +59,8 @@ def augmentation(
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """example -> what `collate` makes of it, a little different each time; the segments follow. What is open is chosen
     and is then in `config`."""
-    config.choose("flip", 0.0 if config.built_in else 0.5, "digits stay digits" if config.built_in else "usual")
-    assert config.flip is not None
     vary = MaskJitter(
-        config.copy_paste, (config.smallest_scale, config.largest_scale), config.flip, config.colour_jitter
+        config.copy_paste, (config.smallest_scale, config.largest_scale), config.choose_flip(), config.colour_jitter
     )
     shown = collate.keywords["shown"]  # type: ignore[attr-defined]
 

@@ -147,8 +147,7 @@ def load_segmenter(config: SegmentationConfig, canvas: Canvas, classes: Classes)
         "id2label": dict(enumerate(classes.names)),
         "label2id": {name: number for number, name in enumerate(classes.names)},
     }
-    reason = "usual for pretrained models" if pretrained else "a new model has no averages yet"
-    config.choose("fixed_batch_norm", pretrained, reason)
+    config.choose_batch_norm()
     auto = getattr(transformers, auto_class(kind))
     model = load.load_model(config, auto, new=partial(new_shape, config, canvas.height), settings=settings)
     if config.fixed_batch_norm:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hftrain.data.lines import Fault
 from hftrain.data.media import examine_once
-from hftrain.data.sources import SPLIT_WORDS, Reader, ending, split_of, visible_files
+from hftrain.data.sources import Reader, ending, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
 from hftrain.tasks.segmentation.config import SegmentationConfig
@@ -19,7 +19,7 @@ from hftrain.vision.annotations import Annotated, Categories, check_size, coco_c
 from hftrain.vision.masks import REST, MaskFacts, encode_segmentation, examine_mask, name_value
 from hftrain.vision.panoptic import read_panoptic
 from hftrain.vision.scenes import SMALL, scenes
-from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, locate, name_leaks
+from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, locate, name_leaks
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -245,18 +245,10 @@ def with_files(config: SegmentationConfig) -> SegmentationConfig:
     listed = [file for file in files if ending(file) == ".json" and coco_content(file)]
     by_split: dict[str, list[str]] = {}
     for file in listed or sorted({file.parent for file in files if ending(file) in ENDINGS and IMAGES in file.parts}):
-        inside = file.relative_to(path).parts
-        split = SPLIT_WORDS[split_of(inside) or "train"]
+        split = split_of(file.relative_to(path).parts) or "train"
         if listed:
             by_split.setdefault(split, []).append(str(file))
         else:
             endings = sorted({one.suffix for one in file.iterdir() if ending(one) in ENDINGS})
             by_split.setdefault(split, []).extend(f"{glob.escape(str(file))}/*{suffix}" for suffix in endings)
-    if not by_split:
-        return config
-    if "train" not in by_split:
-        raise ValueError(f"{config.trained_on} has no training images, only {', '.join(by_split)}")
-    given: dict[str, Any] = {
-        f"{split}_file": getattr(config, f"{split}_file") or by_split.get(split) for split in ("validation", "test")
-    }
-    return replace(config, dataset_name=None, train_file=by_split["train"], **given)
+    return files_of(config, by_split) if by_split else config

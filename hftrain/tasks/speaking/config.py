@@ -62,13 +62,9 @@ class SpeakConfig(SpeechConfig):
 
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
-        if self.freeze and self.use_peft:
-            yield ("freeze", "use_peft"), "adapters freeze the whole model already: set only one of the two"
         if self.label_smoothing_factor:
             yield ("label_smoothing_factor",), "has no use here: a spectrogram has no classes"
-        best = (self.metric_for_best_model or "loss").removeprefix("eval_")
-        if best not in METRICS:
-            yield ("metric_for_best_model",), f"only {', '.join(METRICS)} are evaluated"
+        yield from self.metric_problems(*METRICS)
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().late_checks()

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.speecht5.modeling_speecht5 import SpeechT5GuidedMultiheadAttentionLoss
 
 from hftrain.distributed import total
@@ -104,7 +104,7 @@ class SpectrogramLoss:
         return guide.scale * (weights * attentions * pairs).sum() / attentions.shape[1]
 
 
-def is_aligned(model_config: Any) -> bool:
+def is_aligned(model_config: PreTrainedConfig) -> bool:
     """Whether a model learns durations, pitch and energy of tokens."""
     return bool(model_config.model_type == "fastspeech2_conformer")
 

@@ -59,8 +59,7 @@ class TranscribeConfig(VariedConfig, SpeechConfig):
             own = None if self.micro_batch_seconds is None else round(self.micro_batch_seconds * FRAMES)
             if own is not None and given is not None and given != own:
                 yield ("micro_batch_seconds", name), "contradict each other: set one of them"
-        if (self.metric_for_best_model or "loss").removeprefix("eval_") not in METRICS:
-            yield ("metric_for_best_model",), f"only {', '.join(METRICS)} are evaluated"
+        yield from self.metric_problems(*METRICS)
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().late_checks()
