@@ -129,10 +129,20 @@ def test_bad_rows_are_named(row, message, data, tmp_path):
         assert "1 (16.7 %)" in (tmp_path / "out" / "README.md").read_text().replace("\\", "")
 
 
-def test_a_model_that_cannot_learn_here_is_refused(data, tmp_path):
-    transformers.VitsConfig(hidden_size=16).save_pretrained(tmp_path / "vits")
-    with pytest.raises(ValueError, match="VITS learns against a discriminator"):
-        train(data, tmp_path / "out", model_name_or_path=str(tmp_path / "vits"), tokenizer_name_or_path="x")
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("vits", "VITS learns against a discriminator"),
+        ("csm", "CSM learns the codes of an audio codec"),
+        ("dia", "Dia learns the codes of an audio codec"),
+        ("pocket_tts", "Pocket TTS draws noise for each micro-batch"),
+        ("bert", "a bert does not learn to make spectrograms"),
+    ],
+)
+def test_a_model_that_cannot_learn_here_is_refused(kind, message, data, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=message):
+        train(data, tmp_path / "out", model_name_or_path=str(tmp_path), tokenizer_name_or_path="x")
 
 
 @pytest.mark.parametrize(
