@@ -72,12 +72,12 @@ class VariedConfig(AudioConfig):
     """Augmentation: lowest signal-to-noise ratio; the highest is 20 more."""
 
     time_masks: Annotated[int | None, at_least(0)] = None
-    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779); null: 2, of a
-    new model 0."""
+    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779); null: 2, of
+    the built-in digits 0."""
 
     band_masks: Annotated[int | None, at_least(0)] = None
     """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none; null: 2,
-    of a new model 0."""
+    of the built-in digits 0."""
 
     def augmentation(self, *, faster: bool = True) -> "Augmentation":
         """What is done to a recording; what is open is chosen. `faster`: see there."""
@@ -85,12 +85,8 @@ class VariedConfig(AudioConfig):
 
         usual = {"speed": 0.1, "gain_decibels": 6.0, "time_masks": 2, "band_masks": 2}
         for name, value in usual.items():
-            reason = "usual"
-            if self.built_in:
-                value, reason = type(value)(0), "the built-in digits are drawn with variation"
-            elif self.model_name_or_path is None and name.endswith("masks"):
-                value, reason = 0, "masks slow a new model on little data: set 2 for many hours"
-            self.choose(name, value, reason)
+            reason = "the built-in digits are drawn with variation" if self.built_in else "usual"
+            self.choose(name, type(value)(0) if self.built_in else value, reason)
         return Augmentation(
             self.speed or 0.0,
             self.shift_seconds,
