@@ -128,6 +128,11 @@ def test_each_benchmark_has_a_test():
     assert {path.stem for path in (ROOT / "bench").glob("*.py")} - tested == {"rounds"}
 
 
+def test_speech():
+    table = bench("speech", "--quick")
+    assert all(f"| {name} | " in table for name in ("transformers", "hftrain, 30 s", "hftrain"))
+
+
 def test_curves():
     table = bench("curves", "--quick")
     assert "| 1,000 | " in table and table.count("|---") == 4 + 3 + 3 + 6
