@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hftrain.audio import load_speech
+from hftrain.audio.digits import digits
 from hftrain.data.rows import Rows, listed
 from hftrain.tasks.speaking.config import SpeakConfig
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def load_recordings(config: SpeakConfig, seed: int) -> dict[str, Rows]:
     """As `load_speech`. Raises: ValueError, also for recordings of more than `max_seconds`."""
-    return {split: short_enough(part, config) for split, part in load_speech(config, seed).items()}
+    return {split: short_enough(part, config) for split, part in load_speech(config, seed, digits).items()}
 
 
 def short_enough(rows: Rows, config: SpeakConfig) -> Rows:

@@ -16,7 +16,7 @@ from hftrain.predict import predict
 from hftrain.tasks.speaking import SpeakConfig
 from tests import ROOT
 from tests.tasks.speaking.data import write
-from tests.tasks.speaking.models import FAST, T5
+from tests.tasks.speaking.models import FAST, T5, save_encoder
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.speak")
@@ -54,10 +54,13 @@ def train(data: dict[str, str], out: Path, kind: str = "fastspeech2_conformer", 
 @pytest.mark.parametrize("kind", [*SIZES])
 def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
     out = tmp_path / "out"
-    losses = train(data, out, kind, max_steps=10, num_scored=4, eval_steps=5)
+    save_encoder(tmp_path / "encoder")
+    encoder = {"speaker_encoder": str(tmp_path / "encoder")}
+    losses = train(data, out, kind, max_steps=10, num_scored=4, eval_steps=5, **encoder)
     assert losses[-1][1] < losses[0][1]
     results = json.loads((out / "all_results.json").read_text())
     assert {"test_loss", "test_mcd", "eval_loss", "eval_mcd"} <= results.keys()
+    assert -1 <= results["test_speaker_similarity"] <= 1
     page = (out / "report.html").read_text()
     for word in ("data:audio/wav", "media-src data:", "its spectrogram", "Worst utterances", "consent", "frames/s"):
         assert word in page, word
@@ -143,6 +146,13 @@ def test_a_model_that_cannot_learn_here_is_refused(kind, message, data, tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises(ValueError, match=message):
         train(data, tmp_path / "out", model_name_or_path=str(tmp_path), tokenizer_name_or_path="x")
+
+
+@pytest.mark.parametrize("setting", ["vocoder", "listener", "speaker_encoder"])
+def test_what_is_missing_is_named_before_the_training(setting, data, tmp_path):
+    with pytest.raises(ValueError, match=f"{setting} 'missing' is not a local folder"):
+        train(data, tmp_path / "out", **{setting: "missing"})
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(
