@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import transformers
+from safetensors.torch import load_file, save_file
 
 from hftrain.cli import main as hftrain
 from hftrain.config import ConfigError
@@ -41,6 +42,14 @@ RUN = {
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> dict[str, str]:
     return write(tmp_path_factory.mktemp("data") / "clips")
+
+
+@pytest.fixture(scope="module")
+def spoken(data, tmp_path_factory) -> Path:
+    """A model after one step."""
+    out = tmp_path_factory.mktemp("spoken") / "out"
+    train(data, out, max_steps=1)
+    return out
 
 
 def train(data: dict[str, str], out: Path, kind: str = "fastspeech2_conformer", **settings) -> list[tuple]:
@@ -96,12 +105,19 @@ def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
         (["abc", "--output", "wav", "--vocoder", "missing"], "vocoder 'missing' is not a local folder"),
     ],
 )
-def test_what_cannot_be_spoken_is_named(arguments, message, data, tmp_path_factory, capsys):
-    out = tmp_path_factory.getbasetemp() / "spoken"
-    if not out.exists():
-        train(data, out, max_steps=1)
-    assert hftrain(["predict", str(out), *arguments]) != 0
+def test_what_cannot_be_spoken_is_named(arguments, message, spoken, capsys):
+    assert hftrain(["predict", str(spoken), *arguments]) != 0
     assert message.replace("\\", "") in capsys.readouterr().err
+
+
+def test_an_utterance_that_does_not_end_is_named(spoken, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(spoken, out)
+    weights = load_file(out / "model.safetensors")
+    weights["duration_predictor.linear.bias"].fill_(20.0)  # half a billion frames for each token
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    assert hftrain(["predict", str(out), "abc", "--output", str(tmp_path / "wav")]) == 0
+    assert "'abc' did not end within 1 s and was cut off" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
