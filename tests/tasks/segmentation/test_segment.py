@@ -197,5 +197,5 @@ def test_a_model_that_labels_pixels_cannot_tell_objects_apart(folders, tmp_path)
 
 def test_sizes_that_the_model_cannot_take_are_refused(folders, tmp_path):
     name = saved("eomt", tmp_path / "model")
-    with pytest.raises(ValueError, match="multi_scale=0.5, image size=32: EomtForUniversalSegmentation cannot read"):
+    with pytest.raises(ValueError, match=r"multi_scale=0\.5, image size=32: EomtForUniversalSegmentation cannot read"):
         train(folders["instance"], tmp_path / "out", model_name_or_path=name, multi_scale=0.5)
