@@ -22,9 +22,11 @@ from torch import nn
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
+from hftrain.data.packing import Packed
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss
 from hftrain.models.freezing import narrow_frozen
+from hftrain.models.kernels import check_kernels, use_kernels
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
 from hftrain.train import checkpoint, inspect, memory, trials
@@ -60,6 +62,7 @@ def start(config: TrainConfig) -> Accelerator:
         log_with=config.report_to,
         project_dir=config.output_dir,
     )
+    check_kernels(config, accelerator.device.type)
     distributed.require_agreement(accelerator, {"settings": asdict(config), "versions": checkpoint.versions()})
     if not accelerator.is_main_process:
         logging.getLogger("hftrain").setLevel(logging.ERROR)  # only one process logs facts on the data
@@ -163,10 +166,16 @@ def fit(
     )  # fmt: skip
     if router and not router.agrees(model):
         router = None
-    model, optimizer = prepare(accelerator, model, config, kept=findings.unreached, rates=rates)
+    use_kernels(model, config)  # after the trials, whose small models are on a CPU
+    one_shape = isinstance(examples, Packed) or bool((lengths == lengths[0]).all())
+    model, optimizer = prepare(
+        accelerator, model, config, kept=findings.unreached, rates=rates, one_shape=one_shape
+    )  # fmt: skip
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
     if before_step is None and router is None:
         loss = trials.without_padding(accelerator, model, examples, config, collate=collate, loss=loss)
+    elif config.padding_free:
+        raise ValueError("padding_free cannot be true: the loss depends on the whole step. Leave it open (null)")
     if not notes and before_step is None and router is None:  # results do not depend on the cut
         choose_budget(
             accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
@@ -241,9 +250,15 @@ def prepare(
     config: TrainConfig,
     kept: Sequence[str] = (),
     rates: Mapping[str, float] | None = None,
+    one_shape: bool = False,
 ) -> tuple[Any, Any]:
-    """The model and its optimizer, wrapped for the strategy that was launched; parameters named in `kept` do not
-    decay, and `rates` has shares of the learning rate by name."""
+    """The model and its optimizer, wrapped for the strategy that was launched.
+
+    Args:
+        kept: names of parameters that do not decay.
+        rates: shares of the learning rate by name.
+        one_shape: nearly all batches have the same shape, for which `torch_compile` compiles.
+    """
     zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
     if config.ema_decay is not None and zero == 3:
         raise ValueError("ema_decay needs unsharded parameters on each process: use ZeRO-2 or FSDP2 instead of ZeRO-3")
@@ -261,7 +276,7 @@ def prepare(
             how["context_fn"] = keep_matmuls
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     if config.torch_compile:
-        model.compile(dynamic=True)
+        model.compile(dynamic=None if one_shape else True)  # None: sizes that change nevertheless become dynamic
     optimizer = make_optimizer(
         model,
         config.optim,
