@@ -13,7 +13,7 @@ from hftrain.models.freezing import freeze
 from hftrain.models.images import STRIDE, fix_batch_norm
 from hftrain.models.new import known_entries
 from hftrain.models.saved import remember
-from hftrain.tasks.segmentation.config import SETS, SegmentationConfig, auto_class
+from hftrain.tasks.segmentation.config import REFUSED, SETS, SegmentationConfig, auto_class
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, require_sizes, size_for
 from hftrain.vision.masks import VOID
@@ -137,6 +137,8 @@ def load_segmenter(config: SegmentationConfig, canvas: Canvas, classes: Classes)
     """
     pretrained = config.model_name_or_path is not None
     kind = load.load_model_config(config).model_type if pretrained else config.new_model
+    if why := REFUSED.get(kind):
+        raise ValueError(f"model_name_or_path: a {kind} cannot be trained here: {why}")
     if config.segmentation != "semantic" and kind not in SETS:
         raise ValueError(
             f"model_name_or_path: a {kind} labels pixels; {config.segmentation} segmentation needs one of "
