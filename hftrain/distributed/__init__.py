@@ -26,8 +26,10 @@ from hftrain.distributed.wrap import (
     check_gradients,
     check_sharing,
     expect_missing_gradients,
+    give_dimensions,
     place,
     set_bucket_sizes,
+    single_numbers,
     sum_in_fp32,
 )
 
@@ -51,6 +53,7 @@ __all__ = [
     "expect_missing_gradients",
     "fingerprint_parameters",
     "gathered",
+    "give_dimensions",
     "is_out_of_memory",
     "is_sharded",
     "leaves",
@@ -64,6 +67,7 @@ __all__ = [
     "require_agreement",
     "set_bucket_sizes",
     "set_learning_rate",
+    "single_numbers",
     "sum_in_fp32",
     "total",
     "unsharded_models",

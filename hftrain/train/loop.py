@@ -87,6 +87,7 @@ def fit(
     processor: Processor | None = None,
     flops: Callable[[np.ndarray], float] | None = None,
     augment: Callable[[Any], Any] | None = None,
+    augment_at: Callable[[int, int], Callable[[Any], Any]] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
     held_out: Mapping[str, Sequence[Any]] | None = None,
@@ -108,6 +109,7 @@ def fit(
             the share of what the devices could do; by default those of `hftrain.train.flops` for tokens.
         augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
             and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
+        augment_at: (step, steps of the run) -> such an `augment` for this step, in its place.
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
             what a loss needs to know of the whole step.
         after_step: called with (steps done, model) after each optimizer step.
@@ -130,6 +132,8 @@ def fit(
     plan, total = choose_settings(model, lengths, config, held_out)
     if flops is None and config.counted == "tokens":
         flops = step_flops(model, examples)
+    if augment_at is not None:
+        augment = augment_at(0, total)  # is what is tried and shown
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -198,7 +202,8 @@ def fit(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
-                augment=augment, equal_lengths=config.equal_length_micro_batches,
+                augment=augment, augment_at=augment_at and (lambda step: augment_at(step, total)),
+                equal_lengths=config.equal_length_micro_batches,
             ):  # fmt: skip
                 learning_rate = peak * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)

@@ -7,7 +7,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
-from hftrain.distributed import check_sharing
+from hftrain.distributed import check_sharing, give_dimensions, single_numbers
 
 pytestmark = pytest.mark.unit
 
@@ -29,3 +29,12 @@ def test_a_parameter_without_a_dimension_is_refused(kind):
 
 def test_it_trains_without_sharding():
     check_sharing(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, state=SimpleNamespace()), Scaled())
+
+
+def test_single_numbers_get_a_dimension_and_are_exported_without_it():
+    model = nn.Sequential(Scaled())
+    before = model[0].alpha
+    give_dimensions(model)
+    assert model[0].alpha.shape == (1,) and model[0].alpha.item() == before.item()
+    assert single_numbers(model) == {"0.alpha"}
+    assert all(parameter.ndim for parameter in model.parameters())
