@@ -23,7 +23,9 @@ WATCH = (
     ],
 )
 def test_predict_names_what_is_missing(words, message, tmp_path):
-    done = subprocess.run([sys.executable, "-c", WATCH, "hftrain", *words], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, "hftrain", *words], capture_output=True, text=True, cwd=tmp_path
+    )
     assert message in done.stderr and "Traceback" not in done.stderr
     assert done.stdout.strip() == "False"
 
