@@ -7,6 +7,7 @@ from hftrain.distributed.start import die_with_parent, make_accelerator, was_lau
 from hftrain.distributed.state import Weight, fingerprint_parameters, weights, without_state
 from hftrain.distributed.step import (
     accumulating,
+    add_up,
     average_gradients,
     backward,
     clear_gradients,
@@ -37,6 +38,7 @@ __all__ = [
     "Piece",
     "Weight",
     "accumulating",
+    "add_up",
     "advancing",
     "average_gradients",
     "backward",

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Loss, send
 from hftrain.models.freezing import narrow_frozen
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
@@ -289,11 +289,17 @@ def take_step(
 
     The objective is (sum of the loss) / (count of items) plus, for a model with experts, the router loss, both over the
     whole step. The exchange averages gradients over the P processes, hence the factor P.
+
+    A GPU is waited for twice: when all results of the passes are read, and for the norm of the gradient.
     """
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
-    (items,) = distributed.total(accelerator, sum(loss.count(m.batch) for m in micro_batches if len(m.indices)))
-    if items == 0:
-        raise ValueError(f"step {step + 1} has nothing to learn: all labels of its examples are masked")
+
+    def on_device(value: float) -> torch.Tensor:  # by a kernel, which a copy from the CPU would wait for
+        return torch.full((), float(value), dtype=torch.float64, device=accelerator.device)
+
+    own_items = sum(loss.count(m.batch) for m in micro_batches if len(m.indices))
+    items = distributed.add_up(accelerator, on_device(own_items))
+    share = accelerator.num_processes / items
     if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
         if not config.halve_on_oom:
             raise RuntimeError(memory.explain(run, micro_batches[0]))
@@ -308,8 +314,8 @@ def take_step(
                 real = len(micro.indices) > 0
                 listening: AbstractContextManager[Any] = router.listening() if router else nullcontext([])
                 with listening as heard:
-                    summed = loss.summed(model, send_to_device(micro.batch, accelerator.device)) * real
-                objective = summed * (accelerator.num_processes / items)
+                    summed = loss.summed(model, send(micro.batch, accelerator.device)) * real
+                objective = summed * share.to(torch.promote_types(summed.dtype, torch.float32))
                 if router:
                     objective = objective + router.share(accelerator, heard, real=real) * accelerator.num_processes
                 distributed.backward(accelerator, model, objective, last=last)
@@ -321,20 +327,24 @@ def take_step(
             out_of_memory = True
             break
         losses.append(summed.detach())
+    sums = torch.stack(losses).double() if losses else on_device(0.0)[None]
+    routed = on_device(0.0) + (sum(router.shares) if router else 0.0)
+    facts = torch.stack([sums.sum(), on_device(stop), routed, on_device(out_of_memory)])
+    exchanged = distributed.add_up(accelerator, facts)
+    read = torch.cat([items[None], exchanged, sums]).cpu()
+    count, loss_sum, stops, router_loss, failed = read[:5].tolist()
+    if count == 0:
+        raise ValueError(f"step {step + 1} has nothing to learn: all labels of its examples are masked")
+    if failed:
+        distributed.clear_gradients(accelerator, model, run.optimizer)
+        return Outcome(out_of_memory=True)
     if config.halve_on_oom:
-        (failed,) = distributed.total(accelerator, out_of_memory)
-        if failed:
-            distributed.clear_gradients(accelerator, model, run.optimizer)
-            return Outcome(out_of_memory=True)
         distributed.average_gradients(accelerator, model)
-    sums = torch.stack(losses).double().cpu()
-    routed = float(sum(router.shares)) if router else 0.0
-    loss_sum, stops, router_loss = distributed.total(accelerator, float(sums.sum()), stop, routed)
     outcome = Outcome(
-        loss=loss_sum / items,
+        loss=loss_sum / count,
         router_loss=router_loss if router else None,
         stop=int(stops),
-        broken=[m for m, s in zip(micro_batches, sums, strict=True) if not s.isfinite()],
+        broken=[m for m, s in zip(micro_batches, read[5:], strict=True) if not s.isfinite()],
     )
     if not np.isfinite(outcome.loss):
         distributed.clear_gradients(accelerator, model, run.optimizer)

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from hftrain import disk, distributed
 from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Loss, send
 from hftrain.tasks.preference.config import PreferenceConfig, PreferenceRecipeConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
@@ -77,14 +77,16 @@ class ReferencePoint:
 
     @torch.no_grad()
     def measure(self, model: nn.Module, micro_batches: Sequence[MicroBatch]) -> None:
-        summed, count = 0.0, 0
+        ratios_of_all, count = [], 0  # read at once: each reading waits for a GPU
         for micro in micro_batches:
-            batch = send_to_device(micro.batch, self.accelerator.device)
+            batch = send(micro.batch, self.accelerator.device)
             reference = reference_log_probs(self.accelerator, model, batch, self.config, SECOND)
             with _evaluating(model):
                 ratios = sequence_log_probs(model, batch, SECOND)[0] - reference
             if len(micro.indices):  # otherwise it is a filler on a process without examples
-                summed, count = summed + float(ratios.double().sum()), count + len(ratios)
+                ratios_of_all.append(ratios.double().sum())
+                count += len(ratios)
+        summed = float(sum(ratios_of_all))
         summed, items = distributed.total(self.accelerator, summed, count)
         self.value = max(0.0, summed / items)
 
