@@ -21,6 +21,12 @@ from torch import nn
 Batch = dict[str, torch.Tensor]
 Collate = Callable[[list[Any]], Batch]
 IGNORE = -100  # a label that the loss ignores, as in torch and transformers
+WITHOUT_FP64 = {"mps"}  # kinds of devices
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The type for sums over a step or a data set on this device: fp64, if the device has it."""
+    return torch.float32 if device.type in WITHOUT_FP64 else torch.float64
 
 
 class Sent(dict[str, torch.Tensor]):
@@ -311,8 +317,8 @@ def sum_in_head(
 
 
 def label_log_probs(model: torch.nn.Module, batch: Batch, labels: torch.Tensor, count: int) -> torch.Tensor:
-    """(B, T) fp32 log p of each of `labels` (B, T) by the model's logits at the same positions, 0 at those without a label;
-    in chunks if its head is a `SummingHead`. `count`: labelled positions."""
+    """(B, T) fp32 log p of each of `labels` (B, T) by the model's logits at the same positions, 0 at those without a
+    label; in chunks if its head is a `SummingHead`. `count`: labelled positions."""
     made = _with_head(partial(chunked_log_probs, labels=labels, count=count), model, batch)
     if made.dim() == 2:
         return made

@@ -1,10 +1,10 @@
 """Runs on any number of processes: all differences between plain, DDP, FSDP2 and DeepSpeed ZeRO runs."""
 
 from hftrain.distributed.agreement import require_agreement
-from hftrain.distributed.loading import draw, gathered, unsharded_models
+from hftrain.distributed.loading import arrive, draw, gathered, is_away, load_once, unsharded_models
 from hftrain.distributed.pieces import Piece, load_like, load_optimizer, load_parameters, pieces
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
-from hftrain.distributed.state import Weight, fingerprint_parameters, weights, without_state
+from hftrain.distributed.state import Weight, fingerprint_parameters, norm_of, weights, without_state
 from hftrain.distributed.step import (
     accumulating,
     add_up,
@@ -30,6 +30,7 @@ from hftrain.distributed.wrap import (
     place,
     set_bucket_sizes,
     sum_in_fp32,
+    unsaved_buffers,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "accumulating",
     "add_up",
     "advancing",
+    "arrive",
     "average_gradients",
     "backward",
     "check_gradients",
@@ -53,14 +55,17 @@ __all__ = [
     "expect_missing_gradients",
     "fingerprint_parameters",
     "gathered",
+    "is_away",
     "is_out_of_memory",
     "is_sharded",
     "leaves",
     "load_like",
+    "load_once",
     "load_optimizer",
     "load_parameters",
     "make_accelerator",
     "moved",
+    "norm_of",
     "pieces",
     "place",
     "require_agreement",
@@ -68,6 +73,7 @@ __all__ = [
     "set_learning_rate",
     "sum_in_fp32",
     "total",
+    "unsaved_buffers",
     "unsharded_models",
     "was_launched",
     "weights",

@@ -15,7 +15,7 @@ from torch import nn
 from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import cut
 from hftrain.distributed import is_out_of_memory, total
-from hftrain.losses import Batch, Collate, Loss, send
+from hftrain.losses import Batch, Collate, Loss, exact, send
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 
@@ -39,7 +39,7 @@ def mean_loss(
         batch = collate(fetch(examples, indices))
         with _memory(batch), torch.no_grad():
             value = loss.summed(model, send(batch, accelerator.device))
-        sums.append(value.double() * weight)
+        sums.append(value.to(exact(value.device)) * weight)
         counted += loss.count(batch) * weight
     summed, items = total(accelerator, float(sum(sums)), counted)
     if items == 0:

@@ -23,7 +23,7 @@ from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
-from hftrain.losses import Batch, Loss, send
+from hftrain.losses import Batch, Loss, exact, send
 from hftrain.models.freezing import narrow_frozen
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
@@ -32,7 +32,8 @@ from hftrain.train.budget import choose_budget
 from hftrain.train.choosing import choose_settings
 from hftrain.train.contract import chosen_values, run_contract
 from hftrain.train.ending import farewell, leave, save
-from hftrain.train.flops import step_flops
+from hftrain.train.flops import peak_flops, step_flops
+from hftrain.train.forecast.passes import counted_flops
 from hftrain.train.forecast.refusal import require_room
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
@@ -102,7 +103,8 @@ def fit(
         evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
         flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
-            the share of what the devices could do; by default those of `hftrain.train.flops` for tokens.
+            the share of what the devices could do; by default those of `hftrain.train.flops` for tokens, and those of
+            `counted_flops` for other inputs on a GPU.
         augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
             and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
@@ -125,8 +127,11 @@ def fit(
     examples = Examples.of(examples)
     lengths = examples.lengths
     plan, total = choose_settings(model, lengths, config, held_out)
+    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     if flops is None and config.counted == "tokens":
         flops = step_flops(model, examples)
+    if flops is None and peak_flops(accelerator.device):  # otherwise there is no peak of which they would be a share
+        flops = counted_flops(model, examples, shown, loss)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -149,10 +154,9 @@ def fit(
         seen["micro-batches"] = "; ".join(notes)  # for report and card
     if config.bf16 and not distributed.is_sharded(accelerator):
         narrow_frozen(model, torch.bfloat16)
-    require_room(accelerator, model, config)
+    require_room(accelerator, model, view)
     distributed.place(accelerator, model)
     router = find_router_loss(model)
-    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     findings = try_examples(
         accelerator, model, examples, config.seed, collate=shown, before_step=before_step,
         loss=router.checked(loss) if router else loss,
@@ -257,6 +261,7 @@ def prepare(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     if config.torch_compile:
         model.compile(dynamic=True)
+    distributed.arrive(model)
     optimizer = make_optimizer(
         model,
         config.optim,
@@ -269,7 +274,8 @@ def prepare(
     )
     distributed.set_bucket_sizes(accelerator, model)
     distributed.sum_in_fp32(accelerator)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    with distributed.unsaved_buffers(accelerator, model):
+        model, optimizer = accelerator.prepare(model, optimizer)
     distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:
         distributed.exchange_nothing_in_forward(model)
@@ -295,7 +301,7 @@ def take_step(
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
 
     def on_device(value: float) -> torch.Tensor:  # by a kernel, which a copy from the CPU would wait for
-        return torch.full((), float(value), dtype=torch.float64, device=accelerator.device)
+        return torch.full((), float(value), dtype=exact(accelerator.device), device=accelerator.device)
 
     own_items = sum(loss.count(m.batch) for m in micro_batches if len(m.indices))
     items = distributed.add_up(accelerator, on_device(own_items))
@@ -327,7 +333,7 @@ def take_step(
             out_of_memory = True
             break
         losses.append(summed.detach())
-    sums = torch.stack(losses).double() if losses else on_device(0.0)[None]
+    sums = torch.stack(losses).to(items.dtype) if losses else on_device(0.0)[None]
     routed = on_device(0.0) + (sum(router.shares) if router else 0.0)
     facts = torch.stack([sums.sum(), on_device(stop), routed, on_device(out_of_memory)])
     exchanged = distributed.add_up(accelerator, facts)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 import hftrain
+from hftrain import losses
 from hftrain.config import TrainConfig
 from hftrain.data.plan import MicroBatch
 from hftrain.losses import Loss, SummingHead, causal_language_model, send
@@ -119,11 +120,28 @@ def summing(model: torch.nn.Module) -> None:
 def test_a_step_waits_twice_whatever_its_micro_batches(kind, head):
     config = PreferenceConfig(reference_free=True)
     accelerator = SimpleNamespace(device=META, unwrap_model=lambda model: model)
-    losses = {
+    both = {
         "causal": causal_language_model(chunked=head is summing), "preferences": preference_loss(accelerator, config)
     }  # fmt: skip
-    places = waits(losses[kind], chats() if kind == "causal" else pairs(), head)
+    places = waits(both[kind], chats() if kind == "causal" else pairs(), head)
     assert [place for place in places if "transformers" not in place] == ["take_step", "clip"]
+
+
+def test_a_step_needs_no_fp64_where_there_is_none(monkeypatch):
+    monkeypatch.setattr(losses, "WITHOUT_FP64", {"meta"})
+    made = []
+
+    class Doubles(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            for value in tree_iter(result):
+                if isinstance(value, torch.Tensor) and value.is_meta and value.dtype == torch.float64:
+                    made.append(func)
+            return result
+
+    with Doubles():
+        waits(causal_language_model(chunked=True), chats(), summing)
+    assert made == []
 
 
 def test_a_loss_counts_on_the_cpu_what_was_sent():
@@ -134,4 +152,4 @@ def test_a_loss_counts_on_the_cpu_what_was_sent():
     assert sent.host is batch and sent.keys() == batch.keys()
     torch.testing.assert_close(loss.summed(model, sent), loss.summed(model, batch), rtol=0, atol=0)
     places = waits(Loss(lambda m, b: loss.summed(m, dict(b)), loss.count), chats(), summing)  # not what was sent
-    assert len([place for place in places if "transformers" not in place]) == 3 + len(chats())
+    assert len([place for place in places if "transformers" not in place]) == 2 + len(chats())
