@@ -2,6 +2,7 @@
 
     python bench/chunked_loss.py                       # 2,048 tokens, width 768, 50,257 classes
     python bench/chunked_loss.py --tokens 16384 --dtype bfloat16
+    python bench/chunked_loss.py --quick               # 64 tokens, to see that it runs
 
 Forward and backward of the output layer alone, in a process of its own for each. Memory is what is allocated above the
 inputs, the weight and its gradient: on a GPU as the allocator counts it, on a CPU as the system does (peak RSS). Time
@@ -65,8 +66,11 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=50257)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="64 tokens, width 32, 500 classes, once")
     parser.add_argument("--only", choices=("full", "chunked"), help="measure in this process")
     args = parser.parse_args()
+    if args.quick:
+        args.tokens, args.width, args.classes, args.repeat = 64, 32, 500, 1
     if args.only:
         return measure(args.only, args)
     for name in ("full", "chunked"):

@@ -35,6 +35,7 @@ SHARED: dict[str, Any] = {
 TRAINER = {"global_batch_size": 8, "num_train_epochs": 3, "learning_rate": 5e-5, "warmup_steps": 0, "weight_decay": 0.0}
 DEFAULT: dict[str, Any] = {}  # nothing is set
 TRAINERS = "Trainer's"
+LOWER = ("loss", "perplexity")  # the lower, the better
 SHARES = ("test_accuracy", "test_f1")  # of classes and entities; that of answers is in percent
 
 
@@ -109,7 +110,7 @@ MINILM = {"model_name_or_path": "{models}/minilm", "max_seq_length": 128}
 WINDOWS = {"max_seq_length": 320, "doc_stride": 96}
 SIX = {"label_names": list("012345")}  # 50 rows may lack one
 CASES: dict[str, dict[str, Any]] = {
-    "sst2": {"recipe": "classify", "data": sst2, "settings": MINILM, "score": "test_accuracy", "test": 500},
+    "sst2": {"recipe": "classify", "data": sst2, "settings": MINILM, "score": "test_accuracy", "test": 1821},
     "trec": {"recipe": "classify", "data": trec, "settings": MINILM | SIX, "score": "test_accuracy", "test": 500},
     "trec-new": {"recipe": "classify", "data": trec, "settings": SIX, "score": "test_accuracy", "test": 500},
     "wnut": {"recipe": "tag", "data": wnut, "settings": MINILM, "score": "test_f1", "test": 500},
@@ -209,6 +210,17 @@ def run(name: str, rows: int, changes: dict[str, Any], seed: int, args: argparse
     return {"case": name, "rows": rows, "seed": seed, **changes, **measured, "scores": scores}
 
 
+def best(done: list[dict[str, Any]], name: str, rows: int, grid: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The one setting of the grid that did best so far, for further seeds; none where none ran."""
+    scores: dict[str, list[float]] = {}
+    for row in done:
+        if (row["case"], row["rows"]) == (name, rows):
+            scores.setdefault(settings_of(row), []).append(row["score"])
+    means = {settings_of(point): point for point in grid if settings_of(point) in scores}
+    sign = -1 if CASES[name]["score"].endswith(LOWER) else 1
+    return [means[max(means, key=lambda what: sign * statistics.mean(scores[what]))]] if means else []
+
+
 def settings_of(row: dict[str, Any]) -> str:
     """The settings of a run: a step's size, the epochs and the rate of the grid, or whose settings it had."""
     if row.get("learning_rate") is None:
@@ -230,7 +242,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("defaults.jsonl"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cases", nargs="*", help="of the grid: trec, or trec:200 for one size")
-    parser.add_argument("--arms", nargs="+", default=["default", "trainer", "grid"])
+    parser.add_argument("--arms", nargs="+", default=["default", "trainer", "grid"], help="best: of the grid so far")
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
     done = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
@@ -240,7 +252,7 @@ def main() -> None:
         return
     known = {key(row) for row in done}
     for seed, (name, rows, grid) in itertools.product(args.seeds, GRID):
-        arms = {"default": [DEFAULT], "trainer": [TRAINER], "grid": grid}
+        arms = {"default": [DEFAULT], "trainer": [TRAINER], "grid": grid, "best": best(done, name, rows, grid)}
         wanted = not args.cases or {name, f"{name}:{rows}"} & set(args.cases)
         for changes in itertools.chain(*(arms[arm] for arm in args.arms)) if wanted else []:
             if key({"case": name, "rows": rows, "seed": seed, **changes}) in known:
@@ -248,6 +260,7 @@ def main() -> None:
             row = run(name, rows, changes, seed, args)
             with args.results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+            done.append(row)
             print(json.dumps({k: v for k, v in row.items() if k != "scores"}), flush=True)
 
 
@@ -280,7 +293,7 @@ def verdicts(rows: list[dict[str, Any]]) -> None:
         if not grid or "default" not in means or TRAINERS not in means:
             continue
         metric = CASES[case]["score"]
-        lower = metric.endswith(("loss", "perplexity"))
+        lower = metric.endswith(LOWER)
         best = min(grid, key=grid.__getitem__) if lower else max(grid, key=grid.__getitem__)
         points = 100 if metric in SHARES and case != "xquad" else 1
         behind = 100 * (means["default"] / grid[best] - 1) if lower else points * (grid[best] - means["default"])

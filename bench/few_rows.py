@@ -54,7 +54,9 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--cases", nargs="+", default=["trec", "sst2"])
+    parser.add_argument("--quick", action="store_true", help="two drawings of 50 of 100 rows, to see that it runs")
     args = parser.parse_args()
+    sizes, drawings, most = (SIZES[:1], 2, 100) if args.quick else (SIZES, DRAWINGS, 1500)
     tokenizer = AutoTokenizer.from_pretrained(args.models / "minilm")
     model = AutoModel.from_pretrained(args.models / "minilm").eval()
     print(f"| data | rows | all | {' | '.join(f'{share:.0%}' for share in SHARES)} |")
@@ -63,7 +65,7 @@ def main() -> None:
         splits = CASES[name]["data"](args.data)
         random.Random(5).shuffle(splits["train"])
         random.Random(0).shuffle(splits["test"])
-        rows = {"train": splits["train"][:1500], "test": splits["test"][:500]}
+        rows = {"train": splits["train"][:most], "test": splits["test"][:500]}
         vectors = {split: embed([row["text"] for row in part], tokenizer, model) for split, part in rows.items()}
         labels = {split: torch.tensor([int(row["label"]) for row in part]) for split, part in rows.items()}
 
@@ -71,13 +73,13 @@ def main() -> None:
             weights = learn(vectors["train"][chosen], labels["train"][chosen], int(labels["train"].max()) + 1)
             return 100 * float(((vectors["test"] @ weights).argmax(1) == labels["test"]).float().mean())
 
-        for size in SIZES:
-            drawn = [np.random.default_rng(seed).permutation(len(rows["train"]))[:size] for seed in range(DRAWINGS)]
+        for size in sizes:
+            drawn = [np.random.default_rng(seed).permutation(len(rows["train"]))[:size] for seed in range(drawings)]
             whole = np.array([accuracy(part) for part in drawn])
             cells = []
             for share in SHARES:
                 lost = np.array([accuracy(part[: round(size * share)]) for part in drawn]) - whole
-                cells.append(f"{lost.mean():+.1f} +- {lost.std() / DRAWINGS**0.5:.1f}")
+                cells.append(f"{lost.mean():+.1f} +- {lost.std() / drawings**0.5:.1f}")
             print(f"| {name} | {size} | {whole.mean():.1f} | {' | '.join(cells)} |", flush=True)
 
 

@@ -73,6 +73,8 @@ MINILM: dict[str, Any] = {
     "intermediate_size": 1536,
     "num_hidden_layers": 6,
     "num_attention_heads": 12,
+    "hidden_dropout_prob": 0.0,  # a switch of padding would draw other numbers
+    "attention_probs_dropout_prob": 0.0,
 }
 SMALL_GPT2 = {"vocab_size": 128, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2}
 SMALL = {
@@ -140,6 +142,10 @@ CASES = {
     ),
     "packs: mask": Case("packs", "attn_implementation sdpa"),
     "packs: blocks": Case("packs", "attn_implementation sdpa_blocks", "packs: mask", attention="sdpa_blocks"),
+    "minilm: padding-free": Case("minilm", "padding_free on", "minilm", {"padding_free": True}),
+    "packs: compiled": Case("packs", "torch_compile on", "packs: mask", COMPILED),
+    "packs: liger": Case("packs", "use_liger_kernel on", "packs: mask", {"use_liger_kernel": True}),
+    "packs: kernels": Case("packs", "use_kernels on", "packs: mask", {"use_kernels": True}),
     "gpt2: not compiled": Case("gpt2", "torch_compile off", "gpt2"),
     "llama_8b: QLoRA": Case("llama_8b", "QLoRA", lora=True, four_bits=True),
     "gpt2: all logits": Case("gpt2", "chunked_loss off", "gpt2: not compiled", chunked=False),
@@ -254,7 +260,7 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
         model.set_attn_implementation(case.attention)
         model = add_adapters(model, LoraConfig(use_peft=case.lora, load_in_4bit=case.four_bits), "CAUSAL_LM")
         chunked = not texts and case.chunked and chunk_loss(model)
-        flops = step_flops(model, examples)
+        flops, room = step_flops(model, examples), {"pad_token_id": 0, "room": work.length}
 
         def count(indices: np.ndarray) -> float:
             needed.append((int(examples.lengths[indices].sum()), flops(indices)))
@@ -273,7 +279,7 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
             examples,
             config,
             flops=count,
-            collate=collate_texts if texts else partial(collate_causal, pad_token_id=0, blocks=in_blocks(model)),
+            collate=collate_texts if texts else partial(collate_causal, **room, blocks=in_blocks(model)),
             loss=classification("single_label_classification") if texts else causal_language_model(chunked=chunked),
             after_step=after_step,
         )

@@ -4,12 +4,14 @@
     python bench/language.py --quick               # a few steps, to see that it runs
 
 The same model, documents, optimizer and tokens of a step; one thread; tokens are counted without padding. Documents
-have 8 to 100 tokens (log-normal, median 20), as captions have; their content is random: no time depends on it.
+have 8 to 100 tokens (log-normal, median 20), as captions have. The held-out loss is that of other documents.
 
     causal      a Llama of 4 layers, width 256, 512 tokens a step: Trainer with padding, Trainer with the text as one
                 string that is cut every 128 tokens, where documents see one another, and packs of `pretrain`
     sft         the same with LoRA of rank 8 on all layers: TRL's SFTTrainer by default and with packing, `chat` by
                 default and with packing
+    memory      sft with the vocabulary and the width of SmolLM2-135M, 4 of its layers; only without --together: the
+                memory is that of the process, and what training adds to it
 
 Rounds are those of `bench/rounds.py`. TRL's defaults recompute activations, which hftrain's do not.
 """
@@ -20,35 +22,37 @@ from typing import Any
 
 import rounds  # first: it sets the threads
 import torch
-from padding import sizes, tokens
+from padding import VOCABULARY, score, sizes, tokens
 from rounds import Clock, Contestant
 from torch import nn
 
-VOCABULARY, RATE, ROOM, STEP = 1000, 1e-3, 128, 512
+RATE, ROOM, STEP = 1e-3, 128, 512
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 4}
+LARGE = {"vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 
 
-def make_model(adapted: bool) -> nn.Module:
+def make_model(size: dict[str, int], adapted: bool = False) -> nn.Module:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    size = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4, "num_attention_heads": 4}
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=VOCABULARY, pad_token_id=0, bos_token_id=None, eos_token_id=None, **size)
-    )
-    if not adapted:
-        return model
+    special = {"pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **special, **size))
+    return adapt(model) if adapted else model
+
+
+def adapt(model: nn.Module) -> nn.Module:
     import peft
 
     return peft.get_peft_model(model, peft.LoraConfig(**LORA))
 
 
-def documents(steps: int) -> Any:
+def documents(steps: int, seed: int = 0) -> Any:
     """At least as many tokens as `steps` need."""
     import numpy as np
     from datasets import Dataset
 
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
     lengths = sizes(steps * STEP // 20, draw, 100)
     return Dataset.from_dict({"input_ids": [tokens(length, draw) for length in lengths]})
 
@@ -75,6 +79,13 @@ def padded(rows: list[Any]) -> dict[str, torch.Tensor]:
     return collate_causal(rows, pad_token_id=0)
 
 
+def held_out(model: nn.Module) -> float:
+    """The mean loss of documents that no contestant trains on."""
+    from hftrain import causal_language_model
+
+    return score(causal_language_model(), documents(4, seed=1), padded, model)
+
+
 def by_trainer(steps: int, clock: Clock, joined: bool = False) -> None:
     from datasets import Dataset
 
@@ -83,18 +94,13 @@ def by_trainer(steps: int, clock: Clock, joined: bool = False) -> None:
         ids = [token for row in rows["input_ids"] for token in row]
         rows = Dataset.from_dict({"input_ids": [ids[i : i + ROOM] for i in range(0, len(ids) - ROOM, ROOM)]})
     settings = {"per_device_train_batch_size": per_step(rows), "learning_rate": RATE}
-    rounds.trainer(clock, make_model(False), rows, watched(clock, padded), steps, **settings)
+    rounds.trainer(clock, make_model(SMALL), rows, watched(clock, padded), steps, score=held_out, **settings)
 
 
-def by_trl(steps: int, clock: Clock, packing: bool = False) -> None:
+def by_trl(steps: int, clock: Clock, packing: bool = False, size: dict[str, int] = SMALL) -> None:
     import tempfile
 
-    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
-
-    class Ticking(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            clock.tick()
 
     rows = documents(steps)
     batch = STEP // ROOM if packing else per_step(rows)
@@ -111,13 +117,15 @@ def by_trl(steps: int, clock: Clock, packing: bool = False) -> None:
             disable_tqdm=True,
             use_cpu=True,
             bf16=False,
+            seed=clock.seed,
         )
-        sft = SFTTrainer(
-            make_model(True), arguments, train_dataset=rows, processing_class=tokenizer(), callbacks=[Ticking()]
-        )
+        model, ticking = make_model(size, adapted=True), [rounds.ticking(clock)]
+        sft = SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer(), callbacks=ticking)
         collate = sft.data_collator
         sft.data_collator = lambda rows: counted(clock, collate(rows))
+        clock.begin()
         sft.train()
+    clock.loss = rounds.held_out_loss(model, held_out)
 
 
 def counted(clock: Clock, batch: Any) -> Any:
@@ -135,14 +143,14 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), pad_token="0", eos_token="2", unk_token="1")
 
 
-def by_hftrain(steps: int, clock: Clock, adapted: bool, packing: bool) -> None:
+def by_hftrain(steps: int, clock: Clock, adapted: bool, packing: bool, size: dict[str, int] = SMALL) -> None:
     from hftrain import Examples, causal_language_model, text
     from hftrain.data.packing import Packed, pack
     from hftrain.text.causal import collate_causal, in_blocks
     from hftrain.train.trials import attend_in_blocks, check_packing, chunk_loss
 
     rows = documents(steps)
-    lengths, model = text.list_lengths(rows, ["input_ids"]), make_model(False)
+    lengths, model = text.list_lengths(rows, ["input_ids"]), make_model(size)
     examples = Examples(rows, lengths)
     settings = {"global_batch_size": STEP // ROOM if packing else per_step(rows), "learning_rate": RATE}
     if packing:
@@ -150,12 +158,10 @@ def by_hftrain(steps: int, clock: Clock, adapted: bool, packing: bool) -> None:
         attend_in_blocks(model)
         examples = Packed(examples, pack(lengths, ROOM))
     if adapted:
-        import peft
-
-        model = peft.get_peft_model(model, peft.LoraConfig(**LORA))
+        model = adapt(model)
     loss = causal_language_model(chunked=chunk_loss(model))
     collate = watched(clock, partial(collate_causal, pad_token_id=0, blocks=in_blocks(model)))
-    rounds.hftrain(clock, model, examples, collate, loss, steps, **settings)
+    rounds.hftrain(clock, model, examples, collate, loss, steps, score=held_out, **settings)
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -166,6 +172,8 @@ CONTESTANTS: dict[str, Contestant] = {
     "sft: TRL, packing": partial(by_trl, packing=True),
     "sft: hftrain": partial(by_hftrain, adapted=True, packing=False),
     "sft: hftrain, packing": partial(by_hftrain, adapted=True, packing=True),
+    "memory: TRL": partial(by_trl, size=LARGE),
+    "memory: hftrain": partial(by_hftrain, adapted=True, packing=False, size=LARGE),
 }
 AIMS = [
     ("causal: hftrain", "causal: Trainer", 2.0),
@@ -177,7 +185,7 @@ AIMS = [
 
 def main() -> None:
     parser = rounds.parser_of(str(__doc__), CONTESTANTS)
-    parser.set_defaults(steps=60)
+    parser.set_defaults(steps=60, contestants=[name for name in CONTESTANTS if not name.startswith("memory")])
     args = parser.parse_args()
     numbers = rounds.compare(args, CONTESTANTS)
     if numbers is None:
@@ -186,10 +194,17 @@ def main() -> None:
         mine = {name: rows for name, rows in numbers.items() if name.startswith(work)}
         if mine:
             print(rounds.table(mine, "per_cpu_s", "useful tokens per CPU second", 0), "\n")
+    mine = {name: rows for name, rows in numbers.items() if name.startswith("memory")}
+    for key, unit in (("peak_mb", "MB at the peak"), ("training_mb", "MB that training adds")):
+        if mine:
+            print(rounds.table(mine, key, unit, 0), "\n")
     print("| aim | | measured | |\n|---|---|---|---|")
     for name, base, aim in AIMS:
         value = rounds.ratio(numbers, "per_cpu_s", name, base) if {name, base} <= numbers.keys() else None
         print(rounds.judge(f"{name} / {base}", value, aim))
+    both = {"memory: hftrain", "memory: TRL"} <= numbers.keys()
+    value = rounds.ratio(numbers, "training_mb", "memory: hftrain", "memory: TRL") if both else None
+    print(rounds.judge("sft: what training adds to the memory, hftrain / TRL", value, 0.6, at_most=True))
 
 
 if __name__ == "__main__":

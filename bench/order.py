@@ -2,6 +2,7 @@
 
     python bench/order.py --data ../shared/data                  # three seeds of each task
     python bench/order.py --data ../shared/data --tasks tag --seeds 1
+    python bench/order.py --data ../shared/data --quick         # few rows and one seed, to see that it runs
 
 Words are tokens; small new models of one layer, width 64, `fit` with its defaults but for what stands below:
 
@@ -188,6 +189,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--quick", action="store_true", help="64 rows of each task, one seed")
     args = parser.parse_args()
     torch.set_num_threads(1)
     columns = ("accuracy", "loss", "train_loss", "cpu_s")
@@ -196,6 +198,8 @@ def main() -> None:
     )
     for task in args.tasks:
         data = TASKS[task][0](args.data)
+        if args.quick:
+            args.seeds, data = [1], (data[0][:64], data[1][:32], data[2])
         for order in ("random", "group_by_length"):
             runs = [train(task, data, order, seed) for seed in args.seeds]
             accuracy, loss, train_loss, cpu = (statistics.mean(run[name] for run in runs) for name in columns)

@@ -5,7 +5,7 @@
     python bench/overhead.py --quick               # a few steps, to see that it runs
 
 A new Llama of 2 layers (width 64, 1,000 tokens) learns from random rows of 8 to 40 tokens, 8 of them a step, padded to
-the longest; AdamW, clipping at 1, one thread. A step is measured in CPU time from step 20 on, so that what comes before
+the longest; AdamW, clipping at 1, one thread. A step is measured in CPU time from step 10 on, so that what comes before
 the first step does not count. Rounds are those of `bench/rounds.py`.
 """
 

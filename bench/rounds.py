@@ -16,18 +16,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 
 import numpy as np
+import psutil
 import torch
 from accelerate.state import AcceleratorState
 from torch import nn
 
-WARM = 20  # steps that do not count: caches fill, the first allocations are made
+WARM = 10  # steps that do not count: caches fill, the first allocations are made
 
 Numbers = dict[str, float]
 
@@ -35,10 +37,33 @@ Numbers = dict[str, float]
 class Clock:
     """What each step took, and the tokens that it saw."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
+        self.seed = seed  # of the training: another one in each round
         self.useful = self.padded = 0
         self.steps: list[tuple[float, float, int, int]] = []  # CPU and wall seconds, useful and padded tokens so far
         self.loss = math.nan  # on held-out rows, after the last step
+        self.extra = 0.0  # CPU seconds before training, for each step
+        self.data = 0.0  # CPU seconds of hftrain's data pipeline
+        self.before_mb = math.nan  # memory of the process when training begins
+
+    def begin(self) -> None:
+        """The model and the data are made, and training begins."""
+        self.before_mb = psutil.Process().memory_info().rss / 2**20
+
+    def timed(self, steps: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+        """`steps` of hftrain's data pipeline, whose time is counted."""
+
+        def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            iterator, done = steps(*args, **kwargs), object()
+            while True:
+                began = time.process_time()
+                step = next(iterator, done)
+                self.data += time.process_time() - began
+                if step is done:
+                    return
+                yield step
+
+        return counted
 
     def see(self, useful: int, padded: int) -> None:
         """A batch was made."""
@@ -53,19 +78,22 @@ class Clock:
         """Milliseconds of a step, useful tokens per CPU second and share of padding, without the first steps."""
         warm = min(WARM, len(self.steps) // 2)
         (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
+        cpu += count * self.extra
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
         spent["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process
+        spent["training_mb"] = spent["peak_mb"] - self.before_mb
         shares = {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
+        shares["data"] = self.data / len(self.steps) / (cpu / count)
         return spent | shares | {"loss": self.loss}
 
 
 Contestant = Callable[[int, Clock], None]  # trains for some steps
 
 
-def run(contestant: Contestant, steps: int) -> Numbers:
+def run(contestant: Contestant, steps: int, seed: int) -> Numbers:
     """Trains, silently and on one thread."""
     torch.set_num_threads(1)
-    clock = Clock()
+    clock = Clock(seed)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         contestant(steps, clock)
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -83,26 +111,27 @@ def parser_of(description: str, names: Mapping[str, object]) -> argparse.Argumen
     parser.add_argument("--together", action="store_true", help="all rounds in one process")
     parser.add_argument("--quick", action="store_true", help="one round of 6 steps, together, to see that it runs")
     parser.add_argument("--only", choices=names, help="measure this one in this process, and print JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of --only; rounds count it up")
     return parser
 
 
 def compare(args: argparse.Namespace, contestants: Mapping[str, Contestant]) -> dict[str, list[Numbers]] | None:
     """The numbers of each round by contestant; None in the process of one contestant, which prints its own."""
     if args.only:
-        print(json.dumps(run(contestants[args.only], args.steps)))
+        print(json.dumps(run(contestants[args.only], args.steps, args.seed)))
         return None
     steps, count = (6, 1) if args.quick else (args.steps, args.rounds)
     numbers: dict[str, list[Numbers]] = {name: [] for name in args.contestants}
-    for _ in range(count):
+    for seed in range(count):
         for name in args.contestants:
             if args.together or args.quick:
-                numbers[name].append(run(contestants[name], steps))
-                continue
-            command = [sys.executable, sys.argv[0], "--only", name, "--steps", str(steps)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            numbers[name].append(json.loads(done.stdout.splitlines()[-1]))
-    if args.json:
-        args.json.write_text(json.dumps(numbers, indent=1))
+                numbers[name].append(run(contestants[name], steps, seed))
+            else:
+                command = [sys.executable, sys.argv[0], "--only", name, "--steps", str(steps), "--seed", str(seed)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                numbers[name].append(json.loads(done.stdout.splitlines()[-1]))
+            if args.json:
+                args.json.write_text(json.dumps(numbers, indent=1))
     return numbers
 
 
@@ -115,12 +144,13 @@ def ratio(numbers: Mapping[str, list[Numbers]], key: str, name: str, base: str) 
 def table(numbers: Mapping[str, list[Numbers]], key: str, unit: str, digits: int) -> str:
     """Median and range of `key`, and the ratio to the first contestant."""
     base = next(iter(numbers))
-    lines = [f"| contestant | {unit}, median (range) | / {base} | held-out loss |", "|---|---|---|---|"]
+    lines = [f"| contestant | {unit}, median (range) | / {base} | held-out loss, median (range) |", "|---|---|---|---|"]
     for name, rows in numbers.items():
         values = [row[key] for row in rows]
         shown = f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
-        loss = statistics.median(row["loss"] for row in rows)
-        final = "" if math.isnan(loss) else f"{loss:.4f}"
+        losses = [row["loss"] for row in rows]
+        final = f"{statistics.median(losses):.4f} ({min(losses):.4f} to {max(losses):.4f})"
+        final = "" if math.isnan(losses[0]) else final
         lines.append(f"| {name} | {shown} | {ratio(numbers, key, name, base):.2f} | {final} |")
     return "\n".join(lines)
 
@@ -131,7 +161,7 @@ def judge(name: str, value: float | None, aim: float, *, at_most: bool = False) 
     if value is None:
         return f"| {name} | {sign} {aim:g} | not measured | |"
     reached = value <= aim if at_most else value >= aim
-    return f"| {name} | {sign} {aim:g} | {value:.2f} | {'reached' if reached else 'not reached'} |"
+    return f"| {name} | {sign} {aim:g} | {value:.3g} | {'reached' if reached else 'not reached'} |"
 
 
 def held_out_loss(model: nn.Module, score: Callable[[nn.Module], Any] | None) -> float:
@@ -141,6 +171,17 @@ def held_out_loss(model: nn.Module, score: Callable[[nn.Module], Any] | None) ->
     model.eval()
     with torch.no_grad():
         return float(score(model))
+
+
+def ticking(clock: Clock) -> Any:
+    """A callback of `Trainer` that calls `clock.tick` after each step."""
+    from transformers import TrainerCallback
+
+    class Ticking(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            clock.tick()
+
+    return Ticking()
 
 
 def trainer(
@@ -153,18 +194,16 @@ def trainer(
     **settings: Any,
 ) -> None:
     """The training of transformers' `Trainer`."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    class Ticking(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            clock.tick()
+    from transformers import Trainer, TrainingArguments
 
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, max_steps=steps, save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True,
-            remove_unused_columns=False, **settings,
+            remove_unused_columns=False, seed=clock.seed, **settings,
         )  # fmt: skip
-        Trainer(model, arguments, collate, train_dataset=rows, callbacks=[Ticking()]).train()
+        mine = Trainer(model, arguments, collate, train_dataset=rows, callbacks=[ticking(clock)])
+        clock.begin()
+        mine.train()
     clock.loss = held_out_loss(model, score)
 
 
@@ -179,15 +218,21 @@ def hftrain(
     score: Callable[[nn.Module], Any] | None = None,
     **settings: Any,
 ) -> None:
-    """The training of `hftrain.fit`; `ended` is called after each step."""
+    """The training of `hftrain.fit`, with the optimizer and the schedule that Trainer has by default; `ended` is called
+    after each step."""
     from hftrain import TrainConfig, fit, start
+    from hftrain.train import loop
+
+    settings = {"lr_scheduler_type": "linear", "warmup_steps": 0, "weight_decay": 0.0} | settings
 
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(output_dir=folder + "/out", max_steps=steps, save_steps=0, **settings)
+        config = TrainConfig(output_dir=folder + "/out", max_steps=steps, save_steps=0, seed=clock.seed, **settings)
 
         def after_step(step: int, model: Any) -> None:
             clock.tick()
             ended(step, model)
 
-        fit(start(config), model, examples, config, loss=loss, collate=collate, after_step=after_step)
+        clock.begin()
+        with patch.object(loop, "steps", clock.timed(loop.steps)):
+            fit(start(config), model, examples, config, loss=loss, collate=collate, after_step=after_step)
     clock.loss = held_out_loss(model, score)

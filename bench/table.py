@@ -3,8 +3,8 @@
     python bench/table.py --rounds 5               # the benchmarks that have aims, then the table
     python bench/table.py --quick                  # a few steps each, to see that it runs
 
-The benchmarks run one after another, each `--together` (in one process). Their own tables go to standard error, the
-aims to standard output, as Markdown.
+The benchmarks run one after another, each `--together` (in one process), except that of memory. Their own tables go to
+standard error, the aims to standard output, as Markdown.
 """
 
 import argparse
@@ -13,17 +13,15 @@ import sys
 import time
 from pathlib import Path
 
-BENCHMARKS = ("overhead", "padding", "language", "beams")
-ELSEWHERE = [
-    ("DPO / TRL", ">= 1.3"),
-    ("SFT: memory / TRL's", "<= 0.6"),
-    ("on a GPU: what `bench/gpu.py` prints", ""),
-]
+BENCHMARKS = ("start", "overhead", "padding", "language", "memory", "dpo", "beams")
+ELSEWHERE = [("on a GPU: what `bench/gpu.py` prints", "")]
+MEMORY = ["language.py", "--steps", "6", "--contestants", "memory: TRL", "memory: hftrain"]  # a process for each
 
 
 def aims(name: str, arguments: list[str]) -> list[str]:
     """The rows of the benchmark's table of aims."""
-    command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), "--together", *arguments]
+    file, *own = MEMORY if name == "memory" else [f"{name}.py", "--together"]
+    command = [sys.executable, str(Path(__file__).with_name(file)), *own, *arguments]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     print(printed, file=sys.stderr, flush=True)
     _, _, table = printed.partition("| aim | | measured | |\n|---|---|---|---|\n")

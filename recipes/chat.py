@@ -47,7 +47,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     model = add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
     add_noise(model, config.neftune_noise_alpha)
-    collate = causal_collator(template.tokenizer, model)
+    collate = causal_collator(template.tokenizer, model, room=config.max_length if config.torch_compile else 1)
 
     def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
         plain = causal_language_model(chunked=chunked)  # without label smoothing

@@ -48,7 +48,7 @@ def main(config: DetectionConfig) -> dict[str, Any]:
         collate=collate,
         loss=set_loss.loss(),
         evaluate=evaluate,
-        augment=detection.augmentation(config, examples["train"], canvas),
+        augment_at=detection.augmentation(config, examples["train"], canvas),
         before_step=set_loss.before_step(accelerator),
         processor=canvas,
         held_out=examples,

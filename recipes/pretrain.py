@@ -35,7 +35,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
         separate_documents(model, int(examples["train"].examples.lengths.max()), config.attn_implementation)
     model = add_adapters(model, config, "CAUSAL_LM")
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
-    collate = causal_collator(tokenizer, model)
+    collate = causal_collator(tokenizer, model, room=config.max_length if config.torch_compile else 1)
 
     def evaluate(model: Any) -> dict[str, float]:
         plain = causal_language_model(chunked=chunked)  # without label smoothing

@@ -22,6 +22,7 @@ from hftrain.tasks.segmentation import SegmentationConfig
 def main(config: SegmentationConfig) -> dict[str, Any]:
     # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain import fit, publish, start
+    from hftrain.models.rates import layer_rates
 
     accelerator = start(config)
     with accelerator.local_main_process_first():  # looks at all files; the others find in the cache what they hold
@@ -50,10 +51,11 @@ def main(config: SegmentationConfig) -> dict[str, Any]:
         collate=collate,
         loss=segment_loss.loss(),
         evaluate=evaluate,
-        augment=segmentation.augmentation(config, examples["train"], collate),
+        augment_at=segmentation.augmentation(config, examples["train"], collate),
         before_step=segment_loss.before_step(accelerator),
         processor=canvas,
         held_out=examples,
+        rates=layer_rates(model, config.layer_decay, config.backbone_rate),
     )
     return publish(accelerator, config, results, segmentation.summarize(config, rows, classes, segment(model, "test")))
 

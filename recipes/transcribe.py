@@ -30,7 +30,7 @@ def main(config: TranscribeConfig) -> dict[str, Any]:
     listener = speech.load_listener(config, rows)
     model = speech.load_recogniser(config, listener)
     rows, examples = speech.make_examples(rows, listener, model, config)
-    collate = speech.collator(listener, getattr(model.config, "decoder_start_token_id", None))
+    collate = speech.collator(listener)
 
     def transcribe(model: Any, split: str) -> speech.Heard:
         batch_size = config.eval_batch_size

@@ -16,6 +16,7 @@ class AudioConfig(RecipeConfig):
     """Recordings: where they are."""
 
     BUILT_IN: ClassVar[str] = "digits"  # the data set that needs no download
+    task_family: ClassVar[Task] = "speech"
 
     audio_column: str = "audio"
     """Column of the recordings: paths, relative to the file that names them, or the bytes of audio files."""
@@ -33,6 +34,11 @@ class AudioConfig(RecipeConfig):
     def built_in(self) -> bool:
         return self.train_file is None and self.dataset_name == self.BUILT_IN
 
+    def choose_length(self, epochs: float) -> None:
+        """Chooses so many epochs for a new model of the built-in digits."""
+        if self.built_in and self.model_name_or_path is None and self.max_steps is None:
+            self.choose("num_train_epochs", epochs, "the built-in digits need no more")
+
     @property
     def span_columns(self) -> dict[str, str]:
         """Our name -> the column of the data."""
@@ -48,8 +54,6 @@ class AudioConfig(RecipeConfig):
 @dataclass
 class VariedConfig(AudioConfig):
     """Recordings that are a little different each time."""
-
-    task_family: ClassVar[Task] = "speech"
 
     speed: Annotated[float | None, share] = None
     """Augmentation: recordings are up to this share faster or slower, their pitch with it; null: 0.1, of the built-in
@@ -74,11 +78,6 @@ class VariedConfig(AudioConfig):
     band_masks: Annotated[int | None, at_least(0)] = None
     """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none; null: 2,
     of the built-in digits 0."""
-
-    def choose_length(self, epochs: float) -> None:
-        """Chooses so many epochs for a new model of the built-in digits."""
-        if self.built_in and self.model_name_or_path is None and self.max_steps is None:
-            self.choose("num_train_epochs", epochs, "the built-in digits need no more")
 
     def augmentation(self, *, faster: bool = True) -> "Augmentation":
         """What is done to a recording; what is open is chosen. `faster`: see there."""

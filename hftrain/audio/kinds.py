@@ -16,6 +16,11 @@ def classifies_audio(config: PreTrainedConfig, what: str) -> bool:
     return "ForAudioClassification" in what or (audible and "ForSequenceClassification" in what)
 
 
+def hears(config: PreTrainedConfig, what: str) -> bool:
+    """Whether the model reads recordings. `what`: the class of the model, from `saved.kind`."""
+    return classifies_audio(config, what) or transcribes(config, what)
+
+
 def transcribes(config: PreTrainedConfig, what: str) -> bool:
     """`what`: the class of the model, from `saved.kind`; an adapter has that of its base."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES as KINDS

@@ -87,7 +87,7 @@ def add_base(command: argparse.ArgumentParser) -> None:
 def predict_texts(args: argparse.Namespace) -> int:
     from transformers.utils.logging import set_verbosity_error
 
-    from hftrain.audio.kinds import classifies_audio, transcribes
+    from hftrain.audio.kinds import hears
     from hftrain.data.sources import existing
     from hftrain.models.saved import Saved, is_segmenter, kind, read_config
     from hftrain.predict import line, predict
@@ -99,6 +99,7 @@ def predict_texts(args: argparse.Namespace) -> int:
         name_audio,
         name_images,
         read_file,
+        read_recordings,
         reads_images,
     )
     from hftrain.quiet import hush_libraries
@@ -130,14 +131,17 @@ def predict_texts(args: argparse.Namespace) -> int:
         settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
         reading = Reading(train_file=[str(args.file)], **settings)
         labels = list((config.id2label or {}).values())
-        inputs = read_file(args.file, what, labels, reading, line)
+        if hears(config, what):
+            inputs = read_recordings(args.file, reading, line, args.times)
+        else:
+            inputs = read_file(args.file, what, labels, reading, line)
         if args.output and not voice:
             check_output(args.output, inputs.form)
     elif args.column or args.pair_column or args.word_column:
         raise ValueError("--column, --pair_column and --word_column need --file")
     elif reads_images(what):
         inputs = name_images(args.texts, line)
-    elif classifies_audio(config, what) or transcribes(config, what):
+    elif hears(config, what):
         inputs = name_audio(args.texts, line, args.times)
     else:
         inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))

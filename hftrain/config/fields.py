@@ -196,6 +196,19 @@ class TrainConfig(Config):
     torch_compile: bool = False
     """Compile the model with torch.compile."""
 
+    padding_free: bool | None = None
+    """Let the layers compute no padding. true: also on GPUs (in bf16, with attn_implementation sdpa), where dropout
+    then draws numbers for tokens only, so that results differ from those of the padded batch; null: on CPUs, where
+    results stay the same; false: never."""
+
+    use_kernels: bool = False
+    """On GPUs, replace layers by kernels of the Hub that transformers knows for this model, which round differently.
+    Needs pip install hftrain[kernels]."""
+
+    use_liger_kernel: bool = False
+    """On GPUs, compute norms, rotary positions and gated layers with the kernels of liger-kernel, which round
+    differently. Needs pip install hftrain[kernels]."""
+
     max_nonfinite_steps: Annotated[int, at_least(0)] = 0
     """Number of steps with a NaN or infinite loss or gradient norm that may be skipped; one more stops the run."""
 

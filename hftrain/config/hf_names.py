@@ -61,7 +61,7 @@ HF_NAMES: dict[str, str] = {
         "set activation_checkpointing; it has no options",
     ),
     **dict.fromkeys(("torch_compile_backend", "torch_compile_mode", "torchdynamo"), _COMPILE),
-    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "is not supported; set torch_compile for speed"),
+    "liger_kernel_config": "is not supported; use_liger_kernel chooses the kernels",
     "use_cache": "is off in training and on in generation; leave it out",
     "neftune_noise_alpha": "is not a setting of this recipe",
     # When to log, evaluate, save

@@ -194,6 +194,10 @@ def describe(kind: object) -> str:
     return f"{words}, or null" if optional else words
 
 
+class Usual(int):
+    """A default of a length, not set by the user, so that a model that reads fewer tokens may lower it."""
+
+
 def conform(kind: object, value: Any) -> Any:
     """``value`` as a value of ``kind``. Raises ValueError, with the expected kind, if it does not fit."""
     core, marks, optional = unpack(kind)
@@ -215,7 +219,7 @@ def conform(kind: object, value: Any) -> Any:
             value = float(value)
     elif core is int:
         if fits := number and value == value // 1:
-            value = int(value)
+            value = value if isinstance(value, int) else int(value)
     else:
         if core is str and isinstance(value, os.PathLike):
             value = os.fspath(value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hftrain.config.schema import Config
+from hftrain.config.schema import Config, Usual
 
 # The core schema (https://yaml.org/spec/1.2.2/#103-core-schema). PyYAML's own is that of YAML 1.1, where 1e-4 is a
 # string, `no` is false, 010 is 8 and 1:30 is 90.
@@ -73,6 +73,9 @@ for _tag, (_pattern, _first) in SCALARS.items():
 Loader.add_constructor(
     "tag:yaml.org,2002:int", lambda _, node: int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
 )
+
+
+Dumper.add_representer(Usual, lambda dumper, value: dumper.represent_int(int(value)))
 
 
 def to_yaml(config: Config) -> str:

@@ -251,12 +251,14 @@ def steps(
     equal_lengths: bool = False,
     num_workers: int = 0,
     augment: Callable[[Any], Any] | None = None,
+    augment_at: Callable[[int], Callable[[Any], Any]] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
     """Steps `start` .. `stop` - 1: (step, indices of the whole step's examples, this process's micro-batches,
     collated).
 
     Args:
         augment: example -> example, with randomness that (seed, step, example) determines: the same in any cut.
+        augment_at: step -> such an `augment`, in its place.
     """
     # planned ahead; workers collate in advance
     ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = deque()
@@ -280,7 +282,7 @@ def steps(
         atexit.register(_kill_workers)  # registered after multiprocessing's function, so it runs before that
     batches = iter(
         DataLoader(
-            _Collated(examples, collate, plan.seed, augment),
+            _Collated(examples, collate, plan.seed, augment_at or (lambda step: augment)),
             sampler=_Keys(keys()),
             batch_size=None,
             num_workers=num_workers,
@@ -335,9 +337,9 @@ class _Collated(Dataset):
         examples: Sequence[Any],
         collate: Callable[[list[Any]], dict[str, torch.Tensor]],
         seed: int,
-        augment: Callable[[Any], Any] | None,
+        augment_at: Callable[[int], Callable[[Any], Any] | None],
     ):
-        self.examples, self.collate, self.seed, self.augment = examples, collate, seed, augment
+        self.examples, self.collate, self.seed, self.augment_at = examples, collate, seed, augment_at
 
     def __getitem__(self, key: tuple[int, int, list[int]]) -> dict[str, torch.Tensor] | Exception:
         """Returns our own errors in a worker, since torch would hide their message in a traceback."""
@@ -351,9 +353,10 @@ class _Collated(Dataset):
     def _collated(self, step: int, number: int, indices: list[int]) -> dict[str, torch.Tensor]:
         indices = indices or [0]  # an empty micro-batch is a filler with weight 0
         examples = fetch(self.examples, indices)
-        if self.augment is not None:
+        augment = self.augment_at(step)
+        if augment is not None:
             examples = [
-                augmented(self.augment, example, self.seed, step, index)
+                augmented(augment, example, self.seed, step, index)
                 for index, example in zip(indices, examples, strict=True)
             ]
         seed_all(self.seed, step, number)

@@ -80,11 +80,12 @@ def _model(saved: checkpoint.Saved, stage: Path, dtype: str | None, max_shard_si
     names: dict[int, list[str]] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         names.setdefault(id(tensor), []).append(name)
+    shapes = {id(tensor): tensor.shape for tensor in model.state_dict(keep_vars=True).values()}
     first = {id(tensor): name for name, tensor in (*model.named_buffers(), *model.named_parameters())}
     state: dict[str, torch.Tensor] = {}
     expected = []
     for key, aliases in names.items():
-        values = _values(saved, first[key])
+        values = _values(saved, first[key]).reshape(shapes[key])  # single numbers are trained as one of a row
         values = values.to(stored) if values.is_floating_point() else values
         state |= dict.fromkeys(aliases, values)
         expected.append((aliases, tuple(values.shape), norm_of(values)))

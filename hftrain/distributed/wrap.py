@@ -99,6 +99,26 @@ def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
             )
 
 
+def give_dimensions(model: nn.Module) -> None:
+    """Makes each parameter that is a single number a tensor of one element, which can be sharded, in a model that
+    computes the same with it (by broadcasting). `single_numbers` names them for an export, which has their old shape.
+
+    Args:
+        model: the model that is exported, without wrappers.
+    """
+    names = frozenset(name for name, parameter in model.named_parameters() if not parameter.ndim)
+    for name in names:
+        module, _, own = name.rpartition(".")
+        parameter = model.get_parameter(name)
+        setattr(model.get_submodule(module), own, nn.Parameter(parameter.data.reshape(1), parameter.requires_grad))
+    model.single_numbers = names  # type: ignore[assignment]
+
+
+def single_numbers(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are exported without a dimension."""
+    return getattr(model, "single_numbers", frozenset())
+
+
 def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
     """Refuses models that cannot be sharded, which would fail during the run: with FSDP2, by Accelerate 1.15 and torch
     2.13; with ZeRO-3 and FSDP2, in 4 bits, since bitsandbytes stores them as bytes without a shape; with DeepSpeed 0.19

@@ -296,8 +296,10 @@ def base_config(
         return base, revision
     with refusing_code(folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    # The trained model may be in 4 bits and have new tokens; the base's weights have neither.
+    # The trained model may be in 4 bits, have new tokens or a shorter window; the base's weights have none of these.
     config.__dict__.pop("quantization_config", None)
+    if hasattr(base, "max_source_positions"):
+        config.max_source_positions = base.max_source_positions
     if hasattr(base.get_text_config(), "vocab_size"):  # one of images has none
         config.get_text_config().vocab_size = base.get_text_config().vocab_size
     config.name_or_path = base.name_or_path

@@ -8,15 +8,18 @@ Shapes: N documents, B rows of T tokens, L tokens of a document, H heads, d widt
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from hftrain.models.unpadded import Taken
+
 BLOCKS = "sdpa_blocks"
+SPARE = 1e6  # pairs of tokens, times the width of attention, that cost as much as another group: about 0.2 ms
 
 
 def block_attention(
@@ -49,14 +52,16 @@ def block_attention(
     device, dtype, length = query.device.type, query.dtype, query.shape[2]
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
+    causal = kwargs.get("is_causal")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
     if query.is_cuda and dtype != torch.float32 and attention_mask is None and not dropout:
         groups = getattr(module, "num_key_value_groups", 1)
         parts = [part.to(dtype) for part in _tokens(query, repeat_kv(key, groups), repeat_kv(value, groups))]
-        causal = kwargs.get("is_causal")
-        causal = getattr(module, "is_causal", True) if causal is None else causal
         output = _by_kernel(parts, cu_seq_lens_q, max_length_q, scaling, causal)
     else:
-        output = _by_length(module, *_tokens(query, key, value), attention_mask, length, cu_seq_lens_q, settings)
+        output = _in_groups(
+            module, *_tokens(query, key, value), attention_mask, length, cu_seq_lens_q, causal, settings
+        )
     return output.unflatten(0, (-1, length)), None
 
 
@@ -65,8 +70,69 @@ def _tokens(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [tensor.transpose(1, 2).flatten(0, 1) for tensor in tensors]
 
 
+class Group(NamedTuple):
+    """Documents whose attention is computed at once, the shorter ones with padding behind them."""
+
+    documents: int
+    length: int  # of the longest
+    start: int  # where the longest begins in its row
+
+
+class Grouping(NamedTuple):
+    """The places of tokens in groups of documents. P: the tokens of all groups, with padding."""
+
+    edges: torch.Tensor  # as given
+    spare: float
+    groups: list[Group]
+    taken: torch.Tensor  # (P,) the token of each place; at padding, any
+    places: torch.Tensor  # (B T,) the place of each token
+
+
+def group(edges: torch.Tensor, row: int, spare: float) -> Grouping:
+    """Groups documents of similar length, as long as the padding costs less than another group.
+
+    Args:
+        edges: (N + 1,) where each document begins in the B T tokens.
+        row: tokens of a row, T.
+        spare: pairs of tokens whose attention costs as much as another group; 0: documents of one length only.
+    """
+    first = edges.cpu().numpy().astype(np.int64)
+    lengths = np.diff(first)
+    order = np.argsort(-lengths, kind="stable")
+    cuts, longest, wasted = [0], 0, 0.0
+    sizes, counts = np.unique(-lengths, return_counts=True)
+    for length, count, start in zip(-sizes, counts, np.cumsum(counts) - counts, strict=True):
+        wasted += count * float(longest**2 - length**2)
+        if start and wasted > spare:
+            cuts.append(int(start))
+        if not start or wasted > spare:
+            longest, wasted = length, 0.0
+    groups, taken, places, total = [], [], np.empty(int(first[-1]), dtype=np.int64), 0
+    for members in np.split(order, cuts[1:]):
+        length = int(lengths[members[0]])
+        columns = np.arange(length)
+        here = first[members, None] + columns
+        inside = columns < lengths[members, None]
+        places[here[inside]] = total + np.flatnonzero(inside)
+        taken.append(np.where(inside, here, first[members, None]).ravel())
+        groups.append(Group(len(members), length, int(first[members[0]] % row)))
+        total += inside.size
+    device = edges.device
+    indices = (torch.from_numpy(part).to(device) for part in (np.concatenate(taken), places))
+    return Grouping(edges, spare, groups, *indices)
+
+
+_known: list[Grouping] = []  # of the last batch: its layers share the edges
+
+
+def _grouping(edges: torch.Tensor, row: int, spare: float) -> Grouping:
+    if not _known or _known[0].edges is not edges or _known[0].spare != spare:
+        _known[:] = [group(edges, row, spare)]
+    return _known[0]
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the lengths are known only when it runs
-def _by_length(
+def _in_groups(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -74,39 +140,34 @@ def _by_length(
     mask: torch.Tensor | None,
     row: int,
     edges: torch.Tensor,
+    causal: bool,
     settings: dict[str, Any],
 ) -> torch.Tensor:
-    """Documents of one length at once. `row`: tokens of a row, T."""
-    lengths, sizes = edges.diff(), edges.diff().tolist()
-    order = torch.repeat_interleave(lengths, lengths).argsort(stable=True)  # of tokens: the shortest documents first
-    starts: dict[int, int] = {}  # length -> where the first document begins in its row
-    for length, start in zip(sizes, edges.tolist(), strict=False):
-        starts.setdefault(length, start % row)
-    counts = Counter(sizes)
-    groups = sorted(counts.items())
-    parts = (Reordered.apply(tensor, order).split([n * count for n, count in groups]) for tensor in (query, key, value))
+    """Documents of similar length at once: where a token sees none behind it, padding there changes nothing."""
+    *_, groups, taken, places = _grouping(edges, row, SPARE / query.shape[1:].numel() if causal else 0.0)
+    sizes = [documents * length for documents, length, _ in groups]
+    parts = (Gathered.apply(tensor, taken, places).split(sizes) for tensor in (query, key, value))
     outputs = []
-    for (length, count), *blocks in zip(groups, *parts, strict=True):
-        q, k, v = (block.unflatten(0, (count, length)).transpose(1, 2) for block in blocks)
-        inside = slice(starts[length], starts[length] + length)
+    for (documents, length, start), *blocks in zip(groups, *parts, strict=True):
+        q, k, v = (block.unflatten(0, (documents, length)).transpose(1, 2) for block in blocks)
+        inside = slice(start, start + length)
         block_mask = mask if mask is None else mask[:1, :, inside, inside]
         outputs.append(sdpa_attention_forward(module, q, k, v, block_mask, **settings)[0].flatten(0, 1))
-    output: torch.Tensor = Reordered.apply(torch.cat(outputs), order.argsort())
+    output: torch.Tensor = Taken.apply(torch.cat(outputs), places)
     return output
 
 
-class Reordered(torch.autograd.Function):
-    """`values[order]` of a permutation, whose gradient is read, not added up, in the inverse order."""
+class Gathered(torch.autograd.Function):
+    """`values[taken]`. The gradient is read at `places`, not added up: at padding it is zero."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(order)
-        return values[order]
+    def forward(ctx: Any, values: torch.Tensor, taken: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        return values.index_select(0, taken)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (order,) = ctx.saved_tensors
-        return gradient[order.argsort()], None
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
 
 
 def _by_kernel(

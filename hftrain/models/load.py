@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Any, overload
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
 from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.config.errors import NO_INTERNET
+from hftrain.config.schema import Usual
 from hftrain.data.files import ADAPTER
 from hftrain.distributed import draw, load_once
 from hftrain.models import blocks as blocks  # makes its attention known to transformers
 from hftrain.models.adapters import HEADS, base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.adapters import add_adapters as add_adapters
+from hftrain.models.fit import longest_text
 from hftrain.models.shapes import pack, wants_shapes
 from hftrain.models.trust import refusing_code
 from hftrain.models.weights import naming_damage
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 SAME_ENCODER = {"vit_mae": "vit"}  # a kind of model -> another with the same encoder
 # The kinds that can be too large for each process of a machine: with FSDP2 the main process alone loads their weights.
 TEXT = {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"}
+STRIDE = "doc_stride"
+SPARE = 8  # more rows of a position table than any kind of model leaves unused
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 
 
@@ -50,7 +55,8 @@ def load_tokenizer(config: FineTuneConfig, **kwargs: Any) -> PreTrainedTokenizer
 @overload
 def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None: ...
 def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of `config` or of the model; None for a new model without one.
+    """The tokenizer of `config` or of the model; None for a new model without one. Default lengths are lowered
+    to what the two read (`lower_lengths`).
 
     Raises:
         ValueError: it cannot be loaded.
@@ -62,12 +68,35 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
         name = base_config(folder, trust_remote_code=config.trust_remote_code)[0].name_or_path
     with refusing_code(name):
         try:
-            return AutoTokenizer.from_pretrained(
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 name, revision=config.model_revision, trust_remote_code=config.trust_remote_code, **kwargs
             )
         except (OSError, ValueError) as error:
             key = "tokenizer_name_or_path" if config.tokenizer_name_or_path else "model_name_or_path"
             raise ValueError(cannot_load(key, name, error)) from error
+    if config.model_name_or_path is not None:
+        lower_lengths(config, tokenizer)
+    return tokenizer
+
+
+def lower_lengths(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lowers the default lengths of `config` to what the model and its tokenizer read, the stride of windows
+    with them, and logs it."""
+    usual = {name: value for name, value in vars(config).items() if isinstance(value, Usual)}
+    longest = max((value for name, value in usual.items() if name != STRIDE), default=0)
+    if not longest:
+        return
+    model_config = load_model_config(config)
+    positions = getattr(model_config, "max_position_embeddings", None) or sys.maxsize
+    if min(positions - SPARE, tokenizer.model_max_length) >= longest:
+        return
+    model = without_weights(AutoModel, model_config, trust_remote_code=config.trust_remote_code)
+    most = longest_text(model, tokenizer)
+    for name in [name for name, value in usual.items() if value > most and name != STRIDE]:
+        logger.warning("%s is %d, not %d: %s reads no more", name, most, usual[name], config.model_name_or_path)
+        setattr(config, name, most)
+    if STRIDE in usual:
+        setattr(config, STRIDE, usual[STRIDE] * min(most, longest) // longest)
 
 
 def where(name: str | None) -> str | None:

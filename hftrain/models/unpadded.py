@@ -3,7 +3,8 @@
 A padded batch costs its longest row times its rows. Here the tokens of all rows stand in one row while they are in a
 stack of layers, and `scaled_dot_product_attention` gets them back in their rows, with the model's own mask. Dropout
 draws as many numbers as for the padded batch, and uses those of the tokens. So loss and gradients are those of the
-padded batch, but for rounding.
+padded batch, but for rounding. If `exact` is false, it draws numbers for the tokens only, and on a GPU in half
+precision one kernel computes the attention of all rows.
 
 Shapes: B rows of T tokens with padding, N tokens without, H heads, d width of a head.
 """
@@ -50,20 +51,24 @@ class Places:
     """The places of tokens in a padded batch. Without padding, groups of rows follow one another.
 
     Args:
-        keep: (B, T), true for tokens.
+        keep: (B, T), true for tokens, on the CPU.
         groups: the numbers of the rows of each group.
+        device: that of the batch.
     """
 
-    def __init__(self, keep: torch.Tensor, groups: Sequence[torch.Tensor]):
-        self.shape = keep.shape
+    def __init__(self, keep: torch.Tensor, groups: Sequence[torch.Tensor], device: torch.device):
+        self.shape, self.keep = keep.shape, keep.to(device)
         self.groups: list[Group] = []
-        tokens = []
+        tokens, lengths = [], keep.sum(1)[torch.cat(list(groups))]
+        self.longest = int(lengths.max())
+        self.edges = F.pad(lengths.cumsum(0), (1, 0)).int().to(device)  # where each row begins among the tokens
         for rows in groups:
             row, column = keep[rows].nonzero(as_tuple=True)
             tokens.append(rows[row] * self.shape[1] + column)
             first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
-            self.groups.append(Group(rows, slice(first, last + 1), row * (last + 1 - first) + column - first))
-        self.tokens = torch.cat(tokens)
+            spots = row * (last + 1 - first) + column - first
+            self.groups.append(Group(rows.to(device), slice(first, last + 1), spots.to(device)))
+        self.tokens = torch.cat(tokens).to(device)
 
     def flat(self, values: torch.Tensor) -> torch.Tensor:
         """(B or 1, T, ...) -> (1, N, ...)"""
@@ -120,11 +125,13 @@ class InRows(TorchFunctionMode):
     Args:
         own: the places of the layer's tokens.
         source: those of the tokens that cross-attention reads, in the second attention of the layer.
+        masks: what is known of the masks of this pass.
+        exact: whether dropout draws the numbers of the padded batch.
     """
 
-    def __init__(self, own: Places, source: Places):
+    def __init__(self, own: Places, source: Places, masks: Masks, exact: bool):
         super().__init__()
-        self.own, self.sources = own, iter([own, source])
+        self.own, self.sources, self.masks, self.exact = own, iter([own, source]), masks, exact
 
     def __torch_function__(
         self,
@@ -136,7 +143,7 @@ class InRows(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return self._attend(*args, **kwargs)
-        if func is F.dropout:
+        if func is F.dropout and self.exact:
             return self._drop(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -151,8 +158,12 @@ class InRows(TorchFunctionMode):
     ) -> torch.Tensor:
         """query (1, H, N, d), key and value (1, G, N or tokens of the source, d) -> (1, H, N, d)"""
         source = next(self.sources)
+        if not self.exact and not dropout_p and in_half_precision(query):
+            kind = self.masks.kind(attn_mask, self.own, source, **settings)
+            if kind != OTHER:
+                return attend_at_once(query, key, value, self.own, source, causal=kind == CAUSAL, **settings)
         noise = None
-        if dropout_p:
+        if dropout_p and self.exact:
             size = self.own.shape[0], query.shape[1], self.own.shape[1], source.shape[1]
             noise = torch.empty(size, dtype=query.dtype).bernoulli_(1 - dropout_p).div_(1 - dropout_p)
         outputs = []
@@ -160,7 +171,7 @@ class InRows(TorchFunctionMode):
         for own, read, q, k, v in zip(self.own.groups, source.groups, queries, keys, values, strict=True):
             mask, drawn = (part_of(x, own.rows, own.columns, read.columns) for x in (attn_mask, noise))
             if drawn is None:
-                output = F.scaled_dot_product_attention(q, k, v, mask, **settings)
+                output = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, **settings)
             else:
                 output = attend(q, k, v, mask, drawn, **settings)
             outputs.append(own.flat(output))
@@ -171,6 +182,71 @@ class InRows(TorchFunctionMode):
             return F.dropout(values, p, training, inplace)
         noise = torch.empty(*self.own.shape, *values.shape[2:], dtype=values.dtype).bernoulli_(1 - p)
         return values * noise.flatten(0, 1).index_select(0, self.own.tokens).div_(1 - p)
+
+
+OTHER, FULL, CAUSAL = "other", "full", "causal"  # kinds of masks: rows see all their tokens, or those before
+
+
+class Masks:
+    """The kinds of the masks of one forward pass. Finding out makes a CPU wait for a GPU, so it is done once for each
+    mask, which layers share."""
+
+    def __init__(self) -> None:
+        self.known: list[tuple[torch.Tensor, Places, Places, str]] = []
+
+    def kind(
+        self, mask: torch.Tensor | None, own: Places, source: Places, is_causal: bool = False, **settings: Any
+    ) -> str:
+        if mask is None:
+            padded = own is not source or source.longest < source.shape[1]
+            return CAUSAL if is_causal else OTHER if padded else FULL
+        for known, queries, keys, kind in self.known:
+            if known is mask and queries is own and keys is source:
+                return kind
+        kind = kind_of(mask, own.keep, source.keep)
+        self.known.append((mask, own, source, kind))
+        return kind
+
+
+def kind_of(mask: torch.Tensor, own: torch.Tensor, source: torch.Tensor) -> str:
+    """The kind of a mask (B or 1, H or 1, queries or 1, keys); `own` and `source`: (B, T), true for tokens."""
+    if mask.dtype != torch.bool:
+        return OTHER
+    keys, padding = source[:, None, None], ~own[:, None, :, None]
+    if bool(((mask == keys) | padding).all()):
+        return FULL
+    if own.shape != source.shape:
+        return OTHER
+    before = torch.ones(own.shape[1], source.shape[1], dtype=torch.bool, device=own.device).tril()
+    return CAUSAL if bool(((mask == (keys & before)) | padding).all()) else OTHER
+
+
+def in_half_precision(query: torch.Tensor) -> bool:
+    """On a GPU, where PyTorch has a kernel for rows of any lengths."""
+    return query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+
+
+def attend_at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    own: Places,
+    source: Places,
+    *,
+    causal: bool,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    **settings: Any,
+) -> torch.Tensor:
+    """The attention of all rows in one kernel; shapes as in `InRows`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    edges, longest = (own.edges, source.edges), (own.longest, source.longest)
+    window = (-1, 0) if causal else (-1, -1)
+    output = varlen_attn(q, k, v, *edges, *longest, scale=scale, window_size=window, enable_gqa=enable_gqa)
+    assert isinstance(output, torch.Tensor)
+    return output.transpose(0, 1)[None]
 
 
 def part_of(values: torch.Tensor | None, rows: torch.Tensor, queries: slice, keys: slice) -> torch.Tensor | None:
@@ -209,10 +285,11 @@ class Stack:
 
     Args:
         source: the places of what cross-attention reads; without one, those of its own tokens.
+        masks, exact: as for `InRows`.
     """
 
-    def __init__(self, layers: nn.ModuleList, own: Places, source: Places):
-        self.layers, self.own, self.source = layers, own, source
+    def __init__(self, layers: nn.ModuleList, own: Places, source: Places, masks: Masks, exact: bool):
+        self.layers, self.own, self.source, self.masks, self.exact = layers, own, source, masks, exact
         self.is_flat = False
 
     def run(self, layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -223,7 +300,7 @@ class Stack:
         hidden = hidden if self.is_flat else self.own.flat(hidden)
         self.is_flat = layer is not self.layers[-1]
         others = [self._flat(value) for value in args[1:]]
-        with InRows(self.own, self.source):
+        with InRows(self.own, self.source, self.masks, self.exact):
             output = forward(hidden, *others, **{name: self._flat(value) for name, value in kwargs.items()})
         if self.is_flat:
             return output
@@ -262,39 +339,45 @@ def places_of(model: PreTrainedModel, batch: Batch, worth: float = WORTH) -> tup
     """The places of the tokens of the encoder and of the decoder, which are the same for one stack; None if the batch
     has less padding than it is worth.
 
-    A decoder with a source needs nothing behind the last label of a row.
+    A decoder with a source needs nothing behind the last label of a row. A pair, (B, 2, T), is two rows.
     """
     mask = batch.get("attention_mask")
-    if mask is None or mask.ndim != 2:
+    if mask is None or mask.ndim < 2:
         return None
-    keep = own = mask.bool()
+    keep = own = mask.flatten(0, -2).bool().cpu()
     if model.config.is_encoder_decoder:
         labels, inputs = batch.get("labels"), batch.get("decoder_input_ids")
         if labels is None or inputs is None or labels.ndim != 2 or labels.shape != inputs.shape:
             return None
-        own = (labels != IGNORE).flip(1).cumsum(1).flip(1) > 0
+        own = (labels.cpu() != IGNORE).flip(1).cumsum(1).flip(1) > 0
     tokens, lengths = keep.numel() + own.numel(), keep.sum(1) + own.sum(1)
     if tokens - int(lengths.sum()) <= worth * tokens:
         return None
     lengths, order = lengths.sort()
     edges = torch.searchsorted(lengths, lengths[-1] * GROUPS // 4, right=True).unique()
     groups = [rows for rows in order.tensor_split(edges) if len(rows)]
-    source = Places(keep, groups)
-    return source, Places(own, groups) if own is not keep else source
+    source = Places(keep, groups, mask.device)
+    return source, Places(own, groups, mask.device) if own is not keep else source
 
 
 @contextmanager
-def unpadded(model: PreTrainedModel, batch: Batch, worth: float = WORTH) -> Iterator[None]:
-    """A context in which the layers of `model` see the tokens of `batch` only. Its adapters belong to it."""
+def unpadded(model: PreTrainedModel, batch: Batch, worth: float = WORTH, *, exact: bool = True) -> Iterator[None]:
+    """A context in which the layers of `model` see the tokens of `batch` only. Its adapters belong to it.
+
+    Args:
+        worth: the share of padding from which on this is done.
+        exact: dropout draws the numbers of the padded batch; false: of the tokens.
+    """
     places = places_of(model, batch, worth)
     if places is None:
         yield
         return
     source, own = places
     changed: list[nn.Module] = []
+    masks = Masks()
     try:
         for layers, decodes in stacks_of(model):
-            stack = Stack(layers, own if decodes else source, source)
+            stack = Stack(layers, own if decodes else source, source, masks, exact)
             for layer in layers:
                 changed.append(layer)
                 layer.forward = _bound(stack, layer, layer.forward)

@@ -81,12 +81,12 @@ def predict(
         raise ValueError(
             f"{folder} contains a {what}, which reads single texts: remove pairs (--pair_column, --context)"
         )
+    if times and not transcribes(config, what):
+        raise ValueError(f"{folder} contains a {what}: only speech recognition has times")
     if classifies_audio(config, what):
         return hearing.classify(saved, texts, batch_size)
     if transcribes(config, what):
         return listening.listen(saved, texts, batch_size, times=times)
-    if times:
-        raise ValueError(f"{folder} contains a {what}: only speech recognition has times")
     if "ForImageClassification" in what:
         return imaging.classify(saved, texts, batch_size)
     if "ForObjectDetection" in what:

@@ -37,9 +37,9 @@ COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "ForSequenceClassification": (("text",), ()),
     "ForImageClassification": (("image", "img", "file_name", "path"), ()),
     "ForObjectDetection": (("image", "img", "file_name", "path"), ()),
-    **dict.fromkeys(("ForCTC", "ForAudioClassification", "WhisperFor"), (("audio", "file", "file_name", "path"), ())),
     "Segmentation": (("image", "img", "file_name", "path"), ()),
 }
+OF_RECORDINGS = ("audio", "file", "file_name", "path")  # likewise, of models that hear
 
 
 def reads_images(kind: str) -> bool:
@@ -91,10 +91,6 @@ def read_file(path: Path, kind: str, labels: Sequence[str], config: Reading, lin
         items = read_squad(path, config.encoding)
     if reads_images(kind):
         return read_media(path, config, line, usual, "image")
-    if ending(path) in AUDIO_ENDINGS:
-        return name_audio([str(path)], line)
-    if usual[:1] == ("audio",):
-        return read_media(path, config, line, usual, "recording")
     if items is None and check_ending(path) in PLAIN:
         if config.column or config.pair_column:
             raise ValueError(
@@ -151,6 +147,16 @@ def name_audio(names: Sequence[str], line: Callable[[Any], str], form: str | Non
                 yield subtitles(prediction, form)
 
     return Inputs(files, None, write)
+
+
+def read_recordings(path: Path, config: Reading, line: Callable[[Any], str], form: str | None = None) -> Inputs:
+    """The recordings of a file with rows, whose paths are relative to it, or of an audio file; `form` as in
+    `name_audio`."""
+    if ending(path) in AUDIO_ENDINGS:
+        return name_audio([str(path)], line, form)
+    if form in ("srt", "vtt"):
+        raise ValueError(f"--times {form} writes the subtitles of one recording, not of rows: use --times json")
+    return read_media(path, config, line, OF_RECORDINGS, "recording")
 
 
 def as_rows(files: Sequence[str]) -> Callable[[list[Any]], Iterator[str]]:

@@ -28,6 +28,7 @@ def collate_causal(
     pad_to_multiple_of: int = 1,
     flat: bool = False,
     blocks: bool = False,
+    room: int = 1,
 ) -> Batch:
     """Examples {"input_ids"} or {"input_ids", "labels"} as rows, padded on the right, which no token attends to.
 
@@ -39,6 +40,8 @@ def collate_causal(
             documents (cu_seq_lens_q, max_length_q, and the same for the keys), which they would read from the device.
         blocks: the edges for `hftrain.models.blocks`, and an attention mask of ones, so that transformers makes no mask
             that separates the documents.
+        room: packs are padded to a multiple of this. With the maximum length all have one shape, for which a compiled
+            model needs no dynamic sizes.
 
     Returns:
         int64 (B, T): input_ids, labels (-100 at padding), and attention_mask or position_ids. The labels are not
@@ -49,6 +52,7 @@ def collate_causal(
     packed = "position_ids" in columns
     if packed and flat:
         columns = {name: [np.concatenate(rows)] for name, rows in columns.items()}
+    pad_to_multiple_of = room if packed and room > 1 else pad_to_multiple_of
     fill = {"input_ids": pad_token_id, "labels": IGNORE, "position_ids": 0}
     batch = {name: text.pad(columns[name], fill[name], pad_to_multiple_of) for name in fill if name in columns}
     if not packed:
@@ -86,9 +90,9 @@ def in_blocks(model: PreTrainedModel) -> bool:
 
 
 def causal_collator(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, room: int = 1
 ) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
-    """`collate_causal` for this tokenizer and this model's attention.
+    """`collate_causal` for this tokenizer and this model's attention; `room` as there.
 
     Raises:
         ValueError: the tokenizer has no pad token, or more tokens than the model has embeddings.
@@ -96,4 +100,4 @@ def causal_collator(
     text.require_pad_token(tokenizer)
     check_fit(model, tokenizer)
     pad = tokenizer.pad_token_id
-    return partial(collate_causal, pad_token_id=pad, flat=wants_flat(model), blocks=in_blocks(model))
+    return partial(collate_causal, pad_token_id=pad, flat=wants_flat(model), blocks=in_blocks(model), room=room)

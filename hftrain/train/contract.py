@@ -37,6 +37,8 @@ ALLOWED = {
     "activation_checkpointing": ROUNDING,
     "selective_checkpointing": ROUNDING,
     "torch_compile": ROUNDING,
+    "use_kernels": ROUNDING,
+    "use_liger_kernel": ROUNDING,
     "attn_implementation": ROUNDING,
     "chunked_loss": ROUNDING,
     "dataloader_num_workers": MACHINE,
@@ -83,7 +85,7 @@ RECORDED_FIRST = (
 )  # fmt: skip
 
 # Settings that older versions did not record, with the value of those versions, which is compared instead.
-UNKNOWN = {"train_sampling_strategy": "random"}
+UNKNOWN = {"train_sampling_strategy": "random", "padding_free": False}
 
 # Differences after which evaluations can still be compared with those before. After any other difference that
 # --resume_allow accepts, the best model is chosen anew.
@@ -122,6 +124,7 @@ def run_contract(
         derived["base_commit"] = commit
     contract = {name: getattr(config, name) for name in RECORDED_FIRST}
     contract |= {"greater_is_better": config.higher_is_better}
+    contract |= {"padding_free": bool(config.padding_free)}  # without it, results are those of the padded batch
     for setting in fields(config):
         name = setting.name
         free = name in ALLOWED or name in config.no_result or DERIVED.get(name) in derived

@@ -71,6 +71,9 @@ def _write(
     state_dict: Mapping[str, Any],
     weights: Iterable[distributed.Weight],
 ) -> None:
+    numbers = distributed.single_numbers(module)
+    state_dict = {name: value.reshape(()) if name in numbers else value for name, value in state_dict.items()}
+    weights = [weight._replace(shape=()) if numbers.issuperset(weight.names) else weight for weight in weights]
     module.save_pretrained(folder, state_dict=state_dict)
     if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
         module.generation_config.save_pretrained(folder)  # saving an adapter omits it

@@ -22,9 +22,11 @@ from torch import nn
 from hftrain import distributed
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
+from hftrain.data.packing import Packed
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss, exact, send
 from hftrain.models.freezing import narrow_frozen
+from hftrain.models.kernels import check_kernels, use_kernels
 from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
 from hftrain.train import checkpoint, inspect, memory, trials
@@ -61,6 +63,7 @@ def start(config: TrainConfig) -> Accelerator:
         log_with=config.report_to,
         project_dir=config.output_dir,
     )
+    check_kernels(config, accelerator.device.type)
     distributed.require_agreement(accelerator, {"settings": asdict(config), "versions": checkpoint.versions()})
     if not accelerator.is_main_process:
         logging.getLogger("hftrain").setLevel(logging.ERROR)  # only one process logs facts on the data
@@ -85,6 +88,7 @@ def fit(
     processor: Processor | None = None,
     flops: Callable[[np.ndarray], float] | None = None,
     augment: Callable[[Any], Any] | None = None,
+    augment_at: Callable[[int, int], Callable[[Any], Any]] | None = None,
     before_step: Callable[[nn.Module, list[MicroBatch]], None] | None = None,
     after_step: Callable[[int, nn.Module], None] | None = None,
     held_out: Mapping[str, Sequence[Any]] | None = None,
@@ -107,6 +111,7 @@ def fit(
             `counted_flops` for other inputs on a GPU.
         augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
             and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
+        augment_at: (step, steps of the run) -> such an `augment` for this step, in its place.
         before_step: called with the model and this process's micro-batches of the step, before its first loss: for
             what a loss needs to know of the whole step.
         after_step: called with (steps done, model) after each optimizer step.
@@ -127,6 +132,8 @@ def fit(
     examples = Examples.of(examples)
     lengths = examples.lengths
     plan, total = choose_settings(model, lengths, config, held_out)
+    if augment_at is not None:
+        augment = augment_at(0, total)  # is what is tried and shown
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     if flops is None and config.counted == "tokens":
         flops = step_flops(model, examples)
@@ -163,10 +170,16 @@ def fit(
     )  # fmt: skip
     if router and not router.agrees(model):
         router = None
-    model, optimizer = prepare(accelerator, model, config, kept=findings.unreached, rates=rates)
+    use_kernels(model, config)  # after the trials, whose small models are on a CPU
+    one_shape = isinstance(examples, Packed) or bool((lengths == lengths[0]).all())
+    model, optimizer = prepare(
+        accelerator, model, config, kept=findings.unreached, rates=rates, one_shape=one_shape
+    )  # fmt: skip
     steady = Steady(accelerator.unwrap_model(model), findings.changes)
     if before_step is None and router is None:
         loss = trials.without_padding(accelerator, model, examples, config, collate=collate, loss=loss)
+    elif config.padding_free:
+        raise ValueError("padding_free cannot be true: the loss depends on the whole step. Leave it open (null)")
     if not notes and before_step is None and router is None:  # results do not depend on the cut
         choose_budget(
             accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
@@ -193,7 +206,8 @@ def fit(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
-                augment=augment, equal_lengths=config.equal_length_micro_batches,
+                augment=augment, augment_at=augment_at and (lambda step: augment_at(step, total)),
+                equal_lengths=config.equal_length_micro_batches,
             ):  # fmt: skip
                 learning_rate = peak * schedule(step)
                 distributed.set_learning_rate(optimizer, learning_rate)
@@ -240,9 +254,15 @@ def prepare(
     config: TrainConfig,
     kept: Sequence[str] = (),
     rates: Mapping[str, float] | None = None,
+    one_shape: bool = False,
 ) -> tuple[Any, Any]:
-    """The model and its optimizer, wrapped for the strategy that was launched; parameters named in `kept` do not
-    decay, and `rates` has shares of the learning rate by name."""
+    """The model and its optimizer, wrapped for the strategy that was launched.
+
+    Args:
+        kept: names of parameters that do not decay.
+        rates: shares of the learning rate by name.
+        one_shape: nearly all batches have the same shape, for which `torch_compile` compiles.
+    """
     zero, sharded = distributed.zero_stage(accelerator), distributed.is_sharded(accelerator)
     if config.ema_decay is not None and zero == 3:
         raise ValueError("ema_decay needs unsharded parameters on each process: use ZeRO-2 or FSDP2 instead of ZeRO-3")
@@ -260,7 +280,7 @@ def prepare(
             how["context_fn"] = keep_matmuls
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     if config.torch_compile:
-        model.compile(dynamic=True)
+        model.compile(dynamic=None if one_shape else True)  # None: sizes that change nevertheless become dynamic
     distributed.arrive(model)
     optimizer = make_optimizer(
         model,

@@ -8,6 +8,7 @@ Shapes: H, W height and width that the model reads, N objects.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from hftrain.models.images import STRIDE, refusal
 from hftrain.vision import operations
 from hftrain.vision.pixels import FILE, Pixels
 
@@ -64,14 +66,27 @@ class Canvas:
         whole[:, : tensor.shape[1], : tensor.shape[2]] = tensor
         return whole
 
-    def mask(self, size: tuple[int, int]) -> torch.Tensor:
-        """(H, W) int64: 1 where an image of this (width, height) is."""
-        mask = torch.zeros(self.height, self.width, dtype=torch.long)
+    @staticmethod
+    def mask(tensor: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """(H, W) int64: 1 where an image of this (width, height) is on the canvas `tensor`."""
+        mask = torch.zeros(tensor.shape[-2:], dtype=torch.long)
         mask[: size[1], : size[0]] = 1
         return mask
 
     def picture(self, tensor: torch.Tensor) -> Image.Image:
         return self.pixels.picture(tensor)
+
+    def scaled(self, factor: float) -> Canvas:
+        """One whose sides are these times `factor`, as multiples of `STRIDE`."""
+        sides = (max(STRIDE, round(side * factor / STRIDE) * STRIDE) for side in (self.height, self.width))
+        other = copy.copy(self)
+        other.height, other.width = sides
+        other.pixels = Pixels({**self.pixels.settings, "size": {"height": other.height, "width": other.width}})
+        return other
+
+    def at_step(self, step: int, seed: int, most: float) -> Canvas:
+        """One whose sides are these times a number from 1 - `most` to 1 + `most`, which follows from seed and step."""
+        return self.scaled(np.random.default_rng([seed, step]).uniform(1 - most, 1 + most)) if most else self
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes the settings, as transformers reads them."""
@@ -87,6 +102,15 @@ def size_for(widths: Sequence[int], heights: Sequence[int], largest: int, stride
     longest = np.median(np.maximum(widths, heights))
     side = min(largest, max(stride, -(-int(longest) // stride) * stride))
     return side, f"the training images are {longest:.0f} pixels long, in the median"
+
+
+def require_sizes(model: Any, canvas: Canvas, multi_scale: float) -> None:
+    """Raises: ValueError, the model cannot read images of the canvas, or those that `multi_scale` makes of it."""
+    others = [canvas.scaled(factor) for factor in (1 - multi_scale, 1 + multi_scale)] if multi_scale else []
+    for one in (canvas, *others):
+        if problem := refusal(model, one.height, one.width):
+            setting = "image_size" if one is canvas else f"multi_scale={multi_scale:g}, image size"
+            raise ValueError(f"{setting}={one.height}: {type(model).__name__} cannot read such images: {problem}")
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,10 @@ class PlacesConfig(ImageConfig):
     colour_jitter: Annotated[float, share] = 0.0
     """Augmentation: brightness, contrast and saturation change by up to this share."""
 
+    multi_scale: Annotated[float, between(0, 0.5)] = 0.0
+    """Augmentation: the images of a step are read at one side, drawn from image_size times 1 - this to 1 + this, a
+    multiple of 32 (YOLOv2, arXiv 1612.08242); needs a model that reads several sizes."""
+
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.label_smoothing_factor:

@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import DistributedType
 from torch import nn
 
-from hftrain.distributed import check_sharing
+from hftrain.distributed import check_sharing, give_dimensions, single_numbers
 from hftrain.distributed.start import expand_segments
 
 pytestmark = pytest.mark.unit
@@ -52,3 +52,12 @@ def test_segments_expand_on_a_gpu_unless_the_allocator_is_set(monkeypatch, gpu, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     expand_segments()
     assert os.environ.get("PYTORCH_ALLOC_CONF") == value
+
+
+def test_single_numbers_get_a_dimension_and_are_exported_without_it():
+    model = nn.Sequential(Scaled())
+    before = model[0].alpha
+    give_dimensions(model)
+    assert model[0].alpha.shape == (1,) and model[0].alpha.item() == before.item()
+    assert single_numbers(model) == {"0.alpha"}
+    assert all(parameter.ndim for parameter in model.parameters())

@@ -11,7 +11,9 @@ from hftrain import Examples, TrainConfig, causal_language_model, fit, sequence_
 from hftrain.data.plan import seed_all
 from hftrain.labels.losses import classification
 from hftrain.models import TransformerConfig
-from hftrain.models.unpadded import places_of, stacks_of, unpadded
+from hftrain.models.unpadded import CAUSAL, FULL, OTHER, kind_of, places_of, stacks_of, unpadded
+from hftrain.tasks.preference import PreferenceRecipeConfig, preference_loss
+from hftrain.tasks.preference.examples import collate_preferences
 from hftrain.text.causal import collate_causal
 from hftrain.train.trials import without_padding
 
@@ -41,6 +43,15 @@ def pairs():
 
 def documents():
     return collate_causal([{"input_ids": row} for row in ids(LENGTHS)], pad_token_id=0)
+
+
+def preferences():
+    rows = zip(ids(LENGTHS), ids((5, 14, 2, 9, 17, 1, 8), 1), strict=True)
+    rows = [
+        {"first_input_ids": one, "first_labels": one, "second_input_ids": two, "second_labels": two}
+        for one, two in ((np.append(3, one), np.append(3, two)) for one, two in rows)
+    ]
+    return collate_preferences(rows, pad_token_id=0) | {"reference": torch.zeros(len(rows), 2)}
 
 
 def classifier(name, **changes):
@@ -75,6 +86,7 @@ CASES = {
     "own, rotary": lambda: (own("rotary", num_key_value_heads=2), pairs()),
     "own, t5": lambda: (own("t5"), pairs()),
     "llama": lambda: (decoder("llama", num_key_value_heads=2), documents()),
+    "pairs of answers": lambda: (decoder("llama"), preferences()),
     "mistral": lambda: (decoder("mistral", num_key_value_heads=2, sliding_window=6), documents()),
 }
 
@@ -85,12 +97,17 @@ def loss_of(model):
     return causal_language_model() if hasattr(model, "lm_head") else classification("single_label_classification")
 
 
-def passed(model, batch, worth):
+def dpo():
+    config = PreferenceRecipeConfig(model_name_or_path="none", train_file=["none"], output_dir="none")
+    return preference_loss(Accelerator(cpu=True), config)
+
+
+def passed(model, batch, worth, **settings):
     """Loss, gradients and the state of the random generator after a pass."""
     model.zero_grad()
     seed_all(7)
-    with unpadded(model, batch, worth):
-        value = loss_of(model).summed(model, batch)
+    with unpadded(model, batch, worth, **settings):
+        value = (dpo() if "reference" in batch else loss_of(model)).summed(model, batch)
     value.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return float(value.detach()), gradients, torch.get_rng_state()
@@ -109,11 +126,49 @@ def test_it_gives_what_the_padded_batch_gives(name, mode):
     expected, padded_gradients, after = passed(model, batch, 1.0)
     value, gradients, state = passed(model, batch, 0.1)
     assert value == pytest.approx(expected, rel=1e-6) and torch.equal(state, after)
-    assert sizes[-1] == sum(LENGTHS) < sizes[0] == len(LENGTHS) * max(LENGTHS)
+    assert sizes[-1] == int(batch["attention_mask"].sum()) < sizes[0] == batch["attention_mask"].numel()
     largest = max(float(gradient.abs().max()) for gradient in padded_gradients.values())
     for parameter, gradient in padded_gradients.items():
         torch.testing.assert_close(gradients[parameter], gradient, rtol=1e-4, atol=2e-6 * largest, msg=parameter)
     assert not any("forward" in vars(module) for module in model.modules())  # nothing stays behind
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_dropout_for_tokens_only(name):
+    """Without dropout the loss is that of the padded batch; with it, it is that of the same distribution."""
+    torch.manual_seed(0)
+    model, batch = CASES[name]()
+    model.eval()
+    expected, padded_gradients, _ = passed(model, batch, 1.0)
+    value, gradients, _ = passed(model, batch, 0.1, exact=False)
+    assert value == pytest.approx(expected, rel=1e-6) and gradients.keys() == padded_gradients.keys()
+    model.train()
+    dropped, again = (passed(model, batch, 0.1, exact=False)[0] for _ in "ab")
+    assert dropped == again == pytest.approx(value, rel=0.2)
+    assert (dropped == value) == (name == "modernbert")  # which has no dropout by default
+
+
+def test_kinds_of_masks():
+    """A kernel of rows is exact where each row sees all its tokens, or those before."""
+    keep = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0]]).bool()
+    rows, causal = keep[:, None, None].expand(3, 1, 4, 4), torch.ones(4, 4, dtype=torch.bool).tril()
+    assert kind_of(rows, keep, keep) == kind_of(keep[:, None, None], keep, keep) == FULL
+    assert kind_of(rows & causal, keep, keep) == CAUSAL
+    assert kind_of(rows & causal.triu(-1), keep, keep) == OTHER  # a window of two tokens
+    assert kind_of(torch.zeros(3, 1, 4, 4), keep, keep) == OTHER  # a bias of positions
+    assert kind_of(rows[:, :, :2], keep[:, :2], keep) == FULL  # another side
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel runs on GPUs only")
+@pytest.mark.parametrize("name", ["roberta", "marian", "llama"])
+def test_one_kernel_for_all_rows(name):
+    torch.manual_seed(0)
+    model, batch = CASES[name]()
+    model.eval().to("cuda")
+    batch = {key: value.to("cuda") for key, value in batch.items()}
+    with torch.autocast("cuda", torch.bfloat16):
+        (expected, *_), (value, *_) = passed(model, batch, 1.0), passed(model, batch, 0.1, exact=False)
+    assert value == pytest.approx(expected, rel=1e-2)
 
 
 def test_a_batch_with_little_padding_stays_as_it_is():
@@ -161,6 +216,34 @@ def test_other_models_keep_their_padding(model, collate, tmp_path):
     examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
     config, loss = TrainConfig(output_dir=str(tmp_path)), loss_of(model)
     assert without_padding(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss) is loss
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "reason"),
+    [
+        (lambda: classifier("albert"), {}, "has no stack of layers"),
+        (lambda: classifier("bert"), {"activation_checkpointing": True}, "activation_checkpointing is on"),
+        (lambda: own("shaw"), {}, "without it, it fails"),
+    ],
+)
+def test_padding_free_is_refused(model, changes, reason, tmp_path):
+    model, lengths = model(), (3, 4, 9, 8)
+    examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
+    config = TrainConfig(output_dir=str(tmp_path), padding_free=True, **changes)
+    batches = collate_same if model.config.is_encoder_decoder else collate
+    with pytest.raises(ValueError, match=reason):
+        without_padding(Accelerator(cpu=True), model, examples, config, collate=batches, loss=loss_of(model))
+
+
+def test_padding_free_narrow_models(tmp_path):
+    model, lengths = classifier("bert"), (3, 4, 9, 8)
+    examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
+    config = TrainConfig(output_dir=str(tmp_path), padding_free=True)
+    loss = without_padding(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss_of(model))
+    linear, sizes = model.bert.encoder.layer[0].intermediate.dense, []
+    linear.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:2].numel()))
+    loss.summed(model, collate(examples[:]))
+    assert sizes == [sum(lengths)]
 
 
 def test_fit_trains_without_padding(tmp_path):

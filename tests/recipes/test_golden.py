@@ -189,6 +189,7 @@ SPEAKER = {
     "decoder_kernel_size": 7,
     "speech_decoder_postnet_units": 8,
 }
+HEARING = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 Case = tuple[str, str, Callable[[Path], None] | None, dict[str, Any]]
 CASES: dict[str, Case] = {
     "answer": ("answer", "question", bert, {"max_seq_length": 32, "doc_stride": 8}),
@@ -200,6 +201,12 @@ CASES: dict[str, Case] = {
     ),
     "chat_packed": ("chat", "chat", llama, {"packing": True, "max_length": 512, "num_samples": 0}),
     "classify": ("classify", "class", bert, {"token_drop": 0.1, "max_seq_length": 24}),
+    "classify_audio": (
+        "classify_audio",
+        "speech",
+        None,
+        {"model_config": HEARING, "label_column": "speaker", "dataloader_num_workers": 0},
+    ),
     "classify_images": (
         "classify_images",
         "image",
@@ -252,6 +259,7 @@ CASES: dict[str, Case] = {
         },
     ),
     "tag": ("tag", "tags", bert, {"max_seq_length": 24}),
+    "transcribe": ("transcribe", "speech", None, {"model_config": HEARING, "dataloader_num_workers": 0}),
     "translate": ("translate", "pair", None, {"vocab_size": 300, "num_beams": 1, "max_target_length": 24}),
 }
 

@@ -94,6 +94,9 @@ def test_batches():
     assert batch["input_ids"].tolist() == [[1, 2, 3, 6], [4, 5, 9, 9]]
     assert batch["labels"].tolist() == [[-100, 2, 3, -100], [-100, 5, -100, -100]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
+    wide = collate_causal(packs[1:2], pad_token_id=9, room=4, blocks=True)
+    assert wide["input_ids"].tolist() == [[4, 5, 9, 9]] and wide["cu_seq_lens_q"].tolist() == [0, 2, 3, 4]
+    assert collate_causal(rows[:1], pad_token_id=9, room=4)["input_ids"].tolist() == [[5, 6, 7]]  # no pack
     flat = collate_causal(packs[0:2], pad_token_id=9, flat=True)
     assert flat["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1]]
     assert causal_lengths(packs).tolist() == [[4], [2]] and causal_lengths(rows).tolist() == [[3], [1]]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from hftrain.config import Config, FineTuneConfig, at_least
+from hftrain.config import Config, FineTuneConfig, Usual, at_least
 from hftrain.metrics.table import name_problems
 
 
@@ -30,10 +30,10 @@ class AnsweringConfig(Config):
     """Rows with the same value in this column stay in the same split (the article); if the column is missing, the
     context is used."""
 
-    max_seq_length: Annotated[int, at_least(16)] = 384
+    max_seq_length: Annotated[int, at_least(16)] = Usual(384)
     """Tokens of a window, question included. Longer contexts are split into several windows."""
 
-    doc_stride: Annotated[int, at_least(0)] = 128
+    doc_stride: Annotated[int, at_least(0)] = Usual(128)
     """Overlap of neighbouring windows, in tokens of the context."""
 
     max_answer_length: Annotated[int, at_least(1)] = 30

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from hftrain.config import Config, FineTuneConfig, above, at_least
+from hftrain.config import Config, FineTuneConfig, Usual, above, at_least
 from hftrain.config.defaults import Task
 
 
@@ -23,7 +23,7 @@ class ChatConfig(Config):
     """Special tokens to add to the vocabulary if they are missing. Their embeddings are trained, also when adapters
     are."""
 
-    max_length: Annotated[int, at_least(2)] = 1024
+    max_length: Annotated[int, at_least(2)] = Usual(1024)
     """Maximum tokens of a conversation; longer ones are truncated at the end, and counted."""
 
     max_new_tokens: Annotated[int, at_least(1)] = 128

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from hftrain.config import at_least, share
+from hftrain.config import Usual, at_least, share
 from hftrain.labels.config import LabelConfig
 
 
@@ -20,7 +20,7 @@ class ClassificationConfig(LabelConfig):
     text_pair_column: str | None = None
     """Column of the second texts, to classify pairs."""
 
-    max_seq_length: Annotated[int, at_least(2)] = 256
+    max_seq_length: Annotated[int, at_least(2)] = Usual(256)
     """Maximum tokens of a text or of a pair, special tokens included; longer inputs are truncated, and counted."""
 
     vocab_size: Annotated[int, at_least(300)] = 4000

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from hftrain.config import at_least, between
+from hftrain.config import at_least, between, share
 from hftrain.vision.config import PlacesConfig
 
 METRICS = ("loss", "map", "map_50", "map_75", "ar_100")
@@ -38,6 +38,10 @@ class DetectionConfig(PlacesConfig):
 
     mosaic: Annotated[float, between(0, 1)] = 0.0
     """Augmentation: probability of composing an image of four (YOLOv4, arXiv 2004.10934)."""
+
+    closing_share: Annotated[float, share] = 0.1
+    """Augmentation: share of the steps, the last ones, without mosaic, so that the model ends on images as they are
+    (YOLOX, arXiv 2107.08430)."""
 
     freeze: list[str] = field(default_factory=list)
     """Parameters to freeze, by name: backbone, encoder.layers.0-1, *.bias."""

@@ -5,6 +5,7 @@ Shapes: B examples of a batch, H, W height and width that the model reads, N obj
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -43,23 +44,28 @@ def make_examples(rows: "Rows", names: Sequence[str]) -> Examples:
 
 def augmentation(
     config: DetectionConfig, examples: Examples, canvas: Canvas
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """example -> {"pixels": (3, H, W), "size", "boxes", "labels"}, a little different each time; the boxes follow. What
-    is open is chosen and is then in `config`."""
-    vary = Jitter(
+) -> Callable[[int, int], Callable[[Mapping[str, Any]], dict[str, Any]]]:
+    """(step, steps) -> what makes of an example {"pixels": (3, H, W), "size", "boxes", "labels"}, a little different
+    each time; the boxes follow. The last steps have no mosaic. What is open is chosen and is then in `config`."""
+    whole = Jitter(
         config.mosaic, (config.smallest_scale, config.largest_scale), config.choose_flip(), config.colour_jitter
     )
+    closing = replace(whole, mosaic=0.0)
 
     def other() -> tuple[Any, np.ndarray, np.ndarray]:
         example = examples[np.random.randint(len(examples))]
         return read(example["image"]), boxes_of(example), np.array(example["labels"], np.int64)
 
-    def augment(example: Mapping[str, Any]) -> dict[str, Any]:
+    def augment(example: Mapping[str, Any], vary: Jitter, canvas: Canvas) -> dict[str, Any]:
         image, boxes, kept, joined = vary(read(example["image"]), boxes_of(example), other)
         labels = np.concatenate([np.array(example["labels"], np.int64), *joined])[kept]
         return shown(canvas, image, boxes, labels)
 
-    return augment
+    def at(step: int, steps: int) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+        vary = closing if step >= round(steps * (1 - config.closing_share)) else whole
+        return partial(augment, vary=vary, canvas=canvas.at_step(step, config.seed, config.multi_scale))
+
+    return at
 
 
 def boxes_of(example: Mapping[str, Any]) -> np.ndarray:
@@ -95,5 +101,5 @@ def collate(examples: Sequence[Mapping[str, Any]], *, canvas: Canvas) -> Batch:
         "objects": torch.tensor([len(example["labels"]) for example in ready]),
     }
     if canvas.padded:
-        batch["pixel_mask"] = torch.stack([canvas.mask(example["size"]) for example in ready])
+        batch["pixel_mask"] = torch.stack([canvas.mask(example["pixels"], example["size"]) for example in ready])
     return batch

@@ -9,12 +9,12 @@ from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConf
 
 from hftrain.models import load
 from hftrain.models.freezing import freeze
-from hftrain.models.images import STRIDE, fix_batch_norm, refusal
+from hftrain.models.images import STRIDE, fix_batch_norm
 from hftrain.models.new import known_entries
 from hftrain.models.saved import remember
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.tasks.detection.losses import say_what_depends_on_the_cut
-from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, size_for
+from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, require_sizes, size_for
 from hftrain.vision.pixels import load_settings
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def load_detector(config: DetectionConfig, canvas: Canvas, names: Sequence[str],
     model = load.load_model(config, AutoModelForObjectDetection, new=new, settings=settings)
     if config.fixed_batch_norm:
         fix_batch_norm(model)
-    if problem := refusal(model, canvas.height, canvas.width):
-        raise ValueError(f"image_size={canvas.height}: {type(model).__name__} cannot read such images: {problem}")
+    require_sizes(model, canvas, config.multi_scale)
     say_what_depends_on_the_cut(model)
     remember(model.config, category_ids=[ids.get(name, number) for number, name in enumerate(names)])
     if config.freeze:

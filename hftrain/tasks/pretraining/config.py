@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from hftrain.config import InsteadOf, RecipeConfig, above, at_least, share
+from hftrain.config import InsteadOf, RecipeConfig, Usual, above, at_least, share
 from hftrain.config.defaults import Task
 from hftrain.config.schema import files
 from hftrain.config.sources import read_source
@@ -48,7 +48,7 @@ class PretrainingConfig(RecipeConfig):
     """Share of the tokens from each source of a prepared folder: --source_weights.wiki 0.7; empty: in proportion to
     their size."""
 
-    max_length: Annotated[int, at_least(2)] = 256
+    max_length: Annotated[int, at_least(2)] = Usual(256)
     """Tokens of an example; longer documents are split into several, and counted. No token is dropped."""
 
     vocab_size: Annotated[int, at_least(260)] = 8000

@@ -56,15 +56,15 @@ def map_of(example: Mapping[str, Any]) -> np.ndarray:
 
 def augmentation(
     config: SegmentationConfig, examples: Examples, collate: Callable[[Sequence[Mapping[str, Any]]], Batch]
-) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """example -> what `collate` makes of it, a little different each time; the segments follow. What is open is chosen
-    and is then in `config`."""
+) -> Callable[[int, int], Callable[[Mapping[str, Any]], dict[str, Any]]]:
+    """(step, steps) -> what makes of an example what `collate` makes of it, a little different each time; the segments
+    follow. What is open is chosen and is then in `config`."""
     vary = MaskJitter(
         config.copy_paste, (config.smallest_scale, config.largest_scale), config.choose_flip(), config.colour_jitter
     )
-    shown = collate.keywords["shown"]  # type: ignore[attr-defined]
+    shown, whole = collate.keywords["shown"], collate.keywords["canvas"]  # type: ignore[attr-defined]
 
-    def augment(example: Mapping[str, Any]) -> dict[str, Any]:
+    def augment(example: Mapping[str, Any], canvas: Canvas) -> dict[str, Any]:
         others: list[Mapping[str, Any]] = []
 
         def other() -> Segmented:
@@ -73,10 +73,10 @@ def augmentation(
 
         image, segments, copied = vary(opened(example), other)
         labels = [*example["labels"], *(others[0]["labels"] if copied else [])]
-        made: dict[str, Any] = shown(image, segments, np.array(labels, np.int64))
+        made: dict[str, Any] = shown(image, segments, np.array(labels, np.int64), canvas=canvas)
         return made | {"points": np.random.randint(2**31)}
 
-    return augment
+    return lambda step, steps: partial(augment, canvas=whole.at_step(step, config.seed, config.multi_scale))
 
 
 def opened(example: Mapping[str, Any]) -> Segmented:
@@ -131,5 +131,5 @@ def collate(examples: Sequence[Mapping[str, Any]], *, canvas: Canvas, shown: Cal
         batch["objects"] = torch.tensor([len(example["classes"]) for example in ready])
         batch["points"] = torch.tensor([example.get("points", 0) for example in ready])
     if canvas.padded:
-        batch["pixel_mask"] = torch.stack([canvas.mask(example["size"]) for example in ready])
+        batch["pixel_mask"] = torch.stack([canvas.mask(example["pixels"], example["size"]) for example in ready])
     return batch

@@ -10,12 +10,12 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hftrain.models import load
 from hftrain.models.freezing import freeze
-from hftrain.models.images import STRIDE, fix_batch_norm, refusal
+from hftrain.models.images import STRIDE, fix_batch_norm
 from hftrain.models.new import known_entries
 from hftrain.models.saved import remember
 from hftrain.tasks.segmentation.config import SETS, SegmentationConfig, auto_class
 from hftrain.tasks.segmentation.rows import Classes
-from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, size_for
+from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, require_sizes, size_for
 from hftrain.vision.masks import VOID
 from hftrain.vision.pixels import load_settings
 
@@ -152,8 +152,7 @@ def load_segmenter(config: SegmentationConfig, canvas: Canvas, classes: Classes)
     model = load.load_model(config, auto, new=partial(new_shape, config, canvas.height), settings=settings)
     if config.fixed_batch_norm:
         fix_batch_norm(model)
-    if problem := refusal(model, canvas.height, canvas.width):
-        raise ValueError(f"image_size={canvas.height}: {type(model).__name__} cannot read such images: {problem}")
+    require_sizes(model, canvas, config.multi_scale)
     things = [name for name in classes.names if name in classes.things]
     ids = [classes.ids.get(name, number) for number, name in enumerate(classes.names)]
     remember(model.config, segmentation=config.segmentation, things=things, category_ids=ids)

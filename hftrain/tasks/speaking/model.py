@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForTextToSpectrogram, PreTrainedConfig
 
 from hftrain.data.examples import Examples
+from hftrain.distributed import give_dimensions
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.saved import remember
@@ -103,6 +104,7 @@ def load_model(config: SpeakConfig, voice: Voice) -> Any:
         fix_batch_norm(inner)
     if not is_aligned(inner.config):
         steady_prenet(inner)
+        give_dimensions(inner)  # the scale of its positions
     mask_padding(model)
     remember(inner.config, **voice.remembered())
     if config.freeze:

@@ -28,10 +28,15 @@ if TYPE_CHECKING:
 
 FILE = "preprocessor_config.json"
 HIGHEST_RATE = 22_050  # samples per second of a new model
+LEARNING = ("fastspeech2_conformer", "speecht5")
 REFUSED = {
     "vits": "VITS learns against a discriminator, which transformers does not have (its training raises an error)",
     "csm": "CSM learns the codes of an audio codec, which hftrain does not make yet",
     "dia": "Dia learns the codes of an audio codec, which hftrain does not make yet",
+    "pocket_tts": "the loss of Pocket TTS draws noise for each micro-batch, and each moves the statistics of frames, "
+    "so that results would depend on the cuts",
+    "fastspeech2_conformer_with_hifigan": "it is a FastSpeech2 together with its vocoder: take the FastSpeech2 "
+    "alone, and the HiFi-GAN as vocoder",
 }
 
 
@@ -103,8 +108,14 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
         ValueError: a model that does not learn to speak from spectrograms, with the reason, or a rate that the model or
             the vocoder does not have.
     """
-    if config.model_name_or_path is not None and (reason := REFUSED.get(load.load_model_config(config).model_type)):
-        raise ValueError(f"model_name_or_path {config.model_name_or_path!r}: {reason}; take SpeechT5 or FastSpeech2")
+    if config.model_name_or_path is not None:
+        kind = load.load_model_config(config).model_type
+        if kind not in LEARNING:
+            reason = REFUSED.get(kind, f"a {kind} does not learn to make spectrograms of text")
+            raise ValueError(
+                f"model_name_or_path {config.model_name_or_path!r}: {reason}; take SpeechT5 or FastSpeech2"
+            )
+    config.choose_length(9.0)
     tokenizer = load.load_tokenizer(config) or train_characters(rows["train"]["text"], config.text_normalizer)
     if config.model_name_or_path is None:
         counts = Counter(rows["train"]["rate"])

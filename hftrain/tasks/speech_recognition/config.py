@@ -25,7 +25,10 @@ class TranscribeConfig(VariedConfig, SpeechConfig):
     """Kind of new CTC model, without model_name_or_path, a model type of transformers that reads log-mel frames."""
 
     language: str | None = None
-    """Language that a multilingual Whisper writes: en, de, ...; null: English-only models need none."""
+    """Language of the recordings, for a multilingual Whisper: en, de, ...; null: English-only models need none."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """What a multilingual Whisper writes: the language that is spoken, or its translation into English."""
 
     text_case: Literal["unchanged", "lower", "upper"] | None = None
     """Letters of the texts that a model learns; null: lower for a new vocabulary, else unchanged."""

@@ -131,12 +131,11 @@ def wave_of(example: Mapping[str, Any], rate: int) -> np.ndarray:
     return read(example["audio"], rate, example["start"], example["end"])
 
 
-def collator(listener: Listener, start: int | None = None) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
-    """`start`: the token that an encoder-decoder begins with; None: CTC."""
-    return partial(collate, listener=listener, start=start)
+def collator(listener: Listener) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
+    return partial(collate, listener=listener)
 
 
-def collate(examples: Sequence[Mapping[str, Any]], *, listener: Listener, start: int | None) -> Batch:
+def collate(examples: Sequence[Mapping[str, Any]], *, listener: Listener) -> Batch:
     """The inputs of `Features`, and labels (B, L), padded with IGNORE; for an encoder-decoder also decoder_input_ids,
     the labels shifted by one. "lengths" stays for CTC."""
     features = listener.features
@@ -147,8 +146,8 @@ def collate(examples: Sequence[Mapping[str, Any]], *, listener: Listener, start:
     for row, example in zip(labels, examples, strict=True):
         row[: len(example["labels"])] = torch.tensor(example["labels"], dtype=torch.long)
     batch["labels"] = labels
-    if start is not None:
+    if listener.start is not None:
         del batch["lengths"]
-        shifted = torch.cat([torch.full((len(labels), 1), start), labels[:, :-1]], dim=1)
+        shifted = torch.cat([torch.full((len(labels), 1), listener.start), labels[:, :-1]], dim=1)
         batch["decoder_input_ids"] = shifted.masked_fill(shifted == IGNORE, listener.tokenizer.pad_token_id)
     return batch

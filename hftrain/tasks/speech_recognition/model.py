@@ -34,16 +34,20 @@ class Listener:
     """What a model reads and writes with; saved beside it as transformers reads it.
 
     Args:
-        seq2seq: the model is an encoder-decoder; otherwise CTC, whose blank is the tokenizer's pad token.
+        start: the token that an encoder-decoder begins with; None: CTC, whose blank is the tokenizer's pad token.
     """
 
-    def __init__(self, features: Features, tokenizer: Any, seq2seq: bool, text_case: str):
-        self.features, self.tokenizer, self.seq2seq, self.text_case = features, tokenizer, seq2seq, text_case
+    def __init__(self, features: Features, tokenizer: Any, start: int | None, text_case: str):
+        self.features, self.tokenizer, self.start, self.text_case = features, tokenizer, start, text_case
+
+    @property
+    def seq2seq(self) -> bool:
+        return self.start is not None
 
     def spell(self, text: str) -> list[int]:
-        """The labels of a text; of Whisper from its language token on, and with the token that ends it."""
+        """The labels of a text; of an encoder-decoder what follows `start`, with the token that ends it."""
         ids: list[int] = self.tokenizer(in_case(text, self.text_case)).input_ids
-        return ids[1:] if self.seq2seq and ids and ids[0] == self.tokenizer.bos_token_id else ids
+        return ids[1:] if ids and ids[0] == self.start else ids
 
     def unknown(self, text: str) -> str:
         """The characters of a text that a CTC vocabulary lacks."""
@@ -73,15 +77,14 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
     config.choose_length(8.0)
     if name is None:
         config.choose("text_case", "lower", "a new vocabulary")
-        return Listener(
-            Features(new_extractor()), learn_characters(rows["train"], config), False, str(config.text_case)
-        )
-    seq2seq = bool(load.load_model_config(config).is_encoder_decoder)
+        tokenizer = learn_characters(rows["train"], config)
+        return Listener(Features(new_extractor()), tokenizer, None, str(config.text_case))
+    start = start_of(load.load_model_config(config), name)
     extractor = load_extractor(name, config.model_revision, trust_remote_code=config.trust_remote_code)
     try:
-        tokenizer: Any = load.load_tokenizer(config)
+        tokenizer = load.load_tokenizer(config)
     except (ValueError, TypeError):
-        if seq2seq or config.tokenizer_name_or_path is not None:
+        if start is not None or config.tokenizer_name_or_path is not None:
             raise
         tokenizer = None  # a model that was only pretrained
     new = tokenizer is None
@@ -94,9 +97,21 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
             "window_seconds", min(most, max(1, math.ceil(longest))), f"the longest recording has {longest:.2f} s"
         )
         features = Features(extractor, config.window_seconds)
-    if seq2seq and config.language is not None and hasattr(tokenizer, "set_prefix_tokens"):
-        tokenizer.set_prefix_tokens(language=config.language, task="transcribe", predict_timestamps=False)
-    return Listener(features, tokenizer or learn_characters(rows["train"], config), seq2seq, str(config.text_case))
+    if config.language is not None:
+        if not hasattr(tokenizer, "set_prefix_tokens"):
+            raise ValueError(f"language: {name} does not choose among languages; remove the setting")
+        tokenizer.set_prefix_tokens(language=config.language, task=config.task, predict_timestamps=False)
+    return Listener(features, tokenizer or learn_characters(rows["train"], config), start, str(config.text_case))
+
+
+def start_of(config: PreTrainedConfig, name: str | Path) -> int | None:
+    """The token that an encoder-decoder begins with; None of other models. Raises: ValueError, it names none."""
+    if not config.is_encoder_decoder:
+        return None
+    start: int | None = getattr(config, "decoder_start_token_id", None)
+    if start is None:
+        raise ValueError(f"the configuration of {name} has no decoder_start_token_id, with which its texts begin")
+    return start
 
 
 def saved_listener(saved: Saved) -> Listener:
@@ -113,7 +128,7 @@ def saved_listener(saved: Saved) -> Listener:
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{folder} has no tokenizer: {error}") from error
     case = (recall(saved.config, "transcription") or {}).get("text_case", "unchanged")
-    return Listener(features, tokenizer, bool(saved.config.is_encoder_decoder), case)
+    return Listener(features, tokenizer, start_of(saved.config, folder), case)
 
 
 def learn_characters(rows: Rows, config: TranscribeConfig) -> Any:
@@ -133,19 +148,20 @@ def load_recogniser(config: TranscribeConfig, listener: Listener) -> Any:
     """The model that `config` names, or a new small one, for the vocabulary of `listener`; Whisper for its window.
 
     Raises:
-        ValueError: the model cannot be loaded, or is to be cut in pieces (ZeRO-3).
+        ValueError: the model cannot be loaded, is to be cut in pieces (ZeRO-3), or needs a language, or has none.
     """
     if listener.seq2seq:
         model = load.load_model(config, AutoModelForSpeechSeq2Seq)
         if listener.features.fixed:
             hear_less(model, listener.features.window or 30)
-        if config.language is not None:
-            model.generation_config.language, model.generation_config.task = config.language, "transcribe"
+        write_in(model, config.language, config.task)
         model.generation_config.max_length = model.config.max_target_positions
     else:
         own = {"vocab_size": len(listener.tokenizer), "pad_token_id": listener.tokenizer.pad_token_id}
         model = load.load_model(config, AutoModelForCTC, new=lambda: new_shape(config), settings=own | STEADY)
-    remember(model.config, transcription={"normalizer": config.normalizer, "text_case": listener.text_case})
+    language = {"language": config.language, "task": config.task} if config.language else {}
+    settings = {"normalizer": config.normalizer, "text_case": listener.text_case, **language}
+    remember(model.config, transcription=settings)
     return load.add_adapters(model, config, None)
 
 
@@ -158,13 +174,31 @@ def new_shape(config: TranscribeConfig) -> PreTrainedConfig:
         raise ValueError(f"model_config: {error}") from error
 
 
+def write_in(model: Any, language: str | None, task: str) -> None:
+    """Lets a multilingual Whisper write in a language. Raises: ValueError, it needs one, or the model has only one."""
+    multilingual = getattr(model.generation_config, "is_multilingual", None)
+    if multilingual and language is None:
+        raise ValueError(f"{model.name_or_path} writes many languages: set language, for instance --language en")
+    if language is None:
+        return
+    if multilingual is False:
+        raise ValueError(f"language: {model.name_or_path} writes English only; remove the setting")
+    model.generation_config.language, model.generation_config.task = language, task
+
+
 @torch.no_grad()
 def hear_less(model: Any, seconds: int) -> None:
-    """Cuts the positions of Whisper's encoder, 50 a second. Raises: ValueError, they are in pieces (ZeRO-3)."""
+    """Cuts the positions of Whisper's encoder, 50 a second.
+
+    Raises:
+        ValueError: they are in pieces (ZeRO-3), or fewer.
+    """
     encoder, positions = model.get_encoder(), 50 * seconds
     table = encoder.embed_positions
     if positions == model.config.max_source_positions:
         return
+    if positions > model.config.max_source_positions:
+        raise ValueError(f"window_seconds {seconds}: the model hears {model.config.max_source_positions / 50:g} s")
     if is_deepspeed_zero3_enabled():
         raise ValueError("window_seconds: positions cannot be cut in pieces (ZeRO-3): use ZeRO-2, or window_seconds 30")
     shorter = nn.Embedding(positions, table.embedding_dim, dtype=table.weight.dtype)

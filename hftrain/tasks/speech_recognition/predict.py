@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from hftrain.models.saved import Saved, load_weights
+from hftrain.models.saved import Saved, load_weights, recall
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,20 +39,26 @@ def listen(saved: Saved, recordings: Sequence[Any], batch_size: int, *, times: b
     from hftrain.data.examples import Examples
     from hftrain.tasks.speech_recognition.config import FRAMES
     from hftrain.tasks.speech_recognition.examples import collator
-    from hftrain.tasks.speech_recognition.model import saved_listener
+    from hftrain.tasks.speech_recognition.model import hear_less, saved_listener, write_in
     from hftrain.tasks.speech_recognition.scoring import transcribe
     from hftrain.train.evaluation import OneProcess
 
     listener = saved_listener(saved)
     known = located(recordings)
     model, device = load_weights(saved, "AutoModelForSpeechSeq2Seq" if listener.seq2seq else "AutoModelForCTC")
+    if listener.seq2seq:  # what the folder of an adapter lacks
+        if listener.features.fixed:
+            hear_less(model, listener.features.window or CHUNK)
+        settings = recall(saved.config, "transcription") or {}
+        if "language" in settings:
+            write_in(model, settings["language"], settings["task"])
     most = listener.features.window or CHUNK
     answers: dict[int, Any] = {}
     short = [number for number, (_, facts) in enumerate(known) if facts.seconds <= most and not times]
     if short:
         items = [{"audio": known[n][0], "start": None, "end": None, "labels": [0]} for n in short]
         examples = Examples(items, [max(1, round(known[n][1].seconds * FRAMES)) for n in short])
-        collate = collator(listener, getattr(model.config, "decoder_start_token_id", None))
+        collate = collator(listener)
         heard = transcribe(OneProcess(device), model, listener, examples, batch_size, collate=collate)
         answers |= zip(short, heard.texts, strict=True)
     for number, (path, _) in enumerate(known):

@@ -57,9 +57,9 @@ def summarize(
     exact = sum(text == reference for text, reference in zip(texts, truth, strict=True))
 
     def rates(chosen: np.ndarray) -> dict[str, float]:
-        return {"wer": float(errors[chosen].sum() / words[chosen].sum())}
+        return {"test_wer": float(errors[chosen].sum() / words[chosen].sum())}
 
-    intervals = {"test_wer": bootstrap(rates, len(errors))["wer"], "test_exact_match": wilson(exact, len(truth))}
+    intervals = bootstrap(rates, len(errors)) | {"test_exact_match": wilson(exact, len(truth))}
     remarks = [CONSENT]
     if window is not None and window < 30:
         remarks.append(f"The encoder hears {window} s at once: its other positions were cut off")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from hftrain.config import Config, FineTuneConfig, at_least
+from hftrain.config import Config, FineTuneConfig, Usual, at_least
 from hftrain.metrics.table import name_problems
 
 
@@ -41,11 +41,11 @@ class TaggingConfig(Config):
     label_all_tokens: bool = False
     """Label all sub-words of a word instead of the first alone."""
 
-    max_seq_length: Annotated[int, at_least(8)] = 128
+    max_seq_length: Annotated[int, at_least(8)] = Usual(128)
     """Tokens of a window. Longer sentences are split into several; each word is predicted in the window with the most
     context around it."""
 
-    doc_stride: Annotated[int, at_least(0)] = 32
+    doc_stride: Annotated[int, at_least(0)] = Usual(32)
     """Maximum overlap of neighbouring windows of a long sentence, in tokens."""
 
     metrics: list[str] = field(default_factory=list)

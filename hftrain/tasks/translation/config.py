@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from hftrain.config import InsteadOf, RecipeConfig, at_least, share
+from hftrain.config import InsteadOf, RecipeConfig, Usual, at_least, share
 from hftrain.config.defaults import Task
 
 
@@ -36,10 +36,10 @@ class TranslateConfig(RecipeConfig):
     vocab_size: Annotated[int, at_least(300)] = 2000
     """Maximum size of the joint byte-pair vocabulary that a new model learns from the training text."""
 
-    max_source_length: Annotated[int, at_least(2)] = 128
+    max_source_length: Annotated[int, at_least(2)] = Usual(128)
     """Maximum tokens of a source; longer ones are truncated, and counted."""
 
-    max_target_length: Annotated[int, at_least(2)] = 128
+    max_target_length: Annotated[int, at_least(2)] = Usual(128)
     """Maximum tokens of a target and of a generated translation; longer targets are truncated, and counted."""
 
     num_beams: Annotated[int, at_least(1)] = 4

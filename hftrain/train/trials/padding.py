@@ -39,43 +39,80 @@ def without_padding(
     """`loss`, computed without padding (`hftrain.models.unpadded`) if a trial on three examples gives the same loss and
     draws the same random numbers; otherwise unchanged. Every process must call.
 
-    On CPUs only: no GPU has measured it. Not if activations are computed twice, with sharded or compiled layers, nor
-    in a narrow model.
+    If `padding_free` is open, on CPUs only, and not in a narrow model. If it is true, dropout draws numbers for tokens
+    only: the trial compares losses without dropout.
+
+    Raises:
+        ValueError: `padding_free` is true, but the model needs its padding.
     """
-    inner = base(accelerator.unwrap_model(model))
-    other = is_sharded(accelerator) or config.torch_compile or config.activation_checkpointing
-    if other or accelerator.device.type != "cpu" or not isinstance(inner, PreTrainedModel) or not stacks_of(inner):
+    inner, wanted = base(accelerator.unwrap_model(model)), config.padding_free
+    if wanted is False:
         return loss
-    if (getattr(inner.config, "hidden_size", None) or 0) < NARROW:
+    reason = obstacle(accelerator, inner, config)
+    if not reason and not wanted:
+        on_cpu, width = accelerator.device.type == "cpu", getattr(inner.config, "hidden_size", None) or 0
+        if not on_cpu or width < NARROW:
+            return loss
+    if not reason:
+        reason = _tried(accelerator, model, inner, examples, config, collate=collate, loss=loss)
+        if reason and not wanted:
+            logger.info("%s computes padding too: %s", type(inner).__name__, reason)
+    if reason and wanted:
+        raise ValueError(f"padding_free cannot be true: {reason}. Leave it open (null)")
+    if reason:
         return loss
+
+    def packed(model: nn.Module, batch: Batch) -> torch.Tensor:
+        with unpadded(inner, batch, exact=not wanted):
+            return loss.summed(model, batch)
+
+    return Loss(packed, loss.count)
+
+
+def obstacle(accelerator: Accelerator, inner: nn.Module, config: TrainConfig) -> str:
+    """Why the layers of a model have to see its padding; "" if nothing is known to require it."""
+    if not isinstance(inner, PreTrainedModel) or not stacks_of(inner):
+        return f"{type(inner).__name__} has no stack of layers as transformers builds them"
+    if is_sharded(accelerator):
+        return "ZeRO and FSDP gather the weights in the layers' own forward passes"
+    for name in ("torch_compile", "activation_checkpointing"):
+        if getattr(config, name):
+            return f"{name} is on"
     if any(value for part in parts(inner.config) for name, value in vars(part).items() if "layerdrop" in name):
-        return loss  # the last layer, behind which the padding returns, may be left out
+        return "its last layer, behind which the padding returns, may be left out (layerdrop)"
+    return ""
+
+
+def _tried(
+    accelerator: Accelerator,
+    model: nn.Module,
+    inner: PreTrainedModel,
+    examples: Examples,
+    config: TrainConfig,
+    *,
+    collate: Callable[[list[Any]], Batch],
+    loss: Loss,
+) -> str:
+    """Why the loss of three examples is not the same without padding; "" if it is."""
     order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
-    rows = order[[0, len(order) // 3, 2 * len(order) // 3]].tolist()
+    rows, exact = order[[0, len(order) // 3, 2 * len(order) // 3]].tolist(), not config.padding_free
 
     def summed(worth: float) -> tuple[float, torch.Tensor]:
         seed_all(config.seed, 0, 0)
         batch = send_to_device(collate(fetch(examples, rows)), accelerator.device)
-        with unpadded(inner, batch, worth):
+        with unpadded(inner, batch, worth, exact=exact):
             return float(loss.summed(model, batch)), torch.get_rng_state()
 
     with left_as_it_was(inner), torch.no_grad(), accelerator.autocast():
-        batch = collate(fetch(examples, rows))
-        if places_of(inner, batch, 0.0) is None:
-            return loss
+        inner.train(exact)
+        if places_of(inner, collate(fetch(examples, rows)), 0.0) is None:
+            return "its batches have no padding that an attention mask shows"
         expected, after = summed(1.0)
         try:
             value, state = summed(0.0)
         except Exception as error:  # of the model's own code, which may need its rows
-            logger.info("%s computes padding too: without it, it fails (%s)", type(inner).__name__, error)
-            return loss
+            return f"without it, it fails ({error})"
     rounding = 1e-4 if accelerator.mixed_precision == "no" else 1e-2
     if not torch.equal(after, state) or not math.isclose(value, expected, rel_tol=rounding):
-        logger.info("%s computes padding too: without it, its loss differs", type(inner).__name__)
-        return loss
-
-    def packed(model: nn.Module, batch: Batch) -> torch.Tensor:
-        with unpadded(inner, batch):
-            return loss.summed(model, batch)
-
-    return Loss(packed, loss.count)
+        return "without it, its loss differs"
+    return ""

@@ -12,10 +12,13 @@ from PIL import Image
 
 from hftrain.cli import main as hftrain
 from hftrain.config import ConfigError
+from hftrain.data.plan import augmented
 from hftrain.predict import predict
 from hftrain.tasks import detection
 from hftrain.tasks.detection import DetectionConfig
+from hftrain.tasks.detection.model import new_processor
 from hftrain.tasks.detection.report import mistakes
+from hftrain.vision.canvas import Canvas
 from tests import ROOT
 from tests.tasks.detection.data import NAMES, coco, write_coco
 from tests.tasks.detection.models import HYBRID, RESNET, STAGES, saved
@@ -104,9 +107,47 @@ def test_pretrained_models_take_other_classes(kind, data, tmp_path, caplog):
 @pytest.mark.slow
 def test_cuts_change_nothing(data, tmp_path):
     name = saved("detr", tmp_path / "model")
-    noise = {"mosaic": 0.5, "smallest_scale": 0.5, "colour_jitter": 0.3, "model_name_or_path": name}
+    noise = {"mosaic": 0.5, "smallest_scale": 0.5, "colour_jitter": 0.3, "multi_scale": 0.5, "model_name_or_path": name}
     whole = train(data, tmp_path / "whole", **noise)
     np.testing.assert_allclose(train(data, tmp_path / "cut", micro_batch_size=2, **noise), whole, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_resume_is_bit_equal_with_mosaics_until_they_close(data, tmp_path):
+    how = {"model_name_or_path": saved("detr", tmp_path / "model"), "mosaic": 1.0, "closing_share": 0.3}
+    how |= {"multi_scale": 0.5, "smallest_scale": 0.5, "ema_decay": 0.9, "layer_decay": 0.7, "backbone_rate": 0.1}
+    how |= {"max_steps": 6, "save_steps": 3, "dataloader_num_workers": 2}
+    whole = train(data, tmp_path / "whole", **how)
+    checkpoint = tmp_path / "whole" / "checkpoint-3"
+    assert train(data, tmp_path / "resumed", **how, resume_from_checkpoint=str(checkpoint)) == whole[3:]
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("whole", "resumed")]
+    assert weights[0] == weights[1]
+    how |= {"max_steps": 6, "closing_share": 0.0}
+    assert train(data, tmp_path / "open", **how)[:4] == whole[:4]  # only the last third is another
+    assert train(data, tmp_path / "open again", **how)[4] != whole[4]
+
+
+def test_mosaics_close_and_sizes_change_with_the_step(data):
+    config = DetectionConfig(dataset_name=data, mosaic=1.0, closing_share=0.3, multi_scale=0.5, flip=0.0, seed=5)
+    rows, names, _ = detection.load_objects(config, seed=0)
+    examples = detection.make_examples(rows["train"], names)
+    canvas = Canvas(new_processor("rt_detr"), 96)
+    at = detection.augmentation(config, examples, canvas)
+    own = {number: sorted(one["labels"]) for number, one in enumerate(examples)}
+    sides = []
+    for step in range(10):
+        made = [augmented(at(step, 10), examples[number], 5, step, number) for number in own]
+        sides.append(made[0]["pixels"].shape[-1])
+        assert {one["pixels"].shape[-1] for one in made} == {sides[-1]}
+        assert (step >= 7) == all(sorted(one["labels"]) == own[number] for number, one in enumerate(made))
+        for one in made:
+            for (x, y, width, height), label in zip(one["boxes"], one["labels"], strict=True):
+                if min(width, height) * sides[-1] > 8:  # the middle of a box has the colour of its class
+                    middle = one["pixels"][:, int(y * sides[-1]), int(x * sides[-1])]
+                    assert middle.argmax() == label
+    assert set(sides) <= {64, 96, 128} and len(set(sides)) > 1
+    collated = detection.collator(Canvas(new_processor("detr"), 96))(made)
+    assert collated["pixel_mask"].shape == collated["pixel_values"].shape[:1] + collated["pixel_values"].shape[2:]
 
 
 @pytest.mark.slow

@@ -141,7 +141,8 @@ def test_inspect_shows_what_is_learnt(form, folders, tmp_path, capsys):
 def test_a_resume_is_bit_equal_with_augmentation_and_averages(kind, folders, tmp_path):
     data = folders["instance"]
     how = {"model_name_or_path": saved(kind, tmp_path / "model"), "ema_decay": 0.9, "copy_paste": 0.5, **NOISE}
-    how |= {"max_steps": 6, "save_steps": 3, "dataloader_num_workers": 1}
+    how |= {"max_steps": 6, "save_steps": 3, "dataloader_num_workers": 1, "layer_decay": 0.7}
+    how |= {"multi_scale": 0.5} if kind == "segformer" else {}
     whole = train(data, tmp_path / "whole", **how)
     checkpoint = tmp_path / "whole" / "checkpoint-3"
     resumed = train(data, tmp_path / "resumed", **how, resume_from_checkpoint=str(checkpoint))
@@ -192,3 +193,9 @@ def test_a_model_that_labels_pixels_cannot_tell_objects_apart(folders, tmp_path)
     name = saved("segformer", tmp_path / "model")
     with pytest.raises(ValueError, match="a segformer labels pixels; instance segmentation needs one of mask2former"):
         train(folders["instance"], tmp_path / "out", model_name_or_path=name, segmentation="instance")
+
+
+def test_sizes_that_the_model_cannot_take_are_refused(folders, tmp_path):
+    name = saved("eomt", tmp_path / "model")
+    with pytest.raises(ValueError, match=r"multi_scale=0\.5, image size=32: EomtForUniversalSegmentation cannot read"):
+        train(folders["instance"], tmp_path / "out", model_name_or_path=name, multi_scale=0.5)

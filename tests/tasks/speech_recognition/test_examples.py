@@ -189,12 +189,12 @@ def test_any_cut_gives_the_same_whisper_loss_and_the_models_own_loss_does_not():
     class Tokens:
         pad_token_id = 0
 
-    listener = Listener(Features(WhisperFeatureExtractor(), 1), Tokens(), True, "unchanged")
+    listener = Listener(Features(WhisperFeatureExtractor(), 1), Tokens(), 1, "unchanged")
     items = [
         {"wave": wave, "labels": ids, "masks": augmented}
         for wave, ids, augmented in zip(waves, labels, masks(4), strict=True)
     ]
-    collate, loss = collator(listener, 1), recognition(model)
+    collate, loss = collator(listener), recognition(model)
     whole, parts = [collate(items)], [collate(items[:1]), collate(items[1:])]
     assert loss.count(whole[0]) == sum(map(len, labels))
     assert whole[0]["decoder_input_ids"][2].tolist() == [1, 11, 2, 0, 0, 0, 0]
