@@ -219,7 +219,7 @@ def needs(recipe, config, evaluation=False, layers=2):
     count, batch_of = longest_batch(config, recipe)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         fake_weights(model := load(config, recipe, layers if more else None))
-        if recipe == "chat" and config.chunked_loss:
+        if recipe in ("chat", "preference") and config.chunked_loss:
             model.get_output_embeddings().__class__ = SummingHead
         if config.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
