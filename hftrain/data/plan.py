@@ -251,14 +251,14 @@ def steps(
     equal_lengths: bool = False,
     num_workers: int = 0,
     augment: Callable[[Any], Any] | None = None,
-    augment_at: Callable[[int], Callable[[Any], Any] | None] | None = None,
+    augment_at: Callable[[int, int], Callable[[Any], Any]] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
     """Steps `start` .. `stop` - 1: (step, indices of the whole step's examples, this process's micro-batches,
     collated).
 
     Args:
         augment: example -> example, with randomness that (seed, step, example) determines: the same in any cut.
-        augment_at: step -> such an `augment`, in its place.
+        augment_at: (step, `stop`) -> such an `augment`, in its place.
     """
     # planned ahead; workers collate in advance
     ahead: deque[tuple[int, np.ndarray, list[tuple[int, np.ndarray]]]] = deque()
@@ -280,9 +280,13 @@ def steps(
     if num_workers:
         atexit.unregister(_kill_workers)
         atexit.register(_kill_workers)  # registered after multiprocessing's function, so it runs before that
+
+    def augment_of(step: int) -> Callable[[Any], Any] | None:
+        return augment if augment_at is None else augment_at(step, stop)
+
     batches = iter(
         DataLoader(
-            _Collated(examples, collate, plan.seed, augment_at or (lambda step: augment)),
+            _Collated(examples, collate, plan.seed, augment_of),
             sampler=_Keys(keys()),
             batch_size=None,
             num_workers=num_workers,
