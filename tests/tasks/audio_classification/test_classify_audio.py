@@ -72,13 +72,14 @@ def test_rows_and_files_are_classified(data, model, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [*RAW, "audio-spectrogram-transformer", "whisper"])
-def test_kinds_of_models_learn_and_predict(kind, data, tmp_path):
+def test_kinds_of_models_train_and_predict(kind, data, tmp_path):
     model = classifier_folder(tmp_path / "model", kind)
-    losses = [loss for _, loss, _ in train(data, tmp_path / "out", str(model), max_steps=10)]
-    assert sum(losses[5:]) < sum(losses[:5])
+    steps = train(data, tmp_path / "out", str(model))
+    assert all(np.isfinite(loss) and norm > 0 for _, loss, norm in steps)
     files = sorted(map(str, Path(data["test_file"]).parent.glob("test-*.wav")))
     one, other = (predict(tmp_path / "out", files, batch_size=size) for size in (1, 4))
-    assert [row["label"] for row in one] == [row["label"] for row in other]
+    scores = [[[*row["probabilities"].values()] for row in rows] for rows in (one, other)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ WAVES = {
     "conv_kernel": [10, 8, 4],
     "conv_stride": [10, 8, 2],
     "num_feat_extract_layers": 3,
+    "feat_extract_norm": "layer",  # that of groups reads the padding
     "num_conv_pos_embeddings": 8,
     "num_conv_pos_embedding_groups": 2,
     "classifier_proj_size": 8,
