@@ -42,7 +42,7 @@ def length(row: dict[str, list[int]]) -> int:
 
 def examples_of(rows: list[dict[str, list[int]]]) -> Any:
     """As hftrain tokenizes them."""
-    import numpy as np
+    from datasets import Dataset
 
     from hftrain import Examples
     from hftrain.losses import IGNORE
@@ -51,11 +51,11 @@ def examples_of(rows: list[dict[str, list[int]]]) -> Any:
     for row in rows:
         example = {}
         for side, answer in (("first", row["chosen"]), ("second", row["rejected"])):
-            example[f"{side}_input_ids"] = np.array([*row["prompt"], *answer])
-            example[f"{side}_labels"] = np.array([IGNORE] * len(row["prompt"]) + answer)
+            example[f"{side}_input_ids"] = [*row["prompt"], *answer]
+            example[f"{side}_labels"] = [IGNORE] * len(row["prompt"]) + answer
         examples.append(example)
     columns = ("first_input_ids", "second_input_ids")
-    return Examples(examples, [[len(example[column]) for column in columns] for example in examples])
+    return Examples(Dataset.from_list(examples), [[len(example[column]) for column in columns] for example in examples])
 
 
 def config_of(folder: str, **settings: Any) -> Any:

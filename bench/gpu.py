@@ -290,8 +290,11 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
 
 
 def measure_here(case: Case) -> dict[str, Any]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        numbers = measure(case, quick=True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            numbers = measure(case, quick=True)
+    except ValueError as error:  # a setting that needs a GPU
+        numbers = {"error": str(error)}
     AcceleratorState._reset_state(reset_partial_state=True)
     return numbers
 

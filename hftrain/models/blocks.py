@@ -16,10 +16,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hftrain.models.unpadded import Taken
+from hftrain.models.places import SPARE, Gathered, Taken, similar
 
 BLOCKS = "sdpa_blocks"
-SPARE = 1e6  # pairs of tokens, times the width of attention, that cost as much as another group: about 0.2 ms
 
 
 def block_attention(
@@ -98,17 +97,8 @@ def group(edges: torch.Tensor, row: int, spare: float) -> Grouping:
     """
     first = edges.cpu().numpy().astype(np.int64)
     lengths = np.diff(first)
-    order = np.argsort(-lengths, kind="stable")
-    cuts, longest, wasted = [0], 0, 0.0
-    sizes, counts = np.unique(-lengths, return_counts=True)
-    for length, count, start in zip(-sizes, counts, np.cumsum(counts) - counts, strict=True):
-        wasted += count * float(longest**2 - length**2)
-        if start and wasted > spare:
-            cuts.append(int(start))
-        if not start or wasted > spare:
-            longest, wasted = length, 0.0
     groups, taken, places, total = [], [], np.empty(int(first[-1]), dtype=np.int64), 0
-    for members in np.split(order, cuts[1:]):
+    for members in similar(lengths, spare):
         length = int(lengths[members[0]])
         columns = np.arange(length)
         here = first[members, None] + columns
@@ -155,19 +145,6 @@ def _in_groups(
         outputs.append(sdpa_attention_forward(module, q, k, v, block_mask, **settings)[0].flatten(0, 1))
     output: torch.Tensor = Taken.apply(torch.cat(outputs), places)
     return output
-
-
-class Gathered(torch.autograd.Function):
-    """`values[taken]`. The gradient is read at `places`, not added up: at padding it is zero."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, taken: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(places)
-        return values.index_select(0, taken)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
 
 
 def _by_kernel(

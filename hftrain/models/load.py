@@ -73,12 +73,12 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
             raise ValueError(cannot_load(key, name, error)) from error
     if config.model_name_or_path is not None:
         lower_lengths(config, tokenizer)
+        lower_stride(config)
     return tokenizer
 
 
 def lower_lengths(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Lowers the default lengths of `config` to what the model and its tokenizer read, the stride of windows
-    with them, and logs it."""
+    """Lowers the default lengths of `config` to what the model and its tokenizer read, and logs it."""
     usual = {name: value for name, value in vars(config).items() if isinstance(value, Usual)}
     longest = max((value for name, value in usual.items() if name != STRIDE), default=0)
     if not longest:
@@ -92,8 +92,13 @@ def lower_lengths(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> No
     for name in [name for name, value in usual.items() if value > most and name != STRIDE]:
         logger.warning("%s is %d, not %d: %s reads no more", name, most, usual[name], config.model_name_or_path)
         setattr(config, name, most)
-    if STRIDE in usual:
-        setattr(config, STRIDE, usual[STRIDE] * min(most, longest) // longest)
+
+
+def lower_stride(config: ModelConfig) -> None:
+    """Lowers the default stride of windows as far as the windows are shorter than by default."""
+    if isinstance(getattr(config, STRIDE, None), Usual):
+        usual, length = type(config).max_seq_length, config.max_seq_length  # type: ignore[attr-defined]
+        setattr(config, STRIDE, Usual(getattr(type(config), STRIDE) * min(usual, length) // usual))
 
 
 def where(name: str | None) -> str | None:

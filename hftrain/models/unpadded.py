@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -23,100 +23,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from hftrain.losses import IGNORE, Batch
+from hftrain.models.places import SPARE, Group, Places, similar
 
+Value = TypeVar("Value")
 WORTH = 0.1  # of a batch must be padding, or it stays as it is
-GROUPS = torch.tensor([1, 2, 3])  # quarters of the longest row, which separate the groups of attention
-
-
-class Group(NamedTuple):
-    """Rows of similar length, whose attention is computed at once."""
-
-    rows: torch.Tensor  # their numbers in the batch
-    columns: slice  # that have their tokens
-    spots: torch.Tensor  # (tokens of the group,) the places of its tokens in (rows, columns)
-
-    def padded(self, values: torch.Tensor) -> torch.Tensor:
-        """(tokens of the group, H, d) -> (rows, H, columns, d), with zeros at padding"""
-        rows, columns = len(self.rows), self.columns.stop - self.columns.start
-        placed: torch.Tensor = Placed.apply(values, self.spots, rows * columns)
-        return placed.unflatten(0, (rows, columns)).transpose(1, 2)
-
-    def flat(self, values: torch.Tensor) -> torch.Tensor:
-        """The inverse of `padded`."""
-        taken: torch.Tensor = Taken.apply(values.transpose(1, 2).flatten(0, 1), self.spots)
-        return taken
-
-
-class Places:
-    """The places of tokens in a padded batch. Without padding, groups of rows follow one another.
-
-    Args:
-        keep: (B, T), true for tokens, on the CPU.
-        groups: the numbers of the rows of each group.
-        device: that of the batch.
-    """
-
-    def __init__(self, keep: torch.Tensor, groups: Sequence[torch.Tensor], device: torch.device):
-        self.shape, self.keep = keep.shape, keep.to(device)
-        self.groups: list[Group] = []
-        tokens, lengths = [], keep.sum(1)[torch.cat(list(groups))]
-        self.longest = int(lengths.max())
-        self.edges = F.pad(lengths.cumsum(0), (1, 0)).int().to(device)  # where each row begins among the tokens
-        for rows in groups:
-            row, column = keep[rows].nonzero(as_tuple=True)
-            tokens.append(rows[row] * self.shape[1] + column)
-            first, last = (int(column.min()), int(column.max())) if len(column) else (0, 0)
-            spots = row * (last + 1 - first) + column - first
-            self.groups.append(Group(rows.to(device), slice(first, last + 1), spots.to(device)))
-        self.tokens = torch.cat(tokens).to(device)
-
-    def flat(self, values: torch.Tensor) -> torch.Tensor:
-        """(B or 1, T, ...) -> (1, N, ...)"""
-        rows = values.expand(self.shape[0], *values.shape[1:]).flatten(0, 1)
-        taken: torch.Tensor = Taken.apply(rows, self.tokens)
-        return taken[None]
-
-    def padded(self, values: torch.Tensor) -> torch.Tensor:
-        """(1, N, ...) -> (B, T, ...), with zeros at padding"""
-        placed: torch.Tensor = Placed.apply(values[0], self.tokens, self.shape.numel())
-        return placed.unflatten(0, self.shape)
-
-    def in_groups(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """(1, H, N, d) -> of each group, (rows, H, columns, d)"""
-        parts = values[0].transpose(0, 1).split([len(group.spots) for group in self.groups])
-        return [group.padded(part) for group, part in zip(self.groups, parts, strict=True)]
-
-
-def place(values: torch.Tensor, tokens: torch.Tensor, size: int) -> torch.Tensor:
-    return values.new_zeros(size, *values.shape[1:]).index_copy_(0, tokens, values)
-
-
-class Taken(torch.autograd.Function):
-    """`values[tokens]`, each taken once: the gradient is copied, not added up."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(tokens)
-        ctx.size = len(values)
-        return values.index_select(0, tokens)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (tokens,) = ctx.saved_tensors
-        return place(gradient, tokens, ctx.size), None
-
-
-class Placed(torch.autograd.Function):
-    """The inverse of `Taken`: zeros of `size` with `values` at `tokens`."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, tokens: torch.Tensor, size: int) -> torch.Tensor:
-        ctx.save_for_backward(tokens)
-        return place(values, tokens, size)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradient.index_select(0, ctx.saved_tensors[0]), None, None
 
 
 class InRows(TorchFunctionMode):
@@ -168,14 +78,15 @@ class InRows(TorchFunctionMode):
             noise = torch.empty(size, dtype=query.dtype).bernoulli_(1 - dropout_p).div_(1 - dropout_p)
         outputs = []
         queries, keys, values = self.own.in_groups(query), source.in_groups(key), source.in_groups(value)
-        for own, read, q, k, v in zip(self.own.groups, source.groups, queries, keys, values, strict=True):
-            mask, drawn = (part_of(x, own.rows, own.columns, read.columns) for x in (attn_mask, noise))
+        masks = self.masks.parts(attn_mask, self.own, source, query.dtype)
+        for own, read, mask, q, k, v in zip(self.own.groups, source.groups, masks, queries, keys, values, strict=True):
+            drawn = part_of(noise, own.rows, own.columns, read.columns)
             if drawn is None:
                 output = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, **settings)
             else:
                 output = attend(q, k, v, mask, drawn, **settings)
-            outputs.append(own.flat(output))
-        return torch.cat(outputs).transpose(0, 1)[None]
+            outputs.append(output)
+        return self.own.from_groups(outputs)
 
     def _drop(self, values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
         if not training or not 0 < p < 1:
@@ -188,24 +99,52 @@ OTHER, FULL, CAUSAL = "other", "full", "causal"  # kinds of masks: rows see all 
 
 
 class Masks:
-    """The kinds of the masks of one forward pass. Finding out makes a CPU wait for a GPU, so it is done once for each
-    mask, which layers share."""
+    """What is computed once for each mask of a forward pass, since layers share it."""
 
     def __init__(self) -> None:
-        self.known: list[tuple[torch.Tensor, Places, Places, str]] = []
+        self.kinds: list[tuple[tuple[object, ...], str]] = []
+        self.cut: list[tuple[tuple[object, ...], list[torch.Tensor | None]]] = []
 
     def kind(
         self, mask: torch.Tensor | None, own: Places, source: Places, is_causal: bool = False, **settings: Any
     ) -> str:
+        """Makes a CPU wait for a GPU."""
         if mask is None:
             padded = own is not source or source.longest < source.shape[1]
             return CAUSAL if is_causal else OTHER if padded else FULL
-        for known, queries, keys, kind in self.known:
-            if known is mask and queries is own and keys is source:
-                return kind
-        kind = kind_of(mask, own.keep, source.keep)
-        self.known.append((mask, own, source, kind))
-        return kind
+        return _once(self.kinds, (mask, own, source), lambda: kind_of(mask, own.keep, source.keep))
+
+    def parts(
+        self, mask: torch.Tensor | None, own: Places, source: Places, dtype: torch.dtype
+    ) -> list[torch.Tensor | None]:
+        """The mask of each group, as numbers that are added. Padding sees all: a row that sees nothing gives NaN."""
+
+        def cut() -> list[torch.Tensor | None]:
+            pairs = zip(own.groups, source.groups, strict=True)
+            return [added(mask, own.keep, group, read, dtype) for group, read in pairs]
+
+        return _once(self.cut, (mask, own, source, dtype), cut)
+
+
+def _once(known: list[tuple[tuple[object, ...], Value]], key: tuple[object, ...], make: Callable[[], Value]) -> Value:
+    for other, value in known:
+        if all(a is b for a, b in zip(other, key, strict=True)):
+            return value
+    known.append((key, make()))
+    return known[-1][1]
+
+
+def added(
+    mask: torch.Tensor | None, keep: torch.Tensor, own: Group, source: Group, dtype: torch.dtype
+) -> torch.Tensor | None:
+    part = part_of(mask, own.rows, own.columns, source.columns)
+    if part is None:
+        return None
+    if part.dtype == torch.bool:
+        part = torch.zeros(part.shape, dtype=dtype, device=part.device).masked_fill_(~part, -torch.inf)
+    if part.shape[2] == 1:
+        return part
+    return part.masked_fill(~keep[own.rows, own.columns][:, None, :, None], 0)
 
 
 def kind_of(mask: torch.Tensor, own: torch.Tensor, source: torch.Tensor) -> str:
@@ -276,7 +215,7 @@ def attend(
     if is_causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).tril().logical_not(), -torch.inf)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = scores + mask
     return scores.softmax(-1) * noise @ value
 
 
@@ -353,9 +292,7 @@ def places_of(model: PreTrainedModel, batch: Batch, worth: float = WORTH) -> tup
     tokens, lengths = keep.numel() + own.numel(), keep.sum(1) + own.sum(1)
     if tokens - int(lengths.sum()) <= worth * tokens:
         return None
-    lengths, order = lengths.sort()
-    edges = torch.searchsorted(lengths, lengths[-1] * GROUPS // 4, right=True).unique()
-    groups = [rows for rows in order.tensor_split(edges) if len(rows)]
+    groups = similar(lengths.numpy() / 2, SPARE / (getattr(model.config, "hidden_size", None) or 1))
     source = Places(keep, groups, mask.device)
     return source, Places(own, groups, mask.device) if own is not keep else source
 

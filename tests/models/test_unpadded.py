@@ -11,6 +11,7 @@ from hftrain import Examples, TrainConfig, causal_language_model, fit, sequence_
 from hftrain.data.plan import seed_all
 from hftrain.labels.losses import classification
 from hftrain.models import TransformerConfig
+from hftrain.models.places import similar
 from hftrain.models.unpadded import CAUSAL, FULL, OTHER, kind_of, places_of, stacks_of, unpadded
 from hftrain.tasks.preference import PreferenceRecipeConfig, preference_loss
 from hftrain.tasks.preference.examples import collate_preferences
@@ -180,9 +181,17 @@ def test_a_batch_with_little_padding_stays_as_it_is():
 
 
 def test_rows_of_similar_length_are_a_group():
-    places, _ = places_of(classifier("bert"), texts())
-    assert [[LENGTHS[row] for row in group.rows] for group in places.groups] == [[1, 3], [5], [9, 9, 12], [17]]
-    assert [group.columns.stop for group in places.groups] == [3, 5, 12, 17]
+    lengths = np.array([*LENGTHS, 9, 1])
+    assert [lengths[rows].tolist() for rows in similar(lengths, 200)] == [[17, 12], [9, 9, 9, 5, 3], [1, 1]]
+    assert [set(lengths[rows]) for rows in similar(lengths, 0)] == [{17}, {12}, {9}, {5}, {3}, {1}]
+    assert similar(lengths, 1e4)[0].tolist() == np.argsort(-lengths, kind="stable").tolist()
+    model = classifier("bert")
+    model.config.hidden_size = 5000
+    places, _ = places_of(model, texts())
+    assert [[LENGTHS[row] for row in group.rows] for group in places.groups] == [[17, 12], [9, 9, 5, 3], [1]]
+    assert [group.shape for group in places.groups] == [(2, 17), (4, 9), (1, 1)]
+    tokens = torch.randn(1, 2, sum(LENGTHS), 3)
+    assert torch.equal(places.from_groups(places.in_groups(tokens)), tokens)
 
 
 def rows_of(lengths):

@@ -271,6 +271,18 @@ def test_an_older_version_drew_the_examples_at_random(stopped):
         compare(saved, current | {"train_sampling_strategy": "group_by_length"}, [])
 
 
+def test_padding_free_is_kept(stopped):
+    """Null and false are the padded batch, as in older versions; true has other results."""
+    saved = checkpoint.read(stopped / "checkpoint-4")
+    current = dict(saved.contract)
+    assert current["padding_free"] is False
+    older = replace(saved, contract={k: v for k, v in current.items() if k != "padding_free"})
+    for before in (saved, older):
+        assert compare(before, current, [])[0] == set()
+        with pytest.raises(ValueError, match="padding_free: false when saved, true now"):
+            compare(before, current | {"padding_free": True}, [])
+
+
 @pytest.mark.parametrize("sizes", [{"micro_batch_size": 3}, {"micro_batch_tokens": 40}])
 def test_the_same_cut_is_the_same_micro_batches(sizes):
     plan = Plan(np.array([[n % 11 + 3] for n in range(64)]), seed=1, global_batch_size=8)

@@ -7,13 +7,19 @@ unlimited. The task is narrow: a model that masters it writes dates well and tra
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import babel
 from babel import Locale, UnknownLocaleError, dates, localedata
+
+from hftrain.data.files import cache, make_once
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -32,6 +38,25 @@ class Family(NamedTuple):
     weight: int
     draw: Callable[[Random], Any]
     forms: list[Callable[..., str]]
+
+
+def load(source_locale: str, target_locale: str, **sizes: int) -> dict[str, Rows]:
+    """The rows of `generate`. They are generated once for a version of Babel, which takes longer than the imports of
+    torch, and cached."""
+    from datasets import Dataset
+
+    from hftrain.data.rows import Rows
+
+    key = f"{babel.__version__} {source_locale} {target_locale} {sizes} {Path(__file__).read_text()}"
+    folder = cache() / "cldr" / hashlib.sha256(key.encode()).hexdigest()
+
+    def make(stage: Path) -> None:
+        rows = generate(source_locale, target_locale, **sizes)
+        (stage / "rows.json").write_text(json.dumps({split: part.data.to_dict() for split, part in rows.items()}))
+
+    make_once(folder, make)
+    columns = json.loads((folder / "rows.json").read_text())
+    return {split: Rows(Dataset.from_dict(part), split=split) for split, part in columns.items()}
 
 
 def generate(

@@ -15,7 +15,7 @@ def load_pairs(config: TranslateConfig, seed: int) -> "dict[str, Rows]":
     """Rows {"source", "target"} of each split: the built-in `cldr`, or the data that `config` names."""
     languages = (config.source_lang, config.target_lang)
     if config.dataset_name == "cldr":
-        rows = cldr.generate(*languages)
+        rows = cldr.load(*languages)
         return find_leaks(rows, ["source", "target"])
     columns = {"source": config.source_column, "target": config.target_column}
     unread = Unread()

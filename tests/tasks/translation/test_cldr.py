@@ -6,6 +6,7 @@ from datetime import datetime
 import pytest
 
 from hftrain.data.rows import fingerprint, leaks
+from hftrain.tasks.translation import cldr
 from hftrain.tasks.translation.cldr import PLAIN_SPACES, generate
 
 pytestmark = pytest.mark.unit
@@ -85,3 +86,15 @@ def test_refuses():
         generate("en", "dee")
     with pytest.raises(ValueError, match="source and target locale are both 'de'"):
         generate("de", "de")
+
+
+def test_rows_are_generated_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cldr, "cache", lambda: tmp_path)
+    sizes = {"train": 20, "validation": 5, "test": 5}
+    expected, first = generate("en", "de", **sizes), cldr.load("en", "de", **sizes)
+    monkeypatch.setattr(cldr, "generate", None)
+    for rows in (first, cldr.load("en", "de", **sizes)):
+        assert [(name, part.data.to_dict()) for name, part in rows.items()] == [
+            (name, part.data.to_dict()) for name, part in expected.items()
+        ]
+        assert [part.fingerprint for part in rows.values()] == [part.fingerprint for part in expected.values()]
