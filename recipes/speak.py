@@ -8,8 +8,9 @@
 Rows name recordings and their texts (LJSpeech, LibriSpeech, Common Voice, Kaldi, or paths in jsonl, csv, tsv).
 `hftrain predict OUT "a text" --output folder` speaks with what was trained.
 
-Seen: after 20 steps on the built-in digits a mel-cepstral distance of 8.6 dB, in 35 seconds of one CPU thread.
-docs/log.md: "The first steps of a new voice".
+Seen: on 3.6 minutes of one speaker of FSDD, after 500 steps: a Whisper understands 50 of 50 digits, mel-cepstral
+distance 4.2 dB, in 155 seconds of one CPU thread.
+docs/log.md: "A voice that Whisper understands".
 """
 
 from typing import Any
