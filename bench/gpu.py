@@ -4,8 +4,10 @@
     python bench/gpu.py --cases gpt2 llama_1b --minutes 4
     python bench/gpu.py --quick                    # tiny shapes and 4 steps, to see that it runs
 
-Each case trains with `fit` in a process of its own; a case that fails is a row with its error. Content is random: no
-time depends on it. Weights are random too, and the same within a work, so a switch must leave the losses as they were.
+Each case trains with `fit` in a process of its own; a case that fails is a row with its error. The JSON file also has
+`waits_a_step`: how often the CPU waits for the GPU in one step, as `torch.cuda.set_sync_debug_mode` reports. Content is
+random: no time depends on it. Weights are random too, and the same within a work, so a switch must leave the losses as
+they were.
 
     gpt2        GPT-2 of 124M parameters, rows of 1,024 tokens, 65,536 tokens a step
     llama_1b    the shape of Llama 3.2 1B, rows of 2,048 tokens, 32,768 tokens a step
@@ -23,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,7 +238,8 @@ def collate_texts(rows: list[Any]) -> dict[str, torch.Tensor]:
 
 
 def measure(case: Case, quick: bool) -> dict[str, Any]:
-    """Trains, and returns tokens per second, MFU, peak memory, seconds of the first step, and the losses."""
+    """Trains, and returns tokens per second, MFU, peak memory, seconds of the first step, how often the CPU waits for
+    the GPU in a step, and the losses."""
     from functools import partial
 
     from hftrain import LoraConfig, TrainConfig, add_adapters, causal_language_model, fit, start
@@ -247,7 +251,7 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
     work, steps = work_of(case, quick), QUICK_STEPS if quick else STEPS
     texts = work.kind == "bert"
     examples, needed, ticks = make_examples(work, steps), [], [time.perf_counter()]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as warned:
         settings = {"learning_rate": 1e-4, "global_batch_size": work.rows, "warmup_steps": 0} | work.settings
         settings |= {"max_steps": steps, "save_steps": 0, "logging_steps": 1, "eval_steps": 0} | case.settings
         config = TrainConfig(output_dir=f"{folder}/out", **settings)
@@ -262,6 +266,13 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
             needed.append((int(examples.lengths[indices].sum()), flops(indices)))
             return needed[-1][1]
 
+        def after_step(step: int, model: nn.Module) -> None:
+            ticks.append(time.perf_counter())
+            if TARGET == "cuda" and step in (steps - 2, steps - 1):  # of the last step but one, each wait is a warning
+                torch.cuda.set_sync_debug_mode("warn" if step == steps - 2 else "default")
+
+        waits = warned.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
         fit(
             accelerator,
             model,
@@ -270,7 +281,7 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
             flops=count,
             collate=collate_texts if texts else partial(collate_causal, **room, blocks=in_blocks(model)),
             loss=classification("single_label_classification") if texts else causal_language_model(chunked=chunked),
-            after_step=lambda step, model: ticks.append(time.perf_counter()),
+            after_step=after_step,
         )
         log = [json.loads(line) for line in Path(f"{folder}/out/metrics.jsonl").read_text().splitlines()]
     warm = max(1, steps // 3)  # a compilation, and the first allocations
@@ -282,6 +293,7 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
         "mfu": operations / seconds / peak if peak else None,
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if TARGET == "cuda" else None,
         "begin_s": ticks[1] - ticks[0],
+        "waits_a_step": sum("synchronizing CUDA" in str(warning.message) for warning in waits),
         "losses": [row["loss"] for row in log if "loss" in row],
     }
 

@@ -8,8 +8,8 @@
 A data set is a folder with images/ and masks/, COCO JSON of objects or panoptic, or rows (jsonl, csv, parquet, the Hub)
 with an image and a mask. `hftrain predict` segments new images with what was trained.
 
-Seen: mean IoU 30.5 % on the test scenes with --max_steps 1000 --learning_rate 0.002, in about 4 minutes of one CPU
-thread. docs/log.md: "What segment reaches on the scenes".
+Seen: mean IoU 86.9 % and 98.1 % of the pixels of the test scenes with the defaults, in 140 seconds of one CPU thread.
+docs/log.md: "What segment reaches on the scenes with a stride of 4".
 """
 
 from typing import Any

@@ -24,7 +24,7 @@ FORMATS = "wav, flac, ogg, opus, mp3, aiff"
 SILENT = 1e-4  # peak: -80 dB
 BLOCK = 1 << 20  # samples that are examined at once
 LAST_PAGE = 4  # flag of the last page of an Ogg stream
-OTHER = (".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr")
+BY_PYAV = (".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr")  # what libsndfile does not read
 
 
 class Known(NamedTuple):
@@ -113,6 +113,8 @@ def opened(source: str | Path | bytes) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
     name = "" if isinstance(source, bytes) else str(source)
+    if name.lower().endswith(BY_PYAV) and Path(name).is_file() and Path(name).stat().st_size:
+        source = decode_by_pyav(Path(name))
     try:
         with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else name) as file:
             if reason := _truncated(source, file):
@@ -125,9 +127,32 @@ def opened(source: str | Path | bytes) -> Iterator[soundfile.SoundFile]:
             raise Fault(f"there is no file {name}") from None
         if name and not Path(name).stat().st_size:
             raise Fault("the file is empty") from None
-        if name.lower().endswith(OTHER):
-            raise Fault(f"{Path(name).suffix} is not read (read are {FORMATS}): convert it to flac") from None
         raise Fault(f"truncated, corrupt, or not audio (read are {FORMATS}): {error.error_string}") from None
+
+
+def decode_by_pyav(path: Path) -> bytes:
+    """The recording of a file that libsndfile does not read, as the bytes of a wav file. Raises: Fault."""
+    import soundfile
+
+    try:
+        import av
+    except ImportError:
+        raise Fault(f"{path.suffix} needs PyAV: pip install 'hftrain[m4a]', or convert it to flac") from None
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise Fault("there is no sound in it")
+            packed = av.AudioResampler(format="flt")
+            parts = [one for frame in container.decode(audio=0) for one in packed.resample(frame)]
+    except av.FFmpegError as error:
+        reason = f"truncated, corrupt, or not audio ({error.strerror})"
+        raise Fault(f"{reason}: convert it to flac") from None
+    if not parts:
+        raise Fault("empty: no samples in it")
+    samples = np.concatenate([part.to_ndarray().reshape(-1, part.layout.nb_channels) for part in parts])
+    wave = io.BytesIO()
+    soundfile.write(wave, samples, parts[0].sample_rate, format="WAV", subtype="FLOAT")
+    return wave.getvalue()
 
 
 def _short(samples: int, wanted: int, rate: int) -> str:

@@ -17,7 +17,7 @@ from hftrain.data.sources import Reader
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
 
-ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff")
+ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".m4a", ".aac")
 # sha256 of the file (with the span), its path, the span (null: the whole), and what the file has
 AUDIO = pa.schema(
     [

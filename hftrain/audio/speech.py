@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,18 @@ logger = logging.getLogger(__name__)
 SPEECH = AUDIO.append(pa.field("speaker", pa.string())).append(pa.field("text", pa.string()))
 
 
-def load_speech(config: SpeechConfig, seed: int) -> dict[str, Rows]:
+def load_speech(config: SpeechConfig, seed: int, built_in: Callable[[], Path] = strings) -> dict[str, Rows]:
     """Rows of each split with the columns of `AUDIO`, "speaker" ("" if not known) and "text".
+
+    Args:
+        built_in: makes the data set that needs no download.
 
     Raises:
         ValueError: rows that cannot be used, with their lines: recordings that are missing, truncated, corrupt, empty
             or silent, parts that are not in their recording, texts that are empty, the same recording with other text.
     """
     if config.built_in:
-        config = replace(config, dataset_name=str(strings()), speaker_column="speaker")
+        config = replace(config, dataset_name=str(built_in()), speaker_column="speaker")
     config, corpus = with_corpus(config)
     named = {"audio": config.audio_column, **config.span_columns, "text": config.text_column}
     if config.speaker_column is not None:

@@ -14,12 +14,15 @@ from hftrain.terminal import visible
 
 SHARED = ("max_shard_size", "max_kl", "load_in_4bit", "device", "base", "trust_remote_code")  # options of both
 
+COMPARING = ("prompts", "max_kl", "load_in_4bit", "device", "base", "trust_remote_code")  # not for sharded checkpoints
+
 
 def add(commands: Commands) -> None:
     command = commands.add_parser(
         "merge",
         help="write a model with its adapter merged into the weights; exit code 1 if it is not the same model",
-        epilog="The written model is read back, and its logits are compared with those of the base with the adapter.",
+        epilog="The written model is read back, and its logits are compared with those of the base with the adapter. "
+        "A sharded checkpoint (checkpoint-N of a run under ZeRO or FSDP2) has its weights put together instead.",
     )
     _shared(command, "the base's", "merged")
     command.set_defaults(command=merge_adapter)
@@ -43,7 +46,12 @@ def add(commands: Commands) -> None:
 
 
 def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
-    command.add_argument("folder", metavar="OUT", type=Path, help="the output folder of a run: a model or an adapter")
+    command.add_argument(
+        "folder",
+        metavar="OUT",
+        type=Path,
+        help="the output folder of a run: a model or an adapter; for merge also a sharded checkpoint",
+    )
     command.add_argument("--output", metavar="DIR", type=Path, help=f"write here (default: OUT-{name})")
     command.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help=f"format of the weights (default: {dtype})"
@@ -62,13 +70,28 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
 
 def merge_adapter(args: argparse.Namespace) -> int:
     from hftrain.deploy.merge import merge
+    from hftrain.deploy.unsharding import is_sharded, unshard
 
+    if is_sharded(args.folder):
+        if useless := [name for name in COMPARING if getattr(args, name)]:
+            raise ValueError(
+                f"{args.folder} is a sharded checkpoint, whose weights are only put together: leave out "
+                f"{', '.join(f'--{name}' for name in useless)}"
+            )
+        output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-unsharded")
+        print(f"{output}: {unshard(args.folder, output, dtype=args.dtype, max_shard_size=args.max_shard_size)}")
+        return 0
     return _write(args, merge, {"dtype": args.dtype})
 
 
 def export_model(args: argparse.Namespace) -> int:
     from hftrain.deploy.export import export
+    from hftrain.deploy.unsharding import is_sharded
 
+    if is_sharded(args.folder):
+        raise ValueError(
+            f"{args.folder} is a sharded checkpoint: `hftrain merge {args.folder}` writes its weights, export those"
+        )
     more = {"dtype": args.dtype or "bfloat16", "llama_cpp": args.gguf, "max_new_tokens": args.max_new_tokens}
     return _write(args, export, more)
 

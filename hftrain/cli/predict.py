@@ -85,10 +85,17 @@ def add_base(command: argparse.ArgumentParser) -> None:
 
 
 def predict_texts(args: argparse.Namespace) -> int:
+    from hftrain.data.files import require_model
+    from hftrain.data.sources import existing
+
+    if bool(args.texts) == bool(args.file):
+        raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
+    if args.file:
+        existing(args.file)
+    require_model(args.folder)  # before torch is imported
     from transformers.utils.logging import set_verbosity_error
 
     from hftrain.audio.kinds import hears
-    from hftrain.data.sources import existing
     from hftrain.models.saved import Saved, is_segmenter, kind, read_config
     from hftrain.predict import line, predict
     from hftrain.predict.reading import (
@@ -108,10 +115,6 @@ def predict_texts(args: argparse.Namespace) -> int:
 
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
-    if bool(args.texts) == bool(args.file):
-        raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
-    if args.file:
-        existing(args.file)
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
     if args.coco and "ForObjectDetection" not in what:

@@ -14,8 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from hftrain.config.fields import TrainConfig
 
-Task = Literal["understanding", "speech", "translation", "chat", "preference", "reward", "pretraining"]
-LABELLED = ("understanding", "speech")  # tasks that learn a label, or a text, for each input
+Task = Literal["understanding", "places", "speech", "translation", "chat", "preference", "reward", "pretraining"]
+LABELLED = ("understanding", "places", "speech")  # tasks that learn labels, places in an image, or a text
+NEW_RATES = {  # of models that begin from random weights, where it does not depend on their size
+    "understanding": (1e-3, "a new model"),
+    "places": (2e-3, "a new model that finds places in images"),
+    "speech": (3e-3, "a new model of speech"),
+}
 BY_TOKENS = ("translation", "pretraining")  # tasks whose step is counted in tokens
 BY_METRIC = "what the task is scored by; of equals, the lower loss"
 LARGEST_STEP = 16384  # tokens of a step that are chosen at most
@@ -166,7 +171,7 @@ def epochs(known: Known, batch: float) -> Choice:
     if task == "translation":
         updates, least, most = (1500, 3, 60) if known.new else (1500, 2, 10)
     else:
-        updates, least, most = (1500, 5, 40) if known.new else (400, 3, 40)
+        updates, least, most = (800 if task == "places" else 1500, 5, 40) if known.new else (400, 3, 40)
     number = float(min(most, max(least, math.ceil(updates * batch / one))))
     return Choice(number, f"towards {updates:,} updates, from {least} to {most} epochs")
 
@@ -176,7 +181,7 @@ def usual_rate(known: Known) -> Choice:
     if known.task == "preference":
         return Choice(2e-5, "preferences, adapters") if known.adapters else Choice(1e-6, "preferences, a whole model")
     if known.new and known.task in LABELLED:
-        return Choice(3e-3, "a new model of speech") if known.task == "speech" else Choice(1e-3, "a new model")
+        return Choice(*NEW_RATES[known.task])
     if known.new:
         kind, rate, size, power = "new", 2e-3, 5e6, 0.35
         kind = "new translator" if known.task == "translation" else kind

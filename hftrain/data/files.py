@@ -27,6 +27,12 @@ def cache() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "hftrain"
 
 
+def require_model(folder: Path) -> None:
+    """Raises: ValueError, `folder` contains neither a model nor an adapter."""
+    if not any((folder / name).is_file() for name in ("config.json", ADAPTER)):
+        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): give the output folder of a run")
+
+
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which becomes `folder` at the end: it is whole or not there.

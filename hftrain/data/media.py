@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANY = 2_000  # files from which on the wait is explained
-REMOTE = re.compile(r"(https?|ftp|s3|gs|hf)://|data:", re.I)
+REMOTE = re.compile(r"(https?|ftp|s3|gs|hf)://", re.I)
+ENCODED = re.compile(r"data:|[A-Za-z0-9+/\s]{200,}={0,2}\s*$")  # a file as base64 text
 
 Known = TypeVar("Known", bound=tuple[Any, ...])
 
@@ -36,7 +37,7 @@ def beside(file: Path, values: list[Any]) -> list[Any]:
 def _beside(folder: Path, value: Any) -> Any:
     if isinstance(value, dict) and value.get("bytes") is None and isinstance(value.get("path"), str):
         value = value["path"]  # as datasets.Image writes one that it did not embed
-    if isinstance(value, str) and value and not REMOTE.match(value):
+    if isinstance(value, str) and value and not (REMOTE.match(value) or ENCODED.match(value)):
         return str(folder / Path(value).expanduser())
     return value
 
@@ -61,6 +62,11 @@ def locate(value: Any, name: str, kind: str, one: str) -> str:
         return keep(value, kind)
     if not isinstance(value, str) or not value.strip():
         raise Fault(f"{name} is {'null' if value is None else f'no path of {one}: {value!r:.60}'}")
+    if ENCODED.match(value):
+        raise Fault(
+            f"{name} is base64 text, {value:.24}..., not the path of {one}: decode it into files and name these, or "
+            "into a column of bytes (parquet)"
+        )
     if REMOTE.match(value):
         raise Fault(
             f"{name} is a URL, {value:.80}: only files are read, since what a server sends may differ each time; "

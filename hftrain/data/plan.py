@@ -251,7 +251,7 @@ def steps(
     equal_lengths: bool = False,
     num_workers: int = 0,
     augment: Callable[[Any], Any] | None = None,
-    augment_at: Callable[[int], Callable[[Any], Any]] | None = None,
+    augment_at: Callable[[int], Callable[[Any], Any] | None] | None = None,
 ) -> Iterator[tuple[int, np.ndarray, list[MicroBatch]]]:
     """Steps `start` .. `stop` - 1: (step, indices of the whole step's examples, this process's micro-batches,
     collated).

@@ -65,7 +65,11 @@ def limited(source: Source, rows: Rows, compare: Sequence[str], seed: int) -> Ro
 
 def weighted(rows: Rows, sources: Sequence[Source], compare: Sequence[str], seed: int) -> Rows:
     """Training rows repeated by the weights of their sources: each row of a source with the weight 2.5 twice, and
-    half of them, by a hash, once more; with the weight 0.5 half of them."""
+    half of them, by a hash, once more; with the weight 0.5 half of them.
+
+    Raises:
+        ValueError: a weight draws no row of a source that has some.
+    """
     weights = {source.written: source.weight for source in sources}
     if set(weights.values()) == {1.0}:
         return rows
@@ -76,6 +80,11 @@ def weighted(rows: Rows, sources: Sequence[Source], compare: Sequence[str], seed
         mine = np.flatnonzero(names == name)
         times, fraction = divmod(weights[name], 1)
         part = mine[np.argsort(drawn[mine], kind="stable")[: round(fraction * len(mine))]]
+        if len(mine) and not int(times) and not len(part):
+            raise ValueError(
+                f"{name}: the weight {weights[name]:g} draws none of its {len(mine):,} training rows: raise the "
+                "weight, or leave the file out"
+            )
         chosen += [np.repeat(mine, int(times)), part]
     return rows.select(np.sort(np.concatenate(chosen)))
 

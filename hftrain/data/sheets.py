@@ -22,8 +22,8 @@ LINK = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 
 
 def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of the row, its cells) of the first sheet, as many cells as the first row has, or more; "" is an empty
-    one. Empty rows are left out.
+    """(number of the row, its cells) of the first sheet that is not a chart, as many cells as the first row has, or
+    more; "" is an empty one. Empty rows are left out.
 
     Raises:
         ValueError: the file is damaged, or no workbook.
@@ -48,11 +48,12 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _first_sheet(path: Path, book: zipfile.ZipFile, workbook: ElementTree.Element) -> str:
-    sheets = list(workbook.iter(f"{MAIN}sheet"))
     files = {
         link.get("Id"): str(link.get("Target"))
         for link in ElementTree.fromstring(book.read("xl/_rels/workbook.xml.rels"))
+        if not str(link.get("Type")).endswith(("/chartsheet", "/dialogsheet"))  # without cells
     }
+    sheets = [sheet for sheet in workbook.iter(f"{MAIN}sheet") if sheet.get(LINK) in files]
     if len(sheets) > 1:
         names = [str(sheet.get("name")) for sheet in sheets]
         logger.warning("%s: of its sheets %s the first, %s, is read", path, ", ".join(names), names[0])

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hftrain.config import Config
+from hftrain.config.sources import read_source
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
 from hftrain.data.readers import (
@@ -275,6 +277,15 @@ def visible_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
         files += [Path(place) / name for name in names if not name.startswith((".", "__"))]
     return sorted(files)
+
+
+def require_files(config: Config) -> None:
+    """Raises: ValueError, a file that a data setting names is missing. Patterns and addresses are not looked up."""
+    for setting in ("train_file", "validation_file", "test_file"):
+        for written in getattr(config, setting, None) or ():
+            name = read_source(written).name
+            if not (glob.has_magic(name) or "{" in name or "://" in name or Path(name).exists()):
+                existing(Path(name))
 
 
 def is_hub_name(source: str) -> bool:

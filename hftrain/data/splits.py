@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SET_ASIDE = {  # as `held_out_size` has it
     "validation": "a tenth of 1,000 rows and more, a twentieth of fewer",
-    "test": "a tenth, at least 50 or a fifth",
+    "test": "a tenth; of under 500 rows 50, or a fifth if that is fewer",
 }
 
 
@@ -150,8 +150,8 @@ def few_to_choose_by(rows: int, score: str | None, *, folded: bool = False) -> s
     if rows >= ENOUGH_TO_CHOOSE:
         return None
     if score:
-        low, high = wilson(round(0.9 * rows), rows)
-        precision = f"{score} of 90 % has a margin of +-{50 * (high - low):.0f} points"
+        low, high = wilson(0.9 * rows, rows)
+        precision = f"{score} of 90 % on them may be {100 * low:.0f} to {100 * high:.0f} % on more rows"
     else:
         precision = f"a mean over them has a margin of +-{1.96 / math.sqrt(rows):.2f} standard deviations of a row"
     way_out = "set validation_file or raise validation_split" + ("" if folded else ", or set folds 5")

@@ -1,12 +1,13 @@
 """Runs on any number of processes: all differences between plain, DDP, FSDP2 and DeepSpeed ZeRO runs."""
 
 from hftrain.distributed.agreement import require_agreement
-from hftrain.distributed.loading import draw, gathered, unsharded_models
+from hftrain.distributed.loading import arrive, draw, gathered, is_away, load_once, unsharded_models
 from hftrain.distributed.pieces import Piece, load_like, load_optimizer, load_parameters, pieces
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
-from hftrain.distributed.state import Weight, fingerprint_parameters, weights, without_state
+from hftrain.distributed.state import Weight, fingerprint_parameters, norm_of, weights, without_state
 from hftrain.distributed.step import (
     accumulating,
+    add_up,
     average_gradients,
     backward,
     clear_gradients,
@@ -31,6 +32,7 @@ from hftrain.distributed.wrap import (
     set_bucket_sizes,
     single_numbers,
     sum_in_fp32,
+    unsaved_buffers,
 )
 
 __all__ = [
@@ -39,7 +41,9 @@ __all__ = [
     "Piece",
     "Weight",
     "accumulating",
+    "add_up",
     "advancing",
+    "arrive",
     "average_gradients",
     "backward",
     "check_gradients",
@@ -54,14 +58,17 @@ __all__ = [
     "fingerprint_parameters",
     "gathered",
     "give_dimensions",
+    "is_away",
     "is_out_of_memory",
     "is_sharded",
     "leaves",
     "load_like",
+    "load_once",
     "load_optimizer",
     "load_parameters",
     "make_accelerator",
     "moved",
+    "norm_of",
     "pieces",
     "place",
     "require_agreement",
@@ -70,6 +77,7 @@ __all__ = [
     "single_numbers",
     "sum_in_fp32",
     "total",
+    "unsaved_buffers",
     "unsharded_models",
     "was_launched",
     "weights",

@@ -36,6 +36,7 @@ def make_accelerator(
         ValueError: fp16 without a GPU; Accelerate dropped the requested DeepSpeed, FSDP or tracker; a DeepSpeed file
             has a mistake.
     """
+    expand_segments()
     on_cpu = not torch.accelerator.is_available()
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if mixed_precision == "fp16" and on_cpu:
@@ -95,12 +96,26 @@ def make_accelerator(
             plugin.deepspeed_config["bf16"]["check_grad_overflow"] = True  # otherwise a NaN would reach the weights
         if plugin.zero_stage == 3:
             plugin.deepspeed_config["zero_optimization"]["stage3_gather_16bit_weights_on_model_save"] = True
-    if accelerator.distributed_type == DistributedType.FSDP and "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
-        # otherwise these are the layers of the first model that this program trained
-        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
+    if accelerator.distributed_type == DistributedType.FSDP:
+        sharding = accelerator.state.fsdp_plugin
+        if sharding.fsdp_version != 2:
+            raise ValueError("the launcher requested FSDP 1, which hftrain does not support: set fsdp_version 2")
+        sharding.cpu_ram_efficient_loading = True  # `prepare` sends the weights of the main process to all
+        os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # transformers would leave weights out without a trace
+        if "FSDP_TRANSFORMER_CLS_TO_WRAP" not in os.environ:
+            # otherwise these are the layers of the first model that this program trained
+            sharding.transformer_cls_names_to_wrap = None
     atexit.register(part)  # runs after the watch has left: exit functions run from the last to the first
     watch_over(accelerator.process_index, accelerator.num_processes, timeout_seconds)
     return accelerator
+
+
+def expand_segments() -> None:
+    """Lets the allocator of NVIDIA's GPUs grow its segments, unless its settings are given: lengths that change would
+    leave memory in pieces that are too small. It reads the variable when it hands out the first byte."""
+    given = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys()
+    if sys.platform == "linux" and torch.version.cuda and torch.cuda.is_available() and not given:
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def part() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from hftrain.distributed.pieces import local_shard
 from hftrain.distributed.step import total, zero_stage
 from hftrain.distributed.watch import moved
+from hftrain.losses import WITHOUT_FP64
 
 if TYPE_CHECKING:
     from accelerate.optimizer import AcceleratedOptimizer
@@ -51,7 +52,7 @@ def weights(
         p for name, p in module.named_parameters() if (p.requires_grad or not adapters_only) and name not in computed
     ]
     measured_as = [local_shard(p) if copies is None else copies.get(names[id(p)][0], p) for p in saved]
-    squares = [float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2 for values in measured_as]
+    squares = [norm_of(values) ** 2 for values in measured_as]
     sharded = any(hasattr(p, "ds_id") or hasattr(p, "full_tensor") for p in saved)
     if sharded and copies is None:  # otherwise each process has all of them
         squares = total(accelerator, *squares)
@@ -62,9 +63,14 @@ def weights(
             name = f"{prefix}.{key}" if prefix else key
             if key not in part._non_persistent_buffers_set and name not in computed:
                 values = buffer if copies is None else copies.get(name, buffer)
-                norm = float(torch.linalg.vector_norm(values.float(), dtype=torch.float64))
-                measured.append(Weight([name], tuple(buffer.shape), norm))
+                measured.append(Weight([name], tuple(buffer.shape), norm_of(values)))
     return measured
+
+
+def norm_of(tensor: torch.Tensor) -> float:
+    """The norm of a tensor, summed in fp64."""
+    values = tensor.cpu() if tensor.device.type in WITHOUT_FP64 else tensor
+    return float(torch.linalg.vector_norm(values.float(), dtype=torch.float64))
 
 
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}

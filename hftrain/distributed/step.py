@@ -56,10 +56,16 @@ def total(accelerator: Accelerator, *values: float) -> list[float]:
     if accelerator.num_processes == 1:
         return [float(v) for v in values]
     device = "cpu" if torch.distributed.get_backend() == "gloo" else accelerator.device
-    sums = torch.tensor(values, dtype=torch.float64, device=device)
-    torch.distributed.all_reduce(sums)
-    moved()
-    return sums.tolist()
+    sums: list[float] = add_up(accelerator, torch.tensor(values, dtype=torch.float64, device=device)).tolist()
+    return sums
+
+
+def add_up(accelerator: Accelerator, values: torch.Tensor) -> torch.Tensor:
+    """`values` summed over the processes in place; a GPU is not waited for."""
+    if accelerator.num_processes > 1:
+        torch.distributed.all_reduce(values)
+        moved()
+    return values
 
 
 def backward(accelerator: Accelerator, model: Any, value: torch.Tensor, *, last: bool) -> None:

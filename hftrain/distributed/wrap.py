@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,20 @@ def sum_in_fp32(accelerator: Accelerator) -> None:
         )
 
 
+@contextmanager
+def unsaved_buffers(accelerator: Accelerator, model: nn.Module) -> Iterator[None]:
+    """With FSDP2, all buffers count as not saved: Accelerate 1.15 sends weights as shards, and fails for a buffer among
+    them, which has none."""
+    saved: list[tuple[nn.Module, str]] = []
+    for module in model.modules() if accelerator.distributed_type == DistributedType.FSDP else ():
+        names = module._buffers.keys() - module._non_persistent_buffers_set
+        saved += [(module, name) for name in names]
+        module._non_persistent_buffers_set |= names
+    yield
+    for module, name in saved:
+        module._non_persistent_buffers_set.discard(name)
+
+
 def check_gradients(accelerator: Accelerator, model: PreTrainedModel) -> None:
     """Refuses models that DeepSpeed (and FSDP2, for dropped layers) cannot train: processes exchange gradients in the
     order of their computation, and crash or hang if only some of them have a gradient.
@@ -110,8 +125,7 @@ def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
     and FSDP2, with a single number as a parameter.
 
     Raises:
-        ValueError: a parameter would be in two FSDP groups or has no dimension, the weights contain a buffer, or they
-            are in 4 bits.
+        ValueError: a parameter would be in two FSDP groups or has no dimension, or the weights are in 4 bits.
     """
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.FSDP):
         scalar = next((name for name, parameter in model.named_parameters() if not parameter.ndim), None)
@@ -134,12 +148,6 @@ def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
         raise ValueError(
             f"FSDP2 cannot shard {type(model).__name__}: Accelerate puts {' = '.join(shared)} into two groups, which "
             f"torch does not support; {way_out}"
-        )
-    buffers = sorted(model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys())
-    if buffers and plugin.cpu_ram_efficient_loading:
-        raise ValueError(
-            f"FSDP2 cannot load {type(model).__name__} with fsdp_cpu_ram_efficient_loading, as {buffers[0]} is a "
-            f"buffer: set that to false in the launch file, or {way_out}"
         )
 
 

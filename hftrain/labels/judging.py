@@ -10,7 +10,7 @@ from hftrain.labels.config import LabelConfig
 from hftrain.labels.scoring import Scores, constant_guess, decide
 from hftrain.metrics import FITTING, load_metrics
 from hftrain.metrics.intervals import bootstrap, mean, wilson
-from hftrain.report.scores import MORE_TRAINING, never_predicted, no_better
+from hftrain.report.scores import MORE_TRAINING, listed, never_predicted, no_better
 
 
 def judge(
@@ -62,10 +62,30 @@ def judge(
         always = f"always {names[int(np.bincount(training, minlength=len(names)).argmax())]!r}"
     return evidence | {
         "remarks": [
+            *absent(training, references, names, problem),
             *remarks(predictions, references, names, problem, advice),
             *no_better(headline, results, **evidence, guess=always, help=advice),
         ]
     }
+
+
+def absent(training: np.ndarray, references: np.ndarray, names: Sequence[str], problem: str) -> list[str]:
+    """Classes that training rows have and no test row has: the scores do not show whether they are found."""
+    if problem == "regression":
+        return []
+    learnt, asked = (count(values, names) for values in (training, references))
+    missing = [
+        f"{name!r} ({rows:,} training rows)"
+        for name, rows, there in zip(names, learnt, asked, strict=True)
+        if rows and not there
+    ]
+    kind = "no test row has" if problem == "multi_label_classification" else "no test row is"
+    return [f"{kind} {listed(missing)}: the scores do not show whether the model finds it"] if missing else []
+
+
+def count(values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """(K,) how often each class or label is there, of (N,) classes or (N, K) labels."""
+    return values.sum(axis=0) if values.ndim == 2 else np.bincount(values, minlength=len(names))
 
 
 def remarks(
@@ -80,13 +100,10 @@ def remarks(
             f"every prediction is about {np.mean(predictions):.4g}, but the labels spread by {wanted:.4g}; {advice}"
         ]
     several = problem == "multi_label_classification"
-    predicted, wanted_of = (
-        values.sum(axis=0) if several else np.bincount(values, minlength=len(names))
-        for values in (predictions, references)
-    )
+    predicted, wanted_of = (count(values, names) for values in (predictions, references))
     missing = {
         name: int(count) for name, count, times in zip(names, wanted_of, predicted, strict=True) if count and not times
     }
-    if not several and (predicted > 0).sum() == 1 and len(predictions) > 1:
+    if not several and (predicted > 0).sum() == 1 < (wanted_of > 0).sum():
         return [f"every prediction is {names[int(predicted.argmax())]!r}; {advice}"]
     return never_predicted("labels" if several else "rows", missing, int(wanted_of.sum()), help=advice)

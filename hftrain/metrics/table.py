@@ -5,6 +5,7 @@ It imports nothing heavy, so that settings can be checked before torch and numpy
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from operator import attrgetter
@@ -28,6 +29,7 @@ class Metric(NamedTuple):
         function: module of `hftrain.metrics`, and function in it.
         averaged: it accepts an average over classes, and its name one of `AVERAGES` as a suffix.
         fair: a guess that reads no input cannot win it by chance.
+        least, most: the range of its values; that of a share is known.
     """
 
     higher: bool | None
@@ -38,6 +40,13 @@ class Metric(NamedTuple):
     function: str = ""
     averaged: bool = False
     fair: bool = False
+    least: float = 0.0
+    most: float = math.inf
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest value that there can be."""
+        return self.least, 1.0 if self.unit == "share" else self.most
 
     def load(self) -> Callable[..., Any]:
         """The function itself."""
@@ -57,29 +66,29 @@ TABLE: dict[str, Metric] = {
     "top_3_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_3_accuracy"),
     "top_5_accuracy": Metric(True, "", "share", (SINGLE,), "scores", "ranking.top_5_accuracy"),
     "average_precision": Metric(True, "", "share", BOTH, "scores", "ranking.average_precision", averaged=True),
-    "expected_calibration_error": Metric(False, "", "", BOTH, "bins", "calibration.expected_calibration_error"),
-    "matthews_correlation": Metric(True, "", "", (SINGLE,), "counts", "counts.matthews", fair=True),
+    "expected_calibration_error": Metric(False, "", "", BOTH, "bins", "calibration.expected_calibration_error", most=1),
+    "matthews_correlation": Metric(True, "", "", (SINGLE,), "counts", "counts.matthews", fair=True, least=-1, most=1),
     "mse": Metric(False, "Squared error", "mean", (REGRESSION,), "moments", "regression.mse"),
     "mae": Metric(False, "Absolute error", "mean", (REGRESSION,), "moments", "regression.mae"),
-    "r_squared": Metric(True, "", "", (REGRESSION,), "moments", "regression.r_squared"),
-    "pearsonr": Metric(True, "", "", (REGRESSION,), "moments", "regression.pearson"),
-    "spearmanr": Metric(True, "", "", (REGRESSION,), "pairs", "regression.spearman"),
-    "squad": Metric(True, "", "", (ANSWERS,), "answers", "answers.squad"),
-    "squad_v2": Metric(True, "", "", (ANSWERS,), "answers_v2", "answers.squad_v2"),
+    "r_squared": Metric(True, "", "", (REGRESSION,), "moments", "regression.r_squared", least=-math.inf, most=1),
+    "pearsonr": Metric(True, "", "", (REGRESSION,), "moments", "regression.pearson", least=-1, most=1),
+    "spearmanr": Metric(True, "", "", (REGRESSION,), "pairs", "regression.spearman", least=-1, most=1),
+    "squad": Metric(True, "", "", (ANSWERS,), "answers", "answers.squad", most=100),
+    "squad_v2": Metric(True, "", "", (ANSWERS,), "answers_v2", "answers.squad_v2", most=100),
     # only for `load_metric`
-    "sacrebleu": Metric(True, "sacreBLEU", "", (), "texts", "texts.bleu"),
-    "chrf": Metric(True, "chrF", "", (), "texts", "texts.chrf"),
+    "sacrebleu": Metric(True, "sacreBLEU", "", (), "texts", "texts.bleu", most=100),
+    "chrf": Metric(True, "chrF", "", (), "texts", "texts.chrf", most=100),
     "exact_match": Metric(True, "", "share", (), "text", "texts.exact_match", fair=True),
     "confusion_matrix": Metric(None, "", "", (), "counts", "counts.confusion_matrix"),
     "roc_curve": Metric(None, "", "", (), "column", "ranking.roc_curve"),
     "pr_curve": Metric(None, "", "", (), "column", "ranking.pr_curve"),
     # results of a task or of a metric above
-    "loss": Metric(False, "Loss", "mean per item"),
+    "loss": Metric(False, "Loss", "mean per item", least=-math.inf),
     "perplexity": Metric(False),
     "bits_per_byte": Metric(False),
     "reward_accuracy": Metric(True, "", "share", fair=True),
-    "reward_margin": Metric(True),
-    "exact": Metric(True, fair=True),
+    "reward_margin": Metric(True, least=-math.inf),
+    "exact": Metric(True, fair=True, most=100),
     "overall_f1": Metric(True, "F1 of entities"),
     "map": Metric(True, "mAP", "share", fair=True),
     **{
@@ -96,7 +105,7 @@ TABLE: dict[str, Metric] = {
     "sq": Metric(True, "Segmentation quality", "share", fair=True),
     "rq": Metric(True, "Recognition quality", "share", fair=True),
     "mcd": Metric(False, "Mel-cepstral distance", "dB"),
-    "speaker_similarity": Metric(True, "Similarity of speakers"),
+    "speaker_similarity": Metric(True, "Similarity of speakers", least=-1, most=1),
     # metrics of `evaluate`
     "bleu": Metric(True),
     "comet": Metric(True),
@@ -137,7 +146,7 @@ def belongs(result: str, name: str) -> bool:
 def metric_of(result: str) -> Metric:
     """The row of a result ("f1_macro" is one of f1's); an empty row if the table has none."""
     name = max((name for name in TABLE if belongs(result, name)), key=len, default="")
-    return TABLE.get(name, Metric(None))
+    return TABLE.get(name, Metric(None, least=-math.inf))
 
 
 def higher_is_better(result: str) -> bool | None:

@@ -6,6 +6,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,7 +19,7 @@ from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.config.errors import NO_INTERNET
 from hftrain.config.schema import Usual
 from hftrain.data.files import ADAPTER
-from hftrain.distributed import draw
+from hftrain.distributed import draw, load_once
 from hftrain.models import blocks as blocks  # makes its attention known to transformers
 from hftrain.models.adapters import HEADS, base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.adapters import add_adapters as add_adapters
@@ -30,6 +31,8 @@ from hftrain.models.weights import naming_damage
 logger = logging.getLogger(__name__)
 
 SAME_ENCODER = {"vit_mae": "vit"}  # a kind of model -> another with the same encoder
+# The kinds that can be too large for each process of a machine: with FSDP2 the main process alone loads their weights.
+TEXT = {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"}
 STRIDE = "doc_stride"
 SPARE = 8  # more rows of a position table than any kind of model leaves unused
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -73,12 +76,12 @@ def load_tokenizer(config: ModelConfig, **kwargs: Any) -> PreTrainedTokenizerBas
             raise ValueError(cannot_load(key, name, error)) from error
     if config.model_name_or_path is not None:
         lower_lengths(config, tokenizer)
+        lower_stride(config)
     return tokenizer
 
 
 def lower_lengths(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Lowers the default lengths of `config` to what the model and its tokenizer read, the stride of windows
-    with them, and logs it."""
+    """Lowers the default lengths of `config` to what the model and its tokenizer read, and logs it."""
     usual = {name: value for name, value in vars(config).items() if isinstance(value, Usual)}
     longest = max((value for name, value in usual.items() if name != STRIDE), default=0)
     if not longest:
@@ -92,8 +95,13 @@ def lower_lengths(config: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> No
     for name in [name for name, value in usual.items() if value > most and name != STRIDE]:
         logger.warning("%s is %d, not %d: %s reads no more", name, most, usual[name], config.model_name_or_path)
         setattr(config, name, most)
-    if STRIDE in usual:
-        setattr(config, STRIDE, usual[STRIDE] * min(most, longest) // longest)
+
+
+def lower_stride(config: ModelConfig) -> None:
+    """Lowers the default stride of windows as far as the windows are shorter than by default."""
+    if isinstance(getattr(config, STRIDE, None), Usual):
+        usual, length = type(config).max_seq_length, config.max_seq_length  # type: ignore[attr-defined]
+        setattr(config, STRIDE, Usual(getattr(type(config), STRIDE) * min(usual, length) // usual))
 
 
 def where(name: str | None) -> str | None:
@@ -217,7 +225,8 @@ def load_model(
         kwargs["dtype"] = torch.float32 if dtype == "auto" else dtype
         if wants_shapes():
             return without_weights(auto_class, model_config, **kwargs)
-        return draw(lambda: auto_class.from_config(model_config, **kwargs))
+        make = partial(auto_class.from_config, model_config, **kwargs)
+        return draw(make, once=auto_class.__name__ in TEXT)
     model_config, revision = load_model_config(config, auto_class), config.model_revision
     if folder := adapter_in(config):
         check_kind(folder, auto_class)
@@ -238,18 +247,41 @@ def load_model(
         return model
     if getattr(config, "load_in_4bit", False):
         kwargs["quantization_config"] = four_bits(config.dtype)
+
+    def read() -> Any:
+        return _read(config, auto_class, name, model_config, revision, heads=settings is not None, **kwargs)
+
+    if folder:
+        return with_adapter(read(), folder, auto_class, config.trust_remote_code)
+    if "quantization_config" in kwargs or auto_class.__name__ not in TEXT:
+        return read()
+    trust = {"trust_remote_code": config.trust_remote_code}
+    return load_once(read, partial(without_weights, auto_class, model_config, **trust, **kwargs))
+
+
+def _read(
+    config: ModelConfig,
+    auto_class: type[Any],
+    name: str | None,
+    model_config: PreTrainedConfig,
+    revision: str | None,
+    *,
+    heads: bool,
+    **kwargs: Any,
+) -> Any:
+    """The weights of `name`; with `heads`, a head whose size differs from the saved one is new."""
     verbosity = hf_logging.get_verbosity()
-    if settings is not None:
+    if heads:
         hf_logging.set_verbosity_error()  # its warning on a new head looks like an error; we log it below
     try:
         with naming_damage(str(name), revision):
             model, loading = auto_class.from_pretrained(
                 name,
                 config=model_config,
-                dtype=dtype,
+                dtype=DTYPES[config.dtype],
                 revision=revision,
                 trust_remote_code=config.trust_remote_code,
-                ignore_mismatched_sizes=settings is not None,
+                ignore_mismatched_sizes=heads,
                 output_loading_info=True,
                 **kwargs,
             )
@@ -268,10 +300,8 @@ def load_model(
         if wanted[0] not in (model.config.num_labels, model.config.num_labels + 1):  # with "no object"
             raise ValueError(f"model_config does not fit the weights: {key} is {list(saved)}, not {list(wanted)}")
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
-    if folder:
-        return with_adapter(model, folder, auto_class, config.trust_remote_code)
     model.new_modules = sorted({key.rpartition(".")[0] for key in drawn & trained})
-    if settings is not None and model.new_modules:
+    if heads and model.new_modules:
         logger.warning("new, with random weights: %s", ", ".join(model.new_modules))
     return model
 

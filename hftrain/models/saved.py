@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hftrain.data.files import ADAPTER
+from hftrain.data.files import ADAPTER, require_model
 from hftrain.data.sealed import seal
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ def read_config(folder: Path, base: str | None = None, *, trust_remote_code: boo
         from hftrain.models.adapters import base_config
 
         return base_config(folder, base, trust_remote_code=trust_remote_code)[0]
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"no model in {folder} (neither config.json nor {ADAPTER}): give the output folder of a run")
+    require_model(folder)
     if base is not None:
         raise ValueError(f"{folder} contains a complete model: a base (--base {base}) is only for adapters")
     with refusing_code(folder):

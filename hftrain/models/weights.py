@@ -32,8 +32,8 @@ def naming_damage(name: str | Path, revision: str | None = None) -> Iterator[Non
         missing = "no file named model.safetensors" in str(error)
         if missing and any(folder_of(name, revision).glob("shard-*.safetensors")):
             raise ValueError(
-                f"{name} is a sharded checkpoint, which has no weights for `from_pretrained`: give the output "
-                "folder of the finished run, or resume it with --resume_from_checkpoint"
+                f"{name} is a sharded checkpoint, which has no weights for `from_pretrained`: `hftrain merge {name}` "
+                "writes them; or give the output folder of the finished run"
             ) from error
         if missing:
             raise ValueError(

@@ -117,7 +117,7 @@ def histogram(
     unit: str = "examples",
     limit: float | None = None,
     limit_label: str = "",
-    whole: bool = True,
+    whole: bool | None = None,
     note: str = "",
 ) -> Drawn:
     """A histogram of the values (N,). The last bar collects the few values far out.
@@ -125,7 +125,7 @@ def histogram(
     Args:
         limit: a line; bars beyond it have another colour. `limit_label` is beside it, or in the note if no value is
             near it.
-        whole: the values are whole numbers: bins are at least 1 wide and begin at whole numbers.
+        whole: bins are at least 1 wide and begin at whole numbers; None: if all values are whole numbers.
 
     Raises:
         ValueError: there are no values.
@@ -133,6 +133,7 @@ def histogram(
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         raise ValueError(f"figure {name!r}: no values")
+    whole = bool((values == np.floor(values)).all()) if whole is None else whole
     edges, beyond = _bins(values, limit, whole)
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
     # A value equal to the limit is not beyond it.

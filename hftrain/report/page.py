@@ -35,7 +35,7 @@ class Sound:
 
     def html(self) -> str:
         data = base64.b64encode(self.content).decode()
-        return f'<audio controls preload="none" src="data:audio/wav;base64,{data}"></audio>'
+        return f'<audio controls preload="metadata" src="data:audio/wav;base64,{data}"></audio>'
 
 
 @dataclass(frozen=True)

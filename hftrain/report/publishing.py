@@ -108,7 +108,8 @@ def publish(
     start = next((row for row in history if row["step"] == 0), {})
     remarks = [*verdict(results, baseline, intervals, start), *report.remarks]
     evidence = {"baseline": baseline, "intervals": intervals, "remarks": remarks}
-    write_results(folder, {**results, **{name: value for name, value in evidence.items() if value}})
+    results = {**results, "task": task, **{name: value for name, value in evidence.items() if value}}
+    write_results(folder, results)
     run = {"task": task, "metric": prefix + report.metric, "base_model": base_model, "counted": config.counted}
     write_run(folder, run | {name: shared[name] for name in ("title", "config", "data", "environment")})
     scored = {key: format_score(key, value, intervals.get(prefix + key), task) for key, value in numbers.items()}

@@ -22,14 +22,23 @@ def format_score(metric: str, value: object, interval: Sequence[float] | None = 
         metric: without "test_" or "eval_".
         task: pipeline tag of the Hub.
     """
-    share = metric_of(metric).unit == "share"
-    percent = higher_is_better(metric) is not False and task in IN_PERCENT and not metric.endswith("threshold")
+    share, percent = metric_of(metric).unit == "share", in_percent(metric, task)
     if not (share or percent) or not isinstance(value, int | float):
         around = "" if interval is None else f" ({_between([format_number(end) for end in interval])})"
         return format_number(value) + around
     factor = 1 if percent else 100
     around = "" if interval is None else f" ({_between([f'{factor * end:.1f}' for end in interval])})"
     return f"{factor * value:.1f} %{around}"
+
+
+def in_percent(metric: str, task: str) -> bool:
+    """Whether the value of a score is a percentage already."""
+    return higher_is_better(metric) is not False and task in IN_PERCENT and not metric.endswith("threshold")
+
+
+def bounds(metric: str, task: str = "") -> tuple[float, float]:
+    """The lowest and the highest value that a score can have."""
+    return (0.0, 100.0) if in_percent(metric, task) else metric_of(metric).bounds
 
 
 def _between(ends: Sequence[str]) -> str:
@@ -81,6 +90,8 @@ def no_better(
     name = metric.partition("_")[2]
     if value is None or rival is None or beats(name, value, rival, intervals.get(metric)):
         return []
+    if rival >= bounds(name, task)[1]:
+        return [f"{name} shows nothing on these test rows: {guess} has {format_score(name, rival, None, task)} too"]
     better = beats(name, value, rival)
     verb, way_out = ("is not certainly", "use more test rows") if better else ("is no", help)
     shown, guessed = format_score(name, value, intervals.get(metric), task), format_score(name, rival, None, task)
@@ -97,8 +108,11 @@ def never_predicted(kind: str, missing: Mapping[str, int], total: int, *, help: 
     if not missing:
         return []
     names = [f"{name!r} ({count:,})" for name, count in sorted(missing.items(), key=lambda item: -item[1])]
-    listed = ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-    return [f"never predicted: {listed} (of {total:,} {kind} in the test rows); {help}"]
+    return [f"never predicted: {listed(names)} (of {total:,} {kind} in the test rows); {help}"]
+
+
+def listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
 def verdict(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
 from hftrain import disk, distributed
@@ -28,7 +28,7 @@ from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples, fetch
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import Plan, augmented, cut, padded_tokens, seed_all
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Loss, send
 from hftrain.report.machine import hardware
 from hftrain.train import checkpoint
 from hftrain.train.trials.memory import left_as_it_was
@@ -122,7 +122,7 @@ def drops(model: PreTrainedModel) -> bool:
 def is_random(accelerator: Accelerator, model: nn.Module, batches: Sequence[Batch], loss: Loss) -> bool:
     """Whether these batches of the same rows have other losses. Every process must call."""
     with left_as_it_was(model), accelerator.autocast(), torch.no_grad():
-        values = [float(loss.summed(model, send_to_device(batch, accelerator.device))) for batch in batches]
+        values = [float(loss.summed(model, send(batch, accelerator.device))) for batch in batches]
     return any(gather_object([any(not math.isclose(value, values[0], rel_tol=1e-5) for value in values)]))
 
 
@@ -166,7 +166,7 @@ def _seconds(accelerator: Accelerator, model: nn.Module, batch: Callable[[int], 
         for draw in range(TRIES):
             began = clock()
             rows = batch(draw)
-            value = loss.summed(model, send_to_device(rows, accelerator.device))
+            value = loss.summed(model, send(rows, accelerator.device))
             (value / max(1, loss.count(rows))).backward()
             if cuda:
                 torch.cuda.synchronize()

@@ -16,6 +16,8 @@ from hftrain.report.drawing import COLOURS
 from hftrain.report.formats import escape, format_duration, format_number, format_setting
 from hftrain.report.history import read_history
 from hftrain.report.page import Table, write_page
+from hftrain.report.scores import format_score
+from hftrain.train.folds import SCORES
 
 SPLITS = ("test", "validation", "train")
 PREFIX = {"test": "test_", "validation": "eval_"}
@@ -48,6 +50,7 @@ class Run:
     metric: str = ""
     tokenizer: str = ""  # digest of its file
     counted: str = "tokens"  # the unit of tokens_seen
+    task: str = ""  # the Hub's tag
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -69,6 +72,9 @@ def read_run(folder: Path) -> Run:
     log = folder / "metrics.jsonl"
     results, run = (_read(folder / name) for name in ("all_results.json", "run.json"))
     if not log.is_file() and not results:
+        if (folder / SCORES).is_file():
+            parts = " ".join(map(str, sorted(folder.glob("fold-*"))))
+            raise ValueError(f"{folder} is a cross-validation: compare its runs, {parts}")
         raise ValueError(f"no run in {folder} (neither metrics.jsonl nor all_results.json): give an output folder")
     described = {name: (run.get("data") or {}).get(name) for name in SPLITS}
     splits = {name: facts for name, facts in described.items() if isinstance(facts, dict) and facts}
@@ -92,6 +98,7 @@ def read_run(folder: Path) -> Run:
         metric=str(run.get("metric", "")),
         tokenizer=hashlib.sha256(tokenizer.read_bytes()).hexdigest() if tokenizer.is_file() else "",
         counted=str(run.get("counted", "tokens")),
+        task=str(run.get("task", "")),
     )
 
 
@@ -125,6 +132,9 @@ def _of_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
 def cautions(runs: Sequence[Run]) -> list[str]:
     """Warnings before a comparison, the most serious first; [] if all rows are the same."""
     sentences = []
+    if len({(run.task, run.settings.get("problem_type")) for run in runs if run.task}) > 1:
+        tasks = ", ".join(f"{run.name}: {run.settings.get('problem_type') or run.task}" for run in runs)
+        sentences.append(f"The tasks differ: scores and losses of one name are not of one kind ({tasks}).")
     consequence = {
         "test": "test scores come from different rows and cannot be compared",
         "validation": "evaluations during training come from different rows and cannot be compared",
@@ -147,7 +157,8 @@ def cautions(runs: Sequence[Run]) -> list[str]:
         if len({run.results.get(key) for run in runs}) > 1:
             sentences.append(f"{key.removesuffix('_signature')} is computed in different ways (see {key}).")
     sentences += [f"The settings of {run.name} are not known." for run in runs if not run.settings]
-    return sentences + [f"{run.name} is not finished: it has no scores yet." for run in runs if not run.results]
+    sentences += [f"{run.name} is not finished: it has no scores yet." for run in runs if not run.results]
+    return sentences + [f"{run.name}: {remark}" for run in runs for remark in run.results.get("remarks") or []]
 
 
 def comparable(runs: Sequence[Run], split: str) -> bool | None:
@@ -188,10 +199,7 @@ def scores(runs: Sequence[Run], split: str) -> Table:
     for key in sorted(keys, key=lambda key: (key not in main, key.endswith("loss"))):
         values = [run.results.get(key) for run in runs]
         if all(value is None or isinstance(value, int | float) for value in values) or len(set(map(str, values))) > 1:
-            shown = [
-                score(value, (run.results.get("intervals") or {}).get(key))
-                for run, value in zip(runs, values, strict=True)
-            ]
+            shown = [score(run, key) for run in runs]
             rows.append(
                 {"score": key.removeprefix(prefix), **dict(zip((run.name for run in runs), shown, strict=True))}
             )
@@ -205,22 +213,29 @@ def scores(runs: Sequence[Run], split: str) -> Table:
     return Table(f"Scores, {split}", rows, note=note, visible=20)
 
 
-def score(value: object, interval: Sequence[float] | None) -> str:
-    """0.9 (0.86 to 0.93)."""
-    around = f" ({format_number(interval[0])} to {format_number(interval[1])})" if interval else ""
-    return format_number(value) + around
+def score(run: Run, key: str) -> str:
+    """90.0 % (86.0-93.1), a constant guess 50.0 %."""
+    name, value = key.partition("_")[2], run.results.get(key)
+    interval, guess = ((run.results.get(facts) or {}).get(key) for facts in ("intervals", "baseline"))
+    rival = "" if guess is None else f", a constant guess {format_score(name, guess, task=run.task)}"
+    return format_score(name, value, interval, run.task) + rival
 
 
 def facts(runs: Sequence[Run]) -> Table:
     """Duration and amount of training."""
     rows = []
     for label, key in FACTS.items():
-        values = [run.results.get(key) for run in runs]
+        values = [None if key == "best_step" and kept_last(run) else run.results.get(key) for run in runs]
         if any(value is not None for value in values):
             show = format_duration if key == "train_runtime" else format_number
             shown = ["-" if value is None else show(value) for value in values]
             rows.append({"": label.format(unit(runs)), **dict(zip((run.name for run in runs), shown, strict=True))})
     return Table("Training", rows)
+
+
+def kept_last(run: Run) -> bool:
+    """Whether the model is that of the last step, whatever step was best."""
+    return run.settings.get("load_best_model_at_end") is False
 
 
 def unit(runs: Sequence[Run]) -> str:

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import gather_object
 from torch import nn
 
 from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import cut
 from hftrain.distributed import is_out_of_memory, total
-from hftrain.losses import Batch, Collate, Loss
+from hftrain.losses import Batch, Collate, Loss, exact, send
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 
@@ -30,17 +30,18 @@ def mean_loss(
 ) -> float:
     """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`; a batch has
     as many tokens as `batch_size` examples of mean length."""
-    sums = [0.0, 0.0]
+    sums: list[torch.Tensor] = []  # read at the end: until then the next batch is prepared while a GPU computes
+    counted = 0
     lengths = Examples.of(examples).lengths
     for indices, weight in _share(
         accelerator, batches_of(lengths, accelerator.num_processes, batch_size, by_tokens=True)
     ):
         batch = collate(fetch(examples, indices))
         with _memory(batch), torch.no_grad():
-            value = loss.summed(model, send_to_device(batch, accelerator.device))
-        sums[0] += float(value) * weight
-        sums[1] += loss.count(batch) * weight
-    summed, items = total(accelerator, *sums)
+            value = loss.summed(model, send(batch, accelerator.device))
+        sums.append(value.to(exact(value.device)) * weight)
+        counted += loss.count(batch) * weight
+    summed, items = total(accelerator, float(sum(sums)), counted)
     if items == 0:
         raise ValueError("the evaluation examples have no labels: all of them are masked")
     return summed / items
@@ -83,7 +84,7 @@ def predict(
     processes, lengths = accelerator.num_processes, Examples.of(examples).lengths
     batches = batches_of(lengths, processes, batch_size, by_tokens=by_tokens)
     for indices, _ in _shown(accelerator, _share(accelerator, batches), len(batches)):
-        batch = send_to_device(collate(fetch(examples, indices)), accelerator.device)
+        batch = send(collate(fetch(examples, indices)), accelerator.device)
         with _memory(batch), torch.no_grad():
             predictions = generate(batch)
         if len(predictions) != len(indices):

@@ -88,6 +88,8 @@ def _write(
 
 def export_settings(module: Any, processor: Processor | None, folder: Path) -> None:
     """Writes what `export` writes, but for the weights."""
+    if not hasattr(module, "peft_config"):  # as `save_pretrained` of a model does
+        module.config.architectures = [type(module).__name__.removeprefix("FSDP")]
     module.config.save_pretrained(folder)
     if getattr(module, "generation_config", None) is not None:
         module.generation_config.save_pretrained(folder)

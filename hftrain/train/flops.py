@@ -21,8 +21,10 @@ from hftrain.data.packing import Packed
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Dense bf16 (fp16 where there is no bf16) with fp32 sums, TFLOP/s, of NVIDIA's and AMD's data sheets. The first match
-# counts. A card at a lower power limit does not reach it, and no share of it is above 1.
+# Dense bf16 (fp16 where there is no bf16) with fp32 sums, TFLOP/s, of NVIDIA's and AMD's data sheets: "H200 Tensor Core
+# GPU" (1,979 with sparsity, NVL 1,671), "Blackwell architecture" (HGX B200 4,500, GB200 5,000 with sparsity), "RTX
+# Blackwell PRO GPU architecture" (503.8 dense), "Instinct MI300X" (1,307.4 dense). The first match counts. A card at a
+# lower power limit does not reach it, and no share of it is above 1.
 PEAKS = [
     (r"GB300|B300", 2500), (r"GB200", 2500), (r"B200", 2250), (r"B100", 1750),
     (r"H100.*PCIe", 756), (r"H[12]00.*NVL", 835), (r"H100|H200|H800|GH200", 989), (r"H20\b", 148),

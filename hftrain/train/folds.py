@@ -16,8 +16,9 @@ from accelerate import PartialState
 from hftrain import disk
 from hftrain.config import RecipeConfig, changed
 from hftrain.config.errors import explain_disk
-from hftrain.report import Table, bars, format_number, write_report
+from hftrain.report import Table, bars, write_report
 from hftrain.report.progress import say
+from hftrain.report.scores import bounds, format_score
 from hftrain.terminal import visible
 
 C = TypeVar("C", bound=RecipeConfig)
@@ -53,7 +54,8 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
     """For each test score that every fold has: {"mean", "spread", "low", "high"}.
 
     spread: the standard deviation over the folds; low, high: the 95 % interval of the mean, whose variance is
-    (1 / K + 1 / (K - 1)) spread ** 2 of K folds (Nadeau and Bengio 2003).
+    (1 / K + 1 / (K - 1)) spread ** 2 of K folds (Nadeau and Bengio 2003), within the range of the score. Folds that
+    agree have no interval: a width of 0 would be too optimistic for so few.
     """
     scores = {}
     folds = len(results)
@@ -66,7 +68,10 @@ def summarize(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float
         numbers = np.array(values, dtype=float)
         mean, spread = float(numbers.mean()), float(numbers.std(ddof=1))
         half = student_t(folds - 1) * spread * math.sqrt(1 / folds + 1 / (folds - 1))
-        scores[name] = {"mean": mean, "spread": spread, "low": mean - half, "high": mean + half}
+        scores[name] = {"mean": mean, "spread": spread}
+        if spread:
+            least, most = bounds(_metric(name), task_of(results))
+            scores[name] |= {"low": max(least, mean - half), "high": min(most, mean + half)}
     return scores
 
 
@@ -88,13 +93,29 @@ def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> Non
     folder.mkdir(parents=True, exist_ok=True)
     disk.write(folder / SCORES, json.dumps(outcome, indent=2, default=str) + "\n")
     scores: dict[str, dict[str, float]] = outcome["scores"]
+    guesses = [result.get("baseline") or {} for result in outcome["by_fold"]]
+    guessed = {
+        name: float(np.mean([guess[name] for guess in guesses]))
+        for name in scores
+        if all(name in guess for guess in guesses)
+    }
+    remarks = [
+        f"fold-{number}: {remark}"
+        for number, result in enumerate(outcome["by_fold"], 1)
+        for remark in result.get("remarks") or []
+    ]
+    task = task_of(outcome["by_fold"])
+    shown = {name: interval(name, values, task) for name, values in scores.items()}
+    rivals = {
+        name: f"a constant guess has {format_score(_metric(name), value, task=task)}" for name, value in guessed.items()
+    }
     folds = [
         {"fold": f"fold-{number}", **{name: result[name] for name in scores}}
         for number, result in enumerate(outcome["by_fold"], 1)
     ]
     rows = [{"score": name, **values} for name, values in scores.items()]
     charts = [
-        bars(name, name.replace("_", " "), {row["fold"]: row[name] for row in folds}, note=interval(scores[name]))
+        bars(name, name.replace("_", " "), {row["fold"]: row[name] for row in folds}, note=shown[name])
         for name in scores
         if min(row[name] for row in folds) >= 0
     ]
@@ -102,7 +123,12 @@ def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> Non
         folder,
         title=f"Cross-validation of {config.tested_on}",
         lead=f"A model trained on the other folds tested each of {outcome['folds']} folds.",
-        summary={name.replace("_", " "): interval(values) for name, values in scores.items()},
+        summary={name.replace("_", " "): text for name, text in shown.items()},
+        beside={name.replace("_", " "): text for name, text in rivals.items()},
+        remarks=remarks,
+        about=[
+            f"trained from {base}" if (base := getattr(config, "model_name_or_path", None)) else "trained from scratch"
+        ],
         config=asdict(config),
         changed=changed(config),
         history=[],
@@ -110,9 +136,25 @@ def write(folder: Path, config: RecipeConfig, outcome: Mapping[str, Any]) -> Non
         tables=[Table("Scores", rows, note=NOTE), Table("By fold", folds)],
     )
     for name, values in scores.items():
-        say(visible(f"{name}: {interval(values)}, spread {format_number(values['spread'])}"))
+        spread = format_score(_metric(name), values["spread"], task=task)
+        say(visible(", ".join([f"{name}: {shown[name]}", f"spread {spread}", *filter(None, [rivals.get(name)])])))
+    for remark in remarks:
+        say(visible(f"note: {remark}"))
     say(visible(f"{outcome['folds']} folds; scores and report: {folder / SCORES}, {folder / 'report.html'}. {NOTE}"))
 
 
-def interval(values: Mapping[str, float]) -> str:
-    return f"{format_number(values['mean'])} (95 %: {format_number(values['low'])} to {format_number(values['high'])})"
+def interval(name: str, values: Mapping[str, float], task: str) -> str:
+    """The mean of a score with its interval, where it has one."""
+    mean = format_score(_metric(name), values["mean"], task=task)
+    if "low" not in values:
+        return f"{mean} (all folds agree)"
+    low, high = (format_score(_metric(name), values[end], task=task) for end in ("low", "high"))
+    return f"{mean} (95 %: {low} to {high})"
+
+
+def task_of(results: Sequence[Mapping[str, Any]]) -> str:
+    return str(results[0].get("task", ""))
+
+
+def _metric(name: str) -> str:
+    return name.removeprefix("test_")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import set_seed
 from torch import nn
 
 from hftrain import distributed
@@ -24,7 +24,7 @@ from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed
 from hftrain.data.plan import MicroBatch, cut, seed_all, steps
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Loss, exact, send
 from hftrain.models.freezing import narrow_frozen
 from hftrain.models.kernels import check_kernels, use_kernels
 from hftrain.quiet import hush_libraries
@@ -34,7 +34,8 @@ from hftrain.train.budget import choose_budget
 from hftrain.train.choosing import choose_settings
 from hftrain.train.contract import chosen_values, run_contract
 from hftrain.train.ending import farewell, leave, save
-from hftrain.train.flops import step_flops
+from hftrain.train.flops import peak_flops, step_flops
+from hftrain.train.forecast.passes import counted_flops
 from hftrain.train.forecast.refusal import require_room
 from hftrain.train.optim import keep_matmuls, make_optimizer, make_schedule
 from hftrain.train.routing import RouterLoss, find_router_loss
@@ -106,7 +107,8 @@ def fit(
         evaluate: model -> {"loss": ..., metric: ...}, equal on every process.
         processor: tokenizer, image processor or feature extractor, saved beside the model.
         flops: indices of a step's examples -> floating-point operations that the model needs to train on them: logs
-            the share of what the devices could do; by default those of `hftrain.train.flops` for tokens.
+            the share of what the devices could do; by default those of `hftrain.train.flops` for tokens, and those of
+            `counted_flops` for other inputs on a GPU.
         augment: example -> a training example that is a little different each time; its randomness (Python's, NumPy's
             and PyTorch's global generators) is seeded by (seed, step, example), so the same in any cut of the step.
         augment_at: (step, steps of the run) -> such an `augment` for this step, in its place.
@@ -130,10 +132,13 @@ def fit(
     examples = Examples.of(examples)
     lengths = examples.lengths
     plan, total = choose_settings(model, lengths, config, held_out)
-    if flops is None and config.counted == "tokens":
-        flops = step_flops(model, examples)
     if augment_at is not None:
         augment = augment_at(0, total)  # is what is tried and shown
+    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
+    if flops is None and config.counted == "tokens":
+        flops = step_flops(model, examples)
+    if flops is None and peak_flops(accelerator.device):  # otherwise there is no peak of which they would be a share
+        flops = counted_flops(model, examples, shown, loss)
     peak = config.learning_rate
     assert peak is not None and config.lr_scheduler_type is not None and config.warmup_steps is not None
     schedule = make_schedule(
@@ -156,10 +161,9 @@ def fit(
         seen["micro-batches"] = "; ".join(notes)  # for report and card
     if config.bf16 and not distributed.is_sharded(accelerator):
         narrow_frozen(model, torch.bfloat16)
-    require_room(accelerator, model, config)
+    require_room(accelerator, model, view)
     distributed.place(accelerator, model)
     router = find_router_loss(model)
-    shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])
     findings = try_examples(
         accelerator, model, examples, config.seed, collate=shown, before_step=before_step,
         loss=router.checked(loss) if router else loss,
@@ -277,6 +281,7 @@ def prepare(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     if config.torch_compile:
         model.compile(dynamic=None if one_shape else True)  # None: sizes that change nevertheless become dynamic
+    distributed.arrive(model)
     optimizer = make_optimizer(
         model,
         config.optim,
@@ -289,7 +294,8 @@ def prepare(
     )
     distributed.set_bucket_sizes(accelerator, model)
     distributed.sum_in_fp32(accelerator)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    with distributed.unsaved_buffers(accelerator, model):
+        model, optimizer = accelerator.prepare(model, optimizer)
     distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:
         distributed.exchange_nothing_in_forward(model)
@@ -309,11 +315,17 @@ def take_step(
 
     The objective is (sum of the loss) / (count of items) plus, for a model with experts, the router loss, both over the
     whole step. The exchange averages gradients over the P processes, hence the factor P.
+
+    A GPU is waited for twice: when all results of the passes are read, and for the norm of the gradient.
     """
     accelerator, model, config, step = run.accelerator, run.model, run.config, run.state.step
-    (items,) = distributed.total(accelerator, sum(loss.count(m.batch) for m in micro_batches if len(m.indices)))
-    if items == 0:
-        raise ValueError(f"step {step + 1} has nothing to learn: all labels of its examples are masked")
+
+    def on_device(value: float) -> torch.Tensor:  # by a kernel, which a copy from the CPU would wait for
+        return torch.full((), float(value), dtype=exact(accelerator.device), device=accelerator.device)
+
+    own_items = sum(loss.count(m.batch) for m in micro_batches if len(m.indices))
+    items = distributed.add_up(accelerator, on_device(own_items))
+    share = accelerator.num_processes / items
     if router and not router.count(accelerator, model, micro_batches, loss, config.seed, step):
         if not config.halve_on_oom:
             raise RuntimeError(memory.explain(run, micro_batches[0]))
@@ -328,8 +340,8 @@ def take_step(
                 real = len(micro.indices) > 0
                 listening: AbstractContextManager[Any] = router.listening() if router else nullcontext([])
                 with listening as heard:
-                    summed = loss.summed(model, send_to_device(micro.batch, accelerator.device)) * real
-                objective = summed * (accelerator.num_processes / items)
+                    summed = loss.summed(model, send(micro.batch, accelerator.device)) * real
+                objective = summed * share.to(torch.promote_types(summed.dtype, torch.float32))
                 if router:
                     objective = objective + router.share(accelerator, heard, real=real) * accelerator.num_processes
                 distributed.backward(accelerator, model, objective, last=last)
@@ -341,20 +353,24 @@ def take_step(
             out_of_memory = True
             break
         losses.append(summed.detach())
+    sums = torch.stack(losses).to(items.dtype) if losses else on_device(0.0)[None]
+    routed = on_device(0.0) + (sum(router.shares) if router else 0.0)
+    facts = torch.stack([sums.sum(), on_device(stop), routed, on_device(out_of_memory)])
+    exchanged = distributed.add_up(accelerator, facts)
+    read = torch.cat([items[None], exchanged, sums]).cpu()
+    count, loss_sum, stops, router_loss, failed = read[:5].tolist()
+    if count == 0:
+        raise ValueError(f"step {step + 1} has nothing to learn: all labels of its examples are masked")
+    if failed:
+        distributed.clear_gradients(accelerator, model, run.optimizer)
+        return Outcome(out_of_memory=True)
     if config.halve_on_oom:
-        (failed,) = distributed.total(accelerator, out_of_memory)
-        if failed:
-            distributed.clear_gradients(accelerator, model, run.optimizer)
-            return Outcome(out_of_memory=True)
         distributed.average_gradients(accelerator, model)
-    sums = torch.stack(losses).double().cpu()
-    routed = float(sum(router.shares)) if router else 0.0
-    loss_sum, stops, router_loss = distributed.total(accelerator, float(sums.sum()), stop, routed)
     outcome = Outcome(
-        loss=loss_sum / items,
+        loss=loss_sum / count,
         router_loss=router_loss if router else None,
         stop=int(stops),
-        broken=[m for m, s in zip(micro_batches, sums, strict=True) if not s.isfinite()],
+        broken=[m for m, s in zip(micro_batches, read[5:], strict=True) if not s.isfinite()],
     )
     if not np.isfinite(outcome.loss):
         distributed.clear_gradients(accelerator, model, run.optimizer)

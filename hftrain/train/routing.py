@@ -21,12 +21,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from torch import nn
 
 from hftrain import distributed
 from hftrain.data.plan import MicroBatch, seed_all
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Loss, send
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +126,7 @@ class RouterLoss:
             for micro in micro_batches:
                 seed_all(seed, step, micro.number)
                 with torch.no_grad(), self.listening() as heard:
-                    loss.summed(model, send_to_device(micro.batch, accelerator.device))
+                    loss.summed(model, send(micro.batch, accelerator.device))
                 parts.append(added(heard, len(micro.indices) > 0))
         except RuntimeError as error:
             if not distributed.is_out_of_memory(error):

@@ -191,6 +191,9 @@ class Run:
         if state.rarer[name] != every:
             cost = f"{seconds_each / self.accelerator.num_processes:.3g} s each would take over a tenth of the run"
             self.progress.print(f"{name} is now {state.rarer[name]} instead of {every}: {cost}")
+            choice = self.config.chosen[name]  # for report and card
+            later = f"{choice.reason}; from step {state.step:,} on {state.rarer[name]:,}"
+            self.config.chosen[name] = choice._replace(reason=later)
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}
@@ -307,7 +310,7 @@ class Run:
     def settle(self) -> None:
         """Waits for the save that is under way, and takes in its result. Every process must call."""
         began = time.perf_counter()
-        with self.progress.phase("saving") if self.background.writing else nullcontext():
+        with self.progress.phase("waiting for a checkpoint") if self.background.writing else nullcontext():
             result = self.background.finish()
         if result and self.pending:
             self.pending.seconds += time.perf_counter() - began

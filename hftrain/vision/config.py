@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from hftrain.config import RecipeConfig, above, at_least, between, share
+from hftrain.config.defaults import Task
 
 
 @dataclass
@@ -39,6 +40,7 @@ class ImageConfig(RecipeConfig):
 class PlacesConfig(ImageConfig):
     """Images in which a model finds the places of objects or classes, and how they vary in training."""
 
+    task_family: ClassVar[Task] = "places"
     BUILT_IN: ClassVar[str] = "scenes"
 
     image_folder: str | None = None

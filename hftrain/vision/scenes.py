@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,29 +13,19 @@ from hftrain.data.files import cache, make_once
 
 SPLITS = {"train": 1200, "validation": 100, "test": 200}  # scenes
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}  # of the digits: no digit is in two splits
+SIDE, DIGITS, MOST = 64, (24, 44), 3  # pixels of a scene's side, limits of those of a digit, and digits at most
 INK = 0.25  # what is darker belongs to the digit
 TRIES = 20  # to find a free place
 
 
-class Size(NamedTuple):
-    """Pixels of a scene's side, limits of those of a digit, and how many digits a scene has at most."""
-
-    side: int
-    digits: tuple[int, int]
-    most: int
-
-
-LARGE, SMALL = Size(96, (20, 44), 5), Size(64, (24, 44), 3)
-
-
-def scenes(size: Size = LARGE) -> Path:
+def scenes() -> Path:
     """A folder with train.json, validation.json and test.json, and their images in folders of these names."""
-    folder = cache() / "images" / ("scenes-1" if size == LARGE else f"scenes-1-{size.side}")
-    make_once(folder, lambda stage: _write(stage / "scenes", size))
+    folder = cache() / "images" / f"scenes-1-{SIDE}"
+    make_once(folder, lambda stage: _write(stage / "scenes"))
     return folder / "scenes"
 
 
-def _write(folder: Path, size: Size) -> None:
+def _write(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
     pictures, classes = load_digits(return_X_y=True)
@@ -48,10 +38,10 @@ def _write(folder: Path, size: Size) -> None:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for place in range(count):
-            picture, objects = compose(np.random.default_rng([number, place]), digits, size)
+            picture, objects = compose(np.random.default_rng([number, place]), digits)
             name = f"{split}/{place:05}.png"
             picture.save(folder / name)
-            images.append({"id": place, "file_name": name, "width": size.side, "height": size.side})
+            images.append({"id": place, "file_name": name, "width": SIDE, "height": SIDE})
             annotations += [{"id": len(annotations) + i, "image_id": place, **one} for i, one in enumerate(objects, 1)]
         categories = [{"id": digit, "name": str(digit)} for digit in range(10)]
         content = {"images": images, "annotations": annotations, "categories": categories}
@@ -59,17 +49,17 @@ def _write(folder: Path, size: Size) -> None:
 
 
 def compose(
-    draw: np.random.Generator, digits: list[tuple[np.ndarray, int]], size: Size = LARGE
+    draw: np.random.Generator, digits: list[tuple[np.ndarray, int]]
 ) -> tuple[Image.Image, list[dict[str, Any]]]:
     """A scene of one digit or more, and for each its class, box, area and mask, as COCO writes them."""
     from pycocotools import mask
 
-    canvas = draw.normal(draw.uniform(20, 90), 8, (size.side, size.side, 1)).repeat(3, axis=2)
-    owner = np.zeros((size.side, size.side), int)  # the number of the digit that shows
+    canvas = draw.normal(draw.uniform(20, 90), 8, (SIDE, SIDE, 1)).repeat(3, axis=2)
+    owner = np.zeros((SIDE, SIDE), int)  # the number of the digit that shows
     labels: list[int] = []
     squares: list[tuple[int, int, int]] = []
-    for _ in range(draw.integers(1, size.most + 1)):
-        square = _free_square(draw, squares, size)
+    for _ in range(draw.integers(1, MOST + 1)):
+        square = _free_square(draw, squares)
         if square is None:
             continue
         left, top, side = square
@@ -92,14 +82,12 @@ def compose(
     return Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8)), objects
 
 
-def _free_square(
-    draw: np.random.Generator, taken: list[tuple[int, int, int]], size: Size
-) -> tuple[int, int, int] | None:
+def _free_square(draw: np.random.Generator, taken: list[tuple[int, int, int]]) -> tuple[int, int, int] | None:
     """(left, upper, side) of a place that covers no other one by more than a fifth of its side; None if there is no
     room."""
     for _ in range(TRIES):
-        side = int(draw.integers(*size.digits))
-        left, top = (int(value) for value in draw.integers(0, size.side - side, 2))
+        side = int(draw.integers(*DIGITS))
+        left, top = (int(value) for value in draw.integers(0, SIDE - side, 2))
         overlaps = (
             (min(left + side, x + other) - max(left, x), min(top + side, y + other) - max(top, y))
             for x, y, other in taken

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from hftrain.report.page import Picture
 from hftrain.vision.masks import VOID
@@ -17,6 +17,7 @@ from hftrain.vision.masks import VOID
 EDGE = 96  # pixels of a thumbnail's longer side
 COLUMNS = 8
 DRAWN = 384  # pixels at least of an image with boxes, so that words have room
+LINES = 16  # of words that an image with boxes or masks has room for: they are read in its thumbnail too
 TINT = 0.5  # share of the colour of a mask
 COLOURS = ("#c0392b", "#2471a3", "#1e8449", "#7d3c98", "#b9770e", "#117a65", "#a04000", "#283747")
 
@@ -40,11 +41,24 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], words: Sequ
         colour = COLOURS[sum(text.split()[0].encode()) % len(COLOURS)] if text.split() else COLOURS[0]
         left, top, right, bottom = (value * times for value in box)
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
-        letters = text.encode("ascii", "replace").decode()  # what Pillow's own letters have
-        place = (max(0.0, left), max(0.0, top - 11))
-        draw.rectangle(draw.textbbox(place, letters), fill=colour)
-        draw.text(place, letters, fill="white")
+        _write(draw, shown, (left, top - max(shown.size) / LINES), text, colour)
     return shown
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    shown: Image.Image,
+    place: tuple[float, float],
+    text: str,
+    colour: str | tuple[int, ...],
+) -> None:
+    """Words near `place`, wholly in the picture where they are not wider."""
+    font = ImageFont.load_default(max(11.0, max(shown.size) / LINES))
+    letters = text.encode("ascii", "replace").decode()  # what Pillow's own letters have
+    ends = draw.textbbox((0, 0), letters, font=font)[2:]
+    left, top = (max(0.0, min(start, edge - end)) for start, edge, end in zip(place, shown.size, ends, strict=True))
+    draw.rectangle(draw.textbbox((left, top), letters, font=font), fill=colour)
+    draw.text((left, top), letters, fill="white", font=font)
 
 
 def names_of(files: Sequence[str], option: str, folder: Path) -> list[str]:
@@ -73,9 +87,7 @@ def draw_masks(image: Image.Image, masks: Sequence[np.ndarray], words: Sequence[
             rows, columns = np.nonzero(mask)
             middle = len(rows) // 2  # of the pixels in reading order: it belongs to the mask
             place = (float(columns[middle]) * times, float(rows[middle]) * times)
-            letters = text.encode("ascii", "replace").decode()  # what Pillow's own letters have
-            draw.rectangle(draw.textbbox(place, letters), fill=colour)
-            draw.text(place, letters, fill="white")
+            _write(draw, shown, place, text, colour)
     return shown
 
 

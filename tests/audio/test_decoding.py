@@ -96,6 +96,24 @@ def test_a_file_that_changed_is_named(tmp_path):
         read(str(path), RATE)
 
 
+def test_m4a_is_read_by_pyav(tmp_path):
+    av = pytest.importorskip("av")
+    path, wave = tmp_path / "a.m4a", tone(rate=8000)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 8000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    known = examine(path)
+    assert (known.rate, known.channels) == (8000, 1) and known.seconds == pytest.approx(1, abs=0.3)
+    heard = decode(path, 8000)
+    shift = int(np.argmax(np.correlate(heard, wave[:4000], "valid")))
+    assert np.corrcoef(heard[shift : shift + 4000], wave[:4000])[0, 1] > 0.95
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(Fault, match="truncated, corrupt, or not audio"):
+        examine(path)
+
+
 def test_neither_torchaudio_nor_torchcodec_nor_ffmpeg_is_needed(tmp_path):
     path = write(tmp_path / "a.flac", tone())
     program = f"""
@@ -111,3 +129,7 @@ print(len(decode({str(path)!r}, 8000)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "8000"
+    (tmp_path / "a.m4a").write_bytes(b"\0\0\0 ftypM4A ")
+    program = program.replace("a.flac", "a.m4a")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "needs PyAV: pip install 'hftrain[m4a]'" in done.stderr

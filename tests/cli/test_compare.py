@@ -46,7 +46,7 @@ def test_scores_settings_and_curves_of_two_runs(tmp_path, capsys):
     said, page = compare(tmp_path, capsys, one, two)
     lines = [re.split(r"  +", line.strip()) for line in said.splitlines()]
     assert ["score", str(one), str(two)] in lines
-    assert ["accuracy", "0.9 (0.86 to 0.93)", "0.8 (0.75 to 0.84)"] in lines
+    assert ["accuracy", "90.0 % (86.0-93.0)", "80.0 % (75.0-84.0)"] in lines
     assert ["learning_rate", "0.0001", "5e-05"] in lines and ["lora.r", "8", "16"] in lines
     assert not any(line[0] in ("seed", "output_dir") for line in lines) and "note:" not in said
     assert said.index("accuracy") < said.index("loss")  # the score that counts stands first
@@ -54,7 +54,7 @@ def test_scores_settings_and_curves_of_two_runs(tmp_path, capsys):
     assert [[line["name"] for line in chart["series"]] for chart in charts] == [[str(one), str(two)]] * 4
     assert [chart["series"][0]["colour"] for chart in charts] + [charts[0]["series"][1]["colour"]] == [0] * 4 + [1]
     assert charts[0]["series"][0]["x"] == list(range(1, 21)) and charts[0]["xLabel"] == "step"
-    assert "0.9 (0.86 to 0.93)" in page and "<h2>Settings that differ</h2>" in page and "http://" not in page
+    assert "90.0 % (86.0-93.0)" in page and "<h2>Settings that differ</h2>" in page and "http://" not in page
     assert "environment" not in said and "Environment that differs" not in page
 
 
@@ -114,7 +114,7 @@ def test_a_run_that_goes_on_has_curves_and_no_scores(tmp_path, capsys):
         f"Whether the test rows are the same is not known ({one}: 100 rows, xxxxxxxxxxxx, {two}: no fingerprint)"
         in said
     )
-    assert re.search(r"accuracy +0.9 +-", said) and page.count('data-chart="') == 4
+    assert re.search(r"accuracy +90\.0 % +-", said) and page.count('data-chart="') == 4
 
 
 def test_other_batches_are_drawn_over_the_rows_seen(tmp_path, capsys):
@@ -197,3 +197,24 @@ def test_publish_leaves_what_a_comparison_needs(tmp_path, monkeypatch):
     assert run.settings["train_file"] == "~/a.jsonl" and run.metric == "test_accuracy"
     assert "output_dir" not in run.settings and "torch" in run.environment
     assert "/home/somebody" not in (folder / "run.json").read_text()
+
+
+def test_other_tasks_guesses_and_remarks_stand_beside_the_scores(tmp_path, capsys):
+    one, two = make(tmp_path / "one", load_best_model_at_end=False), make(tmp_path / "two", problem_type="regression")
+    for folder, more in (
+        (one, {"baseline": {"test_accuracy": 0.5}, "best_step": 4}),
+        (two, {"remarks": ["not learnt"]}),
+    ):
+        write_results(folder, json.loads((folder / "all_results.json").read_text()) | more)
+    said, _ = compare(tmp_path, capsys, one, two)
+    assert f"note: The tasks differ: scores and losses of one name are not of one kind ({one}: text-class" in said
+    assert f"note: {two}: not learnt" in said
+    assert re.search(r"accuracy +90\.0 %, a constant guess 50\.0 % +90\.0 %", said) and "best step" not in said
+
+
+def test_a_cross_validation_names_its_runs(tmp_path, capsys):
+    one = make(tmp_path / "one")
+    make(tmp_path / "cross" / "fold-1")
+    (tmp_path / "cross" / "cross_validation.json").write_text("{}")
+    assert cli.main(["compare", str(one), str(tmp_path / "cross")]) == 2
+    assert f"is a cross-validation: compare its runs, {tmp_path / 'cross' / 'fold-1'}" in capsys.readouterr().err

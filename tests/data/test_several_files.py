@@ -175,3 +175,10 @@ def test_pretraining_reads_several_files(tmp_path, caplog):
     assert told["train"]["documents of wiki"] == documents["wiki"]
     with pytest.raises(ValueError, match="a folder of hftrain prepare cannot be combined"):
         pretraining.name_sources([files[0], str(tokens["train"].folder)])
+
+
+def test_a_weight_that_draws_nothing_is_named(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(30)))
+    with pytest.raises(ValueError, match=r"a\.jsonl@0\.01: the weight 0\.01 draws none of its \d+ training rows"):
+        load_splits(DataConfig(train_file=[f"{path}@0.01"]), columns={"text": "text"})

@@ -350,8 +350,11 @@ TEXTS = """<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main
 first</t></r><rPh sb="0" eb="1"><t>not this</t></rPh></si></sst>"""
 BOOK = """<workbook xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"><sheets>
+<sheet name="Chart" sheetId="8" r:id="rId3"/>
 <sheet name="Reviews" sheetId="7" r:id="rId2"/><sheet name="Notes" sheetId="2" r:id="rId1"/></sheets></workbook>"""
 LINKS = """<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">
+<Relationship Id="rId3" Target="chartsheets/sheet1.xml"
+Type="http://schemas.openxmlformats.org/officeDocument/2006/relationships/chartsheet"/>
 <Relationship Id="rId1" Target="worksheets/sheet1.xml"/><Relationship Id="rId2" Target="worksheets/sheet9.xml"/>
 </Relationships>"""
 

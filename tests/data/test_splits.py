@@ -135,8 +135,11 @@ def test_a_validation_set_too_small_to_choose_by_is_named(tmp_path, caplog):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows_of({"a": 100, "b": 100})))
     rows = load_splits(DataConfig(train_file=str(path)), columns=COLUMNS, stratify="label", score="an accuracy")
     assert [len(rows[name]) for name in ("train", "validation", "test")] == [150, 10, 40]
-    assert "10 validation rows: an accuracy of 90 % has a margin of +-19 points; set validation_file" in caplog.text
-    assert "folds 5" in caplog.text and "a twentieth of fewer; test a tenth, at least 50 or a fifth" in caplog.text
+    assert (
+        "10 validation rows: an accuracy of 90 % on them may be 60 to 98 % on more rows; set validation_file"
+        in caplog.text
+    )
+    assert "folds 5" in caplog.text and "a twentieth of fewer; test a tenth; of under 500 rows 50," in caplog.text
     assert few_to_choose_by(25, None).startswith("25 validation rows: a mean over them has a margin of +-0.39 standard")
     assert few_to_choose_by(100, "an accuracy") is None
     assert "folds" not in few_to_choose_by(25, None, folded=True)

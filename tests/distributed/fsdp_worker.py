@@ -9,7 +9,7 @@ import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
-from hftrain.distributed.wrap import check_sharing
+from hftrain.distributed.wrap import check_sharing, unsaved_buffers
 from tests import tiny
 
 IDS = {"vocab_size": 40, "pad_token_id": 0, "decoder_start_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
@@ -41,7 +41,8 @@ MODELS = {
 
 def refused(accelerator: Accelerator, name: str) -> dict[str, str]:
     """What we say of the model, and what Accelerate or torch says; "" where it is taken."""
-    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None  # as `make_accelerator` does
+    accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None  # as `make_accelerator` does, and this:
+    accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = True
     auto = getattr(transformers, name)
     model = auto(auto.config_class(**MODELS[name]))
     said = {"ours": "", "theirs": ""}
@@ -50,7 +51,8 @@ def refused(accelerator: Accelerator, name: str) -> dict[str, str]:
     except ValueError as error:
         said["ours"] = str(error)
     try:
-        model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
+        with unsaved_buffers(accelerator, model):
+            model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
         ids = torch.full((2, 8), 3)
         decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
         model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)[0].mean().backward()
@@ -86,5 +88,5 @@ if __name__ == "__main__":
         "LOCAL_RANK": "0",
     }
     os.environ |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "FSDP_CPU_RAM_EFFICIENT_LOADING": sys.argv[2]}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     main(sys.argv[1])

@@ -1,5 +1,6 @@
-"""Models that cannot be sharded are refused at the start, with the way out."""
+"""Before a model is wrapped: those that cannot be sharded are refused, and memory is not left in pieces."""
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from hftrain.distributed import check_sharing, give_dimensions, single_numbers
+from hftrain.distributed.start import expand_segments
 
 pytestmark = pytest.mark.unit
 
@@ -29,6 +31,27 @@ def test_a_parameter_without_a_dimension_is_refused(kind):
 
 def test_it_trains_without_sharding():
     check_sharing(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU, state=SimpleNamespace()), Scaled())
+
+
+@pytest.mark.parametrize(
+    ("gpu", "given", "value"),
+    [
+        (True, {}, "expandable_segments:True"),
+        (True, {"PYTORCH_ALLOC_CONF": "backend:native"}, "backend:native"),
+        (True, {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"}, None),
+        (False, {}, None),
+    ],
+)
+def test_segments_expand_on_a_gpu_unless_the_allocator_is_set(monkeypatch, gpu, given, value):
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    for name, setting in given.items():
+        monkeypatch.setenv(name, setting)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    expand_segments()
+    assert os.environ.get("PYTORCH_ALLOC_CONF") == value
 
 
 def test_single_numbers_get_a_dimension_and_are_exported_without_it():

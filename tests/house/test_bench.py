@@ -129,6 +129,17 @@ def test_each_benchmark_has_a_test():
     assert {path.stem for path in (ROOT / "bench").glob("*.py")} - tested == {"rounds"}
 
 
+def test_speech():
+    table = bench("speech", "--quick")
+    assert all(f"| {name} | " in table for name in ("transformers", "hftrain, 30 s", "hftrain"))
+
+
+def test_vision(shared_data):
+    names = ("script", "hftrain")
+    table = bench("vision", "--quick", "--data", str(shared_data), "--cases", "raccoon", "--arms", *names)
+    assert all(f"| raccoon, map_50 | {name} | 24 | " in table for name in names)
+
+
 def test_curves():
     table = bench("curves", "--quick")
     assert "| 1,000 | " in table and table.count("|---") == 4 + 3 + 3 + 6

@@ -42,6 +42,16 @@ def test_a_usual_length_gives_way(name, config_class, tmp_path, caplog):
         assert config.doc_stride == int(62 * usual)
 
 
+def test_the_stride_follows_windows_of_ones_own(tmp_path):
+    own = {"model_name_or_path": save(tmp_path, "Bert", 512), "train_file": ["a"], "max_seq_length": 96}
+    config = AnswerConfig(**own)
+    load_tokenizer(config)
+    assert (config.max_seq_length, config.doc_stride) == (96, 32)
+    config = AnswerConfig(**own, doc_stride=50)
+    load_tokenizer(config)
+    assert config.doc_stride == 50
+
+
 def test_a_tokenizer_may_read_less_than_the_model(tmp_path):
     config = ClassificationConfig(
         model_name_or_path=save(tmp_path, "Bert", 512, read_by_tokenizer=40), train_file=["a"]

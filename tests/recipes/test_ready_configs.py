@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 import hftrain.labels
 from hftrain import text
 from hftrain.config import parse
-from hftrain.losses import SummingHead, causal_language_model, sequence_to_sequence
+from hftrain.losses import Loss, SummingHead, causal_language_model, sequence_to_sequence
 from hftrain.models.adapters import add_adapters, check_targets
 from hftrain.models.fit import count_positions
 from hftrain.models.load import DTYPES
@@ -87,6 +87,12 @@ MODELS = {
         "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
         "encoder_attention_heads": 16, "decoder_attention_heads": 16, "vocab_size": 256206, "pad_token_id": 1,
         "max_position_embeddings": 1024, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}),
+    "Roboflow/rf-detr-base": ("rf_detr", 32_100_000, {
+        "backbone_config": {
+            "model_type": "rf_detr_dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
+            "image_size": 518, "patch_size": 14, "num_windows": 4,
+            "out_features": ["stage2", "stage5", "stage8", "stage11"]},
+        "projector_scale_factors": [1.0], "decoder_n_points": 2, "num_labels": 91}),
     "google/vit-base-patch16-224-in21k": ("vit", 85_800_194, {}),
     "Helsinki-NLP/opus-mt-en-de": ("marian", 74_410_496, {
         "d_model": 512, "encoder_layers": 6, "decoder_layers": 6, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048,
@@ -98,6 +104,7 @@ CLASSES = {
     "preference": ("AutoModelForCausalLM", "CAUSAL_LM"),
     "classify": ("AutoModelForSequenceClassification", "SEQ_CLS"),
     "classify_images": ("AutoModelForImageClassification", None),
+    "detect": ("AutoModelForObjectDetection", None),
     "tag": ("AutoModelForTokenClassification", "TOKEN_CLS"),
     "answer": ("AutoModelForQuestionAnswering", "QUESTION_ANS"),
     "translate": ("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
@@ -152,6 +159,9 @@ def longest_batch(config, recipe):
         rows = config.micro_batch_size or config.micro_batch_tokens // lengths
         pair = {"input_ids": [5] * config.max_source_length, "labels": [5] * config.max_target_length}
         return rows, lambda n: text.collate_pairs([pair] * n, pad_token_id=1, decoder_start_token_id=1)
+    if recipe == "detect":
+        side = config.image_size
+        return config.micro_batch_size, lambda n: {"pixel_values": torch.zeros(n, 3, side, side)}
     if recipe == "classify_images":
         side = config.image_size
         return config.micro_batch_size, lambda n: {
@@ -187,20 +197,29 @@ def loss_of(config, recipe):
         return preference_loss(None, config)
     if recipe == "translate":
         return sequence_to_sequence(config.label_smoothing_factor)
+    if recipe == "detect":
+        return Loss(everything, lambda batch: len(batch["pixel_values"]))
     if recipe in ("classify", "classify_images"):
         return hftrain.labels.classification("single_label_classification")
     return {"tag": tagging, "answer": answering}[recipe].loss()
+
+
+def everything(model, batch):
+    """The sum of all that a model returns: what its set loss depends on. The loss itself needs little, and its matching
+    real numbers."""
+    return sum(part.float().sum() for part in model(**batch).to_tuple() if isinstance(part, torch.Tensor))
 
 
 def needs(recipe, config, evaluation=False, layers=2):
     """GiB of weights, gradients, the optimizer's state, and what the longest micro-batch needs beside them (or the
     longest batch of an evaluation)."""
     shape = shape_of(config).get_text_config()
-    more = next(getattr(shape, key) for key in ("encoder_layers", "num_hidden_layers") if hasattr(shape, key)) - layers
+    lists = [getattr(shape, key) for key in ("encoder_layers", "num_hidden_layers") if hasattr(shape, key)]
+    more = lists[0] - layers if recipe != "detect" else 0  # a detector is counted whole
     count, batch_of = longest_batch(config, recipe)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-        fake_weights(model := load(config, recipe, layers))
-        if recipe == "chat" and config.chunked_loss:
+        fake_weights(model := load(config, recipe, layers if more else None))
+        if recipe in ("chat", "preference") and config.chunked_loss:
             model.get_output_embeddings().__class__ = SummingHead
         if config.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -224,7 +243,8 @@ def needs(recipe, config, evaluation=False, layers=2):
             summed = loss_of(config, recipe).summed(model, batch)
             if not evaluation:
                 summed.backward()
-    assert evaluation or not unreached, f"these train, and nothing depends on them: {sorted(unreached)}"
+    if not evaluation and recipe != "detect":  # the backbone of RF-DETR has a layer behind the last one that is read
+        assert not unreached, f"these train, and nothing depends on them: {sorted(unreached)}"
     trained_bytes = size(trained.values()) + more * size(p for p in repeated if p.requires_grad)
     assert config.optim == "adamw_torch"  # two moments of what trains, in fp32 as that is
     return np.array([size(weights) + more * size(repeated), trained_bytes, 2 * trained_bytes, alive.peak]) / GIB
@@ -278,8 +298,9 @@ def test_model_targets_and_positions_fit(name):
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(published, rel=0.01)
     if config.use_peft:
         check_targets(model, config.lora_target_modules)
-    if recipe == "classify_images":
-        assert refusal(model.config, config.image_size) is None
+    if recipe in ("classify_images", "detect"):
+        kind = getattr(transformers, CLASSES[recipe][0])
+        assert refusal(model.config, config.image_size, kind) is None
         return
     most = model.config.get_text_config().max_position_embeddings
     longest = (getattr(config, key, 0) for key in ("max_length", "max_seq_length", "max_source_length"))

@@ -82,7 +82,7 @@ def test_a_docstring_names_a_score_and_a_time_that_stand_in_the_log(path):
     assert len(claimed) >= 2 and claimed <= numbers(logged), claimed - numbers(logged)
 
 
-def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path):
+def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path, capsys):
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     recipe = tmp_path / "my_recipe.py"
     recipe.write_text(blocks[0])
@@ -104,3 +104,6 @@ def test_the_recipe_on_the_first_screen_of_the_readme_trains(tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
     assert len([line for line in blocks[0].splitlines() if line]) <= 34
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    (usage,) = re.findall(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.S)
+    exec(usage, {})
+    assert "Once" in capsys.readouterr().out

@@ -166,6 +166,12 @@ def test_a_limit_that_nothing_comes_near_is_told():
     )
 
 
+def test_fractions_are_not_put_into_one_bar():
+    seconds = np.linspace(0.3, 0.9, 50)
+    assert len(tips(histogram("h", "H", seconds, x_label="seconds"))) > 20
+    assert len(tips(histogram("h", "H", np.arange(3) + 4.0, x_label="seconds"))) == 3
+
+
 def test_histogram_refuses_nothing():
     with pytest.raises(ValueError, match="figure 'h': no values"):
         histogram("h", "H", np.array([]), x_label="tokens")

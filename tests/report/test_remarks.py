@@ -170,7 +170,7 @@ def test_answers_that_are_no_better_than_the_first_words():
     splits = {"train": data, "test": data}
     judged = answering.judge(splits, {"train": windows, "test": windows}, found, ["squad"], 1.0)
     assert judged["baseline"]["test_f1"] == 100
-    assert "is no better than always the first 1 words of the text" in judged["remarks"][0]
+    assert "always the first 1 words of the text has 100.0 % too" in judged["remarks"][0]
     assert judged["baseline"]["test_loss"] == pytest.approx(np.log(4) - np.log1p(-0.5 / 30))
     open_ = answering.judge(
         splits, {"train": windows, "test": windows}, [found[0]._replace(null=9.0)] * 30, ["squad_v2"], 0.5
@@ -250,3 +250,13 @@ def test_a_run_that_learns_is_told_nothing(tmp_path, capsys):
     assert results["test_accuracy"] == 1 and results["intervals"]["test_accuracy"][0] > 0.8
     assert "remarks" not in results and "note: " not in capsys.readouterr().out and 'class="remarks"' not in page
     assert "training loss, last" in page
+
+
+def test_a_class_without_test_rows_is_named():
+    truth = np.ones(40, int)
+    outputs = np.array([[0.1, 0.9]] * 40)
+    config = classification.ClassificationConfig(train_file="a", metrics=["accuracy"])
+    judged = judge(Scores(np.full(40, 0.1), outputs), truth, np.array([0] * 9 + [1] * 11), config, ["neg", "pos"])
+    missing, nothing = judged["remarks"]
+    assert missing.startswith("no test row is 'neg' (9 training rows): the scores do not show")
+    assert nothing == "accuracy shows nothing on these test rows: always 'pos' has 100.0 % too"

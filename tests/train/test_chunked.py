@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,10 +11,20 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from hftrain import losses
-from hftrain.losses import causal_language_model, chunked_cross_entropy, cross_entropy, sequence_to_sequence
+from hftrain.losses import (
+    causal_language_model,
+    chunked_cross_entropy,
+    chunked_log_probs,
+    count_labels,
+    cross_entropy,
+    sequence_to_sequence,
+)
 from hftrain.models import TransformerConfig
+from hftrain.tasks.preference import PreferenceConfig, preference_loss
 from hftrain.text.causal import collate_causal
+from hftrain.train.forecast.passes import count_pass
 from hftrain.train.trials import chunk_loss
+from tests import tiny as small
 
 pytestmark = pytest.mark.unit
 
@@ -70,6 +81,56 @@ def test_the_sum_and_its_gradients_are_those_of_the_logits(smoothing, with_bias)
     exact = results(logits_loss, torch.float64)
     for found, expected in zip(results(chunked_loss, torch.float32), exact, strict=True):
         assert float((found - expected).abs().max() / expected.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_log_probs_in_chunks_are_those_of_the_logits(with_bias):
+    torch.manual_seed(0)
+    shapes = [(2, 450, 24), (1003, 24), (1003,)][: 2 + with_bias]  # 900 rows: seven chunks
+    tensors = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
+    labels, factors = torch.randint(1003, (2, 450)), torch.randn(2, 450, dtype=torch.float64)
+    labels[0, 100:150] = -100
+
+    def results(function, dtype):
+        inputs = [t.detach().to(dtype).clone().requires_grad_() for t in tensors]
+        values = function(*inputs)
+        (values * factors.to(dtype)).sum().backward()
+        return [values.detach(), *(t.grad for t in inputs)]
+
+    def log_probs(hidden, weight, bias=None):
+        all_of_them = F.linear(hidden, weight, bias).log_softmax(dim=-1)
+        return all_of_them.gather(2, labels.clamp(min=0)[..., None])[..., 0] * (labels != -100)
+
+    def in_chunks(hidden, weight, bias=None):
+        return chunked_log_probs(hidden, weight, bias, labels, count_labels({"labels": labels}))
+
+    exact = results(log_probs, torch.float64)
+    for found, expected in zip(results(in_chunks, torch.float32), exact, strict=True):
+        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-6
+
+
+def test_preferences_in_chunks_are_the_same_in_a_fraction_of_the_memory():
+    model = small.model("LlamaForCausalLM", vocab_size=2000, num_key_value_heads=2)
+    ids = torch.randint(4, 2000, (2, 2, 600), generator=torch.Generator().manual_seed(1))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone()}
+    batch["labels"][:, :, :40] = -100
+    loss = preference_loss(SimpleNamespace(), PreferenceConfig(reference_free=True))
+
+    def results():
+        model.zero_grad()
+        value = loss.summed(model, batch)
+        value.backward()
+        return [value.detach(), *(p.grad.clone() for p in model.parameters())], count_pass(model, batch, loss)
+
+    expected, whole = results()
+    assert chunk_loss(model)
+    found, chunked = results()
+    scale = max(float(g.abs().max()) for g in expected[1:])
+    assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-6)
+    for a, b in zip(found[1:], expected[1:], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * scale)
+    assert whole.logits == 2400 * 2000 * 4
+    assert chunked.activations < whole.activations / 4
 
 
 def test_only_what_is_wanted_is_computed():

@@ -1,5 +1,7 @@
 """Model FLOPs against the numbers of papers and against PyTorch's own counter."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     MambaConfig,
@@ -15,8 +18,12 @@ from transformers import (
 
 from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed, pack
+from hftrain.labels.losses import classification
+from hftrain.losses import Loss, causal_language_model
 from hftrain.models import TransformerConfig
+from hftrain.text.causal import collate_causal
 from hftrain.train.flops import PEAKS, count_parameters, peak_flops, step_flops, training_flops
+from hftrain.train.forecast.passes import ON_CPUS, counted_flops
 from tests import tiny
 
 pytestmark = pytest.mark.unit
@@ -47,6 +54,29 @@ def test_the_count_is_that_of_the_operations(name):
     lengths = np.full((rows, 1), length) if not extra else np.tile([length, 24], (rows, 1))
     rest = {"t5": 0.06, "bert": 0.02}.get(name, 0.01)  # cross-attention's keys are of the source; rotary angles
     assert training_flops(model)(lengths) == pytest.approx(counter.get_total_flops(), rel=rest)
+
+
+def test_a_model_of_any_kind_is_counted_by_its_passes():
+    """On a copy that has no numbers: of a language model what the formula says, of others what they really compute."""
+    llama = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **MODELS["llama"][1]))
+    lengths = np.array([[8], [20], [40]])
+    examples = Examples([{"input_ids": np.arange(n)} for n in lengths[:, 0]], lengths)
+    counted = counted_flops(llama, examples, partial(collate_causal, pad_token_id=0), causal_language_model())
+    every = np.arange(3)
+    assert counted(every) == pytest.approx(training_flops(llama)(lengths), rel=0.02)
+    shape = {"image_size": 16, "patch_size": 4, "num_labels": 3} | {k: v for k, v in TINY.items() if k != "vocab_size"}
+    seeing = AutoModelForImageClassification.from_config(AutoConfig.for_model("vit", **shape))
+    loss = classification("single_label_classification")
+    batch = {"pixel_values": torch.randn(4, 3, 16, 16), "labels": torch.tensor([0, 1, 2, 0])}
+    images = Examples([{}] * 4, np.ones((4, 1), dtype=int))
+    before = {name: value.clone() for name, value in seeing.state_dict().items()}
+    counted = counted_flops(seeing, images, lambda rows: {k: v[: len(rows)] for k, v in batch.items()}, loss)
+    with FlopCounterMode(display=False, custom_mapping=ON_CPUS) as counter:
+        loss.summed(seeing, batch).backward()
+    assert counted(np.arange(4)) == pytest.approx(counter.get_total_flops()) and counter.get_total_flops() > 0
+    assert all(torch.equal(value, before[name]) for name, value in seeing.state_dict().items())
+    unknown = Loss(lambda model, batch: model(**batch).logits[int(batch["pixel_values"].sum()) :].sum(), len)
+    assert counted_flops(seeing, images, lambda rows: {}, unknown) is None
 
 
 def test_frozen_parameters_windows_and_experts():

@@ -40,6 +40,24 @@ def test_the_interval_of_a_mean():
     assert scores == pytest.approx({"mean": 0.8, "spread": 0.0790569, "low": 0.8 - half, "high": 0.8 + half}, abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "task", "ends"),
+    [
+        ("test_accuracy", [0.9, 1.0, 1.0], "", (None, 1.0)),
+        ("test_pearsonr", [-0.9, 0.9, 0.8], "", (-1.0, 1.0)),
+        ("test_loss", [0.1, 2.0, 3.0], "", (None, None)),
+        ("test_mse", [0.1, 2.0, 3.0], "", (0.0, None)),
+        ("test_f1", [60.0, 99.0, 98.0], "question-answering", (None, 100.0)),
+    ],
+)
+def test_an_interval_stays_within_the_range_of_its_score(name, values, task, ends):
+    (found,) = folds.summarize([{name: value, "task": task} for value in values]).values()
+    for end, place in zip(ends, ("low", "high"), strict=True):
+        if end is not None:
+            assert found[place] == end
+    assert found["low"] < found["mean"] < found["high"]
+
+
 def test_scores_of_the_folds_are_summed_up(tmp_path, monkeypatch, capsys):
     """With a constant guess in place of a model."""
     out = tmp_path / "out"
@@ -48,17 +66,20 @@ def test_scores_of_the_folds_are_summed_up(tmp_path, monkeypatch, capsys):
     def guess(config):
         rows = classification.load_labelled(config, seed=config.seed)
         assert config.output_dir == str(out / f"fold-{config.fold}") and config.run_name == f"try-fold-{config.fold}"
-        return {"test_accuracy": Counter(rows["test"]["label"])["food"] / len(rows["test"]), "test_words": "none"}
+        scores = {"test_accuracy": Counter(rows["test"]["label"])["food"] / len(rows["test"]), "test_words": "none"}
+        return scores | {"baseline": {"test_accuracy": 0.5}, "remarks": ["the model has not learnt"]}
 
     monkeypatch.setattr(sys, "argv", [*words, "--run_name", "try"])
     outcome = run(guess, ClassificationConfig)
-    third = {"mean": 1 / 3, "spread": 0, "low": 1 / 3, "high": 1 / 3}
+    third = {"mean": 1 / 3, "spread": 0}
     assert outcome["scores"] == {"test_accuracy": pytest.approx(third)}
     assert json.loads((out / folds.SCORES).read_text()) == outcome
     printed = capsys.readouterr().out
-    assert "test_accuracy: 0.3333 (95 %: 0.3333 to 0.3333)" in printed and "3 folds" in printed
+    assert "test_accuracy: 33.3 % (all folds agree), spread 0.0 %, a constant guess has 50.0 %" in printed
+    assert "note: fold-2: the model has not learnt" in printed and "3 folds" in printed
     page = (out / "report.html").read_text()
-    assert "fold-2" in page and "Nadeau" in page and "rows.jsonl" in page
+    assert "fold-2: the model has not learnt" in page and "a constant guess has 50.0&nbsp;%" in page
+    assert "Nadeau" in page and "rows.jsonl" in page
     sys.argv += ["--fold", "2"]
     assert run(lambda config: {"fold": config.fold}, ClassificationConfig) == {"fold": 2}
 

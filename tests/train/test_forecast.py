@@ -4,29 +4,38 @@ import copy
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from hftrain.config import TrainConfig
+from hftrain.data.examples import Examples
+from hftrain.data.plan import Plan
 from hftrain.distributed import make_accelerator
 from hftrain.losses import causal_language_model
+from hftrain.text import attention_mask, pad
+from hftrain.train.forecast import refusal
 from hftrain.train.forecast.passes import FEW, count_pass, stacks
 from hftrain.train.forecast.refusal import require_room
 from hftrain.train.forecast.strategies import FILES, needs, weigh_model
+from hftrain.train.inspect import View
+from scripts import walk
 from tests import ROOT
 from tests.programs import launcher, run
-from tests.train.forecast_worker import SETTINGS, make_batch, make_model
+from tests.train.forecast_worker import LOSSES, SETTINGS, make_batch, make_model
 
 WORKER = ROOT / "tests" / "train" / "forecast_worker.py"
 
 
 def expected(strategy, processes, **changes):
     settings = SETTINGS | changes
-    model = make_model(settings["lora"]).to("meta")
+    model = make_model(settings["lora"], settings["kind"]).to("meta")
     narrow = settings["bf16"] and strategy not in ("one device", "DDP")
     weights, batch = weigh_model(model), make_batch(settings["rows"], settings["tokens"])
-    one = count_pass(model, batch, causal_language_model(), bf16=settings["bf16"], narrow=narrow)
+    one = count_pass(model, batch, LOSSES[settings["kind"]], bf16=settings["bf16"], narrow=narrow)
     several = settings["micro_batches"] > 1
     return needs(strategy, weights, one, processes, bf16=settings["bf16"], accumulated=several).peak
 
@@ -38,7 +47,7 @@ def measured(folder, *changes, launch=(sys.executable,)):
 
 
 def test_one_process_needs_what_was_counted(tmp_path):
-    changes = [{}, {"rows": 8, "micro_batches": 1}, {"lora": True}]
+    changes = [{}, {"rows": 8, "micro_batches": 1}, {"lora": True}, {"kind": "BertForMaskedLM"}]
     counted = [expected("one device", 1, **change) for change in changes]
     assert measured(tmp_path, *changes) == pytest.approx(counted, rel=0.01)
 
@@ -77,7 +86,39 @@ def test_a_run_that_cannot_fit_is_refused_at_the_start():
         model = make_model()
         model.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(torch.empty(2**20, 2**20))  # 4 TiB
     with pytest.raises(ValueError, match=r"1 x .* GiB under one device: weights \(4096.0 GiB\).*hftrain plan"):
-        require_room(make_accelerator(), model, TrainConfig(output_dir="unused"))
+        require_room(make_accelerator(), model, view_of(model))
+
+
+def view_of(model, **settings):
+    """The arguments of `fit` for rows of 40 and 400 tokens, four in a step."""
+    lengths = np.array([40, 400] * 6)[:, None]
+    examples = Examples([make_batch(1, n)["input_ids"][0] for n in lengths[:, 0]], lengths)
+    config = TrainConfig(output_dir="unused", learning_rate=1e-3, **settings)
+
+    def collate(rows):
+        ids = pad(rows, 0)
+        return {"input_ids": ids, "labels": ids.clone(), "attention_mask": attention_mask(rows)}
+
+    plan = Plan(lengths, seed=0, global_batch_size=4)
+    return View(examples, collate, plan, config, model, None, loss=causal_language_model())
+
+
+def test_activations_that_cannot_fit_are_refused_too(monkeypatch):
+    """With the memory between what one and what two of the longest rows need."""
+    gpu = {"device": torch.device("cuda"), "num_processes": 1, "distributed_type": DistributedType.NO}
+    model, accelerator, random = make_model(), SimpleNamespace(**gpu), torch.get_rng_state()
+    few, many = (
+        needs("one device", weigh_model(model), count_pass(model, make_batch(n, 400), causal_language_model()), 1).peak
+        for n in (1, 2)
+    )
+    monkeypatch.setattr(refusal, "memory_of", lambda device: (few + many) // 2)
+    require_room(accelerator, model, view_of(model))  # micro-batches are chosen later, by what fits
+    require_room(accelerator, model, view_of(model, micro_batch_tokens=500))
+    for settings in ({"micro_batch_size": 2}, {"micro_batch_tokens": 800}):
+        with pytest.raises(ValueError, match=r"activations of the longest examples \([0-9.]+\) exceed that"):
+            require_room(accelerator, model, view_of(model, **settings))
+    require_room(accelerator, model, view_of(model, micro_batch_size=2, activation_checkpointing=True))
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_seventy_billion_parameters_are_counted_without_memory():
@@ -119,3 +160,17 @@ def test_the_command_prints_rows_and_json(tmp_path):
     refused = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert refused.returncode == 1, refused.stderr
     assert "nothing fits: add devices" in refused.stdout
+
+
+def test_the_table_of_large_models_is_what_is_counted():
+    """From start to export, at 7B; 70B differs only by its shape."""
+    written = (ROOT / "docs" / "cluster.md").read_text()
+    assert walk.HEAD in written
+    model = walk.model_of("7B")
+    one, numbers = walk.pass_of(model), sum(parameter.numel() for parameter in model.parameters())
+    for ranks in walk.RANKS:
+        for strategy in ("ZeRO-3", "FSDP2"):
+            walked = walk.walk(model, one, strategy, ranks)
+            assert walked.row("7B", ranks, strategy) in written
+            assert walked.save == 12 * numbers <= ranks * walked.save_rank < 1.001 * walked.save
+            assert walked.start_device < walked.start_host / 6

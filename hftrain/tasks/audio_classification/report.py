@@ -34,7 +34,7 @@ def summarize(config: AudioClassificationConfig, tested: Tested) -> Report:
         usage=usage(config, rows["test"][0]["audio"]),
         data={name: describe(split, tested.examples[name], tested.names, tested.ids) for name, split in rows.items()},
         show=show,
-        more=[histogram("seconds", "Training recordings", seconds, x_label="seconds", whole=False)],
+        more=[histogram("seconds", "Training recordings", seconds, x_label="seconds")],
     )
 
 

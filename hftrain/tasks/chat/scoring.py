@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hftrain.data.examples import Examples
-from hftrain.distributed import gathered
+from hftrain.distributed import gathered, is_away, place
 from hftrain.losses import Batch
 from hftrain.tasks.chat.rows import Chat
 from hftrain.tasks.chat.template import Template
@@ -31,8 +31,9 @@ def answer(
         return []
     module = accelerator.unwrap_model(model)
     training = module.training
-    if next(module.parameters()).device != accelerator.device:
-        module.to(accelerator.device)
+    place(accelerator, module)
+    # transformers itself synchronizes models under ZeRO-3 and FSDP2: all processes go on until the last is done
+    together = {"synced_gpus": True} if is_away(module) else {}
     ids = [template.prompt_ids(chat.prompt, chat.tools) for chat in chats]
     prompts = Examples(ids, [len(tokens) for tokens in ids])
 
@@ -41,7 +42,7 @@ def answer(
         return {"input_ids": ids, "attention_mask": attention_mask(examples, side="left")}
 
     def generate(batch: Batch) -> list[str]:
-        ids = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens)
+        ids = module.generate(**batch, do_sample=False, max_new_tokens=config.max_new_tokens, **together)
         new = ids[:, batch["input_ids"].shape[1] :]
         return [text.strip() for text in template.tokenizer.batch_decode(new, skip_special_tokens=True)]
 

@@ -30,25 +30,27 @@ PROCESSORS = {  # kinds whose image processor is not RT-DETR's, and whether it p
     "deformable_detr": ("DeformableDetrImageProcessor", True),
     "yolos": ("YolosImageProcessor", False),
 }
-STAGES = ["stage2", "stage3", "stage4"]
-WIDTHS = [16, 32, 64, 128]
-HYBRID: dict[str, Any] = {  # RT-DETR for small images: 0.6 million parameters
+HYBRID: dict[str, Any] = {  # RT-DETR for small images: 0.7 million parameters, strides of 8 and 16
     "backbone_config": {
         "model_type": "rt_detr_resnet",
-        "embedding_size": 16,
-        "hidden_sizes": WIDTHS,
-        "depths": [1, 1, 1, 1],
+        "embedding_size": 32,
+        "hidden_sizes": [32, 64, 128],
+        "depths": [1, 2, 1],
         "layer_type": "basic",
-        "out_features": STAGES,
+        "out_features": ["stage2", "stage3"],
     },
+    "initializer_range": 0.1,  # the usual 0.01 is for wide models: here attention would be silent for long
     "encoder_hidden_dim": 64,
-    "encoder_in_channels": WIDTHS[1:],
+    "encoder_in_channels": [64, 128],
+    "encode_proj_layers": [1],
+    "feat_strides": [8, 16],
+    "num_feature_levels": 2,
     "encoder_ffn_dim": 128,
     "encoder_attention_heads": 4,
     "hidden_expansion": 0.5,
     "d_model": 64,
-    "num_queries": 30,
-    "decoder_in_channels": [64] * 3,
+    "num_queries": 20,
+    "decoder_in_channels": [64] * 2,
     "decoder_ffn_dim": 128,
     "decoder_layers": 2,
     "decoder_attention_heads": 4,
@@ -57,7 +59,7 @@ HYBRID: dict[str, Any] = {  # RT-DETR for small images: 0.6 million parameters
 RESNET = {
     "model_type": "resnet",
     "embedding_size": 16,
-    "hidden_sizes": WIDTHS,
+    "hidden_sizes": [16, 32, 64, 128],
     "depths": [1, 1, 1, 1],
     "layer_type": "basic",
     "out_features": ["stage4"],

@@ -115,6 +115,10 @@ class PreferenceRecipeConfig(PreferenceConfig, ChatModelConfig):
     global_batch_size: Annotated[int | None, at_least(1)] = None
     """Pairs (for kto: answers) in one optimizer step, over all devices; null: chosen. Results depend on it."""
 
+    chunked_loss: bool = True
+    """Compute the loss in chunks without keeping all logits: same result, less memory, if the model's head allows
+    it."""
+
     def checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().checks()
         if self.label_smoothing_factor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hftrain.losses import IGNORE, Batch
+from hftrain.losses import IGNORE, Batch, host, label_log_probs
 from hftrain.tasks.preference.config import PreferenceConfig
 
 FIRST, SECOND, BOTH = slice(0, 1), slice(1, 2), slice(0, 2)  # selects from the two sequences of an example
@@ -161,13 +161,11 @@ def count_examples(batch: Batch) -> int:
 def sequence_log_probs(model: nn.Module, batch: Batch, sides: slice = BOTH) -> tuple[torch.Tensor, torch.Tensor]:
     """log pi(y|x) of each sequence, y being its labelled tokens, and |y|: (B, 2) fp32 and int64, (B, 1) for one side.
 
-    All sequences share one forward pass. Logits are copied to fp32 only at labels.
+    All sequences share one forward pass. Without a `SummingHead`, logits are copied to fp32 only at labels.
     """
     ids, mask, labels = (batch[name][:, sides].flatten(0, 1) for name in ("input_ids", "attention_mask", "labels"))
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-    labels = labels[:, 1:]
-    labelled = labels != IGNORE
-    label_log_probs = -F.cross_entropy(logits[labelled].float(), labels[labelled], reduction="none")
-    per_token = torch.zeros(labels.shape, device=label_log_probs.device).masked_scatter(labelled, label_log_probs)
+    labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+    count = int((host(batch)["labels"][:, sides, 1:] != IGNORE).sum())
+    per_token = label_log_probs(model, {"input_ids": ids, "attention_mask": mask}, labels, count)
     shape = len(batch["labels"]), -1
-    return per_token.sum(dim=1).view(shape), labelled.sum(dim=1).view(shape)
+    return per_token.sum(dim=1).view(shape), (labels != IGNORE).sum(dim=1).view(shape)

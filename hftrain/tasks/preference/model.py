@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hftrain.models import load
 from hftrain.tasks import chat
+from hftrain.train.trials import chunk_loss
 
 if TYPE_CHECKING:
     from hftrain.tasks.chat.config import ChatModelConfig
@@ -15,11 +16,14 @@ if TYPE_CHECKING:
 
 
 def load_policy(config: ChatModelConfig, template: chat.Template) -> Any:
-    """The language model that `config` names, fitted to the template, with
-    adapters if asked for."""
+    """The language model that `config` names, fitted to the template, with adapters if asked for, and with a head that
+    can compute log-probabilities in chunks (`chunked_loss`)."""
     model = load.load_model(config, AutoModelForCausalLM)
     chat.fit_model(model, template, config.max_length)
-    return load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
+    model = load.add_adapters(model, config, "CAUSAL_LM", new_tokens=template.new_ids)
+    if getattr(config, "chunked_loss", False):
+        chunk_loss(model)
+    return model
 
 
 def load_reward_model(config: RewardConfig, template: chat.Template) -> Any:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from hftrain import disk, distributed
 from hftrain.data.examples import Examples
 from hftrain.data.files import cache, cannot_write
 from hftrain.data.plan import MicroBatch
-from hftrain.losses import Batch, Loss
+from hftrain.losses import Batch, Loss, exact, send
 from hftrain.tasks.preference.config import PreferenceConfig, PreferenceRecipeConfig
 from hftrain.tasks.preference.losses import BOTH, FIRST, SECOND, count_examples, objective, rewards, sequence_log_probs
 from hftrain.train.evaluation import predict
@@ -77,14 +77,16 @@ class ReferencePoint:
 
     @torch.no_grad()
     def measure(self, model: nn.Module, micro_batches: Sequence[MicroBatch]) -> None:
-        summed, count = 0.0, 0
+        ratios_of_all, count = [], 0  # read at once: each reading waits for a GPU
         for micro in micro_batches:
-            batch = send_to_device(micro.batch, self.accelerator.device)
+            batch = send(micro.batch, self.accelerator.device)
             reference = reference_log_probs(self.accelerator, model, batch, self.config, SECOND)
             with _evaluating(model):
                 ratios = sequence_log_probs(model, batch, SECOND)[0] - reference
             if len(micro.indices):  # otherwise it is a filler on a process without examples
-                summed, count = summed + float(ratios.double().sum()), count + len(ratios)
+                ratios_of_all.append(ratios.to(exact(ratios.device)).sum())
+                count += len(ratios)
+        summed = float(sum(ratios_of_all))
         summed, items = distributed.total(self.accelerator, summed, count)
         self.value = max(0.0, summed / items)
 
@@ -113,14 +115,14 @@ def with_reference(
 ) -> Examples:
     """The examples with a column "reference": [log ref(first), log ref(second)], ref being `model` as it is now.
 
-    Call it before `fit`, while the model has the weights that training starts from; a resumed run does the same. Under
-    ZeRO-3 each process holds all weights meanwhile. The results are cached; the key depends on the examples, the
-    weights and the precision.
+    Call it before `fit`, while the model has the weights that training starts from; a resumed run does the same. Every
+    process must call. The results are cached; the key depends on the examples, the weights and the precision.
     """
+    named = [(name, parameter, ()) for name, parameter in model.named_parameters()]
+    key = [examples.fingerprint, accelerator.mixed_precision, distributed.fingerprint_parameters(accelerator, named)]
+    file = cache() / f"reference-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.npy"
+    distributed.place(accelerator, model)
     with distributed.gathered(model), _evaluating(model), accelerator.autocast():
-        if next(model.parameters()).device != accelerator.device:
-            model.to(accelerator.device)
-        file = cache() / f"reference-{_digest(model, examples, accelerator)}.npy"
         cached = [np.load(file) if accelerator.is_main_process and file.is_file() else None]
         broadcast_object_list(cached)
         log_probs = cached[0]
@@ -186,7 +188,7 @@ def evaluate_preferences(
         log_probs, tokens = sequence_log_probs(model, batch)
         desirable = batch.get("desirable", torch.zeros(len(tokens)))
         references = torch.zeros_like(log_probs) + reference
-        return torch.cat([log_probs, tokens, references, desirable[:, None]], dim=1).double().tolist()
+        return torch.cat([log_probs, tokens, references, desirable[:, None]], dim=1).tolist()
 
     table = torch.tensor(
         predict(accelerator, examples, batch_size, collate=collate, generate=score, by_tokens=True), dtype=torch.float64
@@ -229,12 +231,3 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(training)
-
-
-def _digest(model: nn.Module, examples: Examples, accelerator: Accelerator) -> str:
-    """A digest of everything that the log-probabilities depend on."""
-    digest = hashlib.sha256(json.dumps([examples.fingerprint, accelerator.mixed_precision]).encode())
-    for name, value in model.state_dict().items():
-        digest.update(f"{name} {value.dtype}".encode())
-        digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()

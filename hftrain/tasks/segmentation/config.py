@@ -8,6 +8,7 @@ from hftrain.config import at_least, between
 from hftrain.vision.config import PlacesConfig
 
 SETS = ("mask2former", "eomt", "eomt_dinov3", "maskformer")  # kinds that predict a set of masks, and their loss
+REFUSED = {"oneformer": "its contrastive loss needs texts and compares the images of a micro-batch: take a mask2former"}
 METRICS = {
     "semantic": ("mean_iou", "pixel_accuracy", "mean_accuracy"),
     "instance": ("map", "map_50", "map_75", "ar_100"),
@@ -70,7 +71,9 @@ class SegmentationConfig(PlacesConfig):
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().late_checks()
-        if self.model_name_or_path is None:
+        if self.model_name_or_path is None and (why := REFUSED.get(self.new_model)):
+            yield ("model",), f"{self.new_model} cannot be trained here: {why}"
+        elif self.model_name_or_path is None:
             from hftrain.models.new import model_problems
 
             yield from model_problems(self.new_model, self.model_config, auto_class(self.new_model))

@@ -13,7 +13,7 @@ from hftrain.models.freezing import freeze
 from hftrain.models.images import STRIDE, fix_batch_norm
 from hftrain.models.new import known_entries
 from hftrain.models.saved import remember
-from hftrain.tasks.segmentation.config import SETS, SegmentationConfig, auto_class
+from hftrain.tasks.segmentation.config import REFUSED, SETS, SegmentationConfig, auto_class
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, require_sizes, size_for
 from hftrain.vision.masks import VOID
@@ -35,13 +35,13 @@ RESNET = {
     "layer_type": "basic",
     "out_features": ["stage1", "stage2", "stage3", "stage4"],
 }
-CONVNEXT = {
-    "model_type": "convnext",
-    "patch_size": 2,
-    "hidden_sizes": [16, 32, 64, 96],
-    "depths": [1, 1, 1, 1],
-    "layer_scale_init_value": 1.0,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"],
+THREE_STAGES = {  # strides of 4, 8 and 16: at 32, an object of a small image is a point
+    "model_type": "resnet",
+    "embedding_size": 32,
+    "hidden_sizes": [32, 64, 128],
+    "depths": [1, 2, 1],
+    "layer_type": "basic",
+    "out_features": ["stage1", "stage2", "stage3"],
 }
 SMALL_SHAPES: dict[str, dict[str, Any]] = {
     "segformer": {
@@ -57,10 +57,11 @@ SMALL_SHAPES: dict[str, dict[str, Any]] = {
         "drop_path_rate": 0.0,
     },
     "upernet": {
-        "backbone_config": CONVNEXT,
-        "hidden_size": 24,
+        "backbone_config": THREE_STAGES,
+        "hidden_size": 32,
         "pool_scales": [1, 2],
         "use_auxiliary_head": False,
+        "initializer_range": 0.06,  # the usual 0.02 is for wide models: here it would hide what lies below
     },
     "mask2former": {
         "backbone_config": RESNET,
@@ -136,6 +137,8 @@ def load_segmenter(config: SegmentationConfig, canvas: Canvas, classes: Classes)
     """
     pretrained = config.model_name_or_path is not None
     kind = load.load_model_config(config).model_type if pretrained else config.new_model
+    if why := REFUSED.get(kind):
+        raise ValueError(f"model_name_or_path: a {kind} cannot be trained here: {why}")
     if config.segmentation != "semantic" and kind not in SETS:
         raise ValueError(
             f"model_name_or_path: a {kind} labels pixels; {config.segmentation} segmentation needs one of "

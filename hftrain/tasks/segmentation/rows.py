@@ -18,7 +18,7 @@ from hftrain.tasks.segmentation.config import SegmentationConfig
 from hftrain.vision.annotations import Annotated, Categories, check_size, coco_content, read_coco
 from hftrain.vision.masks import REST, MaskFacts, encode_segmentation, examine_mask, name_value
 from hftrain.vision.panoptic import read_panoptic
-from hftrain.vision.scenes import SMALL, scenes
+from hftrain.vision.scenes import scenes
 from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, locate, name_leaks
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def load_segments(config: SegmentationConfig, seed: int) -> "tuple[dict[str, Row
             than each other; values that are no class; segments that the mask lacks.
     """
     if config.built_in:
-        config = replace(config, dataset_name=str(scenes(SMALL)))
+        config = replace(config, dataset_name=str(scenes()))
     categories, coco = Categories(), list[str]()
     config = with_files(config)
 

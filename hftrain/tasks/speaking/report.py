@@ -12,7 +12,7 @@ from hftrain.audio.shown import player, spectrogram
 from hftrain.data.splits import sizes
 from hftrain.report import Report, Table
 from hftrain.report.charts import histogram
-from hftrain.report.described import describe_split
+from hftrain.report.described import describe_split, evenly
 from hftrain.report.formats import format_number
 from hftrain.tasks.speaking.config import SpeakConfig
 from hftrain.tasks.speaking.scoring import Spoken, Stage
@@ -82,11 +82,11 @@ def describe(rows: "Rows") -> dict[str, Any]:
 
 
 def utterances(rows: "Rows", stage: Stage, result: Spoken) -> list[Table]:
-    """The first of the spoken test rows, and the worst by distance, beside their recordings."""
+    """Some of the spoken test rows, evenly spread, and the worst by distance, beside their recordings."""
     order = np.argsort(result.distances, kind="stable")[::-1][:SHOWN]
     note = "Both spectrograms have the same colours; a mel-cepstral distance (mcd) of 0 dB is the recording itself."
     return [
-        Table("Utterances", [_shown(rows, stage, result, i) for i in range(min(SHOWN, len(result.places)))], note=note),
+        Table("Utterances", [_shown(rows, stage, result, i) for i in evenly(len(result.places), SHOWN)], note=note),
         Table(
             "Worst utterances", [_shown(rows, stage, result, int(i)) for i in order], note="By mcd, the worst first."
         ),

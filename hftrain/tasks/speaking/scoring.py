@@ -128,7 +128,8 @@ def speak(
 
 
 class Stage:
-    """Where the model speaks: the vocoder, and the folder of listening samples."""
+    """Where the model speaks: the vocoder, the listener and the encoder of voices, all loaded before the training, and
+    the folder of listening samples."""
 
     def __init__(
         self,
@@ -140,7 +141,10 @@ class Stage:
     ):
         self.config, self.accelerator, self.voice = config, accelerator, voice
         self.examples, self.collate = examples, collate
-        self.vocoder = load_vocoder(config.vocoder, voice.mel, accelerator.device)
+        device = accelerator.device
+        self.vocoder = load_vocoder(config.vocoder, voice.mel, device)
+        self.listen = load_listener(config.listener, device) if config.listener else None
+        self.embed = load_speaker_encoder(config.speaker_encoder, device) if config.speaker_encoder else None
         self.step = 0
 
     def note_step(self, step: int, model: nn.Module) -> None:
@@ -170,16 +174,15 @@ class Stage:
             )
         loud = [heard_at(wave, self.voice.mel.rate) for wave in result.waves]
         heard, similarities = [], []
-        if config.listener is not None:
-            heard = load_listener(config.listener, self.accelerator.device)(loud)
+        if self.listen is not None:
+            heard = self.listen(loud)
             wanted = [rows[place]["text"] for place in result.places]
             scores |= word_errors(wanted, heard)
-        if config.speaker_encoder is not None:
-            embed = load_speaker_encoder(config.speaker_encoder, self.accelerator.device)
+        if self.embed is not None:
             for place, wave in zip(result.places, loud, strict=True):
                 row = rows[place]
                 own = read(row["audio"], LISTENED, row["start"], row["end"])
-                similarities.append(float(embed(own) @ embed(wave)))
+                similarities.append(float(self.embed(own) @ self.embed(wave)))
             scores["speaker_similarity"] = float(np.mean(similarities))
         return scores, Spoken(result.places, result.utterances, result.waves, result.distances, heard, similarities)
 

@@ -115,7 +115,7 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
             raise ValueError(
                 f"model_name_or_path {config.model_name_or_path!r}: {reason}; take SpeechT5 or FastSpeech2"
             )
-    config.choose_length(9.0)
+    config.choose_length(18.0)
     tokenizer = load.load_tokenizer(config) or train_characters(rows["train"]["text"], config.text_normalizer)
     if config.model_name_or_path is None:
         counts = Counter(rows["train"]["rate"])

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from hftrain.audio.config import SpeechConfig, VariedConfig
-from hftrain.config import above, between
+from hftrain.config import above, at_least, between
 
 FRAMES = 100  # of a second: the lengths that batches are cut by
+WHISPER = "whisper"  # the kind of new encoder-decoders
 METRICS = ("loss", "wer", "cer")
 
 
@@ -22,7 +23,12 @@ class TranscribeConfig(VariedConfig, SpeechConfig):
     the layout of LibriSpeech, LJSpeech, Common Voice or Kaldi, one with rows, or one written by save_to_disk."""
 
     model: str = "wav2vec2-bert"
-    """Kind of new CTC model, without model_name_or_path, a model type of transformers that reads log-mel frames."""
+    """Kind of new model, without model_name_or_path: a CTC model type of transformers that reads log-mel frames, or
+    whisper, an encoder-decoder."""
+
+    vocab_size: Annotated[int | None, at_least(260)] = None
+    """Tokens of a new vocabulary, byte pairs learnt from the training texts, at most; null: their characters, for
+    whisper 1,000."""
 
     language: str | None = None
     """Language of the recordings, for a multilingual Whisper: en, de, ...; null: English-only models need none."""
@@ -69,7 +75,8 @@ class TranscribeConfig(VariedConfig, SpeechConfig):
         if self.model_name_or_path is None:
             from hftrain.models.new import model_problems
 
-            yield from model_problems(self.model, self.model_config, "AutoModelForCTC")
+            kind = "AutoModelForSpeechSeq2Seq" if self.model == WHISPER else "AutoModelForCTC"
+            yield from model_problems(self.model, self.model_config, kind)
 
     @property
     def scored_by(self) -> str:

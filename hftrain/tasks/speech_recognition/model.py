@@ -6,21 +6,30 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCTC, AutoModelForSpeechSeq2Seq, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
+    PreTrainedConfig,
+    WhisperFeatureExtractor,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from hftrain.audio.features import NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
+from hftrain.audio.features import MEL_BANDS, NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
 from hftrain.models import load
 from hftrain.models.saved import Saved, recall, remember
 from hftrain.models.trust import refusing_code
-from hftrain.tasks.speech_recognition.config import TranscribeConfig
+from hftrain.tasks.speech_recognition.config import WHISPER, TranscribeConfig
+from hftrain.text import train_tokenizer
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -46,8 +55,13 @@ class Listener:
 
     def spell(self, text: str) -> list[int]:
         """The labels of a text; of an encoder-decoder what follows `start`, with the token that ends it."""
-        ids: list[int] = self.tokenizer(in_case(text, self.text_case)).input_ids
+        ids: list[int] = self.tokenizer(in_case(text, self.text_case), add_special_tokens=self.seq2seq).input_ids
         return ids[1:] if ids and ids[0] == self.start else ids
+
+    def text_of(self, path: Sequence[int]) -> str:
+        """The text of the tokens of CTC's frames: repeats and blanks are left out."""
+        tokens = [token for token, _ in groupby(path)]
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def unknown(self, text: str) -> str:
         """The characters of a text that a CTC vocabulary lacks."""
@@ -77,8 +91,14 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
     config.choose_length(8.0)
     if name is None:
         config.choose("text_case", "lower", "a new vocabulary")
-        tokenizer = learn_characters(rows["train"], config)
-        return Listener(Features(new_extractor()), tokenizer, None, str(config.text_case))
+        if config.model != WHISPER:
+            return Listener(
+                Features(new_extractor()), learn_vocabulary(rows["train"], config), None, str(config.text_case)
+            )
+        config.choose("vocab_size", 1000, "a new encoder-decoder")
+        tokenizer = learn_vocabulary(rows["train"], config)
+        features = within_window(Features(WhisperFeatureExtractor(MEL_BANDS)), rows, config)
+        return Listener(features, tokenizer, tokenizer.bos_token_id, str(config.text_case))
     start = start_of(load.load_model_config(config), name)
     extractor = load_extractor(name, config.model_revision, trust_remote_code=config.trust_remote_code)
     try:
@@ -89,19 +109,22 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
         tokenizer = None  # a model that was only pretrained
     new = tokenizer is None
     config.choose("text_case", "lower" if new else "unchanged", "a new vocabulary" if new else "the model's vocabulary")
-    features = Features(extractor)
-    if features.fixed:
-        longest = max(float(np.max(split["seconds"][:])) for split in rows.values())
-        most = features.window or 30
-        config.choose(
-            "window_seconds", min(most, max(1, math.ceil(longest))), f"the longest recording has {longest:.2f} s"
-        )
-        features = Features(extractor, config.window_seconds)
+    features = within_window(Features(extractor), rows, config)
     if config.language is not None:
         if not hasattr(tokenizer, "set_prefix_tokens"):
             raise ValueError(f"language: {name} does not choose among languages; remove the setting")
         tokenizer.set_prefix_tokens(language=config.language, task=config.task, predict_timestamps=False)
-    return Listener(features, tokenizer or learn_characters(rows["train"], config), start, str(config.text_case))
+    return Listener(features, tokenizer or learn_vocabulary(rows["train"], config), start, str(config.text_case))
+
+
+def within_window(features: Features, rows: Mapping[str, Rows], config: TranscribeConfig) -> Features:
+    """Whisper's with a window as long as the longest recording, where `config` sets none; others unchanged."""
+    if not features.fixed:
+        return features
+    longest = max(float(np.max(split["seconds"][:])) for split in rows.values())
+    window = min(features.window or 30, max(1, math.ceil(longest)))
+    config.choose("window_seconds", window, f"the longest recording has {longest:.2f} s")
+    return Features(features.extractor, config.window_seconds)
 
 
 def start_of(config: PreTrainedConfig, name: str | Path) -> int | None:
@@ -131,11 +154,14 @@ def saved_listener(saved: Saved) -> Listener:
     return Listener(features, tokenizer, start_of(saved.config, folder), case)
 
 
-def learn_characters(rows: Rows, config: TranscribeConfig) -> Any:
-    """A tokenizer whose tokens are the characters of the training texts."""
+def learn_vocabulary(rows: Rows, config: TranscribeConfig) -> Any:
+    """A tokenizer whose tokens are the characters of the training texts, or `vocab_size` byte pairs."""
     from transformers import Wav2Vec2CTCTokenizer
 
-    signs = sorted({sign for text in rows["text"] for sign in in_case(text, str(config.text_case))} - {" ", SPACE})
+    texts = [in_case(text, str(config.text_case)) for text in rows["text"]]
+    if config.vocab_size is not None:
+        return train_tokenizer(texts, config.vocab_size)
+    signs = sorted({sign for text in texts for sign in text} - {" ", SPACE})
     vocabulary = {token: number for number, token in enumerate([BLANK, UNKNOWN, SPACE, *signs])}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
@@ -151,23 +177,36 @@ def load_recogniser(config: TranscribeConfig, listener: Listener) -> Any:
         ValueError: the model cannot be loaded, is to be cut in pieces (ZeRO-3), or needs a language, or has none.
     """
     if listener.seq2seq:
-        model = load.load_model(config, AutoModelForSpeechSeq2Seq)
+        new = new_whisper(listener)
+        model = load.load_model(config, AutoModelForSpeechSeq2Seq, new=lambda: new_shape(config, new))
         if listener.features.fixed:
             hear_less(model, listener.features.window or 30)
         write_in(model, config.language, config.task)
         model.generation_config.max_length = model.config.max_target_positions
     else:
         own = {"vocab_size": len(listener.tokenizer), "pad_token_id": listener.tokenizer.pad_token_id}
-        model = load.load_model(config, AutoModelForCTC, new=lambda: new_shape(config), settings=own | STEADY)
+        model = load.load_model(config, AutoModelForCTC, new=lambda: new_shape(config, own), settings=own | STEADY)
     language = {"language": config.language, "task": config.task} if config.language else {}
     settings = {"normalizer": config.normalizer, "text_case": listener.text_case, **language}
     remember(model.config, transcription=settings)
     return load.add_adapters(model, config, None)
 
 
-def new_shape(config: TranscribeConfig) -> PreTrainedConfig:
+def new_whisper(listener: Listener) -> dict[str, Any]:
+    """The shape of a small Whisper that writes the vocabulary of `listener`."""
+    tokenizer, window = listener.tokenizer, listener.features.window or 30
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    inner = {"encoder_ffn_dim": 512, "decoder_ffn_dim": 512}
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    lengths = {"max_source_positions": 50 * window, "max_target_positions": 448, "num_mel_bins": MEL_BANDS}
+    special = {**ids, "decoder_start_token_id": listener.start, "begin_suppress_tokens": None}
+    layers = {"d_model": 128, "encoder_layers": 3, "decoder_layers": 3}
+    return {**layers, **heads, **inner, **lengths, **special, "vocab_size": len(tokenizer)}
+
+
+def new_shape(config: TranscribeConfig, own: dict[str, Any]) -> PreTrainedConfig:
     """The configuration of a new model. Raises: ValueError, a value of `model_config` that it refuses."""
-    shape = NEW_ENCODER if config.model == "wav2vec2-bert" else {}
+    shape = (NEW_ENCODER if config.model == "wav2vec2-bert" else {}) | own
     try:
         return AutoConfig.for_model(config.model, **shape | config.model_config)
     except (ValueError, TypeError) as error:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.speech_recognition.model import Listener
 
 CHUNK, OVERLAP = 30, 4  # seconds of a part that a CTC model hears at once, and that two neighbours share
+BEGINNINGS = ("▁", "Ġ")  # of the first token of a word, where no token is a space
 PAUSE = 0.6  # seconds between two words that begin a new segment
 FORMS = ("json", "srt", "vtt")
 
@@ -81,12 +82,11 @@ def _long_ctc(model: PreTrainedModel, device: str, listener: Listener, wave: np.
     space = tokenizer.convert_tokens_to_ids(getattr(tokenizer, "word_delimiter_token", None) or "|")
     for token, group in groupby([*frames, (0.0, 0.0, space)], key=lambda frame: frame[2]):
         times = list(group)
-        if token == space and letters:
-            words.append(
-                {"start": round(span[0], 2), "end": round(span[-1], 2), "text": str(tokenizer.decode(letters))}
-            )
+        begins = token == space or str(tokenizer.convert_ids_to_tokens(token)).startswith(BEGINNINGS)
+        if begins and letters:
+            words.append({"start": round(span[0], 2), "end": round(span[-1], 2), "text": listener.text_of(letters)})
             letters, span = [], []
-        elif token not in (blank, space):
+        if token not in (blank, space):
             letters += [token, blank]  # so that a letter that is written twice stays two
             span += [times[0][0], times[-1][1]]
     segments: list[dict[str, Any]] = []
@@ -126,6 +126,10 @@ def _frames(
 def _long_whisper(model: Any, device: str, listener: Listener, wave: np.ndarray) -> list[dict[str, Any]]:
     """The segments that Whisper writes, one window after another (Radford et al. 2022, section 3.8)."""
     features, tokenizer = listener.features, listener.tokenizer
+    if getattr(model.generation_config, "no_timestamps_token_id", None) is None:
+        raise ValueError(
+            f"the model has no tokens for times: recordings of at most {features.window} s, without --times"
+        )
     long = len(wave) > (features.window or CHUNK) * features.rate
     padding = "longest" if long else "max_length"
     how: dict[str, Any] = {"padding": padding, "truncation": False, "return_attention_mask": True}

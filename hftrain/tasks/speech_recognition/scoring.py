@@ -60,7 +60,7 @@ def _of_ctc(model: Any, listener: Listener) -> Callable[[Batch], list[Any]]:
 def written(listener: Listener, best: torch.Tensor, lengths: torch.Tensor) -> list[str]:
     """The texts of the most likely token of each frame, (B, T): repeats and blanks are left out."""
     rows = [row[:length].tolist() for row, length in zip(best.cpu(), lengths.tolist(), strict=True)]
-    return [str(listener.tokenizer.decode(row)).strip() for row in rows]
+    return [listener.text_of(row) for row in rows]
 
 
 def _of_decoder(model: Any, listener: Listener) -> Callable[[Batch], list[Any]]:

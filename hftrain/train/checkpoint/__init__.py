@@ -22,14 +22,16 @@ writes in another thread from copies.
 
 from hftrain.train.checkpoint.background import Background, memory_lacks
 from hftrain.train.checkpoint.contract import check_contract, differences
-from hftrain.train.checkpoint.exported import check_export
+from hftrain.train.checkpoint.exported import check_export, on_disk
 from hftrain.train.checkpoint.locking import lock
 from hftrain.train.checkpoint.reading import Saved, checkpoints, read, verify
 from hftrain.train.checkpoint.remote import Remote, Uploads, fetch
 from hftrain.train.checkpoint.runs import Row, check_free_space, contract_of, describe, find, rotate, set_aside
-from hftrain.train.checkpoint.writing import Result, refuges, save, versions, write
+from hftrain.train.checkpoint.writing import OURS, SHARD, Result, refuges, save, versions, write
 
 __all__ = [
+    "OURS",
+    "SHARD",
     "Background",
     "Remote",
     "Result",
@@ -47,6 +49,7 @@ __all__ = [
     "find",
     "lock",
     "memory_lacks",
+    "on_disk",
     "read",
     "refuges",
     "rotate",

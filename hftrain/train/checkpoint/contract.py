@@ -35,6 +35,11 @@ def check_contract(
     if refused:
         lines = "\n".join(f"  {changed[key]}" for key in refused)
         names = ",".join([*sorted(allow), *refused])
+        if any(key.endswith("_data") for key in refused):
+            lines += (
+                "\n  (a fingerprint of data changes with the files, their content, their @weights and #limits, "
+                "and with what makes tokens of them)"
+            )
         raise ValueError(
             f"not the run that was saved:\n{lines}\nSet them back, or continue with --resume_allow {names}"
         )

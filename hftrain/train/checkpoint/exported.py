@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
+
+from hftrain.distributed import norm_of
 
 EQUAL = 1e-4  # relative difference of two norms of the same numbers, summed in another order
 
@@ -34,7 +35,7 @@ def check_export(
     adapters = list(adapters)
     expected: dict[str, tuple[str, tuple[int, ...], float]] = {}
     for names, shape, norm in weights:
-        names = [_on_disk(name, adapters) for name in names]
+        names = [on_disk(name, adapters) for name in names]
         expected |= dict.fromkeys(names, (names[0], tuple(shape), norm))
     missing = {first: (shape, norm) for first, shape, norm in expected.values()}
     problems, other_names = [], []
@@ -43,7 +44,7 @@ def check_export(
             for name in tensors.keys():  # noqa: SIM118, it is not a dict
                 tensor = tensors.get_tensor(name)
                 if name not in expected:
-                    other_names.append((tensor.numel(), _norm(tensor)))
+                    other_names.append((tensor.numel(), norm_of(tensor)))
                     continue
                 first, shape, norm = expected[name]
                 missing.pop(first, None)
@@ -52,8 +53,8 @@ def check_export(
                 )
                 if tuple(part.shape) != shape:
                     problems.append(f"{name}: shape {tuple(tensor.shape)} in the file, {shape} trained")
-                elif not math.isclose(_norm(part), norm, rel_tol=EQUAL):
-                    problems.append(f"{name}: norm {_norm(part):.6g} in the file, {norm:.6g} trained")
+                elif not math.isclose(norm_of(part), norm, rel_tol=EQUAL):
+                    problems.append(f"{name}: norm {norm_of(part):.6g} in the file, {norm:.6g} trained")
     if missing and not adapters and other_names:
         there = sum(numbers for numbers, _ in other_names), math.hypot(*(norm for _, norm in other_names))
         trained = sum(math.prod(s) for s, _ in missing.values()), math.hypot(*(norm for _, norm in missing.values()))
@@ -65,13 +66,10 @@ def check_export(
         raise ValueError(f"the export in {folder} is not the model that was trained:\n  {shown}")
 
 
-def _on_disk(name: str, adapters: Iterable[str]) -> str:
+def on_disk(name: str, adapters: Iterable[str]) -> str:
+    """The name in a file of a parameter of these PEFT adapters."""
     for adapter in adapters:
         name = name.replace(f".modules_to_save.{adapter}", "")
         name = name.replace(f".lora_magnitude_vector.{adapter}.weight", ".lora_magnitude_vector")  # of DoRA
         name = name.replace(f".{adapter}", "")
     return name
-
-
-def _norm(tensor: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor.float(), dtype=torch.float64))

@@ -17,6 +17,7 @@ import torch.distributed
 from accelerate import PartialState
 
 from hftrain import disk
+from hftrain.distributed import MainThreads
 from hftrain.train.checkpoint.reading import checkpoints, read_manifest, require_intact, step_of, verify, why_unfit
 
 GB = 10**9
@@ -30,30 +31,19 @@ def find(output_dir: str | Path, resume_from_checkpoint: str | None) -> tuple[Pa
     """The checkpoint to resume from, or None for a new run, and lines to print on the ones passed over.
 
     resume_from_checkpoint: a folder, "auto" (the newest that verifies and is finite, or a new run without one) or None
-    (a new run; a folder with a run is refused). Every rank calls, the main process decides for all. Raises ValueError
-    that names the ways out.
+    (a new run; a folder with a run is refused). Every rank calls, the main process decides for all; the files are
+    verified by all. Raises ValueError that names the ways out.
     """
-    return on_main(lambda: _find(Path(output_dir), resume_from_checkpoint))
-
-
-def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | None, list[str]]:
-    place = _nearest(output_dir)
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        why = "not writable" if place.is_dir() else "no folder"
-        raise ValueError(f"{output_dir} cannot be written, since {place} is {why}: choose another --output_dir.")
-    if resume_from_checkpoint not in (None, "auto"):
-        require_intact(Path(resume_from_checkpoint))
-        return Path(resume_from_checkpoint), []
-    saved = checkpoints(output_dir)
-    final = [name for name in FINAL_FILES if (output_dir / name).exists()]
-    if resume_from_checkpoint is None and (saved or final):
-        raise ValueError(
-            f"{output_dir} already contains a run ({', '.join([path.name for path in saved] + final)}). "
-            "Continue it with --resume_from_checkpoint auto, or choose another --output_dir."
-        )
+    output_dir, chosen = Path(output_dir), resume_from_checkpoint not in (None, "auto")
+    candidates, final = on_main(lambda: _candidates(output_dir, resume_from_checkpoint))
     passed_over: list[str] = []
-    for folder in reversed(saved):
-        reason = why_unfit(folder)
+    for folder in candidates:
+        problems = _verify_together(folder)
+        if problems and chosen:
+            on_main(lambda: require_intact(folder))  # noqa: B023, raises with the way out
+        reason = problems[0] if problems else None
+        if not chosen:
+            reason = reason or on_main(lambda: why_unfit(folder, verified=True))  # noqa: B023
         if reason is None:
             return folder, passed_over
         passed_over.append(f"passed over {folder.name}: {reason}")
@@ -67,6 +57,44 @@ def _find(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[Path | 
             f"{output_dir} contains a finished run ({final[0]}) but no checkpoint: set another --output_dir."
         )
     return None, []
+
+
+def _candidates(output_dir: Path, resume_from_checkpoint: str | None) -> tuple[list[Path], list[str]]:
+    """The checkpoints to try, in this order, and the files of a finished run."""
+    place = _nearest(output_dir)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        why = "not writable" if place.is_dir() else "no folder"
+        raise ValueError(f"{output_dir} cannot be written, since {place} is {why}: choose another --output_dir.")
+    if resume_from_checkpoint not in (None, "auto"):
+        return [Path(resume_from_checkpoint)], []
+    saved = checkpoints(output_dir)
+    final = [name for name in FINAL_FILES if (output_dir / name).exists()]
+    if resume_from_checkpoint is None and (saved or final):
+        raise ValueError(
+            f"{output_dir} already contains a run ({', '.join([path.name for path in saved] + final)}). "
+            "Continue it with --resume_from_checkpoint auto, or choose another --output_dir."
+        )
+    return saved[::-1], final
+
+
+def _verify_together(folder: Path) -> list[str]:
+    """`verify`, shared by the processes whose machine sees the folder that the main process sees."""
+    if not _several():
+        return verify(folder)
+    try:
+        seen: str | None = (folder / "manifest.json").read_text()
+    except (OSError, ValueError):
+        seen = None
+    exchange = MainThreads()
+    manifests = exchange.gather(seen)
+    ranks = [rank for rank, manifest in enumerate(manifests) if manifest == manifests[0]]
+    rank = torch.distributed.get_rank()
+    mine = verify(folder, ranks.index(rank), len(ranks)) if rank in ranks else []
+    return list(dict.fromkeys(problem for problems in exchange.gather(mine) for problem in problems))
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> dict[str, Any]:
@@ -87,7 +115,7 @@ def contract_of(output_dir: str | Path, resume_from_checkpoint: str | None) -> d
 def on_main(decide: Callable[[], T]) -> T:
     """The main process's result or ValueError, on every rank: other machines may see another folder."""
     answer: list[Any] = [None, None]
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    several = _several()
     if not several or torch.distributed.get_rank() == 0:
         try:
             answer[0] = decide()

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils.operations import ConvertOutputsToFp32
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from hftrain.data.examples import Examples, fetch
 from hftrain.losses import Batch, Loss
 from hftrain.train.flops import size
 from hftrain.train.forecast.ledger import as_fake, counting
 from hftrain.train.optim import keep_matmuls
 from hftrain.train.trials.small import LAYERS
+
+logger = logging.getLogger(__name__)
 
 
 class Pass(NamedTuple):
@@ -27,6 +34,53 @@ class Pass(NamedTuple):
     with_gradients: int
     activations: int
     logits: int
+
+
+# Attention on CPUs, where the passes are counted; PyTorch's counter has formulas only for GPUs. What its backward pass
+# computes again does not count.
+ON_CPUS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *shapes, **_: 2 * sdpa_flop_count(*shapes[1:4])
+    ),
+}
+
+
+def counted_flops(
+    model: Any, examples: Examples, collate: Callable[[list[Any]], Batch], loss: Loss
+) -> Callable[[np.ndarray], float] | None:
+    """Model FLOPs of a training step, as a function of the indices of its examples, for models of any kind: counted in
+    passes of three lengths, and quadratic between them. None if the passes depend on numbers that the model computes,
+    or its weights are sharded already.
+    """
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return None
+    lengths = examples.lengths.sum(axis=1).astype(float)
+    order = np.argsort(lengths, kind="stable")
+    places = {lengths[place]: int(place) for place in order[[len(order) // 4, len(order) // 2, -1]]}
+    try:
+        counts = [_flops_of(model, collate(fetch(examples, [place] * 2)), loss) / 2 for place in places.values()]
+    except Exception as error:  # of the model's or the recipe's own code, which may need numbers
+        logger.info("the FLOPs of %s cannot be counted (%s: %s)", type(model).__name__, type(error).__name__, error)
+        return None
+    curve = np.polynomial.Polynomial.fit([*places], counts, len(places) - 1)
+    return lambda indices: float(curve(lengths[indices]).sum())
+
+
+def without_numbers(model: Any) -> Any:
+    """A copy whose parameters are on the meta device."""
+    shapes = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=p.requires_grad) for p in model.parameters()}
+    return copy.deepcopy(model, dict[int, Any](shapes))
+
+
+def _flops_of(model: Any, batch: Batch, loss: Loss) -> int:
+    """FLOPs of the products in a forward and a backward pass."""
+    tried = without_numbers(model).train()
+    with counting() as ledger:
+        as_fake(tried, ledger)
+        with FlopCounterMode(display=False, custom_mapping=ON_CPUS) as counter:
+            loss.summed(tried, dict(batch)).backward()
+    return counter.get_total_flops()
 
 
 FEW = 2, 4  # layers at which a deep model is counted: its passes grow by the same bytes with each layer

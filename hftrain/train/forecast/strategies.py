@@ -118,6 +118,7 @@ def needs(
         # the weights of a layer and of the next, its gradients, and what is being scattered: 2 to 5 layers, by timing
         exchange = 4 * computed * weights.layer
         peak = held + state + gradients + exchange + one.activations
-    export = weights.trained_bytes if weights.frozen else weights.trained_bytes + weights.frozen_bytes
-    checkpoint = (4 + moments) * trained + export
+    checkpoint = (4 + moments) * trained
+    if strategy in ("one device", "DDP"):  # a sharded checkpoint has no export
+        checkpoint += weights.trained_bytes if weights.frozen else weights.trained_bytes + weights.frozen_bytes
     return Needs(held, gradients, state, one.activations, one.logits, exchange, host, checkpoint, peak)

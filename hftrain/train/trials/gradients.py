@@ -75,11 +75,11 @@ def try_examples(
     """Runs forward passes on the two shortest examples, and on the longest one as in evaluation, where no layer is
     dropped at random; returns and logs the findings.
 
-    A model that ZeRO-3 has sharded is not gathered: a small one of its kind is tried instead, also for the layers that
-    it lacks. Every process must call. The arguments are those of `fit`.
+    A model that ZeRO-3 has sharded, or whose weights are on the main process alone, is not gathered: a small one of its
+    kind is tried instead, also for the layers that it lacks. Every process must call. The arguments are those of `fit`.
     """
     findings = Findings([], Changes([], []))
-    cut_up, whole = any(hasattr(parameter, "ds_id") for parameter in model.parameters()), model
+    cut_up, whole = any(hasattr(p, "ds_id") for p in model.parameters()) or distributed.is_away(model), model
     small: Small | None = None
     if cut_up:
         small = None if hasattr(model, "peft_config") else next(stand_ins(model), None)

@@ -27,10 +27,29 @@ HYBRID: dict[str, Any] = {
     "encoder_hidden_dim": 16,
     "encoder_in_channels": [8, 8, 16],
     "decoder_in_channels": [16] * 3,
+    "encode_proj_layers": [2],
+    "feat_strides": [8, 16, 32],
+    "num_feature_levels": 3,
     "num_denoising": 0,
     "freeze_backbone_batch_norms": False,
 }
 STAGES = ["stage2", "stage3", "stage4"]
+GROUPED: dict[str, Any] = {  # LW-DETR and RF-DETR repeat their queries in groups
+    "d_model": 16,
+    "decoder_layers": 2,
+    "decoder_ffn_dim": 16,
+    "decoder_self_attention_heads": 2,
+    "decoder_cross_attention_heads": 2,
+    "num_queries": 12,
+    "group_detr": 3,
+    "projector_scale_factors": [1.0],
+    "dropout": 0.0,
+}
+VIT = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2, "patch_size": 16}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "lw_detr": {"model_type": "lw_detr_vit", "pretrain_image_size": SIDE, "num_windows": 4, "out_indices": [1, 2]},
+    "rf_detr": {"model_type": "rf_detr_dinov2", "out_indices": [1, 3]},
+}
 
 
 def hybrid() -> dict[str, Any]:
@@ -42,8 +61,11 @@ def resnet() -> dict[str, Any]:
 
 
 def shape(kind: str) -> dict[str, Any]:
-    if kind in ("rt_detr", "rt_detr_v2"):
+    if kind in ("rt_detr", "rt_detr_v2", "d_fine", "deimv2"):
         return hybrid()
+    if kind in BACKBONES:
+        backbone = {**VIT, **BACKBONES[kind], "image_size": SIDE}
+        return GROUPED | {"backbone_config": transformers.AutoConfig.for_model(backbone.pop("model_type"), **backbone)}
     if kind == "yolos":
         return {
             "hidden_size": 16,

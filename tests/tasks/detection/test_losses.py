@@ -6,14 +6,14 @@ import torch
 import transformers
 
 from hftrain.tasks.detection import SetLoss, collator
-from hftrain.tasks.detection.losses import run
+from hftrain.tasks.detection.losses import run, say_what_depends_on_the_cut
 from hftrain.tasks.detection.model import new_processor
 from hftrain.tasks.detection.scoring import detections
 from hftrain.vision.canvas import Canvas
 from tests.tasks.detection.data import scene, write_images
 from tests.tasks.detection.models import SIDE, make
 
-KINDS = ["detr", "yolos", "conditional_detr", "deformable_detr", "rt_detr", "rt_detr_v2"]
+KINDS = ["detr", "yolos", "conditional_detr", "deformable_detr", "rt_detr", "rt_detr_v2", "lw_detr", "rf_detr"]
 EMPTY = 3  # the image without objects
 
 
@@ -56,6 +56,17 @@ def test_any_cut_gives_the_same_loss_and_gradients(kind, cuts, examples):
     value, other = step(kind, examples, cuts)
     assert value == pytest.approx(whole, rel=1e-5)
     assert float((other - gradient).norm()) <= 1e-5 * float(gradient.norm())
+
+
+@pytest.mark.parametrize("kind", ["d_fine", "deimv2"])
+def test_what_compares_boxes_depends_on_the_cut_a_little(kind, examples):
+    """As the log says at the start of a run: a part of the loss is no sum over boxes."""
+    model = make(kind)
+    assert "compares the boxes of a micro-batch with each other" in "".join(say_what_depends_on_the_cut(model))
+    whole, _ = step(kind, examples, [])
+    batch = collator(Canvas(new_processor(kind), SIDE))(examples)
+    assert whole == pytest.approx(float(run(model.train(), batch).loss.detach()), rel=1e-5)
+    assert step(kind, examples, [4, 5])[0] == pytest.approx(whole, rel=0.01)
 
 
 def test_images_without_objects_alone_are_learnt_too(examples):

@@ -113,6 +113,8 @@ def test_the_built_in_digits():
     [
         ({"image": "pictures/none.png"}, r"rows.jsonl, line 4: .*none.png cannot be read: No such file"),
         ({"image": "https://example.org/cat.jpg"}, "column 'image' is a URL, https://example.org/cat.jpg: only files"),
+        ({"image": "iVBORw0KGgo" * 30}, "column 'image' is base64 text, iVBORw0KGgoiVBORw0KGgoiV"),
+        ({"image": "data:image/png;base64,iVBORw0KGgo="}, "column 'image' is base64 text, data:image/png;base64,iV"),
         ({"image": None}, "column 'image' is null"),
         ({"image": 7}, "column 'image' is no path of an image: 7"),
         ({"label": None}, "column 'label' is null"),

@@ -52,6 +52,21 @@ SHAPES: dict[str, dict[str, Any]] = {
         "train_num_points": 64,
         "dropout": 0.0,
     },
+    "maskformer": {
+        "backbone_config": {**RESNET, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
+        "decoder_config": {
+            "model_type": "detr",
+            "d_model": 32,
+            "decoder_layers": 2,
+            "decoder_attention_heads": 2,
+            "decoder_ffn_dim": 16,
+            "num_queries": 8,
+            "dropout": 0.0,
+        },
+        "fpn_feature_size": 32,
+        "mask_feature_size": 32,
+        "num_attention_heads": 2,
+    },
     "eomt": {
         "hidden_size": 16,
         "num_hidden_layers": 3,

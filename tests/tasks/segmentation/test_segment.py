@@ -182,11 +182,18 @@ def test_two_processes_give_the_same_losses(strategy, folders, tmp_path):
         ({"model": "mask2former", "dice_weight": 1.0}, "dice_weight"),
         ({"label_names": ["a", "b"], "label_values": ["1"]}, "one value for each name"),
         ({"model": "segformr"}, "did you mean segformer"),
+        ({"model": "oneformer"}, "oneformer cannot be trained here: its contrastive loss needs texts"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ConfigError, match=message):
         SegmentationConfig(**settings)
+
+
+def test_a_pretrained_oneformer_is_refused_with_the_reason(folders, tmp_path):
+    transformers.OneFormerConfig(backbone_config=transformers.SwinConfig()).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="a oneformer cannot be trained here: its contrastive loss needs texts"):
+        train(folders["instance"], tmp_path / "out", model_name_or_path=str(tmp_path / "model"), image_size=64)
 
 
 def test_a_model_that_labels_pixels_cannot_tell_objects_apart(folders, tmp_path):

@@ -1,10 +1,19 @@
 """Tiny models that speak, and examples for them."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import FastSpeech2ConformerConfig, FastSpeech2ConformerModel, SpeechT5Config, SpeechT5ForTextToSpeech
+from transformers import (
+    FastSpeech2ConformerConfig,
+    FastSpeech2ConformerModel,
+    SpeechT5Config,
+    SpeechT5ForTextToSpeech,
+    Wav2Vec2FeatureExtractor,
+    WavLMConfig,
+    WavLMForXVector,
+)
 
 from hftrain.audio.mel import LogMel
 from hftrain.tasks.speaking.model import FASTSPEECH, SPEECHT5, fix_batch_norm, steady_prenet
@@ -67,3 +76,13 @@ def examples(kind: str, count: int = 6) -> list[dict[str, Any]]:
             row["energy"] = draw.normal(size=len(ids)).astype(np.float32)
         rows.append(row)
     return rows
+
+
+def save_encoder(folder: Path) -> None:
+    """A model of voices with random weights."""
+    torch.manual_seed(0)
+    conv = {"conv_dim": [16, 16], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2}
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, **conv}
+    heads = {"tdnn_dim": [16], "tdnn_kernel": [3], "tdnn_dilation": [1], "xvector_output_dim": 8}
+    WavLMForXVector(WavLMConfig(**size, **heads, num_conv_pos_embeddings=4)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)

@@ -8,15 +8,13 @@ from transformers import (
     FastSpeech2ConformerHifiGanConfig,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
-    Wav2Vec2FeatureExtractor,
     WavLMConfig,
-    WavLMForXVector,
 )
 
 from hftrain.audio.mel import LogMel
 from hftrain.tasks.speaking.scoring import plain, word_errors
 from hftrain.tasks.speaking.sound import load_speaker_encoder, load_vocoder
-from tests.tasks.speaking.models import MEL
+from tests.tasks.speaking.models import MEL, save_encoder
 
 pytestmark = pytest.mark.unit
 
@@ -56,12 +54,7 @@ def test_what_is_no_vocoder_is_refused(tmp_path):
 
 
 def test_a_speaker_encoder_gives_vectors_of_length_1(tmp_path):
-    torch.manual_seed(0)
-    conv = {"conv_dim": [16, 16], "conv_stride": [10, 8], "conv_kernel": [10, 8], "num_feat_extract_layers": 2}
-    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, **conv}
-    heads = {"tdnn_dim": [16], "tdnn_kernel": [3], "tdnn_dilation": [1], "xvector_output_dim": 8}
-    WavLMForXVector(WavLMConfig(**size, **heads, num_conv_pos_embeddings=4)).save_pretrained(tmp_path)
-    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    save_encoder(tmp_path)
     embed = load_speaker_encoder(str(tmp_path))
     draw = np.random.default_rng(0)
     one, other = (embed(draw.normal(0, 0.1, 4000).astype(np.float32)) for _ in range(2))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import transformers
+from safetensors.torch import load_file, save_file
 
 from hftrain.cli import main as hftrain
 from hftrain.config import ConfigError
@@ -16,7 +17,7 @@ from hftrain.predict import predict
 from hftrain.tasks.speaking import SpeakConfig
 from tests import ROOT
 from tests.tasks.speaking.data import write
-from tests.tasks.speaking.models import FAST, T5
+from tests.tasks.speaking.models import FAST, T5, save_encoder
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.speak")
@@ -43,6 +44,14 @@ def data(tmp_path_factory) -> dict[str, str]:
     return write(tmp_path_factory.mktemp("data") / "clips")
 
 
+@pytest.fixture(scope="module")
+def spoken(data, tmp_path_factory) -> Path:
+    """A model after one step."""
+    out = tmp_path_factory.mktemp("spoken") / "out"
+    train(data, out, max_steps=1)
+    return out
+
+
 def train(data: dict[str, str], out: Path, kind: str = "fastspeech2_conformer", **settings) -> list[tuple]:
     """Losses and gradient norms."""
     size = {} if "model_name_or_path" in settings else {"model": kind, "model_config": SIZES[kind]}
@@ -54,10 +63,13 @@ def train(data: dict[str, str], out: Path, kind: str = "fastspeech2_conformer", 
 @pytest.mark.parametrize("kind", [*SIZES])
 def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
     out = tmp_path / "out"
-    losses = train(data, out, kind, max_steps=10, num_scored=4, eval_steps=5)
+    save_encoder(tmp_path / "encoder")
+    encoder = {"speaker_encoder": str(tmp_path / "encoder")}
+    losses = train(data, out, kind, max_steps=10, num_scored=4, eval_steps=5, **encoder)
     assert losses[-1][1] < losses[0][1]
     results = json.loads((out / "all_results.json").read_text())
     assert {"test_loss", "test_mcd", "eval_loss", "eval_mcd"} <= results.keys()
+    assert -1 <= results["test_speaker_similarity"] <= 1
     page = (out / "report.html").read_text()
     for word in ("data:audio/wav", "media-src data:", "its spectrogram", "Worst utterances", "consent", "frames/s"):
         assert word in page, word
@@ -93,12 +105,19 @@ def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
         (["abc", "--output", "wav", "--vocoder", "missing"], "vocoder 'missing' is not a local folder"),
     ],
 )
-def test_what_cannot_be_spoken_is_named(arguments, message, data, tmp_path_factory, capsys):
-    out = tmp_path_factory.getbasetemp() / "spoken"
-    if not out.exists():
-        train(data, out, max_steps=1)
-    assert hftrain(["predict", str(out), *arguments]) != 0
+def test_what_cannot_be_spoken_is_named(arguments, message, spoken, capsys):
+    assert hftrain(["predict", str(spoken), *arguments]) != 0
     assert message.replace("\\", "") in capsys.readouterr().err
+
+
+def test_an_utterance_that_does_not_end_is_named(spoken, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(spoken, out)
+    weights = load_file(out / "model.safetensors")
+    weights["duration_predictor.linear.bias"].fill_(20.0)  # half a billion frames for each token
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    assert hftrain(["predict", str(out), "abc", "--output", str(tmp_path / "wav")]) == 0
+    assert "'abc' did not end within 1 s and was cut off" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -143,6 +162,13 @@ def test_a_model_that_cannot_learn_here_is_refused(kind, message, data, tmp_path
     (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
     with pytest.raises(ValueError, match=message):
         train(data, tmp_path / "out", model_name_or_path=str(tmp_path), tokenizer_name_or_path="x")
+
+
+@pytest.mark.parametrize("setting", ["vocoder", "listener", "speaker_encoder"])
+def test_what_is_missing_is_named_before_the_training(setting, data, tmp_path):
+    with pytest.raises(ValueError, match=f"{setting} 'missing' is not a local folder"):
+        train(data, tmp_path / "out", **{setting: "missing"})
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

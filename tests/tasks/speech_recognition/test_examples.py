@@ -101,7 +101,9 @@ def test_a_text_that_needs_more_frames_than_there_are_is_named(config, rows):
 def test_augmentation_follows_from_the_seed(config, rows):
     listener = load_listener(config, rows)
     _, examples = make_examples(rows, listener, load_recogniser(config, listener), config)
-    augment = augmentation(dataclasses.replace(config, noise=1.0, shift_seconds=0.1), listener)
+    config = dataclasses.replace(config, noise=1.0, shift_seconds=0.1)
+    augment = augmentation(config, listener)
+    assert (config.speed, config.time_masks, config.band_masks) == (0.1, 2, 2)
     waves = []
     for seed in (1, 1, 2):
         seed_all(seed)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hftrain.tasks.speech_recognition import predict
+from hftrain.tasks.speech_recognition import Listener, predict
 from hftrain.tasks.speech_recognition.predict import subtitles
 
 pytestmark = pytest.mark.unit
@@ -21,7 +21,10 @@ class Tokens:
     def convert_tokens_to_ids(self, token: str) -> int:
         return 1
 
-    def decode(self, ids: list[int]) -> str:
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return TOKENS[token]
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         return "".join(TOKENS[number] for number in ids)
 
 
@@ -54,7 +57,7 @@ def test_chunks_give_the_words_of_the_whole_with_their_times(monkeypatch):
         frames[start : start + 6] = np.repeat(letters, 2)
         frames[start + 6] = 1
         words.append((start * HOP / RATE, letters))
-    listener = SimpleNamespace(features=features, tokenizer=Tokens())
+    listener = Listener(features, Tokens(), None, "unchanged")
     segments = predict._long_ctc(Ears(), "cpu", listener, frames.repeat(HOP).astype(np.float32))
     heard = [word for segment in segments for word in segment["text"].split()]
     # a letter that follows itself without a blank is one

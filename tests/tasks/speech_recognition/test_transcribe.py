@@ -14,7 +14,7 @@ from hftrain.predict import predict
 from hftrain.tasks.speech_recognition import TranscribeConfig
 from tests import ROOT
 from tests.tasks.speaking.data import write
-from tests.tasks.speech_recognition.models import RAW, ctc_folder, whisper_folder
+from tests.tasks.speech_recognition.models import RAW, SMALL, ctc_folder, whisper_folder
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.transcribe")
@@ -48,9 +48,9 @@ def models(tmp_path_factory) -> dict[str, str]:
     }
 
 
-def train(data: dict[str, str], out: Path, model: str | None, **settings) -> list[tuple]:
+def train(data: dict[str, str], out: Path, pretrained: str | None, **settings) -> list[tuple]:
     """Losses and gradient norms."""
-    recipe.main(TranscribeConfig(output_dir=str(out), **RUN | data | {"model_name_or_path": model} | settings))
+    recipe.main(TranscribeConfig(output_dir=str(out), **RUN | data | {"model_name_or_path": pretrained} | settings))
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row["loss"], row["grad_norm"]) for row in rows if "grad_norm" in row]
 
@@ -79,6 +79,27 @@ def test_the_score_is_that_of_predict_with_any_batch_size(kind, data, models, tm
     assert [line["prediction"] for line in lines] == heard and lines[0]["text"] == texts[0]
     page = (out / "report.html").read_text()
     assert all(word in page for word in ("data:audio/wav", "Errors by speaker", "Worst utterances"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_config": SMALL, "vocab_size": 264},
+        {"model": "whisper", "model_config": {"d_model": 16, "encoder_ffn_dim": 16, "decoder_layers": 1}},
+    ],
+)
+def test_new_models_have_byte_pairs_as_vocabulary(settings, data, tmp_path):
+    out = tmp_path / "out"
+    train(data, out, None, max_steps=2, **settings)
+    files, texts = rows_of(data)
+    heard = predict(out, files, batch_size=4)
+    rates = error_rates(heard, texts, "basic")
+    assert json.loads((out / "all_results.json").read_text())["test_cer"] == rates["cer"]
+    if "model" in settings:
+        with pytest.raises(ValueError, match="the model has no tokens for times"):
+            predict(out, files[:1], times=True)
+    else:
+        assert predict(out, files[:1], times=True)[0].keys() == {"text", "segments"}
 
 
 @pytest.mark.slow

@@ -1,0 +1,33 @@
+"""Words on pictures: whole, and large enough for the thumbnail of a report."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hftrain.vision.sheet import draw_boxes, draw_masks
+
+pytestmark = pytest.mark.unit
+
+
+def letters(picture: Image.Image) -> np.ndarray:
+    """(H, W) bool: where it is white."""
+    return (np.asarray(picture) == 255).all(axis=2)
+
+
+@pytest.mark.parametrize("edge", [64, 1000])
+def test_words_are_whole_at_each_edge(edge):
+    image = Image.new("RGB", (edge, edge))
+    middle = letters(draw_boxes(image, [[edge // 3, edge // 2, edge, edge]], ["a ball"]))
+    corner = letters(draw_boxes(image, [[edge - 2, 0, edge, 2]], ["a ball"]))
+    assert middle.sum() == corner.sum() > 0
+    mask = np.zeros((edge, edge), bool)
+    mask[-1, -1] = True
+    assert letters(draw_masks(image, [mask], ["a ball"])).sum() == corner.sum()
+
+
+def test_letters_grow_with_the_picture():
+    heights = []
+    for edge in (400, 1600):
+        shown = letters(draw_boxes(Image.new("RGB", (edge, edge)), [[0, edge // 2, 9, edge - 1]], ["HHH"]))
+        heights.append(int(shown.any(axis=1).sum()))
+    assert heights[1] > 3 * heights[0] > 30
