@@ -26,7 +26,7 @@ from hftrain.losses import IGNORE, Batch
 from hftrain.models.places import SPARE, Group, Places, similar
 
 Value = TypeVar("Value")
-WORTH = 0.1  # of a batch must be padding, or it stays as it is
+WORTH, WORTH_FREE = 0.3, 0.1  # of a batch must be padding, or it stays as it is; the latter if not `exact`
 
 
 class InRows(TorchFunctionMode):

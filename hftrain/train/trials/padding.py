@@ -19,7 +19,7 @@ from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import seed_all
 from hftrain.distributed import is_sharded
 from hftrain.losses import Batch, Loss
-from hftrain.models.unpadded import places_of, stacks_of, unpadded
+from hftrain.models.unpadded import WORTH, WORTH_FREE, places_of, stacks_of, unpadded
 from hftrain.train.trials.memory import left_as_it_was
 from hftrain.train.trials.small import base, parts
 
@@ -63,7 +63,7 @@ def without_padding(
         return loss
 
     def packed(model: nn.Module, batch: Batch) -> torch.Tensor:
-        with unpadded(inner, batch, exact=not wanted):
+        with unpadded(inner, batch, WORTH_FREE if wanted else WORTH, exact=not wanted):
             return loss.summed(model, batch)
 
     return Loss(packed, loss.count)
