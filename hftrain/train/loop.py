@@ -206,7 +206,7 @@ def fit(
                 examples, collate, plan, start=state.step, stop=total, num_workers=config.dataloader_num_workers,
                 process=accelerator.process_index, processes=accelerator.num_processes,
                 micro_batch_size=micro_batch_size, micro_batch_tokens=config.micro_batch_tokens,
-                augment=augment, augment_at=augment_at and (lambda step: augment_at(step, total)),
+                augment=augment, augment_at=augment_at and (lambda step: augment_at(step, total)),  # type: ignore[misc]
                 equal_lengths=config.equal_length_micro_batches,
             ):  # fmt: skip
                 learning_rate = peak * schedule(step)
