@@ -14,6 +14,16 @@ from hftrain.text import train_tokenizer
 
 SIZE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
+THREE_STEPS: dict[str, Any] = {  # the settings of a recipe that trains for three steps
+    "global_batch_size": 6,
+    "micro_batch_size": 6,
+    "dataloader_num_workers": 0,
+    "learning_rate": 3e-3,
+    "max_steps": 3,
+    "logging_steps": 1,
+    "seed": 3,
+}
+
 
 def model(kind: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A model of this class, say "BertForMaskedLM", of `SIZE` and 50 tokens but for `changes` of its configuration."""

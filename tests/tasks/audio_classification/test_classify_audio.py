@@ -14,22 +14,11 @@ from hftrain.tasks.audio_classification import AudioClassificationConfig
 from tests import ROOT
 from tests.tasks.speaking.data import write
 from tests.tasks.speech_recognition.models import RAW, classifier_folder
+from tests.tiny import THREE_STEPS
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.classify_audio")
-RUN = {
-    "global_batch_size": 6,
-    "micro_batch_size": 6,
-    "dataloader_num_workers": 0,
-    "learning_rate": 3e-3,
-    "max_steps": 3,
-    "logging_steps": 1,
-    "eval_steps": 0,
-    "save_steps": 0,
-    "eval_batch_size": 4,
-    "seed": 3,
-    "label_column": "speaker",
-}
+RUN = THREE_STEPS | {"eval_steps": 0, "save_steps": 0, "eval_batch_size": 4, "label_column": "speaker"}
 
 
 @pytest.fixture(scope="module")

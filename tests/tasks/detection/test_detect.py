@@ -22,20 +22,12 @@ from hftrain.vision.canvas import Canvas
 from tests import ROOT
 from tests.tasks.detection.data import NAMES, coco, write_coco
 from tests.tasks.detection.models import HYBRID, RESNET, STAGES, saved
+from tests.tiny import THREE_STEPS
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.detect")
 NEW = {**HYBRID, "backbone_config": {"model_type": "rt_detr_resnet", **RESNET, "out_features": STAGES}}
-RUN = {
-    "global_batch_size": 6,
-    "micro_batch_size": 6,
-    "dataloader_num_workers": 0,
-    "learning_rate": 3e-3,
-    "max_steps": 3,
-    "logging_steps": 1,
-    "seed": 3,
-    "flip": 0.5,
-}
+RUN = THREE_STEPS | {"flip": 0.5}
 
 
 @pytest.fixture(scope="module")

@@ -20,19 +20,11 @@ from tests import ROOT
 from tests.tasks.detection.data import NAMES
 from tests.tasks.segmentation.data import write_folders, write_objects, write_panoptic
 from tests.tasks.segmentation.models import SHAPES, saved
+from tests.tiny import THREE_STEPS
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.segment")
-RUN = {
-    "global_batch_size": 6,
-    "micro_batch_size": 6,
-    "dataloader_num_workers": 0,
-    "learning_rate": 3e-3,
-    "max_steps": 3,
-    "logging_steps": 1,
-    "seed": 3,
-    "flip": 0.5,
-}
+RUN = THREE_STEPS | {"flip": 0.5}
 NOISE = {"smallest_scale": 0.5, "largest_scale": 1.5, "colour_jitter": 0.3}
 
 

@@ -18,25 +18,14 @@ from hftrain.tasks.speaking import SpeakConfig
 from tests import ROOT
 from tests.tasks.speaking.data import write
 from tests.tasks.speaking.models import FAST, T5, save_encoder
+from tests.tiny import THREE_STEPS
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.speak")
 SIZES = {"fastspeech2_conformer": FAST, "speecht5": T5}
-RUN = {
-    "global_batch_size": 6,
-    "micro_batch_size": 6,
-    "dataloader_num_workers": 0,
-    "learning_rate": 3e-3,
-    "max_steps": 3,
-    "logging_steps": 1,
-    "eval_steps": 0,
-    "save_steps": 0,
-    "seed": 3,
-    "num_samples": 1,
-    "num_scored": 2,
-    "max_seconds": 1.0,
-    "speaker_column": "speaker",
-}
+RUN = THREE_STEPS | {
+    "eval_steps": 0, "save_steps": 0, "num_samples": 1, "num_scored": 2, "max_seconds": 1.0, "speaker_column": "speaker",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -15,22 +15,11 @@ from hftrain.tasks.speech_recognition import TranscribeConfig
 from tests import ROOT
 from tests.tasks.speaking.data import write
 from tests.tasks.speech_recognition.models import RAW, SMALL, ctc_folder, whisper_folder
+from tests.tiny import THREE_STEPS
 from tests.train.exact_worker import launch
 
 recipe = importlib.import_module("recipes.transcribe")
-RUN = {
-    "global_batch_size": 6,
-    "micro_batch_size": 6,
-    "dataloader_num_workers": 0,
-    "learning_rate": 3e-3,
-    "max_steps": 3,
-    "logging_steps": 1,
-    "eval_steps": 0,
-    "save_steps": 0,
-    "eval_batch_size": 4,
-    "seed": 3,
-    "speaker_column": "speaker",
-}
+RUN = THREE_STEPS | {"eval_steps": 0, "save_steps": 0, "eval_batch_size": 4, "speaker_column": "speaker"}
 
 
 @pytest.fixture(scope="module")
