@@ -24,7 +24,8 @@ from tests.train.exact_worker import launch
 recipe = importlib.import_module("recipes.speak")
 SIZES = {"fastspeech2_conformer": FAST, "speecht5": T5}
 RUN = THREE_STEPS | {
-    "eval_steps": 0, "save_steps": 0, "num_samples": 1, "num_scored": 2, "max_seconds": 1.0, "speaker_column": "speaker",
+    "eval_steps": 0, "save_steps": 0, "num_samples": 1, "num_scored": 2, "max_seconds": 1.0,
+    "speaker_column": "speaker",
 }  # fmt: skip
 
 
