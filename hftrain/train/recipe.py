@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from hftrain.config import RecipeConfig, parse
-from hftrain.data.sources import require_files
 
 C = TypeVar("C", bound=RecipeConfig)
 
@@ -21,6 +20,8 @@ def run(main: Callable[[C], dict[str, Any]], config_class: type[C]) -> dict[str,
         The result of `main`, or for folds the content of `cross_validation.json`.
     """
     config = parse(config_class)
+    from hftrain.data.sources import require_files
+
     require_files(config)  # before torch is imported
     if config.folds is None or config.fold is not None:
         return main(config)
