@@ -18,15 +18,15 @@ from hftrain.losses import Loss, causal_language_model, sequence_to_sequence
 from hftrain.train.loop import prepare
 from tests import tiny
 
-SHAPE = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
+SHAPE = {"hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4}
 SHAPE |= {"vocab_size": 1000, "max_position_embeddings": 512}
 LOSSES = {"LlamaForCausalLM": causal_language_model(), "BertForMaskedLM": sequence_to_sequence()}
 SETTINGS: dict[str, Any] = {"rows": 2, "tokens": 128, "micro_batches": 2, "bf16": False, "lora": False}
-SETTINGS |= {"kind": "LlamaForCausalLM"}
+SETTINGS |= {"kind": "LlamaForCausalLM", "layers": 4}
 
 
-def make_model(lora: bool = False, kind: str = "LlamaForCausalLM") -> Any:
-    model: Any = tiny.model(kind, **SHAPE)
+def make_model(lora: bool = False, kind: str = "LlamaForCausalLM", layers: int = 4) -> Any:
+    model: Any = tiny.model(kind, **SHAPE, num_hidden_layers=layers)
     if lora:
         import peft
 
@@ -45,7 +45,7 @@ def measure(settings: dict[str, Any], folder: str) -> int:
     accelerator = make_accelerator(mixed_precision="bf16" if settings["bf16"] else "no")
     config = TrainConfig(output_dir=folder, bf16=settings["bf16"], learning_rate=1e-3)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        model = make_model(settings["lora"], settings["kind"])
+        model = make_model(settings["lora"], settings["kind"], settings["layers"])
         place(accelerator, model)
         model, optimizer = prepare(accelerator, model, config)
         batch = make_batch(settings["rows"], settings["tokens"])

@@ -32,7 +32,7 @@ WORKER = ROOT / "tests" / "train" / "forecast_worker.py"
 
 def expected(strategy, processes, **changes):
     settings = SETTINGS | changes
-    model = make_model(settings["lora"], settings["kind"]).to("meta")
+    model = make_model(settings["lora"], settings["kind"], settings["layers"]).to("meta")
     narrow = settings["bf16"] and strategy not in ("one device", "DDP")
     weights, batch = weigh_model(model), make_batch(settings["rows"], settings["tokens"])
     one = count_pass(model, batch, LOSSES[settings["kind"]], bf16=settings["bf16"], narrow=narrow)
