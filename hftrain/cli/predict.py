@@ -65,6 +65,15 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--times", choices=("json", "srt", "vtt"), help="speech with the times of its segments: JSON lines or subtitles"
     )
+    command.add_argument(
+        "--language_model",
+        type=Path,
+        metavar="FILE",
+        help="n-grams of words in an ARPA file (also .gz), for speech recognition by CTC: searches with 20 beams",
+    )
+    command.add_argument(
+        "--language_model_weight", type=float, metavar="W", help="of the language model beside the sound (default: 0.5)"
+    )
     command.add_argument("--vocoder", metavar="PATH", help="HiFi-GAN that makes sound of speech (default: Griffin-Lim)")
     command.add_argument("--speaker", metavar="NAME", help="the speaker of speech (default: the first of the training)")
     add_format_options(command)
@@ -90,8 +99,8 @@ def predict_texts(args: argparse.Namespace) -> int:
 
     if bool(args.texts) == bool(args.file):
         raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
-    if args.file:
-        existing(args.file)
+    for file in filter(None, (args.file, args.language_model)):
+        existing(file)
     require_model(args.folder)  # before torch is imported
     from transformers.utils.logging import set_verbosity_error
 
@@ -166,6 +175,8 @@ def predict_texts(args: argparse.Namespace) -> int:
         each_word=inputs.form == "conll",
         threshold=0.0 if args.coco else args.threshold,
         times=args.times is not None,
+        language_model=args.language_model,
+        language_model_weight=args.language_model_weight,
         vocoder=args.vocoder,
         speaker=args.speaker,
     )

@@ -38,6 +38,8 @@ def predict(
     times: bool = False,
     vocoder: str | None = None,
     speaker: str | None = None,
+    language_model: str | Path | None = None,
+    language_model_weight: float | None = None,
 ) -> list[Any]:
     """One prediction for each text, in the order of `texts`, by the kind of the model:
 
@@ -65,6 +67,7 @@ def predict(
         each_word: token classification returns the tag of each word, never entities.
         threshold: least score of a detected or segmented object.
         times: speech recognition returns {"text", "segments"} with the times of the segments.
+        language_model, language_model_weight: n-grams for speech recognition by CTC, see `listening.listen`.
         vocoder, speaker: how speech sounds, see `speaking.speak`.
 
     Raises:
@@ -81,12 +84,22 @@ def predict(
         raise ValueError(
             f"{folder} contains a {what}, which reads single texts: remove pairs (--pair_column, --context)"
         )
+    if language_model is not None and not transcribes(config, what):
+        raise ValueError(f"{folder} contains a {what}: a language model is for speech recognition by CTC")
     if times and not transcribes(config, what):
         raise ValueError(f"{folder} contains a {what}: only speech recognition has times")
     if classifies_audio(config, what):
         return hearing.classify(saved, texts, batch_size)
     if transcribes(config, what):
-        return listening.listen(saved, texts, batch_size, times=times)
+        return listening.listen(
+            saved,
+            texts,
+            batch_size,
+            times=times,
+            num_beams=num_beams,
+            language_model=language_model,
+            language_model_weight=language_model_weight,
+        )
     if "ForImageClassification" in what:
         return imaging.classify(saved, texts, batch_size)
     if "ForObjectDetection" in what:

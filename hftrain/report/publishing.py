@@ -146,7 +146,8 @@ def publish(
         adapter=(folder / "adapter_config.json").exists(),
     )
     for sample in report.samples[:3]:
-        say(visible("\n".join(f"  {name:<11} {value}" for name, value in sample.items())) + "\n")
+        written = {name: value for name, value in sample.items() if isinstance(value, str | int | float)}  # no players
+        say(visible("\n".join(f"  {name:<11} {value}" for name, value in written.items())) + "\n")
     for key in numbers:
         rival = f", a constant guess has {guessed[key]}" if key in guessed else ""
         say(visible(f"{prefix}{key}: {scored[key]}{rival}"))

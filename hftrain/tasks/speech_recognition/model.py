@@ -7,6 +7,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,10 @@ class Listener:
 
     def text_of(self, path: Sequence[int]) -> str:
         """The text of the tokens of CTC's frames: repeats and blanks are left out."""
-        tokens = [token for token, _ in groupby(path)]
-        return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        tokens = [token for token, _ in groupby(path) if token != self.tokenizer.pad_token_id]
+        # tokenizers of CTC would take a letter that is written twice for a repeat, now that no blank is between
+        how = {"group_tokens": False} if "group_tokens" in signature(self.tokenizer._decode).parameters else {}
+        return str(self.tokenizer.decode(tokens, **how)).strip()
 
     def unknown(self, text: str) -> str:
         """The characters of a text that a CTC vocabulary lacks."""

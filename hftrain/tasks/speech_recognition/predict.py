@@ -6,13 +6,17 @@ Shapes: T samples, F frames.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import groupby, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hftrain.models.saved import Saved, load_weights, recall
+from hftrain.tasks.speech_recognition.beams import Search, read_arpa
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel
 
     from hftrain.tasks.speech_recognition.model import Listener
@@ -20,10 +24,20 @@ if TYPE_CHECKING:
 CHUNK, OVERLAP = 30, 4  # seconds of a part that a CTC model hears at once, and that two neighbours share
 BEGINNINGS = ("▁", "Ġ")  # of the first token of a word, where no token is a space
 PAUSE = 0.6  # seconds between two words that begin a new segment
+BEAMS = 20
 FORMS = ("json", "srt", "vtt")
 
 
-def listen(saved: Saved, recordings: Sequence[Any], batch_size: int, *, times: bool = False) -> list[Any]:
+def listen(
+    saved: Saved,
+    recordings: Sequence[Any],
+    batch_size: int,
+    *,
+    times: bool = False,
+    num_beams: int | None = None,
+    language_model: str | Path | None = None,
+    language_model_weight: float | None = None,
+) -> list[Any]:
     """The text of each recording, or with `times` {"text", "segments": [{"start", "end", "text"}]} in seconds.
 
     What fits into one window goes through the same pass as the scores of training, in batches; longer recordings are
@@ -31,9 +45,14 @@ def listen(saved: Saved, recordings: Sequence[Any], batch_size: int, *, times: b
     segment.
     Times of CTC are those of words, joined to segments at pauses; of Whisper, those that it writes itself.
 
+    Args:
+        num_beams: of a search; None: CTC takes the likeliest token of each frame, Whisper the value of its folder.
+        language_model: an ARPA file of n-grams of words, for the search of CTC (20 beams, if `num_beams` is None).
+        language_model_weight: of its log probability beside that of the sound; None: 0.5.
+
     Raises:
-        ValueError: a recording that cannot be read, or is on the network; a folder without feature extractor or
-            tokenizer.
+        ValueError: a language model for Whisper, or a file without n-grams; a recording that cannot be read, or is on
+            the network; a folder without feature extractor or tokenizer.
     """
     from hftrain.audio import read
     from hftrain.audio.sources import located
@@ -45,8 +64,17 @@ def listen(saved: Saved, recordings: Sequence[Any], batch_size: int, *, times: b
     from hftrain.train.evaluation import OneProcess
 
     listener = saved_listener(saved)
+    search = None
+    if language_model is not None or (num_beams is not None and not listener.seq2seq):
+        if listener.seq2seq:
+            raise ValueError("a language model is for CTC, but this model writes by itself: leave out --language_model")
+        model_of_words = None if language_model is None else read_arpa(Path(language_model))
+        weight = Search.weight if language_model_weight is None else language_model_weight
+        search = Search(num_beams or BEAMS, model_of_words, weight)
     known = located(recordings)
     model, device = load_weights(saved, "AutoModelForSpeechSeq2Seq" if listener.seq2seq else "AutoModelForCTC")
+    if listener.seq2seq and num_beams is not None:
+        model.generation_config.num_beams = num_beams
     if listener.seq2seq:  # what the folder of an adapter lacks
         if listener.features.fixed:
             hear_less(model, listener.features.window or CHUNK)
@@ -60,22 +88,28 @@ def listen(saved: Saved, recordings: Sequence[Any], batch_size: int, *, times: b
         items = [{"audio": known[n][0], "start": None, "end": None, "labels": [0]} for n in short]
         examples = Examples(items, [max(1, round(known[n][1].seconds * FRAMES)) for n in short])
         collate = collator(listener)
-        heard = transcribe(OneProcess(device), model, listener, examples, batch_size, collate=collate)
+        heard = transcribe(OneProcess(device), model, listener, examples, batch_size, collate=collate, search=search)
         answers |= zip(short, heard.texts, strict=True)
     for number, (path, _) in enumerate(known):
         if number not in answers:
             wave = read(path, listener.features.rate)
-            whole = _long_whisper if listener.seq2seq else _long_ctc
+            whole = _long_whisper if listener.seq2seq else partial(_long_ctc, search=search)
             segments = whole(model, device, listener, wave)
             text = " ".join(segment["text"] for segment in segments)
             answers[number] = {"text": text, "segments": segments} if times else text
     return [answers[number] for number in range(len(known))]
 
 
-def _long_ctc(model: PreTrainedModel, device: str, listener: Listener, wave: np.ndarray) -> list[dict[str, Any]]:
-    """The segments of a wave, of words that follow each other without a pause."""
+def _long_ctc(
+    model: PreTrainedModel, device: str, listener: Listener, wave: np.ndarray, *, search: Search | None = None
+) -> list[dict[str, Any]]:
+    """The segments of a wave, of words that follow each other without a pause. A search reads one segment at a time."""
     tokenizer, blank = listener.tokenizer, model.config.pad_token_id
-    frames = list(_frames(model, device, listener, wave))
+    frames: list[tuple[float, float, int]] = []
+    rows: list[np.ndarray] = []
+    for start, end, row in _frames(model, device, listener, wave):
+        frames.append((start, end, int(row.argmax())))
+        rows += [] if search is None else [row]
     words: list[dict[str, Any]] = []
     letters: list[int] = []
     span: list[float] = []
@@ -95,13 +129,19 @@ def _long_ctc(model: PreTrainedModel, device: str, listener: Listener, wave: np.
             segments[-1] |= {"end": word["end"], "text": f"{segments[-1]['text']} {word['text']}"}
         else:
             segments.append(word)
-    return segments
+    if search is None or not segments:
+        return segments
+    ends = [(a["end"] + b["start"]) / 2 for a, b in pairwise(segments)]
+    parts = np.split(np.array(rows), np.searchsorted([start for start, *_ in frames], ends))
+    for segment, part in zip(segments, parts, strict=True):
+        segment["text"] = search.text(part, blank, listener.text_of)
+    return [segment for segment in segments if segment["text"]]
 
 
 def _frames(
     model: PreTrainedModel, device: str, listener: Listener, wave: np.ndarray
-) -> Iterator[tuple[float, float, int]]:
-    """(start, end, most likely token) of each frame of the wave: of two chunks that overlap, each gives its half."""
+) -> Iterator[tuple[float, float, np.ndarray]]:
+    """(start, end, (V,) log probabilities) of each frame of the wave: of two chunks that overlap, each gives a half."""
     import torch
 
     from hftrain.tasks.speech_recognition.losses import frames_of, logits_of
@@ -113,14 +153,14 @@ def _frames(
         part = wave[start : start + CHUNK * rate]
         batch = {name: value.to(device) for name, value in listener.features([part]).items()}
         with torch.inference_mode():
-            best = logits_of(model, batch)[0, : int(count(batch["lengths"])[0])].argmax(-1).tolist()
-        seconds = len(part) / rate / len(best)
+            scores = logits_of(model, batch)[0, : int(count(batch["lengths"])[0])].log_softmax(-1).float().cpu().numpy()
+        seconds = len(part) / rate / len(scores)
         first = 0.0 if start == 0 else OVERLAP / 2
         last = float("inf") if start + step >= starts.stop else CHUNK - OVERLAP / 2
-        for place, token in enumerate(best):
+        for place, row in enumerate(scores):
             if first <= place * seconds < last:
                 begin = start / rate + place * seconds
-                yield begin, begin + seconds, token
+                yield begin, begin + seconds, row
 
 
 def _long_whisper(model: Any, device: str, listener: Listener, wave: np.ndarray) -> list[dict[str, Any]]:

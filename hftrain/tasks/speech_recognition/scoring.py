@@ -14,6 +14,7 @@ from torch import nn
 from hftrain.data.examples import Examples
 from hftrain.losses import IGNORE, Batch, cross_entropy
 from hftrain.metrics import speech
+from hftrain.tasks.speech_recognition.beams import Search
 from hftrain.tasks.speech_recognition.losses import ctc, frames_of, logits_of
 from hftrain.tasks.speech_recognition.model import Listener
 from hftrain.train.evaluation import OneProcess, predict
@@ -36,22 +37,27 @@ def transcribe(
     batch_size: int,
     *,
     collate: Callable[[list[Any]], Batch],
+    search: Search | None = None,
 ) -> Heard:
-    """One pass; greedy, the most likely token at each step."""
+    """One pass; greedy, the most likely token at each step, or for CTC by `search`."""
     inner: Any = accelerator.unwrap_model(model)
-    outputs = _of_decoder(inner, listener) if listener.seq2seq else _of_ctc(inner, listener)
+    outputs = _of_decoder(inner, listener) if listener.seq2seq else _of_ctc(inner, listener, search)
     rows = predict(accelerator, examples, batch_size, collate=collate, generate=outputs)
     losses, counts = np.array([row[:2] for row in rows], np.float64).sum(axis=0)
     return Heard(float(losses / counts), [row[2] for row in rows])
 
 
-def _of_ctc(model: Any, listener: Listener) -> Callable[[Batch], list[Any]]:
+def _of_ctc(model: Any, listener: Listener, search: Search | None) -> Callable[[Batch], list[Any]]:
     frames, blank = frames_of(model), model.config.pad_token_id
 
     def outputs(batch: Batch) -> list[Any]:
         logits, lengths = logits_of(model, batch), frames(batch["lengths"])
         losses = ctc(logits, batch["labels"], lengths, blank).tolist()
-        texts = written(listener, logits.argmax(-1), lengths)
+        if search is None:
+            texts = written(listener, logits.argmax(-1), lengths)
+        else:
+            rows = zip(logits.log_softmax(-1).float().cpu().numpy(), lengths.tolist(), strict=True)
+            texts = [search.text(row[:length], blank, listener.text_of) for row, length in rows]
         return [(loss, 1, text) for loss, text in zip(losses, texts, strict=True)]
 
     return outputs

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from hftrain.audio import load_speech
 from hftrain.audio.augment import Augmentation
-from hftrain.audio.features import Features
+from hftrain.audio.features import Features, new_extractor
 from hftrain.data.plan import seed_all
 from hftrain.data.rows import Rows
 from hftrain.tasks.speech_recognition import (
@@ -26,7 +27,7 @@ from hftrain.tasks.speech_recognition import (
     transcribe,
 )
 from hftrain.tasks.speech_recognition.examples import count_needed, usable
-from hftrain.tasks.speech_recognition.model import hear_less
+from hftrain.tasks.speech_recognition.model import hear_less, learn_vocabulary
 from hftrain.train.evaluation import OneProcess
 
 pytestmark = pytest.mark.unit
@@ -234,3 +235,15 @@ class Plain(torch.nn.Module):
     class config:
         is_encoder_decoder = False
         pad_token_id = 0
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_a_letter_that_is_written_twice_stays_two(pieces, tmp_path):
+    """Blanks between repeats are heard, those between others not, for characters and for byte pairs."""
+    config = TranscribeConfig(train_file=["a"], vocab_size=300 if pieces else None, text_case="unchanged")
+    rows = Rows(Dataset.from_dict({"text": ["three bees see", "feet"]}))
+    listener = Listener(Features(new_extractor()), learn_vocabulary(rows, config), None, "unchanged")
+    for text in ("three bees", "see feet"):
+        path = [token for letter in listener.spell(text) for token in (letter, letter, listener.tokenizer.pad_token_id)]
+        assert listener.text_of(path) == text
+        assert listener.text_of([token for token in path if token != listener.tokenizer.pad_token_id]) != text or pieces

@@ -17,6 +17,7 @@ TOKENS = {0: "", 1: " ", 2: "a", 3: "b"}
 
 class Tokens:
     word_delimiter_token = "|"
+    pad_token_id = 0
 
     def convert_tokens_to_ids(self, token: str) -> int:
         return 1
@@ -24,8 +25,10 @@ class Tokens:
     def convert_ids_to_tokens(self, token: int) -> str:
         return TOKENS[token]
 
-    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+    def _decode(self, ids: list[int]) -> str:
         return "".join(TOKENS[number] for number in ids)
+
+    decode = _decode
 
 
 class Ears(torch.nn.Module):
