@@ -75,7 +75,8 @@ def load_listener(name: str, device: torch.device | str = "cpu") -> Callable[[Se
 
 
 def load_speaker_encoder(name: str, device: torch.device | str = "cpu") -> Callable[[np.ndarray], np.ndarray]:
-    """A wave of 16,000 samples per second -> an embedding of length 1. Raises: ValueError, it cannot be loaded."""
+    """A wave of 16,000 samples per second, with silence behind it up to half a second, without which an encoder of
+    x-vectors has no frame to average -> an embedding of length 1. Raises: ValueError, it cannot be loaded."""
     from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
 
     try:
@@ -86,7 +87,8 @@ def load_speaker_encoder(name: str, device: torch.device | str = "cpu") -> Calla
 
     @torch.no_grad()
     def embed(wave: np.ndarray) -> np.ndarray:
-        inputs = extract(wave, sampling_rate=LISTENED, return_tensors="pt").to(device)
+        whole = np.pad(wave, (0, max(0, LISTENED // 2 - len(wave))))
+        inputs = extract(whole, sampling_rate=LISTENED, return_tensors="pt").to(device)
         vector: np.ndarray = model(**inputs).embeddings[0].float().cpu().numpy()
         return vector / np.linalg.norm(vector)
 

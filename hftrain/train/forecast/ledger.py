@@ -142,7 +142,8 @@ def as_fake(model: nn.Module, ledger: Ledger, dtype: torch.dtype | None = None) 
         if not tensor.is_floating_point() and tensor.device.type == "cpu":
             return tensor
         with ledger.fake:
-            return torch.empty(tensor.shape, dtype=kind, device="cpu")
+            make = torch.empty if tensor.is_floating_point() else torch.zeros  # whole numbers may be indices
+            return make(tensor.shape, dtype=kind, device="cpu")
 
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():

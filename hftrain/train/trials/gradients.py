@@ -116,8 +116,11 @@ def try_examples(
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     # An expert without tokens has others of its kind that get gradients
     kinds = {_kind(name) for name, parameter in trained.items() if id(parameter) in reached}
-    never = {_kind(name) for name in trained} - kinds
+    tried = {_kind(name) for name in trained}
     parameters = [name for name, p in whole.named_parameters() if p.requires_grad]
+    # the loss did without what the small model lacks; what only some of its layers have is not judged
+    lacking = {kind for kind in map(_kind, parameters) if kind not in tried and "*" not in kind}
+    never = (tried - kinds) | lacking
     findings.unreached.extend(name for name in parameters if _kind(name) in never)
     if findings.unreached:
         shown = list(dict.fromkeys(_kind(name).rpartition(".")[0] for name in findings.unreached))

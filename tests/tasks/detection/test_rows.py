@@ -256,8 +256,8 @@ def test_boxes_of_scenes_are_around_their_masks():
     digits = [(np.eye(8), 3)]
     for number in range(5):
         picture, objects = compose(np.random.default_rng(number), digits)
-        assert picture.size == (96, 96) and objects
-        total = np.zeros((96, 96), int)
+        assert picture.size == (64, 64) and objects
+        total = np.zeros((64, 64), int)
         for one in objects:
             pixels = mask.decode(one["segmentation"])
             total += pixels
