@@ -46,6 +46,7 @@ def measured(folder, *changes, launch=(sys.executable,)):
     return json.loads(file.read_text())
 
 
+@pytest.mark.slow
 def test_one_process_needs_what_was_counted(tmp_path):
     changes = [{}, {"rows": 8, "micro_batches": 1}, {"lora": True}, {"kind": "BertForMaskedLM"}]
     counted = [expected("one device", 1, **change) for change in changes]
