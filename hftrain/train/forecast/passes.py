@@ -63,7 +63,8 @@ def counted_flops(
     except Exception as error:  # of the model's or the recipe's own code, which may need numbers
         logger.info("the FLOPs of %s cannot be counted (%s: %s)", type(model).__name__, type(error).__name__, error)
         return None
-    curve = np.polynomial.Polynomial.fit([*places], counts, len(places) - 1)
+    widest = [min(places), max(places) + 1]  # NumPy 1 needs a domain with a width, also for one place
+    curve = np.polynomial.Polynomial.fit([*places], counts, len(places) - 1, domain=widest)
     return lambda indices: float(curve(lengths[indices]).sum())
 
 
