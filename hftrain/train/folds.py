@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from accelerate import PartialState
 
 from hftrain import disk
 from hftrain.config import RecipeConfig, changed
@@ -37,6 +36,8 @@ def cross_validate(main: Callable[[C], dict[str, Any]], config: C) -> dict[str, 
     Returns:
         {"folds", "scores": `summarize`, "by_fold": the result of `main` for each}, as in `cross_validation.json`.
     """
+    from accelerate import PartialState
+
     assert config.folds is not None
     folder, results = Path(config.output_dir), []
     for fold in range(1, config.folds + 1):

@@ -27,6 +27,10 @@ def modules_of(code, *arguments):
     return set(done.stderr.splitlines()[-1].split())
 
 
+def test_a_comparison_of_runs_needs_no_torch():
+    assert not modules_of("import hftrain.train.compare") & {"torch", "transformers", "accelerate", "datasets"}
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("words", [["--help"], ["--learning_rat", "3", "--model_config.hidden_siz", "3"]])
 def test_a_recipe_answers_without_torch(recipe, words):
