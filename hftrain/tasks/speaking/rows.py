@@ -1,7 +1,7 @@
 """Recordings with their texts, of which none is too long."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,20 +41,33 @@ def short_enough(rows: Rows, config: SpeakConfig) -> Rows:
     return leave_out(rows, long, config.max_bad_rows)
 
 
-def speakable(rows: Rows, voice: "Voice", config: SpeakConfig) -> tuple[Rows, list[np.ndarray]]:
-    """The rows and the tokens of their texts. Raises: ValueError, texts with characters that the model does not know,
-    and, of a model with durations, texts with more tokens than the recording has frames."""
+def crowded(voice: "Voice", ids: np.ndarray, seconds: float) -> str:
+    """A reason if a text has more tokens than its spectrogram has frames, "" if not."""
+    frames = voice.frames(seconds)
+    return f"{len(ids)} characters in {frames} frames ({seconds:.2f} s)" if len(ids) > frames else ""
+
+
+def speakable(
+    rows: Rows, voice: "Voice", config: SpeakConfig, fault: Callable[[np.ndarray, float], str]
+) -> tuple[Rows, list[np.ndarray]]:
+    """The rows and the tokens of their texts.
+
+    Args:
+        fault: (tokens of a text, seconds of its recording) -> the reason why a model does not learn the row, or "".
+
+    Raises:
+        ValueError: texts with characters that the model does not know, and rows with a `fault`.
+    """
     wrong, tokens = {}, []
     for number, row in enumerate(rows):
-        ids = voice.tokens(row["text"])
+        ids = voice.tokens(row["text"], row["speaker"])
         tokens.append(ids)
-        frames = voice.frames(row["seconds"])
         if unknown := voice.unknown(row["text"]):
             wrong[number] = (
                 f"the model does not know the character {unknown!r} of {row['text']!r:.60}: write it as words"
             )
-        elif len(ids) > frames:
-            wrong[number] = f"{len(ids)} characters in {frames} frames ({row['seconds']:.2f} s): {row['text']!r:.60}"
+        elif reason := fault(ids, row["seconds"]):
+            wrong[number] = f"{reason}: {row['text']!r:.60}"
     kept = leave_out(rows, wrong, config.max_bad_rows)
     return kept, [ids for number, ids in enumerate(tokens) if number not in wrong]
 
