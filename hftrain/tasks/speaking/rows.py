@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hftrain.audio import load_speech
-from hftrain.audio.digits import digits
+from hftrain.audio.digits import voice
 from hftrain.data.rows import Rows, listed
 from hftrain.tasks.speaking.config import SpeakConfig
 
@@ -17,17 +17,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VOICES = ("alto", "bass")  # of the built-in digits: two are learnt in minutes, six are not
-
 
 def load_recordings(config: SpeakConfig, seed: int) -> dict[str, Rows]:
-    """As `load_speech`, of the built-in digits those of `VOICES`. Raises: ValueError, also for recordings of more than
+    """As `load_speech`, of the built-in digits those of one voice. Raises: ValueError, also for recordings of more than
     `max_seconds`."""
-    rows = load_speech(config, seed, digits)
-    if config.built_in:
-        rows = {split: part.select(np.flatnonzero(np.isin(part["speaker"], VOICES))) for split, part in rows.items()}
-        counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
-        logger.warning("of the built-in voices %s are learnt: %s rows", " and ".join(VOICES), counts)
+    rows = load_speech(config, seed, voice)
     return {split: short_enough(part, config) for split, part in rows.items()}
 
 

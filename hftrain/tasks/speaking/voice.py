@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hftrain.audio.mel import LogMel
+from hftrain.audio.mel import AUDIBLE, FLOOR, LogMel
 from hftrain.audio.spoken import Normaliser, spoken
 from hftrain.models import load
 from hftrain.models.saved import Saved, recall
@@ -105,6 +105,7 @@ class Voice:
             "hop_length": mel.hop * 1000 / mel.rate,
             "fmin": mel.low,
             "fmax": mel.high,
+            "mel_floor": mel.floor,
         }
         (Path(folder) / FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -126,7 +127,7 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
             )
         if kind in AUTO:
             return coded_voice(config, kind, speakers)
-    config.choose_length(18.0)
+    config.choose_length(24.0)
     tokenizer = load.load_tokenizer(config) or train_characters(rows["train"]["text"], config.text_normalizer)
     if config.model_name_or_path is None:
         counts = Counter(rows["train"]["rate"])
@@ -136,7 +137,8 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
             usual, reason = vocoder_config(config.vocoder).sampling_rate, "the rate of the vocoder"
         config.choose("sampling_rate", usual, reason)
         assert config.sampling_rate is not None
-        mel = LogMel.at(config.sampling_rate)
+        # a logarithm of -10 in silent frames would take most of a new model's loss; a vocoder has seen it
+        mel = LogMel.at(config.sampling_rate, FLOOR if config.vocoder else AUDIBLE)
     else:
         mel = pretrained_mel(config)
         config.choose("sampling_rate", mel.rate, f"the rate of {config.model_name_or_path}")
