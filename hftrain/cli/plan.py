@@ -86,8 +86,8 @@ def make_rows(name: str, recipe: str, own: list[str], chosen: argparse.Namespace
             micro_batches=chosen.micro_batch_sizes or sorted({1, view.config.micro_batch_size or 8}),
             price_per_hour=chosen.price_per_hour, command=command + "--micro_batch_size {micro}",
         )  # fmt: skip
-        if not hasattr(view.config, "use_peft"):
-            break
+        if getattr(view.config, "model_name_or_path", None) is None or not hasattr(view.config, "use_peft"):
+            break  # adapters need a pretrained model
     return rows
 
 
