@@ -1,4 +1,4 @@
-"""Files that say where objects stand in images: COCO JSON, Pascal VOC XML, YOLO txt. Each image becomes one row.
+"""Files that say where objects stand in images: Pascal VOC XML, YOLO txt, columns. Each image becomes one row.
 
 A box is (left, upper, right, lower) in pixels of the upright image; right and lower are outside of it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -18,6 +17,7 @@ import yaml
 from hftrain.data.lines import Fault
 from hftrain.data.readers import Item
 from hftrain.data.sources import Reader, ending
+from hftrain.vision.encodings import require_size
 from hftrain.vision.sources import ENDINGS
 
 Box = tuple[float, float, float, float]
@@ -30,134 +30,6 @@ class Annotated(NamedTuple):
 
     size: tuple[int, int] | None
     objects: list[dict[str, Any]]
-
-
-@dataclass
-class Categories:
-    """The classes that files define, in their order: name -> number in the file; and those that are not objects, as
-    sky or grass (stuff)."""
-
-    ids: dict[str, int] = field(default_factory=dict)
-    stuff: set[str] = field(default_factory=set)
-
-    def define(self, path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
-        """Adds the categories of a COCO file; returns their names by number.
-
-        Raises:
-            ValueError: two have one name or number.
-        """
-        names: dict[Any, str] = {}
-        for category in categories:
-            name = str(category["name"]).strip()
-            if category["id"] in names or name in names.values():
-                raise ValueError(f"{path}: the category {name!r} (id {category['id']}) is there twice: rename one")
-            names[category["id"]] = name
-            if not category.get("isthing", 1):
-                self.stuff.add(name)
-        for number in sorted(names):
-            self.ids.setdefault(names[number], number)
-        return names
-
-
-# ---- COCO
-
-
-def coco_content(path: Path) -> dict[str, Any] | None:
-    """The content of a COCO file; None of other files."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # the reader of JSON rows names the reason
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        return None
-    return content
-
-
-def read_coco(path: Path, images: str | None, categories: Categories) -> Reader | None:
-    """The images of a COCO file with their boxes; None of other files. `images`: the folder that has the images; None:
-    the file's own, or one beside it.
-
-    Raises:
-        ValueError: the file has two categories of one name or number.
-    """
-    if ending(path) != ".json":
-        return None
-    content = coco_content(path)
-    if content is None or is_panoptic(content):
-        return None
-    names = categories.define(path, content["categories"])
-    return Reader(str(path), "image", ["file_name", "annotations"], _coco_items(path, images, content, names))
-
-
-def is_panoptic(content: Mapping[str, Any]) -> bool:
-    """Whether a COCO file has the segments of PNG files, not objects."""
-    return any("segments_info" in annotation for annotation in content["annotations"][:1])
-
-
-def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], names: dict[Any, str]) -> Iterator[Item]:
-    boxes: dict[Any, list[dict[str, Any] | Fault]] = {image.get("id"): [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation.get("image_id") not in boxes:
-            yield 0, Fault(f"annotation {annotation.get('id')} is of image_id {annotation.get('image_id')}, not there")
-            continue
-        try:
-            item: dict[str, Any] | Fault = _coco_object(annotation, names)
-        except Fault as fault:
-            item = fault
-        boxes[annotation["image_id"]].append(item)
-    folder = Path(images) if images else None
-    for number, image in enumerate(content["images"], 1):
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name:
-            yield number, Fault(f"image id {image.get('id')} has no file_name")
-            continue
-        if folder is None:
-            folder = image_folder(path, name)
-        items = boxes[image.get("id")]
-        if faults := [item for item in items if isinstance(item, Fault)]:
-            yield number, Fault(f"{name}: {faults[0]}")
-            continue
-        width, height = image.get("width"), image.get("height")
-        size = (width, height) if width and height else None
-        yield (
-            number,
-            [str(folder.absolute() / name), Annotated(size, [item for item in items if isinstance(item, dict)])],
-        )
-
-
-def image_folder(path: Path, name: str) -> Path:
-    """The folder of a COCO file's images, which has one of this name."""
-    places = [path.parent, path.parent / "images", path.parent.parent / "images", path.parent.parent]
-    places.append(path.parent.parent / path.stem.rpartition("_")[2])  # annotations/instances_train2017.json
-    return next((place for place in places if (place / name).is_file()), path.parent)
-
-
-def _coco_object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
-    what = f"annotation {annotation.get('id')}"
-    if annotation.get("category_id") not in names:
-        raise Fault(f"{what} has category_id {annotation.get('category_id')}, which is not in categories")
-    crowd = bool(annotation.get("iscrowd"))
-    box = annotation.get("bbox")
-    corners = _box_of(annotation.get("segmentation"), what) if box is None else corners_of(box, "xywh", what)
-    label = names[annotation["category_id"]]
-    plain = {"box": corners, "label": label, "crowd": crowd, "area": float(annotation.get("area") or 0)}
-    return plain | {"segmentation": annotation.get("segmentation"), "what": what}
-
-
-def _box_of(segmentation: Any, what: str) -> Box:
-    """The box around polygons or a run-length encoding."""
-    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        from pycocotools import mask
-
-        if isinstance(segmentation["counts"], list):
-            segmentation = mask.frPyObjects(segmentation, *segmentation["size"])
-        left, top, width, height = mask.toBbox(segmentation).tolist()
-        return left, top, left + width, top + height
-    if isinstance(segmentation, list) and segmentation and all(len(part) >= 6 for part in segmentation):
-        x = [value for part in segmentation for value in part[0::2]]
-        y = [value for part in segmentation for value in part[1::2]]
-        return min(x), min(y), max(x), max(y)
-    raise Fault(f"{what} has no bbox, and no polygon or run-length encoding to take it from")
 
 
 # ---- Pascal VOC
@@ -317,9 +189,19 @@ def read_objects(value: Any, form: str, names: Sequence[str], name: str) -> Anno
         if label is None or label == "":
             raise Fault(f"{name}: object {number} has no category")
         box = corners_of(item.get("bbox", item.get("box")), form, f"{name}: object {number}")
-        crowd, area = bool(item.get("iscrowd", False)), float(item.get("area") or 0)
+        crowd, area = crowd_and_area(item, f"{name}: object {number}")
         objects.append({"box": box, "label": str(label).strip(), "crowd": crowd, "area": area})
     return Annotated(None, objects)
+
+
+def crowd_and_area(item: Mapping[str, Any], what: str) -> tuple[bool, float]:
+    """Its iscrowd and its area, which is 0 where the file has none. Raises: Fault, they are something else."""
+    crowd, area = item.get("iscrowd") or 0, item.get("area") or 0.0
+    if crowd not in (0, 1):
+        raise Fault(f"{what}: iscrowd must be 0 or 1, not {crowd!r:.60}")
+    if not isinstance(area, int | float) or not 0 <= area < math.inf:
+        raise Fault(f"{what}: area must be a number of pixels, not {area!r:.60}")
+    return bool(crowd), float(area)
 
 
 def corners_of(values: Any, form: str, what: str) -> Box:
@@ -355,6 +237,8 @@ def check_size(size: tuple[int, int] | None, width: int, height: int) -> None:
 
 
 def _checked(number: int, item: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
+    if item.get("size"):  # of the mask that the box is taken from
+        require_size(item["size"], height, width, item["what"])
     left, top, right, bottom = item["box"]
     if item.get("share"):
         left, top, right, bottom = left * width, top * height, right * width, bottom * height

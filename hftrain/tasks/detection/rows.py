@@ -16,14 +16,13 @@ from hftrain.data.tables import is_saved
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.vision.annotations import (
     Annotated,
-    Categories,
     check_objects,
-    read_coco,
     read_objects,
     read_voc,
     read_yolo,
     read_yolo_names,
 )
+from hftrain.vision.coco import Categories, read_coco
 from hftrain.vision.scenes import scenes
 from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, image_patterns, locate, name_leaks
 

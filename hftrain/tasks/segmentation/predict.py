@@ -71,7 +71,8 @@ def write_masks(folder: Path, saved: Saved, files: Sequence[str], predictions: S
     """
     import numpy as np
 
-    from hftrain.vision.masks import decode, png
+    from hftrain.vision.encodings import decode
+    from hftrain.vision.masks import png
     from hftrain.vision.sheet import names_of
 
     names = names_of(files, "--masks", folder)
@@ -97,7 +98,7 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
         ValueError: two images have one name.
     """
     from hftrain.vision import read
-    from hftrain.vision.masks import decode
+    from hftrain.vision.encodings import decode
     from hftrain.vision.sheet import draw_masks, names_of
 
     names = names_of(files, "--draw", folder)

@@ -15,8 +15,10 @@ from hftrain.data.sources import Reader, ending, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
 from hftrain.tasks.segmentation.config import SegmentationConfig
-from hftrain.vision.annotations import Annotated, Categories, check_size, coco_content, read_coco
-from hftrain.vision.masks import REST, MaskFacts, encode_segmentation, examine_mask, name_value
+from hftrain.vision.annotations import Annotated, check_size
+from hftrain.vision.coco import Categories, coco_content, read_coco
+from hftrain.vision.encodings import encode_segmentation
+from hftrain.vision.masks import REST, MaskFacts, examine_mask, name_value
 from hftrain.vision.panoptic import read_panoptic
 from hftrain.vision.scenes import scenes
 from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, locate, name_leaks

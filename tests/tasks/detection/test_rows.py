@@ -171,6 +171,21 @@ FAULTS = {
     "category": ({"category_id": 2}, r"annotation 1 has category_id 2, which is not in categories"),
     "image": ({"image_id": 99}, r"annotation 1 is of image_id 99, not there"),
     "no box": ({"bbox": None}, r"annotation 1 has no bbox, and no polygon or run-length encoding"),
+    "polygon": (
+        {"bbox": None, "segmentation": [[1, 1, 5, 5, 9]]},
+        r"annotation 1: a polygon must be an even number of finite numbers, from 6 on, not \[1, 1, 5, 5, 9\]",
+    ),
+    "encoding": (
+        {"bbox": None, "segmentation": {"size": [24, 32], "counts": [5, 5]}},
+        r"annotation 1: the counts of a run-length encoding add up to 10, but 24 x 32 pixels are 768",
+    ),
+    "encoding of another size": (
+        {"bbox": None, "segmentation": {"size": [32, 24], "counts": [0, 5, 763]}},
+        r"annotation 1 has a mask of 24 x 32 pixels, but the image has 32 x 24",
+    ),
+    "area": ({"area": "large"}, r"annotation 1: area must be a number of pixels, not 'large'"),
+    "crowd": ({"iscrowd": "0"}, r"annotation 1: iscrowd must be 0 or 1, not '0'"),
+    "list": ({"image_id": [1]}, r"annotation 1 has no image_id: \{'id': 1"),
 }
 
 
@@ -235,6 +250,32 @@ def test_categories_that_are_there_twice(tmp_path):
     content["categories"][2]["name"] = "red"
     with pytest.raises(ValueError, match=r"the category 'red' \(id 7\) is there twice"):
         load(train_file=one_file(tmp_path, content), **SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "message"),
+    [
+        ("images", {}, r"boxes\.json: images must be a list, not \{\}"),
+        ("annotations", None, r"boxes\.json: annotations must be a list, not None"),
+        ("categories", [{"id": 1}], r"category 1 must have a number as id, and a name: \{'id': 1\}"),
+    ],
+)
+def test_a_file_that_is_not_as_coco_has_it(part, content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(train_file=one_file(tmp_path, coco(20) | {part: content}), **SPLITS)
+
+
+def test_images_without_an_id_and_with_that_of_another(tmp_path):
+    content = coco(20)
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] > 2]
+    content["images"][1]["id"] = content["images"][0]["id"]
+    del content["images"][2]["id"]
+    content["images"][3] = "003.png"
+    files = one_file(tmp_path, content)
+    rows, _, _ = load(train_file=files, **SPLITS, max_bad_rows=6)
+    bad = [line for split in rows.values() for line in split.bad]
+    reasons = ("000.png has the id 0, which", "001.png has the id 0, which", "002.png has no id", "no file_name: '003")
+    assert all(any(reason in str(line) for line in bad) for reason in reasons)
 
 
 def test_an_image_that_exif_turns_and_a_wrong_size(tmp_path):

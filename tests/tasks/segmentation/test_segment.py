@@ -15,7 +15,7 @@ from hftrain.config import ConfigError
 from hftrain.predict import predict
 from hftrain.tasks.segmentation import SegmentationConfig
 from hftrain.tasks.segmentation.config import auto_class
-from hftrain.vision.masks import decode
+from hftrain.vision.encodings import decode
 from tests import ROOT
 from tests.tasks.detection.data import NAMES
 from tests.tasks.segmentation.data import write_folders, write_objects, write_panoptic
