@@ -121,6 +121,13 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 1), (1, 3000)])
+def test_a_small_or_long_jpeg_is_read(size, tmp_path):
+    """A JPEG is examined at an eighth of its size, which must not be nothing."""
+    (tmp_path / "a.jpg").write_bytes(file_of(Image.new("RGB", size, RED), "JPEG"))
+    assert examine(tmp_path / "a.jpg")[1:] == decode(tmp_path / "a.jpg").size == size
+
+
 def test_what_is_no_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"<html>404</html>")
     with pytest.raises(Fault, match="not an image"):
