@@ -35,15 +35,15 @@ Numbers = dict[str, float]
 
 
 class Clock:
-    """What each step took, and the tokens that it saw."""
+    """What each step took, and the tokens that it saw; `watch`: the seconds of its data pipeline, CPU or wall."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed  # of the training: another one in each round
+    def __init__(self, seed: int, watch: Callable[[], float] = time.process_time) -> None:
+        self.seed, self.watch = seed, watch  # of the training: another seed in each round
         self.useful = self.padded = 0
-        self.steps: list[tuple[float, float, int, int]] = []  # CPU and wall seconds, useful and padded tokens so far
+        self.steps: list[tuple[float, ...]] = []  # CPU and wall seconds, useful and padded tokens, `data` so far
         self.loss = math.nan  # on held-out rows, after the last step
         self.extra = 0.0  # CPU seconds before training, for each step
-        self.data = 0.0  # CPU seconds of hftrain's data pipeline
+        self.data = 0.0  # seconds of hftrain's data pipeline
         self.before_mb = math.nan  # memory of the process when training begins
 
     def begin(self) -> None:
@@ -56,9 +56,9 @@ class Clock:
         def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
             iterator, done = steps(*args, **kwargs), object()
             while True:
-                began = time.process_time()
+                began = self.watch()
                 step = next(iterator, done)
-                self.data += time.process_time() - began
+                self.data += self.watch() - began
                 if step is done:
                     return
                 yield step
@@ -72,12 +72,16 @@ class Clock:
 
     def tick(self) -> None:
         """A step was taken."""
-        self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded))
+        self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded, self.data))
+
+    def warm(self) -> tuple[int, np.ndarray]:
+        """The steps after the first ones, and what they took, as in `steps`."""
+        first = min(WARM, len(self.steps) // 2)
+        return len(self.steps) - 1 - first, np.subtract(self.steps[-1], self.steps[first])
 
     def numbers(self) -> Numbers:
         """Milliseconds of a step, useful tokens per CPU second and share of padding, without the first steps."""
-        warm = min(WARM, len(self.steps) // 2)
-        (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
+        count, (cpu, wall, useful, padded, _) = self.warm()
         cpu += count * self.extra
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
         spent["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process

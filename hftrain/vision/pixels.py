@@ -89,8 +89,8 @@ class Pixels:
         return _centre(image, self.height, self.width)
 
     def _middle(self, image: Image.Image, edge: int) -> Image.Image:
-        """H x W of the middle of the picture, resized to a shorter side of `edge`. Of a picture that is very long
-        nothing else is made: a line of 1 x 20,000 pixels would become 224 x 4,480,000."""
+        """H x W of the middle of the picture, resized to a shorter side of `edge`. Only the middle of a very long
+        picture is made: a line of 1 x 20,000 pixels would become 224 x 4,480,000."""
         width, height = _shortest(image, edge)
         if max(width, height) > LONG * edge:
             sides = min(width, self.width), min(height, self.height)
