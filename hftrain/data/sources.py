@@ -154,6 +154,11 @@ def check_ending(path: Path) -> str:
     raise ValueError(f"{path}: {problem} (known: {KNOWN}): {way_out}")
 
 
+def has_rows(path: Path) -> bool:
+    """Whether a file is a table of rows by its ending."""
+    return ending(path) in (*COLUMNAR, *TEXTUAL)
+
+
 def find_files(source: str, split: str | None = None, endings: Sequence[str] = ()) -> list[Path]:
     """The file, or the files of a pattern or a folder, in the order of their names.
 

@@ -32,6 +32,23 @@ class Annotated(NamedTuple):
     objects: list[dict[str, Any]]
 
 
+def text_of(path: Path) -> str:
+    """The text of a file, without a byte order mark. Raises: Fault, it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise Fault(f"{path} is not UTF-8: save it as UTF-8") from None
+
+
+def _lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a list that are not blank, with their numbers. Raises: ValueError, it is not UTF-8."""
+    try:
+        lines = text_of(path).splitlines()
+    except Fault as fault:
+        raise ValueError(str(fault)) from None
+    yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
+
+
 # ---- Pascal VOC
 
 
@@ -45,10 +62,9 @@ def read_voc(path: Path) -> Reader | None:
 
 
 def _voc_list(path: Path) -> Iterator[Item]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if words := line.split():
-            if words[1:2] == ["-1"]:  # of a class that the image does not show
-                continue
+    for number, line in _lines_of(path):
+        words = line.split()
+        if words[1:2] != ["-1"]:  # of a class that the image does not show
             yield number, _voc_item(path.parent.parent.parent / "Annotations" / f"{words[0]}.xml")
 
 
@@ -59,6 +75,8 @@ def _voc_item(path: Path) -> list[Any] | Fault:
         return Fault(f"{path} cannot be read: {error.strerror}")
     except ElementTree.ParseError as error:
         return Fault(f"{path} is not valid XML: {error}")
+    if root.tag != "annotation":
+        return Fault(f"{path} is not an annotation of Pascal VOC: its first element is {root.tag}")
     name = (root.findtext("filename") or "").strip()
     folders = [path.parent, *(path.parent.parent / name for name in ("images", "JPEGImages"))]
     names = [name, *(path.stem + ending for ending in ENDINGS)] if name else [path.stem + ending for ending in ENDINGS]
@@ -85,48 +103,56 @@ def _voc_item(path: Path) -> list[Any] | Fault:
 
 
 def read_yolo_names(path: Path) -> dict[str, Any]:
-    """The content of a data.yaml: {"names": [...], "train": [folder or list, ...], "val": ..., "test": ...}.
+    """The content of a data.yaml: {"names": [...], "train": [folder or file, ...], "val": ..., "test": ...}.
 
     Raises:
         ValueError: it has no names, or a folder does not exist.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
+    except Fault as fault:
+        raise ValueError(str(fault)) from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{path}: names must be numbered from 0 without gaps, but are {sorted(names)}")
+        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+            raise ValueError(f"{path}: names must be numbered from 0 without gaps, but are {[*names]}")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path}: it has no names, which YOLO's class numbers need")
     places: dict[str, Any] = {"names": [str(name).strip() for name in names]}
-    root = path.parent / (content.get("path") or "")
+    root = path.parent / str(content.get("path") or "")
     root = root if root.is_dir() else path.parent
     for split in ("train", "val", "test"):
         written = content.get(split) or []
-        places[split] = [
-            _yolo_folder(path, root, name) for name in ([written] if isinstance(written, str) else written)
-        ]
+        written = [written] if isinstance(written, str) else written
+        if not isinstance(written, list) or not all(isinstance(name, str) for name in written):
+            raise ValueError(f"{path}: {split} must be a folder or a list of folders, not {written!r:.60}")
+        places[split] = [_yolo_place(path, root, name) for name in written]
     if not places["train"]:
         raise ValueError(f"{path}: it names no train folder")
     return places
 
 
-def _yolo_folder(path: Path, root: Path, name: str) -> Path:
+def _yolo_place(path: Path, root: Path, name: str) -> Path:
+    """A folder of images, or a txt file that lists images, relative to it."""
     for place in (root / name, root / name.removeprefix("../")):  # as Roboflow writes it
-        if place.is_dir():
+        if place.is_dir() or (ending(place) == ".txt" and place.is_file()):
             return place
     raise ValueError(f"{path}: no folder {root / name}")
 
 
 def read_yolo(path: Path, names: Sequence[str]) -> Reader | None:
-    """An image with the boxes in the txt file of its name, beside it or in `labels` for `images`; without that file it
-    has no objects. None of other files."""
+    """An image, or each image that a txt file lists, with the boxes in the txt file of its name, beside it or in
+    `labels` for `images`; without that file it has no objects. None of other files."""
+    values = ["the image", "its objects"]
+    if ending(path) == ".txt":
+        listed = ((number, _yolo_item(path.parent / line, names)) for number, line in _lines_of(path))
+        return Reader(str(path), "line", values, listed)
     if ending(path) not in ENDINGS:
         return None
-    return Reader(str(path), "file", ["the image", "its objects"], iter([(1, _yolo_item(path, names))]))
+    return Reader(str(path), "file", values, iter([(1, _yolo_item(path, names))]))
 
 
 def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
@@ -135,7 +161,10 @@ def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     file = Path(*parts).with_suffix(".txt")
     objects = []
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    try:
+        lines = text_of(file).splitlines() if file.is_file() else []
+    except Fault as fault:
+        return fault
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
@@ -145,6 +174,8 @@ def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
             label, values = int(words[0]), [float(word) for word in words[1:]]
         except ValueError:
             return Fault(f"{what} is not a class number and numbers: {line:.60}")
+        if not all(map(math.isfinite, values)):
+            return Fault(f"{what} has numbers that are not finite: {line:.60}")
         if not 0 <= label < len(names):
             return Fault(f"{what} has class {label}, but data.yaml has the names 0 to {len(names) - 1}")
         if len(values) == 4:
@@ -188,6 +219,8 @@ def read_objects(value: Any, form: str, names: Sequence[str], name: str) -> Anno
             label = names[label]
         if label is None or label == "":
             raise Fault(f"{name}: object {number} has no category")
+        if not isinstance(label, str | int):
+            raise Fault(f"{name}: object {number} has a category that is not a name or a number: {label!r:.60}")
         box = corners_of(item.get("bbox", item.get("box")), form, f"{name}: object {number}")
         crowd, area = crowd_and_area(item, f"{name}: object {number}")
         objects.append({"box": box, "label": str(label).strip(), "crowd": crowd, "area": area})

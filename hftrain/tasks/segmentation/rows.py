@@ -230,7 +230,8 @@ def read_pair(path: Path) -> Reader | None:
 def _pair(path: Path) -> list[Any] | Fault:
     parts = list(path.absolute().parts)
     if IMAGES not in parts:
-        return Fault(f"{path} is not in a folder named {IMAGES}, beside one with its masks")
+        ways = f"move it there, or list images and masks in a table ({path.parent}/metadata.jsonl)"
+        return Fault(f"{path} is not in a folder named {IMAGES}, beside one named {MASK_FOLDERS[0]}: {ways}")
     place = len(parts) - 1 - parts[::-1].index(IMAGES)
     masks = [Path(*parts[:place], name, *parts[place + 1 :]).with_suffix(".png") for name in MASK_FOLDERS]
     if mask := next((mask for mask in masks if mask.is_file()), None):

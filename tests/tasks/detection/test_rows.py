@@ -144,6 +144,48 @@ def test_yolo(tmp_path, caplog):
         load(dataset_name=str(tmp_path))
 
 
+def test_yolo_with_a_list_of_images(tmp_path):
+    path = write_yolo(tmp_path / "a b")
+    for split, first in {"train": 0, "val": 12}.items():
+        lines = [f"./images/{split}/{number:03}.png\n" for number in range(first, first + 12)]
+        (path.parent / f"{split}.txt").write_text("\ufeff" + "".join(lines), encoding="utf-8")
+    path.write_text("train: train.txt\nval: val.txt\nnames: {0: red, 1: green, 2: blue}\n")
+    rows, names, _ = load(dataset_name=str(path.parent), test_split=3)
+    assert names == [*NAMES] and [len(rows[split]) for split in ("train", "validation", "test")] == [9, 12, 3]
+    (path.parent / "images" / "val" / "015.png").unlink()
+    with pytest.raises(ValueError, match=r"val\.txt, line 4: .*015\.png cannot be read: No such file"):
+        load(dataset_name=str(path.parent), test_split=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "labels/train/004.txt",
+            b"0 nan 0.5 0.1 0.1",
+            r"labels/train/004\.txt, line 1 has numbers that are not finite",
+        ),
+        ("labels/train/004.txt", b"\xff\xfe0 1", r"labels/train/004\.txt is not UTF-8: save it as UTF-8"),
+        ("data.yaml", b"train: images/train\nnames: [r\xf6t]", r"data\.yaml is not UTF-8: save it as UTF-8"),
+        ("data.yaml", b"train: 5\nnames: [red]", r"data\.yaml: train must be a folder or a list of folders, not 5"),
+    ],
+)
+def test_bad_files_of_yolo(name, content, message, tmp_path):
+    write_yolo(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(dataset_name=str(tmp_path), test_split=3)
+
+
+def test_images_without_annotations(tmp_path):
+    write_images(tmp_path / "images", 4)
+    with pytest.raises(ValueError, match="has images, but no file with their objects: add COCO JSON"):
+        load(dataset_name=str(tmp_path))
+    (tmp_path / "a.xml").write_text("<html/>")
+    with pytest.raises(ValueError, match=r"a\.xml is not an annotation of Pascal VOC: its first element is html"):
+        load(dataset_name=str(tmp_path))
+
+
 @pytest.mark.parametrize("form", ["lists", "objects", "corners"])
 def test_rows_of_a_table(form, tmp_path):
     write_images(tmp_path / "files", 20)

@@ -88,8 +88,10 @@ def test_a_new_model_labels_pixels_reports_and_predicts(folders, tmp_path, capsy
     assert (theirs.numpy() == labels).mean() > 0.99
 
 
-@pytest.mark.parametrize("kind", ["mask2former", "eomt"])
-@pytest.mark.parametrize("segmentation", ["instance", "panoptic"])
+SETS = [(kind, task) for kind in ("mask2former", "eomt") for task in ("instance", "panoptic")]
+
+
+@pytest.mark.parametrize(("kind", "segmentation"), [*SETS, ("maskformer", "panoptic")])
 def test_models_of_sets_tell_objects_apart(kind, segmentation, folders, tmp_path):
     data, out = folders[segmentation], tmp_path / "out"
     shape = {"model": kind, "model_config": SHAPES[kind], "image_size": 64}
