@@ -104,6 +104,9 @@ def test_models_of_sets_tell_objects_apart(kind, segmentation, folders, tmp_path
     if segmentation == "instance":
         assert [one["score"] for one in segments] == sorted((s["score"] for s in segments), reverse=True)
     assert {one["label"] for one in segments} <= {*NAMES, "ground"}
+    assert hftrain(["predict", str(out), file, "--threshold", "1.1", "--masks", str(tmp_path / "masks")]) == 0
+    nothing = np.asarray(Image.open(tmp_path / "masks" / "030.png"))  # an image without segments has a mask too
+    assert nothing.shape == (24, 32) and not nothing.any()
 
 
 @pytest.mark.parametrize("kind", ["segformer", "mask2former"])
