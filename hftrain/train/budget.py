@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,10 +32,7 @@ from hftrain.losses import Batch, Loss, send
 from hftrain.report.machine import hardware
 from hftrain.train import checkpoint
 from hftrain.train.trials.memory import left_as_it_was
-from hftrain.train.trials.small import parts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from hftrain.train.trials.small import drops
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +107,6 @@ def choose_budget(
     choice = best_budget(passes, steps, accelerator.num_processes, longest)
     if choice:
         config.choose("micro_batch_tokens", *choice)
-
-
-def drops(model: PreTrainedModel) -> bool:
-    """Whether the model or its configuration names a probability of dropping something: then a step's randomness
-    depends on its cut."""
-    named = [item for part in parts(model.config) for item in vars(part).items()] if hasattr(model, "config") else []
-    rates = [value for name, value in named if "drop" in name and isinstance(value, int | float)]
-    rates += [module.p for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
-    return any(rates)
 
 
 def is_random(accelerator: Accelerator, model: nn.Module, batches: Sequence[Batch], loss: Loss) -> bool:
