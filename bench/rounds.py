@@ -45,6 +45,7 @@ class Clock:
         self.extra = 0.0  # CPU seconds before training, for each step
         self.data = 0.0  # seconds of hftrain's data pipeline
         self.before_mb = math.nan  # memory of the process when training begins
+        self.peak_mb = math.nan  # of the process, until the last step: scoring the held-out rows may take more
 
     def begin(self) -> None:
         """The model and the data are made, and training begins."""
@@ -73,6 +74,7 @@ class Clock:
     def tick(self) -> None:
         """A step was taken."""
         self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded, self.data))
+        self.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
     def warm(self) -> tuple[int, np.ndarray]:
         """The steps after the first ones, and what they took, as in `steps`."""
@@ -84,8 +86,7 @@ class Clock:
         count, (cpu, wall, useful, padded, _) = self.warm()
         cpu += count * self.extra
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
-        spent["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process
-        spent["training_mb"] = spent["peak_mb"] - self.before_mb
+        spent |= {"peak_mb": self.peak_mb, "training_mb": self.peak_mb - self.before_mb}
         shares = {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
         shares["data"] = self.data / len(self.steps) / (cpu / count)
         return spent | shares | {"loss": self.loss}

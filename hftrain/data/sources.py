@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hftrain.config import Config
-from hftrain.config.sources import read_source
+from hftrain.config.sources import MARKS, marked_file, read_source
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
 from hftrain.data.readers import (
@@ -290,6 +290,8 @@ def require_files(config: Config) -> None:
         for written in getattr(config, setting, None) or ():
             name = read_source(written).name
             if not (glob.has_magic(name) or "{" in name or "://" in name or Path(name).exists()):
+                if marked := marked_file(name):
+                    raise ValueError(f"no file {name}, but {marked} is there. {MARKS}")
                 existing(Path(name))
 
 
