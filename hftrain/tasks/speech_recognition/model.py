@@ -243,7 +243,8 @@ def hear_less(model: Any, seconds: int) -> None:
         raise ValueError(f"window_seconds {seconds}: the model hears {model.config.max_source_positions / 50:g} s")
     if is_deepspeed_zero3_enabled():
         raise ValueError("window_seconds: positions cannot be cut in pieces (ZeRO-3): use ZeRO-2, or window_seconds 30")
-    shorter = nn.Embedding(positions, table.embedding_dim, dtype=table.weight.dtype)
+    like = {"dtype": table.weight.dtype, "device": table.weight.device}
+    shorter = nn.Embedding(positions, table.embedding_dim, **like)
     shorter.weight.copy_(table.weight[:positions])
     encoder.embed_positions = shorter.requires_grad_(table.weight.requires_grad)
     model.config.max_source_positions = encoder.max_source_positions = positions
