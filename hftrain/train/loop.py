@@ -184,7 +184,7 @@ def fit(
         choose_budget(
             accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
         )  # fmt: skip
-        contract["chosen"] = chosen_values(config)
+    contract |= {"padding_free": bool(config.padding_free), "chosen": chosen_values(config)}
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
