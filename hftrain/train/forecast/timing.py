@@ -29,7 +29,7 @@ class Rate(NamedTuple):
     update: float
 
     def seconds(self, flops: float, passes: float, updated: float) -> float:
-        """Of a step with so many FLOPs, passes and updated numbers."""
+        """The time of a step with so many FLOPs, passes and updated numbers."""
         return self.overhead * passes + flops / self.flops + self.update * updated
 
 
