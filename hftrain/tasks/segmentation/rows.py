@@ -15,8 +15,10 @@ from hftrain.data.sources import Reader, ending, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
 from hftrain.tasks.segmentation.config import SegmentationConfig
-from hftrain.vision.annotations import Annotated, Categories, check_size, coco_content, read_coco
-from hftrain.vision.masks import REST, MaskFacts, encode_segmentation, examine_mask, name_value
+from hftrain.vision.annotations import Annotated, check_size
+from hftrain.vision.coco import Categories, coco_content, read_coco
+from hftrain.vision.encodings import encode_segmentation
+from hftrain.vision.masks import REST, MaskFacts, examine_mask, name_value
 from hftrain.vision.panoptic import read_panoptic
 from hftrain.vision.scenes import scenes
 from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, locate, name_leaks
@@ -228,7 +230,8 @@ def read_pair(path: Path) -> Reader | None:
 def _pair(path: Path) -> list[Any] | Fault:
     parts = list(path.absolute().parts)
     if IMAGES not in parts:
-        return Fault(f"{path} is not in a folder named {IMAGES}, beside one with its masks")
+        ways = f"move it there, or list images and masks in a table ({path.parent}/metadata.jsonl)"
+        return Fault(f"{path} is not in a folder named {IMAGES}, beside one named {MASK_FOLDERS[0]}: {ways}")
     place = len(parts) - 1 - parts[::-1].index(IMAGES)
     masks = [Path(*parts[:place], name, *parts[place + 1 :]).with_suffix(".png") for name in MASK_FOLDERS]
     if mask := next((mask for mask in masks if mask.is_file()), None):

@@ -13,6 +13,7 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 from hftrain.audio import load_speech
 from hftrain.audio.augment import Augmentation
 from hftrain.audio.features import Features, new_extractor
+from hftrain.audio.windows import hear_less
 from hftrain.data.plan import seed_all
 from hftrain.data.rows import Rows
 from hftrain.tasks.speech_recognition import (
@@ -27,7 +28,7 @@ from hftrain.tasks.speech_recognition import (
     transcribe,
 )
 from hftrain.tasks.speech_recognition.examples import count_needed, usable
-from hftrain.tasks.speech_recognition.model import hear_less, learn_vocabulary
+from hftrain.tasks.speech_recognition.model import learn_vocabulary
 from hftrain.train.evaluation import OneProcess
 
 pytestmark = pytest.mark.unit
