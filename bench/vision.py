@@ -67,7 +67,7 @@ CASES = {
     "raccoon": Case("detect", RACCOON, 50, "map_50", batch=8, small={"image_size": 64}),
     "raccoon, D-FINE": Case("detect", RACCOON | {"model": "d_fine"}, 100, "map_50", batch=8),
     "raccoon, YOLOS": Case("detect", RACCOON | {"model": "yolos"}, 100, "map_50", batch=8),
-    "scenes, detect": Case("detect", {}, 240, "map_50", batch=16),
+    "scenes, detect": Case("detect", {}, 825, "map_50", batch=16),
     "scenes, segment": Case("segment", {}, 825, "mean_iou", batch=16),
 }
 
