@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hftrain.predict import predict
 from hftrain.tasks.speaking import SpeakConfig, collator, loss_for
@@ -169,3 +170,11 @@ def test_cuts_and_resuming_change_nothing(kind, data, folders, tmp_path):
 def test_settings_of_other_models_are_refused(settings, message, data, folders, tmp_path):
     with pytest.raises(ValueError, match=message):
         train(data, tmp_path / "out", folders["dia"], **settings)
+
+
+def test_a_fully_trained_csm_is_saved_with_its_codec_unchanged(data, folders, tmp_path):
+    train(data, tmp_path / "out", folders["csm"], max_steps=1)
+    before, after = (load_file(Path(folder) / "model.safetensors") for folder in (folders["csm"], tmp_path / "out"))
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name in before if name.startswith("codec_model")}
+    assert predict(tmp_path / "out", ["abc"])[0]["rate"] == RATE

@@ -87,6 +87,13 @@ def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
     assert (extractor.sampling_rate, extractor.n_fft, extractor.sample_stride) == (8000, 512, 128)
 
 
+def test_an_adapter_of_a_voice_speaks(spoken, data, tmp_path):
+    out = tmp_path / "out"
+    train(data, out, model_name_or_path=str(spoken), max_steps=1, use_peft=True, lora_r=2)
+    assert (out / "adapter_config.json").is_file()
+    assert predict(out, ["abc"], speaker="low")[0]["rate"] == 8000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
