@@ -293,7 +293,7 @@ def prepare(
     )
     distributed.set_bucket_sizes(accelerator, model)
     distributed.sum_in_fp32(accelerator)
-    with distributed.unsaved_buffers(accelerator, model):
+    with distributed.grouped(accelerator, model), distributed.unsaved_buffers(accelerator, model):
         model, optimizer = accelerator.prepare(model, optimizer)
     distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import AutoModelForMaskedImageModeling, AutoModelForPreTraining
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hftrain.models import load
 from hftrain.models.saved import remember
@@ -80,8 +79,6 @@ def initialize(model: "ViTMAEForPreTraining") -> None:
     """Gives a new MAE the weights of its paper (He et al. 2021) and their code: Xavier's for linear layers and patches,
     0.02 for tokens, sines and cosines for the positions, which are not trained. transformers leaves the positions at 0,
     and the patches so small that they hardly differ."""
-    if is_deepspeed_zero3_enabled():
-        raise ValueError("a new vit_mae cannot be made in pieces (ZeRO-3): use ZeRO-2 or FSDP2")
     encoder, decoder = model.vit.embeddings, model.decoder
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
