@@ -74,8 +74,8 @@ def ours(steps: int, clock: Clock, window: int) -> None:
 
     from hftrain import Examples
     from hftrain.audio.features import Features
+    from hftrain.audio.windows import hear_less
     from hftrain.tasks.speech_recognition import Listener, collator, recognition
-    from hftrain.tasks.speech_recognition.model import hear_less
 
     class Tokens:
         pad_token_id = 50256

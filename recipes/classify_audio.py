@@ -30,15 +30,15 @@ def main(config: AudioClassificationConfig) -> dict[str, Any]:
     with accelerator.local_main_process_first():  # hears all recordings; the others find in the cache what they hold
         rows = audio.load_recordings(config, seed=config.seed)
         names, ids = labels.number_classes(rows, config)
+        features = audio.load_features(config, rows)  # chooses how much of a recording is heard
         examples = {split: audio.make_examples(rows[split], ids, config) for split in rows}
     references = {split: labels.references(examples[split], problem, len(names)) for split in rows}
     choose_best_metric(config, problem, config.metrics, references, labels=names)
-    features = audio.load_features(config)
-    model = audio.load_classifier(config, names)
+    model = audio.load_classifier(config, names, features.window)
     collate = audio.collator(features, problem, len(names))
 
     def score(model: Any, split: str) -> labels.Scores:
-        batch_size = config.eval_batch_size
+        batch_size = features.together(model.config, config.eval_batch_size)
         return labels.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
 
     def evaluate(model: Any) -> dict[str, float]:
@@ -65,7 +65,7 @@ def main(config: AudioClassificationConfig) -> dict[str, Any]:
     )
     thresholds = labels.choose_thresholds(accelerator, model, config, score, references["validation"])
     tested = labels.Tested(rows, examples, score(model, "test"), references, names, ids, thresholds)
-    return publish(accelerator, config, results, audio.summarize(config, tested))
+    return publish(accelerator, config, results, audio.summarize(config, tested, features.window))
 
 
 if __name__ == "__main__":

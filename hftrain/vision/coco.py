@@ -43,7 +43,10 @@ class Categories:
             if number in names or name in names.values():
                 raise ValueError(f"{path}: the category {name!r} (id {number}) is there twice: rename one")
             names[number] = name
-            if not category.get("isthing", 1):
+            thing = category.get("isthing", 1)
+            if thing not in (0, 1):
+                raise ValueError(f"{path}: isthing of the category {name!r} must be 0 or 1, not {thing!r:.60}")
+            if not thing:
                 self.stuff.add(name)
         for number in sorted(names):
             self.ids.setdefault(names[number], number)
@@ -92,7 +95,7 @@ def read_coco(path: Path, images: str | None, categories: Categories) -> Reader 
 
 def is_panoptic(content: Mapping[str, Any]) -> bool:
     """Whether a COCO file has the segments of PNG files, not objects."""
-    return any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"][:1])
+    return any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"])
 
 
 def named_images(

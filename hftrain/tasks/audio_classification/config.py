@@ -23,8 +23,9 @@ class AudioClassificationConfig(VariedConfig, LabelConfig):
     model: str = "wav2vec2-bert"
     """Kind of new model, without model_name_or_path, a model type of transformers that reads log-mel frames."""
 
-    longest_seconds: Annotated[float, above(0)] = 30.0
-    """Seconds that the model hears: longer recordings are cut to their beginning, and counted."""
+    longest_seconds: Annotated[float | None, above(0)] = None
+    """Seconds that the model hears: longer recordings are cut to their beginning, and counted; null: 30, for Whisper as
+    long as the longest recording, up to 30: its encoder's other positions are cut off."""
 
     def late_checks(self) -> Iterator[tuple[Sequence[str], str]]:
         yield from super().late_checks()

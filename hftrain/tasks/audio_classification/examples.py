@@ -33,7 +33,7 @@ def make_examples(rows: "Rows", ids: Mapping[str, int], config: AudioClassificat
     has those that are cut. Their lengths are hundredths of a second; their fingerprint depends on the contents of the
     recordings, not on their places."""
     labels = [number_label(label, ids) for label in rows["label"]]
-    seconds, begins, longest = np.array(rows["seconds"][:]), rows["start"][:], config.longest_seconds
+    seconds, begins, longest = np.array(rows["seconds"][:]), rows["start"][:], config.longest_seconds or float("inf")
     cut = seconds > longest
     ends = [
         (begin or 0.0) + longest if long else end for begin, end, long in zip(begins, rows["end"], cut, strict=True)

@@ -18,6 +18,7 @@ def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[A
     """
     from hftrain.audio.features import Features, load_extractor
     from hftrain.audio.sources import located
+    from hftrain.audio.windows import hear_less
     from hftrain.data.examples import Examples
     from hftrain.labels import scoring
     from hftrain.tasks.audio_classification.examples import FRAMES, collator
@@ -37,8 +38,11 @@ def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[A
     ]
     lengths = [max(1, round(min(facts.seconds, longest or facts.seconds) * FRAMES)) for _, facts in known]
     model, device = load_weights(saved, "AutoModelForAudioClassification")
+    if features.window is not None:
+        hear_less(model, features.window)  # what the folder of an adapter lacks
     collate = collator(features, problem, config.num_labels or 0)
     examples = Examples(items, lengths)
+    batch_size = features.together(config, batch_size)
     outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())

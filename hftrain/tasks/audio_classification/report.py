@@ -1,6 +1,7 @@
 """The report and the model card of a classification of recordings."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from hftrain.audio import read
 from hftrain.audio.shown import player, spectrogram
 from hftrain.audio.speech import hours
+from hftrain.audio.windows import window_remarks
 from hftrain.labels.report import Tested, count_labels, report_labels
 from hftrain.report import Report
 from hftrain.report.charts import histogram
@@ -22,11 +24,15 @@ PLAYED = 16_000  # samples a second of the players
 SHOWN = 10.0  # seconds of a recording in the report
 
 
-def summarize(config: AudioClassificationConfig, tested: Tested) -> Report:
-    """What the report shows: the scores of the test rows, and the data."""
+def summarize(config: AudioClassificationConfig, tested: Tested, window: int | None) -> Report:
+    """What the report shows: the scores of the test rows, and the data.
+
+    Args:
+        window: seconds that Whisper hears at once; None: any length.
+    """
     rows = tested.rows
     seconds = np.array(rows["train"]["seconds"][:])
-    return report_labels(
+    report = report_labels(
         config,
         tested,
         task="audio-classification",
@@ -36,6 +42,7 @@ def summarize(config: AudioClassificationConfig, tested: Tested) -> Report:
         show=show,
         more=[histogram("seconds", "Training recordings", seconds, x_label="seconds")],
     )
+    return replace(report, remarks=[*report.remarks, *window_remarks(window)])
 
 
 def describe(rows: "Rows", examples: "Examples", names: Sequence[str], ids: Mapping[str, int]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -12,9 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCTC,
@@ -23,9 +19,9 @@ from transformers import (
     PreTrainedConfig,
     WhisperFeatureExtractor,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hftrain.audio.features import MEL_BANDS, NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
+from hftrain.audio.windows import hear_less, within_window
 from hftrain.models import load
 from hftrain.models.saved import Saved, recall, remember
 from hftrain.models.trust import refusing_code
@@ -100,7 +96,7 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
             )
         config.choose("vocab_size", 1000, "a new encoder-decoder")
         tokenizer = learn_vocabulary(rows["train"], config)
-        features = within_window(Features(WhisperFeatureExtractor(MEL_BANDS)), rows, config)
+        features = within_window(Features(WhisperFeatureExtractor(MEL_BANDS)), rows, config, "window_seconds")
         return Listener(features, tokenizer, tokenizer.bos_token_id, str(config.text_case))
     start = start_of(load.load_model_config(config), name)
     extractor = load_extractor(name, config.model_revision, trust_remote_code=config.trust_remote_code)
@@ -112,22 +108,12 @@ def load_listener(config: TranscribeConfig, rows: Mapping[str, Rows]) -> Listene
         tokenizer = None  # a model that was only pretrained
     new = tokenizer is None
     config.choose("text_case", "lower" if new else "unchanged", "a new vocabulary" if new else "the model's vocabulary")
-    features = within_window(Features(extractor), rows, config)
+    features = within_window(Features(extractor), rows, config, "window_seconds")
     if config.language is not None:
         if not hasattr(tokenizer, "set_prefix_tokens"):
             raise ValueError(f"language: {name} does not choose among languages; remove the setting")
         tokenizer.set_prefix_tokens(language=config.language, task=config.task, predict_timestamps=False)
     return Listener(features, tokenizer or learn_vocabulary(rows["train"], config), start, str(config.text_case))
-
-
-def within_window(features: Features, rows: Mapping[str, Rows], config: TranscribeConfig) -> Features:
-    """Whisper's with a window as long as the longest recording, where `config` sets none; others unchanged."""
-    if not features.fixed:
-        return features
-    longest = max(float(np.max(split["seconds"][:])) for split in rows.values())
-    window = min(features.window or 30, max(1, math.ceil(longest)))
-    config.choose("window_seconds", window, f"the longest recording has {longest:.2f} s")
-    return Features(features.extractor, config.window_seconds)
 
 
 def start_of(config: PreTrainedConfig, name: str | Path) -> int | None:
@@ -226,26 +212,3 @@ def write_in(model: Any, language: str | None, task: str) -> None:
     if multilingual is False:
         raise ValueError(f"language: {model.name_or_path} writes English only; remove the setting")
     model.generation_config.language, model.generation_config.task = language, task
-
-
-@torch.no_grad()
-def hear_less(model: Any, seconds: int) -> None:
-    """Cuts the positions of Whisper's encoder, 50 a second.
-
-    Raises:
-        ValueError: they are in pieces (ZeRO-3), or fewer.
-    """
-    encoder, positions = model.get_encoder(), 50 * seconds
-    table = encoder.embed_positions
-    if positions == model.config.max_source_positions:
-        return
-    if positions > model.config.max_source_positions:
-        raise ValueError(f"window_seconds {seconds}: the model hears {model.config.max_source_positions / 50:g} s")
-    if is_deepspeed_zero3_enabled():
-        raise ValueError("window_seconds: positions cannot be cut in pieces (ZeRO-3): use ZeRO-2, or window_seconds 30")
-    like = {"dtype": table.weight.dtype, "device": table.weight.device}
-    shorter = nn.Embedding(positions, table.embedding_dim, **like)
-    shorter.weight.copy_(table.weight[:positions])
-    encoder.embed_positions = shorter.requires_grad_(table.weight.requires_grad)
-    model.config.max_source_positions = encoder.max_source_positions = positions
-    logger.warning("Whisper's encoder hears %d s at once: its other positions are cut off", seconds)

@@ -56,10 +56,11 @@ def listen(
     """
     from hftrain.audio import read
     from hftrain.audio.sources import located
+    from hftrain.audio.windows import hear_less
     from hftrain.data.examples import Examples
     from hftrain.tasks.speech_recognition.config import FRAMES
     from hftrain.tasks.speech_recognition.examples import collator
-    from hftrain.tasks.speech_recognition.model import hear_less, saved_listener, write_in
+    from hftrain.tasks.speech_recognition.model import saved_listener, write_in
     from hftrain.tasks.speech_recognition.scoring import transcribe
     from hftrain.train.evaluation import OneProcess
 

@@ -11,6 +11,7 @@ import numpy as np
 from hftrain.audio import read
 from hftrain.audio.shown import player
 from hftrain.audio.speech import hours
+from hftrain.audio.windows import window_remarks
 from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.intervals import bootstrap, wilson
@@ -60,9 +61,7 @@ def summarize(
         return {"test_wer": float(errors[chosen].sum() / words[chosen].sum())}
 
     intervals = bootstrap(rates, len(errors)) | {"test_exact_match": wilson(exact, len(truth))}
-    remarks = [CONSENT]
-    if window is not None and window < 30:
-        remarks.append(f"The encoder hears {window} s at once: its other positions were cut off")
+    remarks = [CONSENT, *window_remarks(window)]
     tables = [
         Table("Errors by length", by_length(np.array(test["seconds"][:]), errors, words)),
         Table("Errors by speaker", by_speaker(test["speaker"][:], errors, words)),

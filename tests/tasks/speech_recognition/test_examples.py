@@ -8,11 +8,13 @@ import pytest
 import soundfile
 import torch
 from datasets import Dataset
+from transformers import Wav2Vec2FeatureExtractor as WavesExtractor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from hftrain.audio import load_speech
 from hftrain.audio.augment import Augmentation
 from hftrain.audio.features import Features, new_extractor
+from hftrain.audio.windows import hear_less
 from hftrain.data.plan import seed_all
 from hftrain.data.rows import Rows
 from hftrain.tasks.speech_recognition import (
@@ -27,8 +29,9 @@ from hftrain.tasks.speech_recognition import (
     transcribe,
 )
 from hftrain.tasks.speech_recognition.examples import count_needed, usable
-from hftrain.tasks.speech_recognition.model import hear_less, learn_vocabulary
+from hftrain.tasks.speech_recognition.model import learn_vocabulary
 from hftrain.train.evaluation import OneProcess
+from tests.tasks.speech_recognition.models import ctc_folder
 
 pytestmark = pytest.mark.unit
 
@@ -247,3 +250,19 @@ def test_a_letter_that_is_written_twice_stays_two(pieces, tmp_path):
         path = [token for letter in listener.spell(text) for token in (letter, letter, listener.tokenizer.pad_token_id)]
         assert listener.text_of(path) == text
         assert listener.text_of([token for token in path if token != listener.tokenizer.pad_token_id]) != text or pieces
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_of_raw_waves_do_not_depend_on_the_batch(masked, config, rows, tmp_path):
+    """wav2vec2-base normalises groups over time, padding too; its extractor has no mask."""
+    folder = ctc_folder(tmp_path / "model", "wav2vec2", feat_extract_norm="group")
+    WavesExtractor(return_attention_mask=masked).save_pretrained(folder)
+    config = dataclasses.replace(config, model_name_or_path=str(folder), model_config={})
+    listener = load_listener(config, rows)
+    model = load_recogniser(config, listener).eval()
+    _, examples = make_examples(rows, listener, model, config)
+    heard = [
+        transcribe(OneProcess("cpu"), model, listener, examples["test"], size, collate=collator(listener))
+        for size in (1, 4)
+    ]
+    assert heard[0] == heard[1]
