@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import rounds  # first: it sets the threads
-from language import RATE, SMALL, make_model, tokenizer
+from language import RATE, SMALL, counted, make_model, tokenizer, train_by_trl, trl_settings
 from padding import sizes, tokens
 from rounds import Clock, Contestant
 
@@ -89,33 +89,9 @@ def by_trl(steps: int, clock: Clock) -> None:
     rows = [{side: f" {' '.join(map(str, ids))}" for side, ids in row.items()} for row in pairs(steps)]
     model = make_model(SMALL, adapted=True)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = DPOConfig(
-            folder,
-            max_steps=steps,
-            per_device_train_batch_size=PAIRS,
-            learning_rate=RATE,
-            beta=BETA,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            seed=clock.seed,
-        )
-        dpo = DPOTrainer(
-            model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=words,
-            callbacks=[rounds.ticking(clock)],
-        )  # fmt: skip
-        collate = dpo.data_collator
-
-        def counted(rows: list[Any]) -> Any:
-            batch = collate(rows)
-            clock.see(int(batch["attention_mask"].sum()), batch["input_ids"].numel())
-            return batch
-
-        dpo.data_collator = counted
-        clock.begin()
-        dpo.train()
+        arguments = DPOConfig(folder, beta=BETA, **trl_settings(clock, steps, PAIRS))
+        data = Dataset.from_list(rows)
+        train_by_trl(clock, DPOTrainer(model, args=arguments, train_dataset=data, processing_class=words))
     clock.loss = rounds.held_out_loss(model, held_out)
 
 
@@ -128,11 +104,6 @@ def by_hftrain(steps: int, clock: Clock) -> None:
     rows, model = pairs(steps), make_model(SMALL, adapted=True)
     collate = partial(collate_preferences, pad_token_id=0)
 
-    def watched(rows: list[Any]) -> Any:
-        batch = collate(rows)
-        clock.see(int(batch["attention_mask"].sum()), batch["input_ids"].numel())
-        return batch
-
     with tempfile.TemporaryDirectory() as folder:
         config, accelerator = config_of(folder), Accelerator(cpu=True)
         began = time.process_time()
@@ -140,7 +111,16 @@ def by_hftrain(steps: int, clock: Clock) -> None:
         clock.extra = (time.process_time() - began) / steps
         loss = preference.preference_loss(accelerator, config)
     settings = {"global_batch_size": PAIRS, "learning_rate": RATE}
-    rounds.hftrain(clock, model, references["train"], watched, loss, steps, score=held_out, **settings)
+    rounds.hftrain(
+        clock,
+        model,
+        references["train"],
+        lambda rows: counted(clock, collate(rows)),
+        loss,
+        steps,
+        score=held_out,
+        **settings,
+    )
 
 
 CONTESTANTS: dict[str, Contestant] = {"dpo: TRL": by_trl, "dpo: hftrain": by_hftrain}

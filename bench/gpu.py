@@ -14,6 +14,10 @@ they were.
     llama_8b    the shape of Llama 3.1 8B with LoRA (rank 16) or QLoRA, rows of 4,096 tokens, 16,384 tokens a step
     packs       a Llama of 12 layers (width 768), documents of 8 to 400 tokens (median 60) in packs of 4,096
     minilm      the shape of MiniLM with 6 classes, texts of 4 to 128 tokens (median 20), 256 a step
+    pairs       SimPO of llama_1b, pairs of 1,024 tokens each, 16 a step
+
+"counted" is what `hftrain plan` counts for the case, beside the memory of its tensors and of the allocator. What one
+GPU cannot show is in docs/cluster.md, "What only GPUs can show".
 """
 
 import argparse
@@ -98,6 +102,7 @@ class Work:
     dtype: torch.dtype = torch.float32
     aims: dict[str, float] = field(default_factory=dict)
     packed: bool = False
+    pairs: bool = False
 
 
 WORKS = {
@@ -114,6 +119,7 @@ WORKS = {
     ),
     "packs": Work("llama", LLAMA_100M, 4096, 8, {"bf16": True, "micro_batch_size": 4}, packed=True),
     "minilm": Work("bert", MINILM, 128, 256, {"bf16": True}),
+    "pairs": Work("llama", LLAMA_1B, 1024, 16, {"bf16": True, "micro_batch_size": 2}, pairs=True),
 }
 
 
@@ -129,6 +135,7 @@ class Case:
     lora: bool = False
     four_bits: bool = False
     attention: str = "sdpa"
+    environment: dict[str, str] = field(default_factory=dict)
 
 
 COMPILED = {"torch_compile": True}
@@ -155,7 +162,17 @@ CASES = {
     "gpt2: small micro-batches": Case("gpt2", "micro_batch_size 4", "gpt2: not compiled", {"micro_batch_size": 4}),
     "gpt2: fp32": Case("gpt2", "bf16 off", "gpt2: not compiled", {"bf16": False}),
     "llama_1b: not compiled": Case("llama_1b", "torch_compile off", "llama_1b"),
-}
+    "pairs": Case("pairs", "chunked_loss on"),
+    "pairs: all logits": Case("pairs", "chunked_loss off", "pairs", chunked=False),
+    "gpt2: saved": Case("gpt2", "save_steps 4, in the background", "gpt2: not compiled", {"save_steps": 4}),
+    "minilm: fixed segments": Case(
+        "minilm", "expandable_segments off", "minilm",
+        environment={"PYTORCH_ALLOC_CONF": "expandable_segments:False"},
+    ),
+    "packs: flash": Case(
+        "packs", "attn_implementation flash_attention_2", "packs: mask", attention="flash_attention_2"
+    ),
+}  # fmt: skip
 
 
 def work_of(case: Case, quick: bool) -> Work:
@@ -166,7 +183,7 @@ def work_of(case: Case, quick: bool) -> Work:
     shape = work.shape | SMALL if work.kind != "gpt2" else SMALL_GPT2
     shape |= {name: 1 for name in ("num_key_value_heads",) if name in shape}
     shape.pop("head_dim", None)
-    return Work(work.kind, shape, 32, 4, settings, work.dtype, work.aims, work.packed)
+    return Work(work.kind, shape, 32, 4, settings, work.dtype, work.aims, work.packed, work.pairs)
 
 
 # ---- models and rows
@@ -203,6 +220,13 @@ def make_examples(work: Work, steps: int) -> Any:
     count = steps * work.rows
     if work.packed:
         return make_packs(work, count, draw)
+    if work.pairs:
+        ids = draw.integers(1, vocabulary, (count, 2, work.length))
+        rows = [
+            {f"{side}_{name}": row[i] for i, side in enumerate(("first", "second")) for name in ("input_ids", "labels")}
+            for row in ids
+        ]
+        return Examples(rows, np.full((count, 2), work.length))
     if work.kind != "bert":
         ids = draw.integers(1, vocabulary, (count, work.length))
         return Examples([{"input_ids": row} for row in ids], np.full(count, work.length))
@@ -237,19 +261,55 @@ def collate_texts(rows: list[Any]) -> dict[str, torch.Tensor]:
 # ---- one case, in this process
 
 
+def task_of(work: Work, case: Case, model: Any, accelerator: Any, folder: str) -> dict[str, Any]:
+    """`collate` and `loss` of `fit`."""
+    from functools import partial
+
+    from hftrain import causal_language_model
+    from hftrain.labels.losses import classification
+    from hftrain.tasks import preference
+    from hftrain.tasks.preference.examples import collate_preferences
+    from hftrain.text.causal import collate_causal, in_blocks
+    from hftrain.train.trials import chunk_loss
+
+    if work.kind == "bert":
+        return {"collate": collate_texts, "loss": classification("single_label_classification")}
+    chunked = case.chunked and chunk_loss(model)
+    if work.pairs:
+        config = preference.PreferenceRecipeConfig(
+            model_name_or_path="none", train_file=["none"], output_dir=folder, loss_type="simpo"
+        )
+        collate = partial(collate_preferences, pad_token_id=0)
+        return {"collate": collate, "loss": preference.preference_loss(accelerator, config)}
+    collate = partial(collate_causal, pad_token_id=0, room=work.length, blocks=in_blocks(model))
+    return {"collate": collate, "loss": causal_language_model(chunked=chunked)}
+
+
+def counted_bytes(model: Any, examples: Any, config: Any, task: dict[str, Any]) -> int | None:
+    """The peak that `hftrain plan` counts; None where it cannot."""
+    from hftrain.data.examples import fetch
+    from hftrain.models.freezing import narrow_frozen
+    from hftrain.train.forecast.passes import count_pass, without_numbers
+    from hftrain.train.forecast.strategies import needs, weigh_model
+
+    if getattr(model, "is_quantized", False) or config.micro_batch_size is None:
+        return None
+    shapes = without_numbers(model)
+    narrow_frozen(shapes, torch.bfloat16 if config.bf16 else torch.float32)
+    batch = task["collate"](fetch(examples, list(range(config.micro_batch_size))))
+    one = count_pass(shapes, batch, task["loss"], bf16=bool(config.bf16), checkpointing=config.activation_checkpointing)
+    several = config.global_batch_size > config.micro_batch_size
+    return needs("one device", weigh_model(shapes), one, 1, bf16=bool(config.bf16), accumulated=several).peak
+
+
 def measure(case: Case, quick: bool) -> dict[str, Any]:
     """Trains, and returns tokens per second, MFU, peak memory, seconds of the first step, how often the CPU waits for
     the GPU in a step, and the losses."""
-    from functools import partial
-
-    from hftrain import LoraConfig, TrainConfig, add_adapters, causal_language_model, fit, start
-    from hftrain.labels.losses import classification
-    from hftrain.text.causal import collate_causal, in_blocks
+    from hftrain import LoraConfig, TrainConfig, add_adapters, fit, start
     from hftrain.train.flops import peak_flops, step_flops
-    from hftrain.train.trials import chunk_loss
 
+    os.environ.update(case.environment)  # before the first byte of the GPU
     work, steps = work_of(case, quick), QUICK_STEPS if quick else STEPS
-    texts = work.kind == "bert"
     examples, needed, ticks = make_examples(work, steps), [], [time.perf_counter()]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as warned:
         settings = {"learning_rate": 1e-4, "global_batch_size": work.rows, "warmup_steps": 0} | work.settings
@@ -259,8 +319,8 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
         model = make_model(work, case)
         model.set_attn_implementation(case.attention)
         model = add_adapters(model, LoraConfig(use_peft=case.lora, load_in_4bit=case.four_bits), "CAUSAL_LM")
-        chunked = not texts and case.chunked and chunk_loss(model)
-        flops, room = step_flops(model, examples), {"pad_token_id": 0, "room": work.length}
+        task = task_of(work, case, model, accelerator, folder)
+        flops, counted = step_flops(model, examples), counted_bytes(model, examples, config, task)
 
         def count(indices: np.ndarray) -> float:
             needed.append((int(examples.lengths[indices].sum()), flops(indices)))
@@ -279,9 +339,8 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
             examples,
             config,
             flops=count,
-            collate=collate_texts if texts else partial(collate_causal, **room, blocks=in_blocks(model)),
-            loss=classification("single_label_classification") if texts else causal_language_model(chunked=chunked),
             after_step=after_step,
+            **task,
         )
         log = [json.loads(line) for line in Path(f"{folder}/out/metrics.jsonl").read_text().splitlines()]
     warm = max(1, steps // 3)  # a compilation, and the first allocations
@@ -292,6 +351,8 @@ def measure(case: Case, quick: bool) -> dict[str, Any]:
         "tokens_per_s": tokens / seconds,
         "mfu": operations / seconds / peak if peak else None,
         "memory_gib": torch.cuda.max_memory_allocated() / 2**30 if TARGET == "cuda" else None,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if TARGET == "cuda" else None,
+        "counted_gib": counted / 2**30 if counted is not None else None,
         "begin_s": ticks[1] - ticks[0],
         "waits_a_step": sum("synchronizing CUDA" in str(warning.message) for warning in waits),
         "losses": [row["loss"] for row in log if "loss" in row],
@@ -340,10 +401,11 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def row(name: str, results: dict[str, dict[str, Any]]) -> str:
     case, numbers = CASES[name], results[name]
     if "error" in numbers:
-        return f"| {case.work} | {case.switch} | {numbers['error']} | | | | | | |"
+        return f"| {case.work} | {case.switch} | {numbers['error']} | | | | | | | | |"
     mfu = f"{numbers['mfu']:.1%}" if numbers["mfu"] is not None else ""
-    memory = f"{numbers['memory_gib']:.1f}" if numbers["memory_gib"] is not None else ""
-    cells = [f"{numbers['tokens_per_s']:,.0f}", mfu, memory, f"{numbers['begin_s']:.0f}"]
+    sizes = [numbers[f"{name}_gib"] for name in ("counted", "memory", "reserved")]
+    memory = ["" if gib is None else f"{gib:.2f}" for gib in sizes]
+    cells = [f"{numbers['tokens_per_s']:,.0f}", mfu, *memory, f"{numbers['begin_s']:.0f}"]
     other = results.get(case.beside or "", {"error": ""})
     if case.beside is None or "error" in other:
         return f"| {case.work} | {case.switch} | {' | '.join(cells)} | | | |"
@@ -359,8 +421,9 @@ def difference(losses: list[float], others: list[float]) -> str:
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "| work | switch | tokens/s | MFU | GiB | s to the first step | beside | speed | losses apart by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| work | switch | tokens/s | MFU | GiB counted | GiB | GiB taken | s to the first step | beside | speed "
+        "| losses apart by |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
         *(row(name, results) for name in results),
         "",
         "| aim | | measured | |",

@@ -16,6 +16,7 @@ have 8 to 100 tokens (log-normal, median 20), as captions have. The held-out los
 Rounds are those of `bench/rounds.py`. TRL's defaults recompute activations, which hftrain's do not.
 """
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -98,34 +99,30 @@ def by_trainer(steps: int, clock: Clock, joined: bool = False) -> None:
 
 
 def by_trl(steps: int, clock: Clock, packing: bool = False, size: dict[str, int] = SMALL) -> None:
-    import tempfile
-
     from trl import SFTConfig, SFTTrainer
 
     rows = documents(steps)
     batch = STEP // ROOM if packing else per_step(rows)
+    model = make_model(size, adapted=True)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = SFTConfig(
-            folder,
-            max_steps=steps,
-            per_device_train_batch_size=batch,
-            learning_rate=RATE,
-            packing=packing,
-            max_length=ROOM,
-            save_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-            use_cpu=True,
-            bf16=False,
-            seed=clock.seed,
-        )
-        model, ticking = make_model(size, adapted=True), [rounds.ticking(clock)]
-        sft = SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer(), callbacks=ticking)
-        collate = sft.data_collator
-        sft.data_collator = lambda rows: counted(clock, collate(rows))
-        clock.begin()
-        sft.train()
+        arguments = SFTConfig(folder, packing=packing, max_length=ROOM, **trl_settings(clock, steps, batch))
+        train_by_trl(clock, SFTTrainer(model, arguments, train_dataset=rows, processing_class=tokenizer()))
     clock.loss = rounds.held_out_loss(model, held_out)
+
+
+def trl_settings(clock: Clock, steps: int, batch: int) -> dict[str, Any]:
+    """Settings that all trainers of TRL have here: those of the other contestants, and nothing is written."""
+    settings = {"max_steps": steps, "per_device_train_batch_size": batch, "learning_rate": RATE, "seed": clock.seed}
+    return settings | {"save_strategy": "no", "report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": False}
+
+
+def train_by_trl(clock: Clock, trainer: Any) -> None:
+    """Trains by one of TRL's trainers; the tokens of its batches are counted."""
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: counted(clock, collate(rows))
+    trainer.add_callback(rounds.ticking(clock))
+    clock.begin()
+    trainer.train()
 
 
 def counted(clock: Clock, batch: Any) -> Any:

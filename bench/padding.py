@@ -205,13 +205,11 @@ for task, head in HEADS.items():
     CONTESTANTS[f"{task}: Trainer"] = partial(read_trainer, head=head)
     CONTESTANTS[f"{task}: Trainer, grouped"] = partial(read_trainer, head=head, order="group_by_length")
     CONTESTANTS[f"{task}: hftrain"] = partial(read_hftrain, head=head)
-    CONTESTANTS[f"{task}: hftrain, padding_free"] = partial(read_hftrain, head=head, padding_free=True)
 CONTESTANTS |= {
     "classify: hftrain, grouped": partial(read_hftrain, head=HEADS["classify"], **GROUPED),
     "translate: Trainer": translate_trainer,
     "translate: Trainer, grouped": partial(translate_trainer, order="group_by_length"),
     "translate: hftrain": translate_hftrain,
-    "translate: hftrain, padding_free": partial(translate_hftrain, padding_free=True),
     "translate: hftrain, grouped": partial(translate_hftrain, **GROUPED),
 }
 AIMS = {"classify": (2.4, 1.0), "tag": (2.4, 1.0), "answer": (2.4, 1.0), "mask": (2.2, None), "translate": (2.8, 1.1)}

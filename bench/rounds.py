@@ -35,16 +35,17 @@ Numbers = dict[str, float]
 
 
 class Clock:
-    """What each step took, and the tokens that it saw."""
+    """What each step took, and the tokens that it saw; `watch`: the seconds of its data pipeline, CPU or wall."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed  # of the training: another one in each round
+    def __init__(self, seed: int, watch: Callable[[], float] = time.process_time) -> None:
+        self.seed, self.watch = seed, watch  # of the training: another seed in each round
         self.useful = self.padded = 0
-        self.steps: list[tuple[float, float, int, int]] = []  # CPU and wall seconds, useful and padded tokens so far
+        self.steps: list[tuple[float, ...]] = []  # CPU and wall seconds, useful and padded tokens, `data` so far
         self.loss = math.nan  # on held-out rows, after the last step
         self.extra = 0.0  # CPU seconds before training, for each step
-        self.data = 0.0  # CPU seconds of hftrain's data pipeline
+        self.data = 0.0  # seconds of hftrain's data pipeline
         self.before_mb = math.nan  # memory of the process when training begins
+        self.peak_mb = math.nan  # of the process, until the last step: scoring the held-out rows may take more
 
     def begin(self) -> None:
         """The model and the data are made, and training begins."""
@@ -56,9 +57,9 @@ class Clock:
         def counted(*args: Any, **kwargs: Any) -> Iterator[Any]:
             iterator, done = steps(*args, **kwargs), object()
             while True:
-                began = time.process_time()
+                began = self.watch()
                 step = next(iterator, done)
-                self.data += time.process_time() - began
+                self.data += self.watch() - began
                 if step is done:
                     return
                 yield step
@@ -72,16 +73,20 @@ class Clock:
 
     def tick(self) -> None:
         """A step was taken."""
-        self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded))
+        self.steps.append((time.process_time(), time.perf_counter(), self.useful, self.padded, self.data))
+        self.peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def warm(self) -> tuple[int, np.ndarray]:
+        """The steps after the first ones, and what they took, as in `steps`."""
+        first = min(WARM, len(self.steps) // 2)
+        return len(self.steps) - 1 - first, np.subtract(self.steps[-1], self.steps[first])
 
     def numbers(self) -> Numbers:
         """Milliseconds of a step, useful tokens per CPU second and share of padding, without the first steps."""
-        warm = min(WARM, len(self.steps) // 2)
-        (cpu, wall, useful, padded), count = np.subtract(self.steps[-1], self.steps[warm]), len(self.steps) - 1 - warm
+        count, (cpu, wall, useful, padded, _) = self.warm()
         cpu += count * self.extra
         spent = {"cpu_ms": 1000 * cpu / count, "wall_ms": 1000 * wall / count}
-        spent["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of the process
-        spent["training_mb"] = spent["peak_mb"] - self.before_mb
+        spent |= {"peak_mb": self.peak_mb, "training_mb": self.peak_mb - self.before_mb}
         shares = {"per_cpu_s": useful / cpu, "padding": 1 - useful / padded if padded else 0.0}
         shares["data"] = self.data / len(self.steps) / (cpu / count)
         return spent | shares | {"loss": self.loss}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 BENCHMARKS = ("start", "overhead", "padding", "language", "memory", "dpo", "beams")
 ELSEWHERE = [("on a GPU: what `bench/gpu.py` prints", "")]
-MEMORY = ["language.py", "--steps", "6", "--contestants", "memory: TRL", "memory: hftrain"]  # a process for each
+MEMORY = ["language.py", "--steps", "25", "--contestants", "memory: TRL", "memory: hftrain"]  # enough to choose a cut
 
 
 def aims(name: str, arguments: list[str]) -> list[str]:

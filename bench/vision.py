@@ -6,7 +6,7 @@
 All arms of a case run the recipe: its rows, splits, new model and test score. In two of them the Trainer takes the
 place of `fit`: with the settings of transformers' example script (5e-5, a linear schedule), and with the learning rate
 and the schedule that hftrain chooses. It trains on pictures as the example scripts make them, with Pillow: random parts
-from 8 % of the area and flips for classes, flips and brightness for objects, flips for segments.
+from 8 % of the area and flips for classes, flips and brightness for objects, flips for segments; no flips of digits.
 """
 
 import argparse
@@ -14,25 +14,26 @@ import contextlib
 import importlib
 import io
 import json
-import os
 import random
 import statistics
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import rounds  # first: it sets the threads
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image, ImageEnhance, ImageOps
+from rounds import Clock
 from torch.utils.data import Dataset
 
 import hftrain
@@ -42,7 +43,7 @@ from hftrain.vision.augment import random_part
 
 ARMS = ("script", "Trainer", "hftrain")
 SCRIPT = {"learning_rate": 5e-5, "lr_scheduler_type": "linear", "warmup_steps": 0, "weight_decay": 0.0}
-WARM = 5  # steps that no time is taken of
+RACCOON = {"image_size": 96, "max_bad_rows": 20}
 SMALL_RESNET = {"embedding_size": 32, "hidden_sizes": [32, 64, 128], "depths": [1, 1, 1], "layer_type": "basic"}
 
 
@@ -63,25 +64,12 @@ CASES = {
         "classify_images", {"model": "resnet", "model_config": SMALL_RESNET}, 200, "accuracy", small={"image_size": 16}
     ),
     "emoji": Case("segment", {"model": "segformer", "label_names": ["none", "figure"]}, 80, "mean_iou", batch=16),
-    "raccoon": Case("detect", {"image_size": 96, "max_bad_rows": 20}, 50, "map_50", batch=8, small={"image_size": 64}),
-    "raccoon, YOLOS": Case("detect", {"image_size": 96, "max_bad_rows": 20, "model": "yolos"}, 50, "map_50", batch=8),
+    "raccoon": Case("detect", RACCOON, 50, "map_50", batch=8, small={"image_size": 64}),
+    "raccoon, D-FINE": Case("detect", RACCOON | {"model": "d_fine"}, 100, "map_50", batch=8),
+    "raccoon, YOLOS": Case("detect", RACCOON | {"model": "yolos"}, 100, "map_50", batch=8),
+    "scenes, detect": Case("detect", {}, 825, "map_50", batch=16),
+    "scenes, segment": Case("segment", {}, 825, "mean_iou", batch=16),
 }
-
-
-@dataclass
-class Clock:
-    """CPU and wall seconds after each step, and the seconds that steps waited for their batches."""
-
-    steps: list[tuple[float, float, float]] = field(default_factory=list)
-    waited: float = 0.0
-
-    def tick(self, *_: Any) -> None:
-        self.steps.append((time.process_time(), time.perf_counter(), self.waited))
-
-    def numbers(self, batch: int) -> dict[str, float]:
-        warm = min(WARM, len(self.steps) // 2)
-        cpu, wall, waited = np.subtract(self.steps[-1], self.steps[warm])
-        return {"images_per_cpu_s": batch * (len(self.steps) - 1 - warm) / cpu, "waiting": waited / wall}
 
 
 # ---- data
@@ -91,6 +79,8 @@ def unpacked(data: Path, case: str) -> str:
     """The folder of a case's data, unpacked or made in the cache."""
     if case.startswith("raccoon"):
         return str(data / "raccoon")
+    if case.startswith("scenes"):
+        return "scenes"
     folder = cache() / "bench" / case
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=_made(folder.parent)) as stage:
@@ -129,10 +119,10 @@ def write_emoji(file: Path, folder: Path) -> None:
 
 
 class Pictures(Dataset[dict[str, Any]]):
-    """Examples of a recipe as the example script of its task makes them."""
+    """Examples of a recipe as the example script of its task makes them; `flip`: how often left and right change."""
 
-    def __init__(self, recipe: str, examples: Sequence[Any], processor: Any):
-        self.recipe, self.examples, self.processor = recipe, examples, processor
+    def __init__(self, recipe: str, examples: Sequence[Any], processor: Any, flip: float):
+        self.recipe, self.examples, self.processor, self.flip = recipe, examples, processor, flip
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -140,7 +130,7 @@ class Pictures(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         example = self.examples[index]
         image = Image.open(example["image"]).convert("RGB")
-        flip = random.random() < 0.5
+        flip = random.random() < self.flip
         if self.recipe == "classify_images":
             size = (self.processor.width, self.processor.height)
             image = image.resize(size, Image.Resampling.BILINEAR, random_part(image, 0.08))
@@ -177,11 +167,6 @@ def stacked(examples: list[dict[str, Any]]) -> dict[str, Any]:
 
 def trainer_fit(recipe: str, arm: str, clock: Clock) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """Trains as `transformers.Trainer` does what `fit` gets."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    class Ticking(TrainerCallback):
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            clock.tick()
 
     def fit(
         accelerator: Any, model: Any, examples: Any, config: Any, *, processor: Any, **_: Any
@@ -190,14 +175,10 @@ def trainer_fit(recipe: str, arm: str, clock: Clock) -> Callable[..., tuple[Any,
         if arm == "Trainer":  # as `fit` would choose them
             loop.choose_settings(model, examples.lengths, config, None)
             settings = {name: getattr(config, name) for name in SCRIPT}
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                folder, max_steps=config.max_steps, per_device_train_batch_size=config.global_batch_size,
-                save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, remove_unused_columns=False,
-                seed=config.seed, dataloader_num_workers=config.dataloader_num_workers, **settings,
-            )  # fmt: skip
-            data = Pictures(recipe, examples, processor)
-            Trainer(model, arguments, stacked, train_dataset=data, callbacks=[Ticking()]).train()
+        settings["per_device_train_batch_size"] = config.global_batch_size
+        settings["dataloader_num_workers"] = config.dataloader_num_workers
+        data = Pictures(recipe, examples, processor, config.flip)
+        rounds.trainer(clock, model, data, stacked, config.max_steps, **settings)
         return model.eval(), {}
 
     return fit
@@ -205,31 +186,18 @@ def trainer_fit(recipe: str, arm: str, clock: Clock) -> Callable[..., tuple[Any,
 
 def timed_fit(clock: Clock) -> Callable[..., Any]:
     """`hftrain.fit`, whose steps are timed, and their waiting for batches."""
-    fit, steps = hftrain.fit, loop.steps
-
-    def waiting(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        batches = steps(*args, **kwargs)
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            clock.waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield batch
+    fit = hftrain.fit
 
     def timed(*args: Any, **kwargs: Any) -> Any:
-        loop.steps = waiting
-        try:
-            return fit(*args, **kwargs | {"evaluate": None}, after_step=clock.tick)
-        finally:
-            loop.steps = steps
+        with patch.object(loop, "steps", clock.timed(loop.steps)):
+            return fit(*args, **kwargs | {"evaluate": None}, after_step=lambda step, model: clock.tick())
 
     return timed
 
 
 def measure(case: Case, data: str, arm: str, seed: int, workers: int, quick: bool) -> dict[str, float]:
     """The test score of an arm, images per CPU second and the share of the time in which steps waited for batches."""
-    clock, fit, publish = Clock(), hftrain.fit, hftrain.publish
+    clock, fit, publish = Clock(seed, time.perf_counter), hftrain.fit, hftrain.publish
     recipe = importlib.import_module(f"recipes.{case.recipe}")
     settings = {"global_batch_size": case.batch, "micro_batch_size": case.batch, "max_steps": case.steps, "seed": seed}
     settings |= {"dataloader_num_workers": workers, "save_steps": 0, **case.settings}
@@ -243,7 +211,12 @@ def measure(case: Case, data: str, arm: str, seed: int, workers: int, quick: boo
     finally:
         hftrain.fit, hftrain.publish = fit, publish
         AcceleratorState._reset_state(reset_partial_state=True)
-    return {"score": scores[case.metric], **clock.numbers(settings["global_batch_size"])}
+    count, (cpu, wall, _, _, waited) = clock.warm()
+    return {
+        "score": scores[case.metric],
+        "images_per_cpu_s": count * settings["global_batch_size"] / cpu,
+        "waiting": waited / wall,
+    }
 
 
 def main() -> None:

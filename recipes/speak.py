@@ -1,9 +1,11 @@
-"""Speak: SpeechT5 or FastSpeech2-Conformer, pretrained or new, learns to read text aloud in the voices of recordings.
+"""Speak: a model learns to read text aloud in the voices of recordings: SpeechT5 or FastSpeech2-Conformer, pretrained
+or new, or a pretrained CSM or Dia.
 
     accelerate launch recipes/speak.py                                      # the built-in spoken digits
     accelerate launch recipes/speak.py --dataset_name LJSpeech-1.1          # its folder, with metadata.csv and wavs/
     accelerate launch recipes/speak.py --train_file clips.jsonl --model_name_or_path microsoft/speecht5_tts \\
         --vocoder microsoft/speecht5_hifigan
+    accelerate launch recipes/speak.py --train_file clips.jsonl --model_name_or_path sesame/csm-1b --use_peft true
 
 Rows name recordings and their texts (LJSpeech, LibriSpeech, Common Voice, Kaldi, or paths in jsonl, csv, tsv).
 `hftrain predict OUT "a text" --output folder` speaks with what was trained.
@@ -32,7 +34,7 @@ def main(config: SpeakConfig) -> dict[str, Any]:
         rows, examples = speaking.make_examples(rows, voice, config, model)
     speaking.begin_at_mean(config, model, examples["train"])
     collate = speaking.collator(voice, model)
-    spectrogram_loss = speaking.SpectrogramLoss(model)
+    spoken_loss = speaking.loss_for(model)
     stage = speaking.Stage(config, accelerator, voice, examples, collate)
     model, results = fit(
         accelerator,
@@ -40,9 +42,9 @@ def main(config: SpeakConfig) -> dict[str, Any]:
         examples["train"],
         config,
         collate=collate,
-        loss=spectrogram_loss.loss(),
+        loss=spoken_loss.loss(),
         evaluate=stage.evaluate,
-        before_step=spectrogram_loss.before_step(accelerator),
+        before_step=spoken_loss.before_step(accelerator),
         after_step=stage.note_step,
         processor=voice,
         held_out=examples,

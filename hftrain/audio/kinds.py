@@ -25,4 +25,5 @@ def transcribes(config: PreTrainedConfig, what: str) -> bool:
     """`what`: the class of the model, from `saved.kind`; an adapter has that of its base."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES as KINDS
 
-    return what.endswith("ForCTC") or (config.model_type in KINDS and "ForConditionalGeneration" in what)
+    kinds = KINDS.keys() - {"dia"}  # which speaks
+    return what.endswith("ForCTC") or (config.model_type in kinds and "ForConditionalGeneration" in what)

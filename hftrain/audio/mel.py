@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers.audio_utils import mel_filter_bank
 
-FLOOR = 1e-10  # least energy of a band: a logarithm of -10
+FLOOR = 1e-10  # least magnitude of a band, as in transformers and ESPnet: a logarithm of -10
+AUDIBLE = 1e-4  # below it nothing is heard beside speech
 LOWEST, HIGHEST = 60.0, 500.0  # Hz of a voice
 VOICED = 0.45  # share of a frame's energy that repeats itself if it is voiced
 
@@ -22,7 +23,8 @@ VOICED = 0.45  # share of a frame's energy that repeats itself if it is voiced
 @dataclass(frozen=True)
 class LogMel:
     """How a wave becomes a spectrogram: log10 of the magnitudes in bands of Slaney's mel scale, as in transformers'
-    SpeechT5FeatureExtractor and ESPnet. `window` and `hop` are samples, `low` and `high` Hz."""
+    SpeechT5FeatureExtractor and ESPnet. `window` and `hop` are samples, `low` and `high` Hz; `floor` is the least
+    magnitude of a band."""
 
     rate: int = 16_000
     window: int = 1024
@@ -30,19 +32,21 @@ class LogMel:
     bands: int = 80
     low: float = 80.0
     high: float = 7600.0
+    floor: float = FLOOR
 
     @classmethod
-    def at(cls, rate: int) -> LogMel:
+    def at(cls, rate: int, floor: float = FLOOR) -> LogMel:
         """The usual settings for so many samples per second: frames of 64 ms every 16 ms, or of 1,024 samples."""
         window = 1024 if rate >= 16_000 else 512
-        return cls(rate, window, window // 4, high=min(7600.0, 0.475 * rate))
+        return cls(rate, window, window // 4, high=min(7600.0, 0.475 * rate), floor=floor)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> LogMel:
         """The settings of a `preprocessor_config.json`, whose lengths are milliseconds."""
         rate = int(settings["sampling_rate"])
         window, hop = (int(settings[name]) * rate // 1000 for name in ("win_length", "hop_length"))
-        return cls(rate, window, hop, int(settings["num_mel_bins"]), settings["fmin"], settings["fmax"])
+        bands, floor = int(settings["num_mel_bins"]), settings.get("mel_floor", FLOOR)
+        return cls(rate, window, hop, bands, settings["fmin"], settings["fmax"], floor)
 
     @cached_property
     def filters(self) -> torch.Tensor:
@@ -75,7 +79,7 @@ class LogMel:
         padded = np.pad(wave, (0, max(0, short)))
         magnitudes = self.transform(torch.from_numpy(np.ascontiguousarray(padded, np.float32))).abs()
         bands = self.filters.T @ magnitudes
-        return bands.clamp_min(FLOOR).log10().T.numpy()[: 1 + len(wave) // self.hop]
+        return bands.clamp_min(self.floor).log10().T.numpy()[: 1 + len(wave) // self.hop]
 
     @cached_property
     def inverse(self) -> torch.Tensor:
@@ -88,7 +92,7 @@ class LogMel:
         same wave."""
         samples = self.hop * max(1, len(mel) - 1)
         short = self.points // self.hop + 1 - len(mel)  # the transform needs a whole window
-        mel = np.pad(mel, ((0, max(0, short)), (0, 0)), constant_values=np.log10(FLOOR))
+        mel = np.pad(mel, ((0, max(0, short)), (0, 0)), constant_values=np.log10(self.floor))
         magnitudes = (self.inverse.T @ torch.from_numpy(10.0 ** np.asarray(mel, np.float32)).T).clamp_min(1e-7)
         angles = torch.rand(magnitudes.shape, generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
         phases, before = torch.polar(torch.ones_like(angles), angles), torch.zeros_like(angles, dtype=torch.complex64)

@@ -65,7 +65,8 @@ def hear_less(model: Any, seconds: int) -> None:
             f"a window of {seconds} s: positions cannot be cut in pieces (ZeRO-3): use ZeRO-2, or a window of "
             f"{model.config.max_source_positions // 50} s"
         )
-    shorter = nn.Embedding(positions, table.embedding_dim, dtype=table.weight.dtype)
+    like = {"dtype": table.weight.dtype, "device": table.weight.device}
+    shorter = nn.Embedding(positions, table.embedding_dim, **like)
     shorter.weight.copy_(table.weight[:positions])
     encoder.embed_positions = shorter.requires_grad_(table.weight.requires_grad)
     model.config.max_source_positions = encoder.max_source_positions = positions

@@ -75,19 +75,20 @@ def make_rows(name: str, recipe: str, own: list[str], chosen: argparse.Namespace
             continue  # the recipe's options ask for adapters
         if kind == "LoRA" and getattr(view.config, "load_in_4bit", False):
             continue
+        micro_batches = chosen.micro_batch_sizes or sorted({1, view.config.micro_batch_size or 8})
         if rate is None and not chosen.no_timing:
             try:
-                rate = table.probe_rate(view, device)
+                rate = table.probe_rate(view, max(micro_batches), device)
             except ValueError as error:
                 print(f"no times: {error}", file=sys.stderr)
         command = f"hftrain run {name} {{launch}}{shlex.join([*own, *more]).replace('{', '{{').replace('}', '}}')} "
         rows += table.rows(
             kind, view, processes=chosen.num_processes, memory=memory, rate=rate,
-            micro_batches=chosen.micro_batch_sizes or sorted({1, view.config.micro_batch_size or 8}),
-            price_per_hour=chosen.price_per_hour, command=command + "--micro_batch_size {micro}",
+            micro_batches=micro_batches, price_per_hour=chosen.price_per_hour,
+            command=command + "--micro_batch_size {micro}",
         )  # fmt: skip
-        if not hasattr(view.config, "use_peft"):
-            break
+        if getattr(view.config, "model_name_or_path", None) is None or not hasattr(view.config, "use_peft"):
+            break  # adapters need a pretrained model
     return rows
 
 

@@ -98,7 +98,9 @@ def predict_texts(args: argparse.Namespace) -> int:
     from hftrain.data.sources import existing
 
     if bool(args.texts) == bool(args.file):
-        raise ValueError('give a text: hftrain predict OUT "a text", or --file FILE (one of the two)')
+        raise ValueError(
+            'give a text, hftrain predict OUT "a text", the name of an image, a recording or a folder, or --file FILE'
+        )
     for file in filter(None, (args.file, args.language_model)):
         existing(file)
     require_model(args.folder)  # before torch is imported

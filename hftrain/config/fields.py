@@ -197,9 +197,9 @@ class TrainConfig(Config):
     """Compile the model with torch.compile."""
 
     padding_free: bool | None = None
-    """Let the layers compute no padding. true: also on GPUs (in bf16, with attn_implementation sdpa), where dropout
-    then draws numbers for tokens only, so that results differ from those of the padded batch; null: on CPUs, where
-    results stay the same; false: never."""
+    """Let the layers compute no padding. Dropout then draws numbers for tokens only, so that results differ from those
+    of the padded batch. null: on CPUs, where the model allows it; true: also on GPUs (in bf16, with attn_implementation
+    sdpa); false: never."""
 
     use_kernels: bool = False
     """On GPUs, replace layers by kernels of the Hub that transformers knows for this model, which round differently.

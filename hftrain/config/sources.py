@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+MARKS = "@ is followed by a weight above 0 (@2.0: each row is drawn twice), # by a number of rows from 1 on (#500)"
 MARKED = re.compile(r"(?P<name>.+?)(?P<marks>(?:[@#][-+0-9.eE]+){1,2})")
 
 
@@ -45,8 +46,11 @@ def read_source(written: str) -> Source:
     except ValueError:
         weight = -1.0
     if not 0 < weight < 1e6 or (limit is not None and limit < 1):
-        raise ValueError(
-            f"{written}: @ is followed by a weight above 0 (@2.0: each row is drawn twice), # by a number of rows from "
-            "1 on (#500)"
-        )
+        raise ValueError(f"{written}: {MARKS}")
     return Source(written, match["name"], weight, limit)
+
+
+def marked_file(written: str) -> str | None:
+    """The existing file that an unreadable weight or limit follows: `mails.jsonl@twice` -> mails.jsonl."""
+    names = [written[: mark.start()] for mark in re.finditer("[@#]", written)]
+    return next((name for name in names if name and Path(name).expanduser().exists()), None)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MANY = 2_000  # files from which on the wait is explained
+NAMED = 10  # files that an error names at most
 REMOTE = re.compile(r"(https?|ftp|s3|gs|hf)://", re.I)
 ENCODED = re.compile(r"data:|[A-Za-z0-9+/\s]{200,}={0,2}\s*$")  # a file as base64 text
 
@@ -101,14 +102,20 @@ def located(
     Raises:
         ValueError: a file that cannot be read, or is on the network.
     """
-    known = []
+    known, faults = [], []
     for number, item in enumerate(items, 1):
         name = item if isinstance(item, str) else f"{one} {number}"
         try:
             path = locate(item, name)
             known.append((path, examine(path)))
         except Fault as fault:
-            raise ValueError(str(fault) if name in str(fault) else f"{name}: {fault}") from None
+            faults.append(str(fault) if name in str(fault) else f"{name}: {fault}")
+    if len(faults) == 1:
+        raise ValueError(faults[0])
+    if faults:
+        first = faults[:NAMED]
+        problem = f"{len(faults)} of {len(items)} {one}s cannot be read; the first {len(first)}"
+        raise ValueError("\n  ".join([f"{problem}:", *first]) + "\nRepair them, or leave them out.")
     return known
 
 

@@ -17,8 +17,6 @@ from hftrain.data.rows import Places, Rows, dataset, listed
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    pass
-
 logger = logging.getLogger(__name__)
 
 

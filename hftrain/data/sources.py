@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hftrain.config import Config
-from hftrain.config.sources import read_source
+from hftrain.config.sources import MARKS, marked_file, read_source
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
 from hftrain.data.readers import (
@@ -154,6 +154,11 @@ def check_ending(path: Path) -> str:
     raise ValueError(f"{path}: {problem} (known: {KNOWN}): {way_out}")
 
 
+def has_rows(path: Path) -> bool:
+    """Whether a file is a table of rows by its ending."""
+    return ending(path) in (*COLUMNAR, *TEXTUAL)
+
+
 def find_files(source: str, split: str | None = None, endings: Sequence[str] = ()) -> list[Path]:
     """The file, or the files of a pattern or a folder, in the order of their names.
 
@@ -285,6 +290,8 @@ def require_files(config: Config) -> None:
         for written in getattr(config, setting, None) or ():
             name = read_source(written).name
             if not (glob.has_magic(name) or "{" in name or "://" in name or Path(name).exists()):
+                if marked := marked_file(name):
+                    raise ValueError(f"no file {name}, but {marked} is there. {MARKS}")
                 existing(Path(name))
 
 

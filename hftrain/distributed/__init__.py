@@ -1,7 +1,8 @@
 """Runs on any number of processes: all differences between plain, DDP, FSDP2 and DeepSpeed ZeRO runs."""
 
 from hftrain.distributed.agreement import require_agreement
-from hftrain.distributed.loading import arrive, draw, gathered, is_away, load_once, unsharded_models
+from hftrain.distributed.groups import grouped
+from hftrain.distributed.loading import arrive, draw, gathered, is_away, load_once, shards_weights, unsharded_models
 from hftrain.distributed.pieces import Piece, load_like, load_optimizer, load_parameters, pieces
 from hftrain.distributed.start import die_with_parent, make_accelerator, was_launched
 from hftrain.distributed.state import Weight, fingerprint_parameters, norm_of, weights, without_state
@@ -24,6 +25,7 @@ from hftrain.distributed.step import (
 from hftrain.distributed.waiting import MainThreads, OtherThreads, advancing
 from hftrain.distributed.watch import moved
 from hftrain.distributed.wrap import (
+    FOUR_BITS,
     check_gradients,
     check_sharing,
     expect_missing_gradients,
@@ -36,6 +38,7 @@ from hftrain.distributed.wrap import (
 )
 
 __all__ = [
+    "FOUR_BITS",
     "MainThreads",
     "OtherThreads",
     "Piece",
@@ -58,6 +61,7 @@ __all__ = [
     "fingerprint_parameters",
     "gathered",
     "give_dimensions",
+    "grouped",
     "is_away",
     "is_out_of_memory",
     "is_sharded",
@@ -74,6 +78,7 @@ __all__ = [
     "require_agreement",
     "set_bucket_sizes",
     "set_learning_rate",
+    "shards_weights",
     "single_numbers",
     "sum_in_fp32",
     "total",

@@ -1,29 +1,26 @@
 """Models before `prepare`: loaded, drawn, and gathered for forward passes. ZeRO-3 shards them when they are loaded;
-with FSDP2 only the main process has their weights."""
+with FSDP2, and new ones with ZeRO-3, only the main process has their weights."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import psutil
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import nn
 
-logger = logging.getLogger(__name__)
 AWAY = "weights_on_main_process"  # an attribute of models whose weights only the main process has
 
 
 @contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
     """A context for forward passes without gradients, before `prepare`, of a model that ZeRO-3 sharded at loading, or
-    whose weights only the main process has (FSDP2); those run on the device of this process.
+    whose weights only the main process has; those run on the device of this process.
 
     Each layer (`_no_split_modules`) is gathered only while it runs; the parameters outside of layers, such as
     embeddings, are gathered throughout. So a process never holds the unsharded model. Every process must call, and run
@@ -33,6 +30,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
     if not sharded and not is_away(model):
         yield
         return
+    if is_away(model):
+        _send_buffers(model)
     layers = _outermost(model, set(getattr(model, "_no_split_modules", None) or ()))
     inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
     running: dict[nn.Module, Any] = {}
@@ -97,32 +96,42 @@ def load_once(load: Callable[[], Any], shapes: Callable[[], Any]) -> Any:
     device. Buffers and the settings of generation are those of the main process. Every process must call; `prepare`
     sends each process its shards.
     """
-    if not _fsdp2():
-        return load()
+    return _once(load, shapes) if _fsdp2() else load()
+
+
+def _once(load: Callable[[], Any], shapes: Callable[[], Any]) -> Any:
     main = dist.get_rank() == 0
     model = load() if main else shapes()
     facts: list[Any] = [None]
     if main:
         types = {name: parameter.dtype for name, parameter in model.named_parameters()}
-        extra = {key: getattr(model, key) for key in ("generation_config", "new_modules") if hasattr(model, key)}
-        facts = [(types, dict(model.named_buffers()), extra)]
+        facts = [
+            (types, {key: getattr(model, key) for key in ("generation_config", "new_modules") if hasattr(model, key)})
+        ]
     broadcast_object_list(facts)
-    types, buffers, extra = facts[0]
+    types, extra = facts[0]
     if not all(gather_object([types.keys() == dict(model.named_parameters()).keys()])):
         raise ValueError(
-            f"the weights of {type(model).__name__} are not those that its configuration describes, so FSDP2 cannot "
-            "send them to all processes (tie_word_embeddings?): correct config.json, or use ds_configs/zero3.yaml"
+            f"the weights of {type(model).__name__} are not those that its configuration describes, so they cannot be "
+            "sent to all processes (tie_word_embeddings?): correct config.json, or use ds_configs/zero2.yaml"
         )
     if not main:
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(types[name])
-        for name, buffer in buffers.items():
-            place, _, key = name.rpartition(".")
-            model.get_submodule(place)._buffers[key] = buffer.cpu()
         for key, value in extra.items():
             setattr(model, key, value)
     setattr(model, AWAY, True)
+    _send_buffers(model)
     return model
+
+
+def _send_buffers(model: nn.Module) -> None:
+    """Gives each process the buffers of the main one."""
+    facts: list[Any] = [dict(model.named_buffers()) if dist.get_rank() == 0 else None]
+    broadcast_object_list(facts)
+    for name, buffer in facts[0].items() if dist.get_rank() else ():
+        place, _, key = name.rpartition(".")
+        model.get_submodule(place)._buffers[key] = buffer.cpu()
 
 
 def _fsdp2() -> bool:
@@ -131,9 +140,22 @@ def _fsdp2() -> bool:
     return asked and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def shards_weights() -> bool:
+    """Whether the strategy that was launched shards weights: ZeRO-3 or FSDP2."""
+    from transformers.integrations import deepspeed
+
+    return _fsdp2() or bool(deepspeed.is_deepspeed_zero3_enabled())
+
+
 def arrive(model: nn.Module) -> None:
-    """Gives the parameters without weights a place in memory of one number each, by which Accelerate tells them apart,
-    until FSDP2 replaces them by shards."""
+    """Prepares a model whose weights only the main process has for the strategy that sends them: ZeRO-3's shards are
+    made here; for FSDP2, the parameters without weights get a place in memory of one number each, by which Accelerate
+    tells them apart, until it replaces them by shards."""
+    from transformers.integrations import deepspeed
+
+    if not is_away(model):
+        return
+    _send_buffers(model)
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         vars(module).pop(AWAY, None)
@@ -143,6 +165,29 @@ def arrive(model: nn.Module) -> None:
                     number = torch.zeros(1, dtype=parameter.dtype).expand(parameter.shape)
                     made[id(parameter)] = nn.Parameter(number, requires_grad=parameter.requires_grad)
                 module._parameters[name] = made[id(parameter)]
+    if deepspeed.is_deepspeed_zero3_enabled():
+        _shard(model, {id(parameter) for parameter in made.values()})
+
+
+def _shard(model: nn.Module, empty: set[int]) -> None:
+    """Sends one parameter at a time from the main process to all, which keep their shards of it (ZeRO-3). DeepSpeed
+    moves nothing of a model that has shards, so the buffers are moved here."""
+    from deepspeed.runtime.zero import Init
+    from transformers.integrations import deepspeed
+
+    shards = Init(module=nn.Module(), config_dict_or_path=deepspeed.deepspeed_config())  # as it treats a whole model
+
+    def received() -> Iterator[nn.Parameter]:
+        for parameter in model.parameters():
+            values = torch.empty(parameter.shape, dtype=parameter.dtype) if id(parameter) in empty else parameter.data
+            parameter.data = values.to(shards.dtype).contiguous()
+            yield parameter
+
+    shards._convert_to_zero_parameters(received())
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(shards.local_device)
 
 
 def _outermost(module: nn.Module, classes: set[str]) -> list[nn.Module]:
@@ -152,14 +197,9 @@ def _outermost(module: nn.Module, classes: set[str]) -> list[nn.Module]:
     return [layer for child in module.children() for layer in _outermost(child, classes)]
 
 
-def draw(make: Callable[[], nn.Module], *, once: bool = True) -> nn.Module:
-    """`make()`, a model with new weights, the same ones for every strategy. Every process must call. With ZeRO-3 they
-    are drawn unsharded on every process and sharded by `prepare`; with FSDP2 and `once`, the main process alone draws
-    them (`load_once`).
-
-    If the processes of a machine would fill more than half of its free memory with them, transformers draws and shards
-    them module by module: from the same distributions, but with other random numbers.
-    """
+def draw(make: Callable[[], nn.Module]) -> nn.Module:
+    """`make()`, a model with new weights, the same ones for every strategy. Every process must call. With ZeRO-3 and
+    FSDP2 the main process alone draws them; `prepare` sends each process its shards, a parameter at a time."""
     from transformers.integrations import deepspeed
 
     def shapes() -> nn.Module:
@@ -167,18 +207,11 @@ def draw(make: Callable[[], nn.Module], *, once: bool = True) -> nn.Module:
             return make()
 
     if not deepspeed.is_deepspeed_zero3_enabled():
-        drawn: nn.Module = load_once(make, shapes) if once else make()
+        drawn: nn.Module = load_once(make, shapes)
         return drawn
     with unsharded_models():
-        size = sum(parameter.nbytes for parameter in shapes().parameters())
-        needed, free = size * int(os.environ.get("LOCAL_WORLD_SIZE", 1)), psutil.virtual_memory().available
-        if all(gather_object([needed <= free / 2])):
-            return make()
-    logger.warning(
-        "new weights are drawn in shards, since the processes of a machine would need %.1f GB of memory for unsharded "
-        "ones: they differ from those without ZeRO-3", needed / 1e9,
-    )  # fmt: skip
-    return make()
+        drawn = _once(make, shapes)
+    return drawn
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 Without this, the others wait in a collective until its timeout, whose message names no process. Several times within
 the timeout, each process reports through torch.distributed's store that it lives and where its main thread is. Time is
-counted in these beats, so that a job that was suspended as a whole blames no process."""
+counted in these beats, so that a job that was suspended as a whole blames no process.
+
+A process that ends with an error reports that too, and the others end with it, whatever they wait for."""
 
 import atexit
 import json
@@ -10,6 +12,7 @@ import os
 import platform
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
@@ -21,6 +24,8 @@ import torch
 
 from hftrain.config.errors import innermost
 
+SAVES = "hftrain save"  # the name of the thread that writes a checkpoint
+PATIENCE = 20.0  # seconds for a save to end: launchers kill the other processes 30 seconds after the first
 _moves = 0  # a counter of the main thread's progress, to distinguish long steps from a hang
 _watch: "Watch | None" = None
 
@@ -59,6 +64,7 @@ class Watch:
         self.still = self.beats = 0  # beats in which the main thread has not advanced
         self.heard: list[dict[str, Any]] = [{"rank": other} for other in range(processes)]
         self.silent = [0] * processes  # beats since the last report of each process
+        self.ending: dict[str, bool] = {}  # "failed" with an error, or "knows" of another's
         self._tell()
         atexit.register(self._leave)
         self.hook, sys.excepthook = sys.excepthook, self._explain
@@ -74,6 +80,7 @@ class Watch:
         stack = [frame for frame in self.stack if "importlib" not in frame[0].co_filename]
         place = [f"{os.path.basename(code.co_filename)}:{line} {code.co_name}" for code, line, _ in stack[:3]]
         me = {"host": platform.node(), "pid": os.getpid(), "beat": self.beats, "still": self.still, "at": place}
+        me |= self.ending
         self.store.set(str(self.rank), json.dumps({"rank": self.rank, **me, **more}))
 
     def _leave(self) -> None:
@@ -94,6 +101,8 @@ class Watch:
             for other, value in enumerate(values):
                 if value != self.heard[other]:
                     self.heard[other], self.silent[other] = value, 0
+            if failed := [value for value in self.heard if value.get("failed")]:
+                self._follow(failed[0])
 
     def _judge(self) -> None:
         while not self.left.wait(self.seconds):
@@ -125,8 +134,49 @@ class Watch:
             return f"no process has advanced for {timeout:g} s (ddp_timeout)\n" + _list(there)
         return None
 
+    def _follow(self, failed: dict[str, Any]) -> None:
+        """Ends this process after another has failed, unless it ends by itself: its main thread may wait for that one
+        in a collective. A save has time to end."""
+        if self.ending:
+            return
+        self.ending = {"knows": True}
+        with suppress(RuntimeError):
+            self._tell()
+        began = time.monotonic()
+        while not self.left.wait(2.0):
+            busy = any(thread.name == SAVES for thread in threading.enumerate()) or not self._has_left(failed["rank"])
+            if not busy or time.monotonic() - began > PATIENCE:
+                who = f"rank {failed['rank']} (host {failed['host']}, pid {failed['pid']})"
+                os.write(2, f"hftrain: rank {self.rank} ends, since {who} ended with an error\n".encode())
+                os._exit(1)
+
+    def _has_left(self, rank: int) -> bool:
+        """Whether another process is at its end: launchers report the first one that ends."""
+        try:
+            return "left" in json.loads(self.store.get(str(rank)))
+        except RuntimeError:  # with the store
+            return True
+
+    def _fail(self) -> None:
+        """Tells the others that this process ends with an error, and waits until they know."""
+        if self.ending:
+            return
+        self.ending = {"failed": True}
+        keys = [str(other) for other in range(len(self.heard))]
+        deadline = time.monotonic() + 3 * self.seconds
+        with suppress(RuntimeError):
+            self._tell()
+            while time.monotonic() < deadline:
+                values = [json.loads(value) for value in self.store.multi_get(keys)]
+                if all(value.keys() & {"failed", "knows", "left"} for value in values):
+                    return
+                time.sleep(0.05)
+
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Reports which process is gone when a connection breaks; living processes report within two beats."""
+        if "knows" in self.ending:  # the failure of another process, whose error says more
+            self.left.wait(PATIENCE)
+            return
         in_torch = Path(torch.__file__).resolve().parent in innermost(trace)[0].parents
         if in_torch and "by peer" in str(error) and not os.environ.get("HFTRAIN_TRACEBACK"):
             cause = f"another process, or its connection, is gone: {str(error).splitlines()[0]}"
@@ -138,6 +188,7 @@ class Watch:
             self.left.wait(4 * self.seconds)
             verdict = self.verdict(2.5 * self.seconds)
             os.write(2, f"\nhftrain: {verdict or 'all processes still report'}\n".encode())
+        self._fail()
 
 
 def _list(processes: Iterable[dict[str, Any]]) -> str:

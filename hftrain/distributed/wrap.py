@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from torch import nn
 
+from hftrain.distributed.groups import fsdp_groups
 from hftrain.distributed.step import zero_stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+FOUR_BITS = (
+    "weights in 4 bits (load_in_4bit) do not work with ZeRO-3 and FSDP2, which cannot shard them: launch with "
+    "ds_configs/ddp.yaml or zero2.yaml, or train adapters on weights in bf16 (bf16, use_peft)"
+)
 
 
 def place(accelerator: Accelerator, model: nn.Module) -> None:
@@ -120,9 +125,9 @@ def single_numbers(model: nn.Module) -> frozenset[str]:
 
 
 def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
-    """Refuses models that cannot be sharded, which would fail during the run: with FSDP2, by Accelerate 1.15 and torch
-    2.13; with ZeRO-3 and FSDP2, in 4 bits, since bitsandbytes stores them as bytes without a shape; with DeepSpeed 0.19
-    and FSDP2, with a single number as a parameter.
+    """Refuses models that cannot be sharded, which would fail during the run: with FSDP2, if its groups would share a
+    parameter; with ZeRO-3 and FSDP2, in 4 bits, since bitsandbytes stores them as bytes without a shape; with DeepSpeed
+    0.19 and FSDP2, with a single number as a parameter.
 
     Raises:
         ValueError: a parameter would be in two FSDP groups or has no dimension, or the weights are in 4 bits.
@@ -136,48 +141,10 @@ def check_sharing(accelerator: Accelerator, model: nn.Module) -> None:
             )
     sharded = accelerator.distributed_type == DistributedType.FSDP or zero_stage(accelerator) == 3
     if sharded and getattr(model, "is_loaded_in_4bit", False):
-        raise ValueError(
-            "load_in_4bit does not work with ZeRO-3 and FSDP2, which cannot shard such weights: launch with "
-            "ds_configs/ddp.yaml or zero2.yaml, or train adapters on weights in bf16 (bf16, use_peft)"
-        )
+        raise ValueError(FOUR_BITS)
     if accelerator.distributed_type != DistributedType.FSDP:
         return
-    way_out = "launch with --use_deepspeed --zero_stage 3 (ds_configs/zero3.yaml), which shards the same"
-    plugin = accelerator.state.fsdp_plugin
-    if shared := shared_between_groups(model, fsdp2_prepare_auto_wrap_policy(plugin, model)):
-        raise ValueError(
-            f"FSDP2 cannot shard {type(model).__name__}: Accelerate puts {' = '.join(shared)} into two groups, which "
-            f"torch does not support; {way_out}"
-        )
-
-
-def shared_between_groups(model: nn.Module, is_layer: Callable[[nn.Module], bool] | None) -> list[str]:
-    """Names of the first parameter that two of Accelerate's FSDP groups would have (`fsdp2_prepare_model`); [] if none.
-
-    The groups are each layer, the input embedding, the output embedding (one group if they share a weight), and the
-    remaining parameters. Embeddings are a group even inside a layer, like BertEmbeddings, which Accelerate treats as a
-    layer.
-    """
-    embeddings = [get() for name in ("input", "output") if (get := getattr(model, f"get_{name}_embeddings", None))]
-    embeddings = [module for module in embeddings if module is not None]
-    tied = len({id(getattr(module, "weight", None)) for module in embeddings}) == 1
-    groups: dict[int, set[int]] = {}
-    names: dict[int, list[str]] = {}
-
-    def walk(module: nn.Module, path: str, group: int) -> None:
-        mine = {group}
-        if path and is_layer is not None and is_layer(module):
-            mine = {id(module)}
-        elif any(module is embedding for embedding in embeddings):
-            mine = {id(embeddings[0] if tied else module), group} - {id(model)}
-        for name, parameter in module.named_parameters(recurse=False):
-            groups.setdefault(id(parameter), set()).update(mine)
-            names.setdefault(id(parameter), []).append(path + name)
-        for name, child in module.named_children():
-            walk(child, f"{path}{name}.", next(iter(mine)))
-
-    walk(model, "", id(model))
-    return next((names[key] for key, members in groups.items() if len(members) > 1), [])
+    fsdp_groups(model, accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap)
 
 
 def expect_missing_gradients(accelerator: Accelerator, model: Any) -> None:

@@ -36,7 +36,12 @@ HEADS = ("classifier", "score", "qa_outputs")  # PEFT saves these heads with the
 
 
 def add_adapters(
-    model: PreTrainedModel, config: LoraConfig, task_type: str | None, *, new_tokens: Sequence[int] = ()
+    model: PreTrainedModel,
+    config: LoraConfig,
+    task_type: str | None,
+    *,
+    new_tokens: Sequence[int] = (),
+    exclude: str | None = None,
 ) -> Any:
     """The model with low-rank adapters in fp32, which are the only trained weights; unchanged if `use_peft` is off. If
     the model was loaded with an adapter (`load_model`), that adapter is trained further.
@@ -51,6 +56,7 @@ def add_adapters(
 
     Args:
         new_tokens: ids whose embeddings are trained too, also in the output head; they are saved with the adapters.
+        exclude: regular expression of the names of modules that get no adapters: of a part that the loss does not use.
 
     Raises:
         ValueError: a name in `lora_target_modules` matches no module (the message lists the linear layers), or the
@@ -91,6 +97,7 @@ def add_adapters(
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules="all-linear" if config.lora_target_modules == ["all-linear"] else config.lora_target_modules,
+        exclude_modules=exclude,
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
         init_lora_weights=begin,
@@ -204,7 +211,7 @@ def load_adapted(
     model = load_base(folder, auto_class, base_name, **trust, **kwargs) if base is None else base
     if (Path(folder) / "tokenizer_config.json").is_file():
         tokens = len(AutoTokenizer.from_pretrained(folder, **trust))
-        if tokens > model.get_input_embeddings().num_embeddings:
+        if tokens > (embedded_tokens(model) or tokens):
             model.resize_token_embeddings(tokens, mean_resizing=False)  # the adapter has the new embeddings
     try:
         with naming_damage(folder):
@@ -213,6 +220,14 @@ def load_adapted(
         if "size mismatch" not in str(error):
             raise
         raise ValueError(f"the adapter in {folder} does not fit {model.name_or_path}: {error}") from error
+
+
+def embedded_tokens(model: PreTrainedModel) -> int | None:
+    """The size of the vocabulary of texts; None if the model has no table of it, like one that speaks in codes."""
+    try:
+        return getattr(model.get_input_embeddings(), "num_embeddings", None)
+    except NotImplementedError:
+        return None
 
 
 def reads_all(adapted: Any) -> Any:

@@ -19,7 +19,7 @@ from hftrain.config import FineTuneConfig, ModelConfig
 from hftrain.config.errors import NO_INTERNET
 from hftrain.config.schema import Usual
 from hftrain.data.files import ADAPTER
-from hftrain.distributed import draw, load_once
+from hftrain.distributed import FOUR_BITS, draw, load_once, shards_weights
 from hftrain.models import blocks as blocks  # makes its attention known to transformers
 from hftrain.models.adapters import HEADS, base_config, check_kind, four_bits, keep_layout, load_adapted
 from hftrain.models.adapters import add_adapters as add_adapters
@@ -31,8 +31,6 @@ from hftrain.models.weights import naming_damage
 logger = logging.getLogger(__name__)
 
 SAME_ENCODER = {"vit_mae": "vit"}  # a kind of model -> another with the same encoder
-# The kinds that can be too large for each process of a machine: with FSDP2 the main process alone loads their weights.
-TEXT = {"AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForMaskedLM", "AutoModelForSequenceClassification"}
 STRIDE = "doc_stride"
 SPARE = 8  # more rows of a position table than any kind of model leaves unused
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
@@ -226,7 +224,7 @@ def load_model(
         if wants_shapes():
             return without_weights(auto_class, model_config, **kwargs)
         make = partial(auto_class.from_config, model_config, **kwargs)
-        return draw(make, once=auto_class.__name__ in TEXT)
+        return draw(make)
     model_config, revision = load_model_config(config, auto_class), config.model_revision
     if folder := adapter_in(config):
         check_kind(folder, auto_class)
@@ -245,18 +243,18 @@ def load_model(
         if getattr(config, "load_in_4bit", False):
             pack(model)
         return model
-    if getattr(config, "load_in_4bit", False):
+    four = getattr(config, "load_in_4bit", False)
+    if shards_weights() and (four or getattr(model_config, "quantization_config", None)):
+        raise ValueError(FOUR_BITS)
+    if four:
         kwargs["quantization_config"] = four_bits(config.dtype)
 
     def read() -> Any:
         return _read(config, auto_class, name, model_config, revision, heads=settings is not None, **kwargs)
 
-    if folder:
-        return with_adapter(read(), folder, auto_class, config.trust_remote_code)
-    if "quantization_config" in kwargs or auto_class.__name__ not in TEXT:
-        return read()
     trust = {"trust_remote_code": config.trust_remote_code}
-    return load_once(read, partial(without_weights, auto_class, model_config, **trust, **kwargs))
+    model = load_once(read, partial(without_weights, auto_class, model_config, **trust, **kwargs))
+    return with_adapter(model, folder, auto_class, config.trust_remote_code) if folder else model
 
 
 def _read(

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,15 +32,13 @@ from hftrain.losses import Batch, Loss, send
 from hftrain.report.machine import hardware
 from hftrain.train import checkpoint
 from hftrain.train.trials.memory import left_as_it_was
-from hftrain.train.trials.small import parts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from hftrain.train.trials.small import drops
 
 logger = logging.getLogger(__name__)
 
-LONG_ENOUGH = 100  # steps: a shorter run ends before a measurement pays, which takes about as long as four steps
+LONG_ENOUGH = 25  # steps: a shorter run ends before a measurement pays, which takes about as long as two steps
 TRIES = 3  # passes of each size, of which the fastest counts: the first one allocates
+THOROUGH = 100  # steps: a shorter run measures each size once
 SAVING = 0.03  # doubling a pass twice must make a token this much cheaper, or the measurement ends
 ALIKE = 1.02  # of budgets that are equally fast but for this factor, the smallest: it takes the least memory
 COMPUTING = ("activation_checkpointing", "selective_checkpointing", "attn_implementation", "chunked_loss")  # settings
@@ -102,21 +100,13 @@ def choose_budget(
     file = _file(accelerator, inner, config, loss, [examples.lengths[indices] for indices in rows])
     passes = _read(accelerator, file)
     if passes is None:
-        passes = measure(accelerator, inner, examples.lengths, rows, batch, loss)
+        tries = TRIES if total >= THOROUGH else 1
+        passes = measure(accelerator, inner, examples.lengths, rows, batch, loss, tries)
         _write(accelerator, file, passes)
     longest = int(plan.tokens.max())
     choice = best_budget(passes, steps, accelerator.num_processes, longest)
     if choice:
         config.choose("micro_batch_tokens", *choice)
-
-
-def drops(model: PreTrainedModel) -> bool:
-    """Whether the model or its configuration names a probability of dropping something: then a step's randomness
-    depends on its cut."""
-    named = [item for part in parts(model.config) for item in vars(part).items()] if hasattr(model, "config") else []
-    rates = [value for name, value in named if "drop" in name and isinstance(value, int | float)]
-    rates += [module.p for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
-    return any(rates)
 
 
 def is_random(accelerator: Accelerator, model: nn.Module, batches: Sequence[Batch], loss: Loss) -> bool:
@@ -139,13 +129,14 @@ def measure(
     rows: Sequence[np.ndarray],
     batch: Callable[[np.ndarray, int], Batch],
     loss: Loss,
+    tries: int,
 ) -> list[Pass]:
     """Times passes over `rows`, which grow, until a token gets no cheaper or the memory is full. Every process must
     call, and all get the times of the slowest."""
     passes: list[Pass] = []
     with left_as_it_was(model), accelerator.autocast():
         for indices in rows:
-            seconds = _seconds(accelerator, model, partial(batch, indices), loss)
+            seconds = _seconds(accelerator, model, partial(batch, indices), loss, tries)
             model.zero_grad(set_to_none=True)
             slowest = max(gather_object([seconds]))
             passes.append(Pass(len(indices), padded_tokens(lengths[indices]), slowest))
@@ -154,8 +145,10 @@ def measure(
     return passes
 
 
-def _seconds(accelerator: Accelerator, model: nn.Module, batch: Callable[[int], Batch], loss: Loss) -> float:
-    """The time of the fastest pass: collate, forward and backward; infinite if it does not fit into the memory."""
+def _seconds(
+    accelerator: Accelerator, model: nn.Module, batch: Callable[[int], Batch], loss: Loss, tries: int
+) -> float:
+    """The time of the fastest of `tries` passes: collate, forward, backward; infinite without the memory for one."""
     cuda = accelerator.device.type == "cuda"
     one_thread = accelerator.device.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if one_thread else time.perf_counter  # other programs do not count
@@ -163,7 +156,7 @@ def _seconds(accelerator: Accelerator, model: nn.Module, batch: Callable[[int], 
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
-        for draw in range(TRIES):
+        for draw in range(tries):
             began = clock()
             rows = batch(draw)
             value = loss.summed(model, send(rows, accelerator.device))

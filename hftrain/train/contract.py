@@ -124,7 +124,7 @@ def run_contract(
         derived["base_commit"] = commit
     contract = {name: getattr(config, name) for name in RECORDED_FIRST}
     contract |= {"greater_is_better": config.higher_is_better}
-    contract |= {"padding_free": bool(config.padding_free)}  # without it, results are those of the padded batch
+    contract |= {"padding_free": bool(config.padding_free)}  # as far as it is known: `fit` may choose it
     for setting in fields(config):
         name = setting.name
         free = name in ALLOWED or name in config.no_result or DERIVED.get(name) in derived

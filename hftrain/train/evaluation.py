@@ -1,10 +1,11 @@
 """Evaluation processes every example exactly once, with any number of processes and any batch size, and returns results
 in order."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from hftrain.data.plan import cut
 from hftrain.distributed import is_out_of_memory, total
 from hftrain.losses import Batch, Collate, Loss, exact, send
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
+
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 def mean_loss(
@@ -33,10 +37,10 @@ def mean_loss(
     sums: list[torch.Tensor] = []  # read at the end: until then the next batch is prepared while a GPU computes
     counted = 0
     lengths = Examples.of(examples).lengths
-    for indices, weight in _share(
-        accelerator, batches_of(lengths, accelerator.num_processes, batch_size, by_tokens=True)
+    batches = batches_of(lengths, accelerator.num_processes, batch_size, by_tokens=True)
+    for (_, weight), batch in zip(
+        _share(accelerator, batches), _collated(accelerator, batches, examples, collate), strict=False
     ):
-        batch = collate(fetch(examples, indices))
         with _memory(batch), torch.no_grad():
             value = loss.summed(model, send(batch, accelerator.device))
         sums.append(value.to(exact(value.device)) * weight)
@@ -83,8 +87,9 @@ def predict(
     results: list[tuple[int, Any]] = []
     processes, lengths = accelerator.num_processes, Examples.of(examples).lengths
     batches = batches_of(lengths, processes, batch_size, by_tokens=by_tokens)
-    for indices, _ in _shown(accelerator, _share(accelerator, batches), len(batches)):
-        batch = send(collate(fetch(examples, indices)), accelerator.device)
+    shown = _shown(accelerator, _share(accelerator, batches), len(batches))
+    for (indices, _), collated in zip(shown, _collated(accelerator, batches, examples, collate), strict=False):
+        batch = send(collated, accelerator.device)
         with _memory(batch), torch.no_grad():
             predictions = generate(batch)
         if len(predictions) != len(indices):
@@ -141,10 +146,39 @@ def batches_of(
     return [(part.tolist(), 1) if len(part) else (parts[0].tolist(), 0) for part in parts]
 
 
+def _own(accelerator: Processes, batches: Sequence[tuple[list[int], int]]) -> Sequence[tuple[list[int], int]]:
+    return batches[accelerator.process_index :: accelerator.num_processes]
+
+
+def _collated(
+    accelerator: Processes, batches: Sequence[tuple[list[int], int]], examples: Sequence[Any], collate: Collate
+) -> Iterator[Batch]:
+    """This process's batches, the next one of which is made while a GPU works on one. (A CPU has no hands free.)"""
+    own = (indices for indices, _ in _own(accelerator, batches))
+    device = torch.device(accelerator.device)
+    return prepare_ahead(own, lambda indices: collate(fetch(examples, indices)), apart=device.type != "cpu")
+
+
+def prepare_ahead(items: Iterable[T], prepare: Callable[[T], S], *, apart: bool = True) -> Iterator[S]:
+    """`map(prepare, items)`, in another thread if `apart`: the next result is being made while one is used."""
+    if not apart:
+        yield from map(prepare, items)
+        return
+    with ThreadPoolExecutor(1, "hftrain batches") as thread:
+        waiting: Future[S] | None = None
+        for item in items:
+            coming = thread.submit(prepare, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting.result()
+
+
 def _share(accelerator: Processes, batches: Sequence[tuple[list[int], int]]) -> Iterator[tuple[list[int], int]]:
     """This process's batches. Before each one the processes agree whether one of them got a stop signal; then
     EvaluationStopped is raised."""
-    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+    for batch in _own(accelerator, batches):
         received = asked_in_evaluation()
         if received is not None and not isinstance(accelerator, OneProcess) and any(total(accelerator, received)):
             raise EvaluationStopped

@@ -13,7 +13,6 @@ from torch import nn
 from hftrain import distributed
 from hftrain.data.files import share_weights
 from hftrain.distributed import Piece
-from hftrain.models.saved import recall
 from hftrain.train.checkpoint import check_export
 from hftrain.train.state import Processor
 
@@ -78,8 +77,8 @@ def _write(
     if hasattr(module, "peft_config") and getattr(module, "generation_config", None) is not None:
         module.generation_config.save_pretrained(folder)  # saving an adapter omits it
     heads = any(adapter.modules_to_save for adapter in getattr(module, "peft_config", {}).values())
-    if heads or recall(module.config, "translation"):
-        module.config.save_pretrained(folder)  # it has the meaning of the head, or the prefix of each source
+    if heads or getattr(module.config, "hftrain", None):
+        module.config.save_pretrained(folder)  # it has the meaning of the head, or what `remember` wrote
     if processor is not None:
         processor.save_pretrained(folder)
     share_weights(folder)

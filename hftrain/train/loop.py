@@ -184,7 +184,7 @@ def fit(
         choose_budget(
             accelerator, model, examples, plan, total, config, collate=collate, loss=loss, augment=augment
         )  # fmt: skip
-        contract["chosen"] = chosen_values(config)
+    contract |= {"padding_free": bool(config.padding_free), "chosen": chosen_values(config)}
     with ExitStack() as stack:
         if accelerator.is_main_process:
             stack.enter_context(checkpoint.lock(config.output_dir))
@@ -293,7 +293,7 @@ def prepare(
     )
     distributed.set_bucket_sizes(accelerator, model)
     distributed.sum_in_fp32(accelerator)
-    with distributed.unsaved_buffers(accelerator, model):
+    with distributed.grouped(accelerator, model), distributed.unsaved_buffers(accelerator, model):
         model, optimizer = accelerator.prepare(model, optimizer)
     distributed.expect_missing_gradients(accelerator, model)
     if config.halve_on_oom:

@@ -1,4 +1,4 @@
-"""Files that say where objects stand in images: COCO JSON, Pascal VOC XML, YOLO txt. Each image becomes one row.
+"""Files that say where objects stand in images: Pascal VOC XML, YOLO txt, columns. Each image becomes one row.
 
 A box is (left, upper, right, lower) in pixels of the upright image; right and lower are outside of it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -18,6 +17,7 @@ import yaml
 from hftrain.data.lines import Fault
 from hftrain.data.readers import Item
 from hftrain.data.sources import Reader, ending
+from hftrain.vision.encodings import require_size
 from hftrain.vision.sources import ENDINGS
 
 Box = tuple[float, float, float, float]
@@ -32,132 +32,21 @@ class Annotated(NamedTuple):
     objects: list[dict[str, Any]]
 
 
-@dataclass
-class Categories:
-    """The classes that files define, in their order: name -> number in the file; and those that are not objects, as
-    sky or grass (stuff)."""
-
-    ids: dict[str, int] = field(default_factory=dict)
-    stuff: set[str] = field(default_factory=set)
-
-    def define(self, path: Path, categories: Sequence[Mapping[str, Any]]) -> dict[Any, str]:
-        """Adds the categories of a COCO file; returns their names by number.
-
-        Raises:
-            ValueError: two have one name or number.
-        """
-        names: dict[Any, str] = {}
-        for category in categories:
-            name = str(category["name"]).strip()
-            if category["id"] in names or name in names.values():
-                raise ValueError(f"{path}: the category {name!r} (id {category['id']}) is there twice: rename one")
-            names[category["id"]] = name
-            if not category.get("isthing", 1):
-                self.stuff.add(name)
-        for number in sorted(names):
-            self.ids.setdefault(names[number], number)
-        return names
-
-
-# ---- COCO
-
-
-def coco_content(path: Path) -> dict[str, Any] | None:
-    """The content of a COCO file; None of other files."""
+def text_of(path: Path) -> str:
+    """The text of a file, without a byte order mark. Raises: Fault, it is not UTF-8."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return None  # the reader of JSON rows names the reason
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= content.keys():
-        return None
-    return content
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise Fault(f"{path} is not UTF-8: save it as UTF-8") from None
 
 
-def read_coco(path: Path, images: str | None, categories: Categories) -> Reader | None:
-    """The images of a COCO file with their boxes; None of other files. `images`: the folder that has the images; None:
-    the file's own, or one beside it.
-
-    Raises:
-        ValueError: the file has two categories of one name or number.
-    """
-    if ending(path) != ".json":
-        return None
-    content = coco_content(path)
-    if content is None or is_panoptic(content):
-        return None
-    names = categories.define(path, content["categories"])
-    return Reader(str(path), "image", ["file_name", "annotations"], _coco_items(path, images, content, names))
-
-
-def is_panoptic(content: Mapping[str, Any]) -> bool:
-    """Whether a COCO file has the segments of PNG files, not objects."""
-    return any("segments_info" in annotation for annotation in content["annotations"][:1])
-
-
-def _coco_items(path: Path, images: str | None, content: Mapping[str, Any], names: dict[Any, str]) -> Iterator[Item]:
-    boxes: dict[Any, list[dict[str, Any] | Fault]] = {image.get("id"): [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation.get("image_id") not in boxes:
-            yield 0, Fault(f"annotation {annotation.get('id')} is of image_id {annotation.get('image_id')}, not there")
-            continue
-        try:
-            item: dict[str, Any] | Fault = _coco_object(annotation, names)
-        except Fault as fault:
-            item = fault
-        boxes[annotation["image_id"]].append(item)
-    folder = Path(images) if images else None
-    for number, image in enumerate(content["images"], 1):
-        name = image.get("file_name")
-        if not isinstance(name, str) or not name:
-            yield number, Fault(f"image id {image.get('id')} has no file_name")
-            continue
-        if folder is None:
-            folder = image_folder(path, name)
-        items = boxes[image.get("id")]
-        if faults := [item for item in items if isinstance(item, Fault)]:
-            yield number, Fault(f"{name}: {faults[0]}")
-            continue
-        width, height = image.get("width"), image.get("height")
-        size = (width, height) if width and height else None
-        yield (
-            number,
-            [str(folder.absolute() / name), Annotated(size, [item for item in items if isinstance(item, dict)])],
-        )
-
-
-def image_folder(path: Path, name: str) -> Path:
-    """The folder of a COCO file's images, which has one of this name."""
-    places = [path.parent, path.parent / "images", path.parent.parent / "images", path.parent.parent]
-    places.append(path.parent.parent / path.stem.rpartition("_")[2])  # annotations/instances_train2017.json
-    return next((place for place in places if (place / name).is_file()), path.parent)
-
-
-def _coco_object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str, Any]:
-    what = f"annotation {annotation.get('id')}"
-    if annotation.get("category_id") not in names:
-        raise Fault(f"{what} has category_id {annotation.get('category_id')}, which is not in categories")
-    crowd = bool(annotation.get("iscrowd"))
-    box = annotation.get("bbox")
-    corners = _box_of(annotation.get("segmentation"), what) if box is None else corners_of(box, "xywh", what)
-    label = names[annotation["category_id"]]
-    plain = {"box": corners, "label": label, "crowd": crowd, "area": float(annotation.get("area") or 0)}
-    return plain | {"segmentation": annotation.get("segmentation"), "what": what}
-
-
-def _box_of(segmentation: Any, what: str) -> Box:
-    """The box around polygons or a run-length encoding."""
-    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        from pycocotools import mask
-
-        if isinstance(segmentation["counts"], list):
-            segmentation = mask.frPyObjects(segmentation, *segmentation["size"])
-        left, top, width, height = mask.toBbox(segmentation).tolist()
-        return left, top, left + width, top + height
-    if isinstance(segmentation, list) and segmentation and all(len(part) >= 6 for part in segmentation):
-        x = [value for part in segmentation for value in part[0::2]]
-        y = [value for part in segmentation for value in part[1::2]]
-        return min(x), min(y), max(x), max(y)
-    raise Fault(f"{what} has no bbox, and no polygon or run-length encoding to take it from")
+def _lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a list that are not blank, with their numbers. Raises: ValueError, it is not UTF-8."""
+    try:
+        lines = text_of(path).splitlines()
+    except Fault as fault:
+        raise ValueError(str(fault)) from None
+    yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
 
 
 # ---- Pascal VOC
@@ -173,10 +62,9 @@ def read_voc(path: Path) -> Reader | None:
 
 
 def _voc_list(path: Path) -> Iterator[Item]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if words := line.split():
-            if words[1:2] == ["-1"]:  # of a class that the image does not show
-                continue
+    for number, line in _lines_of(path):
+        words = line.split()
+        if words[1:2] != ["-1"]:  # of a class that the image does not show
             yield number, _voc_item(path.parent.parent.parent / "Annotations" / f"{words[0]}.xml")
 
 
@@ -187,6 +75,8 @@ def _voc_item(path: Path) -> list[Any] | Fault:
         return Fault(f"{path} cannot be read: {error.strerror}")
     except ElementTree.ParseError as error:
         return Fault(f"{path} is not valid XML: {error}")
+    if root.tag != "annotation":
+        return Fault(f"{path} is not an annotation of Pascal VOC: its first element is {root.tag}")
     name = (root.findtext("filename") or "").strip()
     folders = [path.parent, *(path.parent.parent / name for name in ("images", "JPEGImages"))]
     names = [name, *(path.stem + ending for ending in ENDINGS)] if name else [path.stem + ending for ending in ENDINGS]
@@ -213,48 +103,56 @@ def _voc_item(path: Path) -> list[Any] | Fault:
 
 
 def read_yolo_names(path: Path) -> dict[str, Any]:
-    """The content of a data.yaml: {"names": [...], "train": [folder or list, ...], "val": ..., "test": ...}.
+    """The content of a data.yaml: {"names": [...], "train": [folder or file, ...], "val": ..., "test": ...}.
 
     Raises:
         ValueError: it has no names, or a folder does not exist.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_of(path))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
+    except Fault as fault:
+        raise ValueError(str(fault)) from None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise ValueError(f"{path}: names must be numbered from 0 without gaps, but are {sorted(names)}")
+        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+            raise ValueError(f"{path}: names must be numbered from 0 without gaps, but are {[*names]}")
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise ValueError(f"{path}: it has no names, which YOLO's class numbers need")
     places: dict[str, Any] = {"names": [str(name).strip() for name in names]}
-    root = path.parent / (content.get("path") or "")
+    root = path.parent / str(content.get("path") or "")
     root = root if root.is_dir() else path.parent
     for split in ("train", "val", "test"):
         written = content.get(split) or []
-        places[split] = [
-            _yolo_folder(path, root, name) for name in ([written] if isinstance(written, str) else written)
-        ]
+        written = [written] if isinstance(written, str) else written
+        if not isinstance(written, list) or not all(isinstance(name, str) for name in written):
+            raise ValueError(f"{path}: {split} must be a folder or a list of folders, not {written!r:.60}")
+        places[split] = [_yolo_place(path, root, name) for name in written]
     if not places["train"]:
         raise ValueError(f"{path}: it names no train folder")
     return places
 
 
-def _yolo_folder(path: Path, root: Path, name: str) -> Path:
+def _yolo_place(path: Path, root: Path, name: str) -> Path:
+    """A folder of images, or a txt file that lists images, relative to it."""
     for place in (root / name, root / name.removeprefix("../")):  # as Roboflow writes it
-        if place.is_dir():
+        if place.is_dir() or (ending(place) == ".txt" and place.is_file()):
             return place
     raise ValueError(f"{path}: no folder {root / name}")
 
 
 def read_yolo(path: Path, names: Sequence[str]) -> Reader | None:
-    """An image with the boxes in the txt file of its name, beside it or in `labels` for `images`; without that file it
-    has no objects. None of other files."""
+    """An image, or each image that a txt file lists, with the boxes in the txt file of its name, beside it or in
+    `labels` for `images`; without that file it has no objects. None of other files."""
+    values = ["the image", "its objects"]
+    if ending(path) == ".txt":
+        listed = ((number, _yolo_item(path.parent / line, names)) for number, line in _lines_of(path))
+        return Reader(str(path), "line", values, listed)
     if ending(path) not in ENDINGS:
         return None
-    return Reader(str(path), "file", ["the image", "its objects"], iter([(1, _yolo_item(path, names))]))
+    return Reader(str(path), "file", values, iter([(1, _yolo_item(path, names))]))
 
 
 def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
@@ -263,7 +161,10 @@ def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
     file = Path(*parts).with_suffix(".txt")
     objects = []
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    try:
+        lines = text_of(file).splitlines() if file.is_file() else []
+    except Fault as fault:
+        return fault
     for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
@@ -273,6 +174,8 @@ def _yolo_item(path: Path, names: Sequence[str]) -> list[Any] | Fault:
             label, values = int(words[0]), [float(word) for word in words[1:]]
         except ValueError:
             return Fault(f"{what} is not a class number and numbers: {line:.60}")
+        if not all(map(math.isfinite, values)):
+            return Fault(f"{what} has numbers that are not finite: {line:.60}")
         if not 0 <= label < len(names):
             return Fault(f"{what} has class {label}, but data.yaml has the names 0 to {len(names) - 1}")
         if len(values) == 4:
@@ -316,10 +219,22 @@ def read_objects(value: Any, form: str, names: Sequence[str], name: str) -> Anno
             label = names[label]
         if label is None or label == "":
             raise Fault(f"{name}: object {number} has no category")
+        if not isinstance(label, str | int):
+            raise Fault(f"{name}: object {number} has a category that is not a name or a number: {label!r:.60}")
         box = corners_of(item.get("bbox", item.get("box")), form, f"{name}: object {number}")
-        crowd, area = bool(item.get("iscrowd", False)), float(item.get("area") or 0)
+        crowd, area = crowd_and_area(item, f"{name}: object {number}")
         objects.append({"box": box, "label": str(label).strip(), "crowd": crowd, "area": area})
     return Annotated(None, objects)
+
+
+def crowd_and_area(item: Mapping[str, Any], what: str) -> tuple[bool, float]:
+    """Its iscrowd and its area, which is 0 where the file has none. Raises: Fault, they are something else."""
+    crowd, area = item.get("iscrowd") or 0, item.get("area") or 0.0
+    if crowd not in (0, 1):
+        raise Fault(f"{what}: iscrowd must be 0 or 1, not {crowd!r:.60}")
+    if not isinstance(area, int | float) or not 0 <= area < math.inf:
+        raise Fault(f"{what}: area must be a number of pixels, not {area!r:.60}")
+    return bool(crowd), float(area)
 
 
 def corners_of(values: Any, form: str, what: str) -> Box:
@@ -355,6 +270,8 @@ def check_size(size: tuple[int, int] | None, width: int, height: int) -> None:
 
 
 def _checked(number: int, item: Mapping[str, Any], width: int, height: int) -> dict[str, Any]:
+    if item.get("size"):  # of the mask that the box is taken from
+        require_size(item["size"], height, width, item["what"])
     left, top, right, bottom = item["box"]
     if item.get("share"):
         left, top, right, bottom = left * width, top * height, right * width, bottom * height

@@ -61,7 +61,7 @@ def examine(path: Path) -> Known:
         width, height = image.size
         if image.format != "TIFF" and image.getexif().get(ORIENTATION) in (5, 6, 7, 8):  # Pillow turns a TIFF itself
             width, height = height, width
-        image.draft(None, (width // 8, height // 8))
+        image.draft(None, (max(1, width // 8), max(1, height // 8)))
         image.load()
         _eight_bits(image)
         return Known(hashlib.sha256(content).hexdigest(), width, height)

@@ -1,4 +1,4 @@
-"""Masks: which segment each pixel belongs to. Files of masks, run-length encodings, and changes that follow the image.
+"""Masks: which segment each pixel belongs to. Files of masks, and changes that follow the image.
 
 A map is an (H, W) int32 array: 0 where no segment is, else the number of a segment, counted from 1.
 """
@@ -10,7 +10,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from hftrain.data.lines import Fault
 from hftrain.vision.canvas import GREY, Window, jitter_colours, random_window
 from hftrain.vision.decoding import opened
+from hftrain.vision.encodings import decode
 
 VOID = 255  # the label of pixels that are not learnt
 REST = -1  # the value of the segment that has all pixels of no other one
@@ -41,7 +42,10 @@ def examine_mask(path: Path) -> MaskFacts:
         content = path.read_bytes()
     except OSError as error:
         raise Fault(f"the mask {path} cannot be read: {error.strerror}") from None
-    values, coloured = _values(content, path)
+    try:
+        values, coloured = _values(content, path)
+    except Fault as fault:
+        raise Fault(str(fault) if str(path) in str(fault) else f"the mask {path}: {fault}") from None
     pairs = np.stack(np.unique(values, return_counts=True), axis=1).tolist()
     return MaskFacts(hashlib.sha256(content).hexdigest(), values.shape[1], values.shape[0], coloured, pairs)
 
@@ -76,52 +80,6 @@ def _values(content: bytes, path: Path) -> tuple[np.ndarray, bool]:
 def name_value(value: int, coloured: bool) -> str:
     """A value as the settings write it: a number, or #rrggbb."""
     return f"#{value & 255:02x}{value >> 8 & 255:02x}{value >> 16:02x}" if coloured else str(value)
-
-
-# ---- run-length encodings, as COCO writes them
-
-
-def encode(pixels: np.ndarray) -> str:
-    """An (H, W) mask, column by column."""
-    from pycocotools import mask
-
-    counts: bytes = mask.encode(np.asfortranarray(pixels, np.uint8))["counts"]
-    return counts.decode()
-
-
-def decode(counts: str, height: int, width: int) -> np.ndarray:
-    """(H, W) bool."""
-    from pycocotools import mask
-
-    return np.asarray(mask.decode({"size": [height, width], "counts": counts.encode()})).astype(bool)
-
-
-def encode_segmentation(segmentation: Any, height: int, width: int, what: str) -> str:
-    """Polygons, or a run-length encoding in any of COCO's forms, of an image of this size.
-
-    Raises:
-        Fault: it is neither, of another size, outside of the image, or empty.
-    """
-    from pycocotools import mask
-
-    if isinstance(segmentation, dict) and {"size", "counts"} <= segmentation.keys():
-        if list(segmentation["size"]) != [height, width]:
-            wide, high = segmentation["size"][::-1]
-            raise Fault(f"{what} has a mask of {wide} x {high} pixels, but the image has {width} x {height}")
-        counts = segmentation["counts"]
-        coded = mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
-    elif isinstance(segmentation, list) and segmentation and all(len(part) >= 6 for part in segmentation):
-        points = np.array([value for part in segmentation for value in part], np.float64)
-        over = max(-points.min(), points[0::2].max() - width, points[1::2].max() - height)
-        if over > 1:
-            raise Fault(f"{what} has a polygon that reaches {over:g} pixels over the edge of the image")
-        coded = mask.merge(mask.frPyObjects(segmentation, height, width))
-    else:
-        raise Fault(f"{what} has no polygon or run-length encoding")
-    if not mask.area(coded):
-        raise Fault(f"{what} has an empty mask")
-    text = coded["counts"]
-    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def segment_map(mask: str, values: Sequence[int], counts: Sequence[str], height: int, width: int) -> np.ndarray:

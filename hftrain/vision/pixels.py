@@ -31,6 +31,7 @@ NEW: dict[str, Any] = {  # of a model that brings none along
     "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
 }
+LONG = 16  # times the shorter side
 STEPS = {"do_pad": False, "rescale_offset": False, "include_top": False, "do_flip_channel_order": False}
 STEPS |= {"do_reduce_labels": False}
 
@@ -78,14 +79,26 @@ class Pixels:
         """The whole picture, resized and cropped as for evaluation: H x W."""
         size = self.settings["size"]
         if self.convnext and size["shortest_edge"] < 384:
-            short = int(size["shortest_edge"] / self.settings.get("crop_pct", 224 / 256))
-            return _centre(image.resize(_shortest(image, short), self.resample), self.height, self.width)
+            return self._middle(image, int(size["shortest_edge"] / self.settings.get("crop_pct", 224 / 256)))
         if self.convnext:
             return image.resize((self.width, self.height), self.resample)
         if self.settings.get("do_resize", True):
-            edge = size.get("shortest_edge")
-            image = image.resize(_shortest(image, edge) if edge else (size["width"], size["height"]), self.resample)
+            if edge := size.get("shortest_edge"):
+                return self._middle(image, edge)
+            image = image.resize((size["width"], size["height"]), self.resample)
         return _centre(image, self.height, self.width)
+
+    def _middle(self, image: Image.Image, edge: int) -> Image.Image:
+        """H x W of the middle of the picture, resized to a shorter side of `edge`. Only the middle of a very long
+        picture is made: a line of 1 x 20,000 pixels would become 224 x 4,480,000."""
+        width, height = _shortest(image, edge)
+        if max(width, height) > LONG * edge:
+            sides = min(width, self.width), min(height, self.height)
+            left, top = ((whole - side) // 2 for whole, side in zip((width, height), sides, strict=True))
+            across, down = image.width / width, image.height / height  # pixels of the picture for one that is made
+            part = (left * across, top * down, (left + sides[0]) * across, (top + sides[1]) * down)
+            return _centre(image.resize(sides, self.resample, part), self.height, self.width)
+        return _centre(image.resize((width, height), self.resample), self.height, self.width)
 
     def resize(self, image: Image.Image, box: tuple[float, float, float, float] | None = None) -> Image.Image:
         """A part of the picture, (left, upper, right, lower), at H x W."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,11 @@ def _write(
 
 
 def names_of(files: Sequence[str], option: str, folder: Path) -> list[str]:
-    """The names under which pictures of files are written to `folder`. Raises: ValueError, two have one name."""
-    names = [f"{Path(file).stem}.png" for file in files]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    """The names under which pictures of files are written to `folder`: a.png for a.jpg, but a.jpg.png and a.tif.png if
+    there are both. Raises: ValueError, two have one name."""
+    stems = Counter(Path(file).stem for file in files)
+    names = [f"{Path(file).stem if stems[Path(file).stem] == 1 else Path(file).name}.png" for file in files]
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise ValueError(f"{option} {folder}: two images would be {twice}: give them in two commands")
     return names
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
-from transformers.integrations import is_deepspeed_zero3_enabled
 
+from hftrain.distributed import unsharded_models
 from hftrain.models import ImageTransformerConfig, load
 from hftrain.models.new import CUSTOM, known_entries
 from hftrain.vision.config import WholeImageConfig
@@ -97,10 +97,8 @@ def refusal(
     if model_config.model_type == ImageTransformerConfig.model_type:
         own = model_config.image_size
         return None if size == own else f"its positions are for images of {own} pixels"
-    if is_deepspeed_zero3_enabled():  # cuts up what is made
-        return None
     try:
-        with torch.device("meta"):
+        with unsharded_models(), torch.device("meta"):
             model = auto_class.from_config(copy.deepcopy(model_config))
             model.eval()(pixel_values=torch.zeros(1, getattr(part, "num_channels", 3), size, size))
     except Exception as error:  # each model says in its own way that it cannot

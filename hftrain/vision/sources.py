@@ -52,10 +52,12 @@ def image_files(names: Sequence[str]) -> list[str]:
     return media.named_files(names, ENDINGS, "image")
 
 
-def image_patterns(folders: Sequence[Path]) -> list[str]:
-    """A pattern for each ending of images in the folders."""
+def image_patterns(places: Sequence[Path]) -> list[str]:
+    """A pattern for each ending of images in the folders among `places`, and the names of the files among them."""
+    folders = [place for place in places if place.is_dir()]
     endings = {(folder, file.suffix) for folder in folders for file in visible_files(folder) if ending(file) in ENDINGS}
-    return [f"{glob.escape(str(folder))}/**/*{suffix}" for folder, suffix in sorted(endings)]
+    patterns = [f"{glob.escape(str(folder))}/**/*{suffix}" for folder, suffix in sorted(endings)]
+    return patterns + [glob.escape(str(place)) for place in places if not place.is_dir()]
 
 
 def files_of(config: PlacesT, by_split: Mapping[str, Sequence[str]]) -> PlacesT:

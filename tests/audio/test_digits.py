@@ -22,6 +22,12 @@ def test_a_seed_gives_the_same_waves():
     assert np.isfinite(first).all() and 0.29 < np.abs(first).max() < 0.81
 
 
+def test_a_spread_of_0_leaves_noise_and_loudness():
+    alike, usual = (synthesise([[7]] * 3, SPEAKERS[:1] * 3, np.random.default_rng(1), spread) for spread in (0.0, 1.0))
+    assert len({len(wave) for wave in alike}) == 1 and len({len(wave) for wave in usual}) > 1
+    assert not np.array_equal(alike[0], alike[1])
+
+
 def test_a_digit_sounds_like_itself_from_other_mouths():
     draw, digits = np.random.default_rng(0), list(range(10))
     known = [envelope(wave) for wave in synthesise([[digit] for digit in digits], [SPEAKERS[2]] * 10, draw)]

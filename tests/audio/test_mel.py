@@ -22,11 +22,15 @@ def test_a_spectrogram_is_that_of_transformers():
     theirs = SpeechT5FeatureExtractor()(audio_target=wave, sampling_rate=16_000)["input_values"][0]
     assert ours.shape == theirs.shape == (36, 80)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    higher = SpeechT5FeatureExtractor(mel_floor=1e-2)(audio_target=wave / 10, sampling_rate=16_000)["input_values"][0]
+    np.testing.assert_allclose(LogMel(floor=1e-2)(wave / 10), higher, atol=1e-5)
+    assert (higher == -2).any()
 
 
 def test_settings_of_an_extractor_are_read():
     settings = SpeechT5FeatureExtractor(sampling_rate=8000, num_mel_bins=40, fmax=3800).to_dict()
     assert LogMel.of(settings) == LogMel(8000, 512, 128, 40, 80, 3800)
+    assert LogMel.of(settings | {"mel_floor": 1e-4}).floor == 1e-4
 
 
 @pytest.mark.parametrize("rate", [8000, 22_050])

@@ -378,7 +378,7 @@ def test_predict_says_what_is_missing(tmp_path, capsys):
     from transformers import BertConfig, GPT2Config
 
     assert cli.main(["predict", str(tmp_path)]) == 2
-    assert "give a text: hftrain predict" in capsys.readouterr().err
+    assert "give a text, hftrain predict OUT" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path), "--file", str(tmp_path / "rows.csv")]) == 2
     assert f"no file {tmp_path / 'rows.csv'}" in capsys.readouterr().err
     assert cli.main(["predict", str(tmp_path), "a"]) == 2

@@ -11,6 +11,7 @@ from hftrain.config import ConfigError, DataConfig, parse
 from hftrain.config.sources import Source, read_source
 from hftrain.data.documents import open_source
 from hftrain.data.several import scores_by_source, source_counts
+from hftrain.data.sources import require_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tokens import mix
 from hftrain.tasks import pretraining
@@ -51,6 +52,13 @@ def load(*files, seed=0, **settings):
 )
 def test_a_source_as_it_is_written(written, source):
     assert read_source(written) == Source(written, *source)
+
+
+@pytest.mark.parametrize("mark", ["@nan", "@twice", "#2@inf"])
+def test_a_missing_file_with_an_unreadable_mark_names_the_one_that_is_there(tmp_path, mark):
+    (tmp_path / "a.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"a\.jsonl is there\. @ is followed by a weight above 0"):
+        require_files(DataConfig(train_file=[f"{tmp_path}/a.jsonl{mark}"]))
 
 
 @pytest.mark.parametrize("written", ["a@0", "a@-1", "a#0", "a#1.5", "a@1@2", "a@1e9", "a#-3"])

@@ -1,4 +1,4 @@
-"""Whether Accelerate and torch cut up models with FSDP2, and whether `check_sharing` says so: one process, on a CPU."""
+"""Whether Accelerate and torch cut up models with FSDP2, and what `check_sharing` says: one process, on a CPU."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import transformers
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
-from hftrain.distributed.wrap import check_sharing, unsaved_buffers
+from hftrain.distributed import check_sharing, grouped, unsaved_buffers
 from tests import tiny
 
 IDS = {"vocab_size": 40, "pad_token_id": 0, "decoder_start_token_id": 0, "bos_token_id": 0, "eos_token_id": 1}
@@ -35,8 +35,21 @@ MODELS = {
     "DistilBertForSequenceClassification": DISTIL,
     "LlamaForCausalLM": BERT | {"tie_word_embeddings": True},
     "DeepseekV3ForCausalLM": BERT | DEEPSEEK,  # one of its weights is a buffer
+    "ViTForImageClassification": {**tiny.SIZE, "image_size": 32, "patch_size": 8},
+    "ConvNextForImageClassification": {"hidden_sizes": [8] * 4, "depths": [1] * 4},
+    "WhisperForConditionalGeneration": BART | {"max_source_positions": 20},
     "GPT2LMHeadModel": {"vocab_size": 40, "n_embd": 16, "n_layer": 1, "n_head": 2},
 }
+
+
+def inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    ids = torch.full((2, 8), 3)
+    decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    if model.main_input_name == "pixel_values":
+        return {"pixel_values": torch.ones(2, 3, 32, 32)}
+    if model.main_input_name == "input_features":
+        return {"input_features": torch.ones(2, 80, 40)} | decoder
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)} | decoder
 
 
 def refused(accelerator: Accelerator, name: str) -> dict[str, str]:
@@ -51,11 +64,9 @@ def refused(accelerator: Accelerator, name: str) -> dict[str, str]:
     except ValueError as error:
         said["ours"] = str(error)
     try:
-        with unsaved_buffers(accelerator, model):
+        with grouped(accelerator, model), unsaved_buffers(accelerator, model):
             model, optimizer = accelerator.prepare(model, torch.optim.AdamW(model.parameters()))
-        ids = torch.full((2, 8), 3)
-        decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-        model(input_ids=ids, attention_mask=torch.ones_like(ids), **decoder)[0].mean().backward()
+        model(**inputs(model))[0].mean().backward()
         optimizer.step()
     except Exception as error:
         said["theirs"] = f"{type(error).__name__}: {error}"

@@ -9,7 +9,9 @@ from accelerate.utils import DistributedType
 from torch import nn
 
 from hftrain.distributed import check_sharing, give_dimensions, single_numbers
+from hftrain.distributed.groups import Groups, fsdp_groups
 from hftrain.distributed.start import expand_segments
+from tests import tiny
 
 pytestmark = pytest.mark.unit
 
@@ -61,3 +63,22 @@ def test_single_numbers_get_a_dimension_and_are_exported_without_it():
     assert model[0].alpha.shape == (1,) and model[0].alpha.item() == before.item()
     assert single_numbers(model) == {"0.alpha"}
     assert all(parameter.ndim for parameter in model.parameters())
+
+
+def test_groups_of_fsdp2_have_no_parameter_in_common():
+    assert fsdp_groups(tiny.model("LlamaForCausalLM"), None) == Groups(["LlamaDecoderLayer"], True)
+    in_a_layer = tiny.model("BertForSequenceClassification")
+    assert "BertEmbeddings" in in_a_layer._no_split_modules
+    assert fsdp_groups(in_a_layer, None) == Groups(["BertLayer"], True)
+    shared = tiny.model("T5ForConditionalGeneration", d_kv=8)
+    assert fsdp_groups(shared, None) == Groups(["T5Block"], False)
+    without = fsdp_groups(tiny.model("ConvNextForImageClassification", hidden_sizes=[8] * 4, depths=[1] * 4), None)
+    assert without == Groups(["ConvNextLayer"], True)
+
+
+def test_layers_that_share_a_weight_are_refused():
+    model = tiny.model("LlamaForCausalLM", num_hidden_layers=2)
+    first, second = model.model.layers
+    second.mlp.up_proj.weight = first.mlp.up_proj.weight
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.up_proj\.weight = .* would be in two groups.*zero3\.yaml"):
+        fsdp_groups(model, None)

@@ -49,12 +49,13 @@ def test_rounds_in_processes_of_their_own(tmp_path):
 
 def test_gpu_dry(tmp_path):
     cases = ("gpt2: not compiled", "gpt2: all logits", "packs: mask", "packs: blocks", "llama_8b: QLoRA", "minilm")
-    cases += ("minilm: padding-free", "packs: liger")
+    cases += ("minilm: padding-free", "packs: liger", "pairs", "pairs: all logits", "gpt2: saved")
     table = bench("gpu", "--quick", "--json", str(tmp_path / "numbers.json"), "--cases", *cases)
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert list(numbers) == list(cases) and "written for GPUs" in numbers.pop("packs: liger")["error"]
     assert all(len(row["losses"]) == 4 for row in numbers.values())
-    assert table.count("(equal)") == 3 and "NOT EQUAL" not in table
+    assert table.count("(equal)") == 5 and "NOT EQUAL" not in table
+    assert all(row["counted_gib"] > 0 for name, row in numbers.items() if name.startswith(("gpt2", "pairs", "packs")))
     assert "| llama_8b | QLoRA | " in table and "| llama_8b: QLoRA, tokens_per_s | >= 12500 | " in table
 
 

@@ -1,5 +1,7 @@
 """Without padding, a model gives the loss, the gradients and the random numbers of the padded batch."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,8 @@ from hftrain.models.unpadded import CAUSAL, FULL, OTHER, kind_of, places_of, sta
 from hftrain.tasks.preference import PreferenceRecipeConfig, preference_loss
 from hftrain.tasks.preference.examples import collate_preferences
 from hftrain.text.causal import collate_causal
-from hftrain.train.trials import without_padding
+from hftrain.train.trials import padding, without_padding
+from tests.train.resume_worker import BrokenOff, break_off
 
 pytestmark = pytest.mark.unit
 SIZE = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
@@ -277,3 +280,34 @@ def test_fit_trains_without_padding(tmp_path):
         if size is None:
             assert sum(sizes[-4:]) == 2 * sum(lengths)  # two epochs of two steps
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
+
+
+def weights_of(folder, *, stop=None, resume=None):
+    """The weights after 4 steps of a model with dropout, and the configuration."""
+    lengths = (3, 17, 2, 9, 12, 5, 9, 4) * 2
+    examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
+    torch.manual_seed(0)
+    model = classifier("bert", hidden_size=96)
+    config = TrainConfig(
+        output_dir=str(folder), max_steps=4, global_batch_size=8, save_steps=2, learning_rate=1e-3,
+        resume_from_checkpoint=resume,
+    )  # fmt: skip
+    loss, after = classification("single_label_classification"), break_off(stop) if stop else None
+    with pytest.raises(BrokenOff) if stop else nullcontext():
+        fit(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss, after_step=after)
+    return torch.cat([p.detach().flatten() for p in model.parameters()]), config
+
+
+def test_a_model_with_dropout_draws_for_tokens_only_and_a_resume_keeps_what_its_run_did(tmp_path, monkeypatch):
+    chosen, config = weights_of(tmp_path / "chosen")
+    assert config.padding_free is True and config.chosen["padding_free"].reason == "dropout draws for tokens only"
+    weights_of(tmp_path / "stopped", stop=3)
+    resumed, config = weights_of(tmp_path / "stopped", resume="auto")
+    assert torch.equal(resumed, chosen) and config.chosen["padding_free"].reason == "as the checkpoint has it"
+    monkeypatch.setattr(padding, "drops", lambda model: False)  # as older versions did
+    older, config = weights_of(tmp_path / "older")
+    assert config.padding_free is None and not torch.equal(older, chosen)
+    weights_of(tmp_path / "stopped before", stop=3)
+    monkeypatch.undo()
+    resumed, config = weights_of(tmp_path / "stopped before", resume="auto")
+    assert torch.equal(resumed, older) and config.padding_free is None

@@ -79,8 +79,8 @@ def level(monkeypatch):
     """A pass takes a hundredth of a second for each token: what is really measured depends on the machine."""
     seconds = budget._seconds
 
-    def level(accelerator, model, batch, loss):
-        assert 0 < seconds(accelerator, model, batch, loss) < math.inf
+    def level(accelerator, model, batch, loss, tries):
+        assert 0 < seconds(accelerator, model, batch, loss, tries) < math.inf
         return batch(0)["input_ids"].numel() / 100
 
     monkeypatch.setattr(budget, "_seconds", level)

@@ -1,6 +1,7 @@
 """Evaluation: every example once, in order, whatever the batch size; on two processes it is tested in test_exact.py."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from hftrain.data.examples import Examples
 from hftrain.data.plan import padded_tokens
 from hftrain.losses import sequence_to_sequence
-from hftrain.train.evaluation import _share, batches_of, mean_loss, predict
+from hftrain.train.evaluation import _share, batches_of, mean_loss, predict, prepare_ahead
 from tests.train.exact_models import MODELS
 from tests.train.exact_worker import collate, lengths_of, make_examples
 
@@ -120,3 +121,23 @@ def test_out_of_memory_says_what_to_lower(accelerator, model):
 
     with pytest.raises(RuntimeError, match=r"in evaluation with .*input_ids \(4, .*Lower eval_batch_size"):
         predict(accelerator, MEASURED, 4, collate=collate, generate=generate)
+
+
+def test_the_next_batch_is_made_while_one_is_used():
+    """In another thread, in order, and an error comes where its batch would."""
+    made = [threading.Event() for _ in range(3)]
+
+    def prepare(number: int) -> str:
+        made[number].set()
+        if number == 2:
+            raise ValueError("this row cannot be read")
+        return f"batch {number}"
+
+    batches = prepare_ahead(range(3), prepare)
+    assert next(batches) == "batch 0" and made[1].wait(10)
+    assert next(batches) == "batch 1" and made[2].wait(10)
+    with pytest.raises(ValueError, match="this row cannot be read"):
+        next(batches)
+    made[1].clear()
+    here = prepare_ahead(range(2), prepare, apart=False)
+    assert next(here) == "batch 0" and not made[1].is_set()

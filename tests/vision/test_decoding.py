@@ -9,6 +9,7 @@ from PIL import Image
 from hftrain.data.lines import Fault
 from hftrain.vision import decode, decoding
 from hftrain.vision.decoding import examine
+from hftrain.vision.sources import located
 
 pytestmark = pytest.mark.unit
 
@@ -121,6 +122,13 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
             read(path)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (8, 1), (1, 3000)])
+def test_a_small_or_long_jpeg_is_read(size, tmp_path):
+    """A JPEG is examined at an eighth of its size, which must not be nothing."""
+    (tmp_path / "a.jpg").write_bytes(file_of(Image.new("RGB", size, RED), "JPEG"))
+    assert examine(tmp_path / "a.jpg")[1:] == decode(tmp_path / "a.jpg").size == size
+
+
 def test_what_is_no_picture_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"<html>404</html>")
     with pytest.raises(Fault, match="not an image"):
@@ -129,6 +137,17 @@ def test_what_is_no_picture_is_refused(tmp_path):
         decode(tmp_path / "b.png")
     with pytest.raises(Fault, match="cannot be read: No such file"):
         examine(tmp_path / "b.png")
+
+
+def test_all_images_that_cannot_be_read_are_named(tmp_path):
+    (tmp_path / "good.png").write_bytes(file_of(corners()))
+    files = [str(tmp_path / name) for name in ("none.png", "good.png", "empty.png")]
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"2 of 3 images cannot be read; the first 2:\n.*none\.png cannot .*\n.*empty"):
+        located(files)
+    with pytest.raises(ValueError, match=r"^.*none\.png cannot be read: No such file or directory$"):
+        located(files[:2])
+    assert [path for path, _ in located(files[1:2])] == files[1:2]
 
 
 def test_a_program_is_not_run(tmp_path):

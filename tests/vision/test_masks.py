@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hftrain.vision.masks import MaskJitter, Segmented, copy_objects, decode, encode, resize_map
+from hftrain.vision.encodings import decode, encode
+from hftrain.vision.masks import MaskJitter, Segmented, copy_objects, resize_map
 
 pytestmark = pytest.mark.unit
 

@@ -58,6 +58,29 @@ def test_another_size_keeps_the_share_that_is_cut_off():
     assert Pixels({"size": {"height": 8, "width": 8}}, image_size=16).fit(picture(30, 20)).size == (16, 16)
 
 
+@pytest.mark.parametrize("name", ["dinov2", "convnext"])
+@pytest.mark.parametrize("size", [(700, 30), (30, 700)])
+def test_very_long_pictures(name, size):
+    """The middle alone is made: of 1 x 20,000 pixels, all would be 32 x 640,000."""
+    kind, settings = SETTINGS[name]
+    processor = getattr(transformers, kind)(**settings)
+    pixels, image = Pixels(processor.to_dict()), picture(*size)
+    wanted = processor(image, return_tensors="np")["pixel_values"][0]
+    level = 1 / 255 / np.asarray(processor.image_std).min()
+    assert np.abs(pixels.tensor(pixels.fit(image)).numpy() - wanted).max() <= level + 1e-5
+    largest = 0
+    line = picture(1, 20_000)
+    resize = line.resize
+
+    def watched(shape, *rest):
+        nonlocal largest
+        largest = max(largest, *shape)
+        return resize(shape, *rest)
+
+    line.resize = watched
+    assert pixels.fit(line).size == (pixels.width, pixels.height) and largest <= 64
+
+
 def test_old_names_of_settings():
     """As facebook/resnet-50 has them."""
     old = {"feature_extractor_type": "ConvNextFeatureExtractor", "size": 224, "crop_pct": 0.875, "resample": 3}

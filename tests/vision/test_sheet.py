@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hftrain.vision.sheet import draw_boxes, draw_masks
+from hftrain.vision.sheet import draw_boxes, draw_masks, names_of
 
 pytestmark = pytest.mark.unit
 
@@ -31,3 +31,10 @@ def test_letters_grow_with_the_picture():
         shown = letters(draw_boxes(Image.new("RGB", (edge, edge)), [[0, edge // 2, 9, edge - 1]], ["HHH"]))
         heights.append(int(shown.any(axis=1).sum()))
     assert heights[1] > 3 * heights[0] > 30
+
+
+def test_names_of_pictures(tmp_path):
+    assert names_of(["x/a.jpg", "y/b c.jpg"], "--draw", tmp_path) == ["a.png", "b c.png"]
+    assert names_of(["x/a.jpg", "x/a.tif", "b.jpg"], "--draw", tmp_path) == ["a.jpg.png", "a.tif.png", "b.png"]
+    with pytest.raises(ValueError, match=r"--draw .*: two images would be a\.jpg\.png: give them in two commands"):
+        names_of(["x/a.jpg", "y/a.jpg"], "--draw", tmp_path)

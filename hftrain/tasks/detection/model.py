@@ -30,7 +30,7 @@ PROCESSORS = {  # kinds whose image processor is not RT-DETR's, and whether it p
     "deformable_detr": ("DeformableDetrImageProcessor", True),
     "yolos": ("YolosImageProcessor", False),
 }
-HYBRID: dict[str, Any] = {  # RT-DETR for small images: 0.7 million parameters, strides of 8 and 16
+HYBRID: dict[str, Any] = {  # RT-DETR and its kin for small images: 0.7 million parameters, strides of 8 and 16
     "backbone_config": {
         "model_type": "rt_detr_resnet",
         "embedding_size": 32,
@@ -86,7 +86,14 @@ YOLOS = {
     "patch_size": 8,
     "num_detection_tokens": 30,
 }
-SMALL_SHAPES: dict[str, dict[str, Any]] = {"rt_detr": HYBRID, "rt_detr_v2": HYBRID, "detr": PLAIN_DETR, "yolos": YOLOS}
+SMALL_SHAPES: dict[str, dict[str, Any]] = {
+    "rt_detr": HYBRID,
+    "rt_detr_v2": HYBRID,
+    "d_fine": HYBRID | {"head_dim": 16},
+    "deimv2": HYBRID | {"head_dim": 16},
+    "detr": PLAIN_DETR,
+    "yolos": YOLOS,
+}
 
 
 def load_canvas(config: DetectionConfig, rows: "Rows") -> Canvas:

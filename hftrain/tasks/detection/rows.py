@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hftrain.data.lines import Fault
-from hftrain.data.sources import SPLIT_WORDS, Reader, ending, split_of, visible_files
+from hftrain.data.sources import SPLIT_WORDS, Reader, ending, has_rows, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.vision.annotations import (
     Annotated,
-    Categories,
     check_objects,
-    read_coco,
     read_objects,
     read_voc,
     read_yolo,
     read_yolo_names,
 )
+from hftrain.vision.coco import Categories, read_coco
 from hftrain.vision.scenes import scenes
 from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, image_patterns, locate, name_leaks
 
@@ -158,4 +157,9 @@ def with_files(config: DetectionConfig, yolo: list[str]) -> DetectionConfig:
             by_split.setdefault(split_of(folder.relative_to(path).parts) or "train", []).append(
                 f"{glob.escape(str(folder))}/*.xml"
             )
+    if not by_split and any(ending(file) in ENDINGS for file in files) and not any(map(has_rows, files)):
+        raise ValueError(
+            f"{path} has images, but no file with their objects: add COCO JSON, XML of Pascal VOC, a "
+            "data.yaml of YOLO, or a metadata.jsonl of rows"
+        )
     return files_of(config, by_split) if by_split else config

@@ -79,8 +79,10 @@ def interpolated(model: Any, size: int) -> Any:
     if not tables:
         raise ValueError(f"image_size={size}: {type(model).__name__} has no positions that can be interpolated")
     set_image_size(model.config, size)
-    larger = AutoModelForImageClassification.from_config(model.config, dtype=model.dtype)
+    with model.device:
+        larger = AutoModelForImageClassification.from_config(model.config, dtype=model.dtype)
     larger.load_state_dict(weights | tables)
-    larger.new_modules = model.new_modules
+    noted = {name: value for name, value in vars(model).items() if name not in vars(larger)}  # when it was loaded
+    vars(larger).update(noted)
     logger.warning("position embeddings are interpolated for images of %d pixels", size)
     return larger

@@ -29,7 +29,8 @@ class ImagePretrainingConfig(WholeImageConfig):
     in folders have the folder's name. null: the images have no classes."""
 
     mask_ratio: Annotated[float | None, above(0), share] = None
-    """Share of each image that is hidden; null: 0.75 for MAE, 0.6 for SimMIM, as in their papers."""
+    """Share of each image that is hidden; null: 0.75 for MAE, 0.6 for SimMIM, as in their papers, but 0.5 for MAE on
+    images of up to 16 patches."""
 
     mask_patch_size: Annotated[int | None, at_least(1)] = None
     """SimMIM: side of the squares that are hidden, in pixels; null: 32, for images of up to 64 pixels a patch."""

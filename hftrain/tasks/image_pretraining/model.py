@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from transformers import AutoModelForMaskedImageModeling, AutoModelForPreTraining
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hftrain.models import load
 from hftrain.models.saved import remember
@@ -21,7 +20,7 @@ from hftrain.vision.sizes import SMALL, new_shape, refusal
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ViTMAEForPreTraining
 
-USUAL_RATIO = {MAE: 0.75}
+FEW = 16  # patches, of which 75 % hidden would leave 4: such a MAE learns the mean image and no more
 SQUARE = 32  # pixels of a hidden square in SimMIM
 SMALL_VIT = {"hidden_size": 96, "intermediate_size": 384, "num_attention_heads": 4, "num_hidden_layers": 3}
 DECODER = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1}
@@ -47,13 +46,23 @@ def load_reconstructor(config: ImagePretrainingConfig, pixels: Pixels) -> Any:
         raise ValueError(f"{name} reads {pixels.width} x {pixels.height} pixels: set image_size, for a square")
     if reason := refusal(shape, size, auto_class):
         raise ValueError(f"image_size={size}: {name} cannot read such images: {reason}")
-    config.choose("mask_ratio", USUAL_RATIO.get(kind, 0.6), f"as in the paper of {'MAE' if kind == MAE else 'SimMIM'}")
+    config.choose("mask_ratio", *usual_ratio(shape))
     model = load.load_model(config, auto_class, new=new)
     if kind == MAE:
         model.config.mask_ratio = config.mask_ratio
         if not pretrained:
             initialize(model)
     return model
+
+
+def usual_ratio(shape: Any) -> tuple[float, str]:
+    """The share of an image that is hidden from a model of this shape, and why."""
+    if shape.model_type != MAE:
+        return 0.6, "as in the paper of SimMIM"
+    patches = (shape.image_size // shape.patch_size) ** 2
+    if patches <= FEW:
+        return 0.5, f"75 %, as in the paper of MAE, would leave too few of {patches} patches"
+    return 0.75, "as in the paper of MAE"
 
 
 def shape_of_new(config: ImagePretrainingConfig, size: int) -> Any:
@@ -70,8 +79,6 @@ def initialize(model: "ViTMAEForPreTraining") -> None:
     """Gives a new MAE the weights of its paper (He et al. 2021) and their code: Xavier's for linear layers and patches,
     0.02 for tokens, sines and cosines for the positions, which are not trained. transformers leaves the positions at 0,
     and the patches so small that they hardly differ."""
-    if is_deepspeed_zero3_enabled():
-        raise ValueError("a new vit_mae cannot be made in pieces (ZeRO-3): use ZeRO-2 or FSDP2")
     encoder, decoder = model.vit.embeddings, model.decoder
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):

@@ -76,6 +76,19 @@ SMALL_SHAPES: dict[str, dict[str, Any]] = {
         "num_queries": 20,
         "train_num_points": 576,
     },
+    "maskformer": {
+        "backbone_config": RESNET,
+        "decoder_config": {
+            "model_type": "detr",
+            "d_model": 64,
+            "decoder_layers": 3,
+            "decoder_attention_heads": 4,
+            "decoder_ffn_dim": 128,
+            "num_queries": 20,
+        },
+        "fpn_feature_size": 64,
+        "mask_feature_size": 64,
+    },
     "eomt": {
         "hidden_size": 96,
         "num_hidden_layers": 4,

@@ -71,7 +71,9 @@ def write_masks(folder: Path, saved: Saved, files: Sequence[str], predictions: S
     """
     import numpy as np
 
-    from hftrain.vision.masks import decode, png
+    from hftrain.vision import read
+    from hftrain.vision.encodings import decode
+    from hftrain.vision.masks import png
     from hftrain.vision.sheet import names_of
 
     names = names_of(files, "--masks", folder)
@@ -79,10 +81,8 @@ def write_masks(folder: Path, saved: Saved, files: Sequence[str], predictions: S
     numbers = {name: number for number, name in names_of_classes.items()}
     semantic = recall(saved.config, "segmentation") == "semantic"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, segments in zip(names, predictions, strict=True):
-        if not segments:
-            continue
-        height, width = segments[0]["segmentation"]["size"]
+    for file, name, segments in zip(files, names, predictions, strict=True):
+        height, width = segments[0]["segmentation"]["size"] if segments else read(file).size[::-1]
         pixels = np.zeros((height, width), np.int64)
         for place, one in reversed(list(enumerate(segments, 1))):  # the most certain object is written last
             inside = decode(one["segmentation"]["counts"], height, width)
@@ -97,7 +97,7 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
         ValueError: two images have one name.
     """
     from hftrain.vision import read
-    from hftrain.vision.masks import decode
+    from hftrain.vision.encodings import decode
     from hftrain.vision.sheet import draw_masks, names_of
 
     names = names_of(files, "--draw", folder)

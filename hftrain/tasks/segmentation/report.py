@@ -15,7 +15,7 @@ from hftrain.tasks.segmentation.config import SegmentationConfig
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.tasks.segmentation.scoring import Scores, Segment, Segments, score, true_map
 from hftrain.vision import read
-from hftrain.vision.masks import decode
+from hftrain.vision.encodings import decode
 from hftrain.vision.sheet import draw_masks, thumbnail
 
 if TYPE_CHECKING:

@@ -15,8 +15,10 @@ from hftrain.data.sources import Reader, ending, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
 from hftrain.tasks.segmentation.config import SegmentationConfig
-from hftrain.vision.annotations import Annotated, Categories, check_size, coco_content, read_coco
-from hftrain.vision.masks import REST, MaskFacts, encode_segmentation, examine_mask, name_value
+from hftrain.vision.annotations import Annotated, check_size
+from hftrain.vision.coco import Categories, coco_content, read_coco
+from hftrain.vision.encodings import encode_segmentation
+from hftrain.vision.masks import REST, MaskFacts, examine_mask, name_value
 from hftrain.vision.panoptic import read_panoptic
 from hftrain.vision.scenes import scenes
 from hftrain.vision.sources import ENDINGS, IMAGE, Contents, beside, files_of, locate, name_leaks
@@ -39,6 +41,7 @@ SEGMENT = pa.struct(
 SCHEMA = IMAGE.append(pa.field("mask", pa.string())).append(pa.field("segments", pa.list_(SEGMENT)))
 BACKGROUND = "background"
 IMAGES, MASK_FOLDERS = "images", ("masks", "labels", "annotations")
+MASK_ENDINGS = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")  # none that changes values, as JPEG does
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,7 @@ def say_what_is_odd(rows: "Mapping[str, Rows]", classes: Classes) -> None:
 
 
 def read_pair(path: Path) -> Reader | None:
-    """An image of a folder `images` with the PNG of its name in a folder `masks` for `images`; None of other files."""
+    """An image of a folder `images` with the mask of its name in a folder `masks` for `images`; None of other files."""
     if ending(path) not in ENDINGS:
         return None
     return Reader(str(path), "file", ["the image", "its mask"], iter([(1, _pair(path))]))
@@ -228,9 +231,11 @@ def read_pair(path: Path) -> Reader | None:
 def _pair(path: Path) -> list[Any] | Fault:
     parts = list(path.absolute().parts)
     if IMAGES not in parts:
-        return Fault(f"{path} is not in a folder named {IMAGES}, beside one with its masks")
+        ways = f"move it there, or list images and masks in a table ({path.parent}/metadata.jsonl)"
+        return Fault(f"{path} is not in a folder named {IMAGES}, beside one named {MASK_FOLDERS[0]}: {ways}")
     place = len(parts) - 1 - parts[::-1].index(IMAGES)
-    masks = [Path(*parts[:place], name, *parts[place + 1 :]).with_suffix(".png") for name in MASK_FOLDERS]
+    places = [Path(*parts[:place], name, *parts[place + 1 :]) for name in MASK_FOLDERS]
+    masks = [place.with_suffix(suffix) for suffix in MASK_ENDINGS for place in places]
     if mask := next((mask for mask in masks if mask.is_file()), None):
         return [str(path.absolute()), str(mask)]
     return Fault(f"{path} has no mask: there is no file {masks[0]}")

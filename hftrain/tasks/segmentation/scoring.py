@@ -20,7 +20,8 @@ from hftrain.metrics.segmentation import Confusion, Quality
 from hftrain.tasks.segmentation.losses import SegmentLoss
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.train.evaluation import OneProcess, predict
-from hftrain.vision.masks import decode, encode, segment_map
+from hftrain.vision.encodings import decode, encode
+from hftrain.vision.masks import segment_map
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows

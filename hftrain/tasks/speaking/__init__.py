@@ -7,7 +7,7 @@ from hftrain.lazy import lazily
 if TYPE_CHECKING:
     from hftrain.tasks.speaking.config import SpeakConfig
     from hftrain.tasks.speaking.examples import collator, make_examples
-    from hftrain.tasks.speaking.losses import SpectrogramLoss
+    from hftrain.tasks.speaking.losses import loss_for
     from hftrain.tasks.speaking.model import begin_at_mean, load_model
     from hftrain.tasks.speaking.report import summarize
     from hftrain.tasks.speaking.rows import load_recordings, speakers_of
@@ -18,7 +18,6 @@ else:
 
 __all__ = [
     "SpeakConfig",
-    "SpectrogramLoss",
     "Stage",
     "Voice",
     "begin_at_mean",
@@ -26,6 +25,7 @@ __all__ = [
     "load_model",
     "load_recordings",
     "load_voice",
+    "loss_for",
     "make_examples",
     "speakers_of",
     "summarize",

@@ -33,7 +33,7 @@ class SpeakConfig(SpeechConfig):
 
     vocoder: str | None = None
     """HiFi-GAN in a folder or on the Hub, which turns spectrograms into sound; null: Griffin-Lim, which needs no
-    training and sounds rougher."""
+    training and sounds rougher. CSM and Dia have a codec instead."""
 
     max_seconds: Annotated[float, above(0)] = 20.0
     """Recordings that are longer are refused, and no utterance becomes longer."""

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 from hftrain.audio import alignment, read
 from hftrain.audio.mel import LogMel
 from hftrain.data.examples import Examples
-from hftrain.data.files import cache, make_once
 from hftrain.losses import IGNORE, Batch
 from hftrain.metrics.cepstra import cepstra
+from hftrain.tasks.speaking.codec import Coded, books, codec_of, coded_collator, encoded, hop, is_coded, too_long
 from hftrain.tasks.speaking.config import SpeakConfig
+from hftrain.tasks.speaking.frames import Frames, stored
 from hftrain.tasks.speaking.losses import is_aligned, speaking_part
-from hftrain.tasks.speaking.rows import speakable
+from hftrain.tasks.speaking.rows import crowded, speakable
 from hftrain.tasks.speaking.voice import Voice
 from hftrain.text.examples import attention_mask, pad
 
@@ -37,48 +38,26 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Spectrograms(Sequence[np.ndarray]):
-    """(F, M) log-mel of each row, and `pitch(i)` (F,) in Hz, read from files of the cache when they are needed."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.ends = np.load(folder / "ends.npy")
-
-    @cached_property
-    def _frames(self) -> np.ndarray:
-        values: np.ndarray = np.load(self.folder / "frames.npy", mmap_mode="r")
-        return values
-
-    def __getstate__(self) -> dict[str, Any]:  # a pickle of a memory map would contain every frame
-        return {"folder": self.folder, "ends": self.ends}
-
-    def __len__(self) -> int:
-        return len(self.ends) - 1
+class Spectrograms(Frames):
+    """(F, M) log-mel of each row, and `pitch(i)` (F,) in Hz."""
 
     def __getitem__(self, index: int) -> np.ndarray:  # type: ignore[override]
-        return np.array(self._frames[self.ends[index] : self.ends[index + 1], :-1])
+        return super().__getitem__(index)[:, :-1]
 
     def pitch(self, index: int) -> np.ndarray:
-        return np.array(self._frames[self.ends[index] : self.ends[index + 1], -1])
+        return super().__getitem__(index)[:, -1]
 
 
 def spectrograms(rows: "Rows", mel: LogMel) -> Spectrograms:
     """The spectrograms of the recordings of `rows`, from the cache if they were made before."""
-    code = Path(LogMel.pitch.__code__.co_filename).read_bytes()
-    key = hashlib.sha256(code + json.dumps([repr(mel), rows["content"][:]]).encode())
-    folder = cache() / "audio" / "spectrograms" / key.hexdigest()[:32]
 
-    def make(stage: Path) -> None:
-        frames = []
-        for row in rows:
-            wave = read(row["audio"], mel.rate, row["start"], row["end"])
-            bands = mel(wave)
-            frames.append(np.column_stack([bands, mel.pitch(wave, len(bands))]).astype(np.float32))
-        np.save(stage / "frames.npy", np.concatenate(frames))
-        np.save(stage / "ends.npy", np.cumsum([0, *map(len, frames)]))
+    def make(row: Mapping[str, Any]) -> np.ndarray:
+        wave = read(row["audio"], mel.rate, row["start"], row["end"])
+        bands = mel(wave)
+        return np.column_stack([bands, mel.pitch(wave, len(bands))]).astype(np.float32)
 
-    make_once(folder, make)
-    return Spectrograms(folder)
+    code = Path(LogMel.pitch.__code__.co_filename).read_text(encoding="utf-8")
+    return Spectrograms(stored("spectrograms", code + repr(mel), rows, make))
 
 
 class Utterances(Sequence[dict[str, Any]]):
@@ -104,11 +83,13 @@ def make_examples(
     rows: "Mapping[str, Rows]", voice: Voice, config: SpeakConfig, model: nn.Module
 ) -> "tuple[dict[str, Rows], dict[str, Examples]]":
     """The rows that can be spoken, and their examples, for a model with what it learns of them."""
+    if is_coded(speaking_part(model).config):
+        return coded_examples(rows, voice, config, speaking_part(model))
     kept, examples = {}, {}
     learnt, aligned = None, is_aligned(speaking_part(model).config)
     places = {name: number for number, name in enumerate(voice.speakers)}
     for split in ("train", *(name for name in rows if name != "train")):
-        part, tokens = speakable(rows[split], voice, config)
+        part, tokens = speakable(rows[split], voice, config, partial(crowded, voice))
         mels, prosody = spectrograms(part, voice.mel), []
         if aligned:
             features = [level(mels[number]) for number in range(len(mels))]
@@ -125,6 +106,22 @@ def make_examples(
         lengths = np.diff(mels.ends)
         kept[split], examples[split] = part, Examples(items, lengths, rows=part, fingerprint=digest.hexdigest())
     return {split: kept[split] for split in rows}, {split: examples[split] for split in rows}
+
+
+def coded_examples(
+    rows: "Mapping[str, Rows]", voice: Voice, config: SpeakConfig, model: Any
+) -> "tuple[dict[str, Rows], dict[str, Examples]]":
+    """`make_examples` for a model that speaks in codes."""
+    codec, number = codec_of(model, voice.processor), books(model.config)
+    size, kept, examples = hop(codec), {}, {}
+    for split, part in rows.items():
+        kept[split], tokens = speakable(part, voice, config, partial(too_long, model.config, voice.mel.rate / size))
+        items = Coded(encoded(kept[split], codec, number, voice.mel.rate), tokens)
+        digest = hashlib.sha256(json.dumps([kept[split]["content"][:], number]).encode())
+        digest.update(b"".join(ids.tobytes() for ids in tokens))
+        lengths = np.diff(items.codes.ends)
+        examples[split] = Examples(items, lengths, rows=kept[split], fingerprint=digest.hexdigest())
+    return kept, examples
 
 
 def level(mel: np.ndarray) -> np.ndarray:
@@ -164,6 +161,8 @@ class Normal:
 
 def collator(voice: Voice, model: nn.Module) -> Callable[[Sequence[Mapping[str, Any]]], Batch]:
     model_config = speaking_part(model).config
+    if is_coded(model_config):
+        return coded_collator(model_config)
     factor = model_config.reduction_factor
     size = getattr(model_config, "speaker_embedding_dim", None)  # SpeechT5's
     table = np.stack([voice.embedding(name, size) for name in voice.speakers]) if size else None

@@ -23,6 +23,7 @@ from transformers.models.speecht5.modeling_speecht5 import SpeechT5GuidedMultihe
 
 from hftrain.distributed import total
 from hftrain.losses import IGNORE, Batch, Loss
+from hftrain.tasks.speaking.codec import CodeLoss, is_coded
 
 if TYPE_CHECKING:
     from hftrain.data.plan import MicroBatch
@@ -104,6 +105,12 @@ class SpectrogramLoss:
         return guide.scale * (weights * attentions * pairs).sum() / attentions.shape[1]
 
 
+def loss_for(model: nn.Module) -> SpectrogramLoss | CodeLoss:
+    """The loss of the kind of `model`."""
+    model_config = speaking_part(model).config
+    return CodeLoss(model_config) if is_coded(model_config) else SpectrogramLoss(model)
+
+
 def is_aligned(model_config: PreTrainedConfig) -> bool:
     """Whether a model learns durations, pitch and energy of tokens."""
     return bool(model_config.model_type == "fastspeech2_conformer")
@@ -128,7 +135,7 @@ def stop_loss(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
 def speaking_part(model: nn.Module) -> Any:
     """The model of transformers, without wrappers and adapters."""
     named = (part for part in model.modules() if isinstance(part, PreTrainedModel))  # DeepSpeed's engine forwards names
-    return next(part for part in named if hasattr(part, "speech_decoder_postnet"))
+    return next(part for part in named if hasattr(part, "speech_decoder_postnet") or is_coded(part.config))
 
 
 def run(model: nn.Module, batch: Batch) -> Output:

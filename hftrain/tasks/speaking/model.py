@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForTextToSpectrogram, PreTrainedConfig
 
@@ -16,6 +17,7 @@ from hftrain.distributed import give_dimensions
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.saved import remember
+from hftrain.tasks.speaking.codec import AUTO, CODEC, codec_of, read_codes
 from hftrain.tasks.speaking.config import SpeakConfig
 from hftrain.tasks.speaking.losses import is_aligned, mask_padding, speaking_part
 from hftrain.tasks.speaking.voice import Voice
@@ -89,6 +91,8 @@ def load_model(config: SpeakConfig, voice: Voice) -> Any:
     if config.model_name_or_path is not None:
         pretrained = load.load_model_config(config)
         kind = pretrained.model_type
+        if kind in AUTO:
+            return load_coded(config, voice, kind)
         if pretrained.num_mel_bins != voice.mel.bands:
             raise ValueError(f"the model has {pretrained.num_mel_bins} mel bands, its extractor {voice.mel.bands}")
     settings: dict[str, Any] = {}
@@ -110,6 +114,19 @@ def load_model(config: SpeakConfig, voice: Voice) -> Any:
     if config.freeze:
         freeze(model, config.freeze)
     return load.add_adapters(model, config, None)
+
+
+def load_coded(config: SpeakConfig, voice: Voice, kind: str) -> Any:
+    """A model that speaks in codes; its codec is not trained."""
+    model = load.load_model(config, getattr(transformers, AUTO[kind]))
+    inner = speaking_part(model)
+    codec_of(inner, voice.processor)
+    if kind == "csm":
+        read_codes(inner)
+    remember(inner.config, **voice.remembered())
+    if config.freeze:
+        freeze(model, config.freeze)
+    return load.add_adapters(model, config, None, exclude=rf"{CODEC}\..*" if kind == "csm" else None)
 
 
 def new_shape(config: SpeakConfig, voice: Voice) -> PreTrainedConfig:

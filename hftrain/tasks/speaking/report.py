@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from hftrain.audio import read
 from hftrain.audio.shown import player, spectrogram
 from hftrain.data.splits import sizes
 from hftrain.report import Report, Table
@@ -15,7 +14,8 @@ from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly
 from hftrain.report.formats import format_number
 from hftrain.tasks.speaking.config import SpeakConfig
-from hftrain.tasks.speaking.scoring import Spoken, Stage
+from hftrain.tasks.speaking.scoring import Spoken, Stage, recording
+from hftrain.tasks.speaking.voice import Voice
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -33,8 +33,10 @@ def summarize(config: SpeakConfig, rows: "Mapping[str, Rows]", stage: Stage, mod
     voice, train = stage.voice, rows["train"]
     voices = "one voice" if len(voice.speakers) == 1 else f"{len(voice.speakers)} voices"
     sound = f"the vocoder {config.vocoder}" if config.vocoder else "Griffin-Lim, without a trained vocoder"
+    if voice.kind is not None:
+        sound = "the codec of the model"
     unended = sum(not one.ended for one in result.utterances)
-    remarks = [CONSENT, *licences(config)]
+    remarks = [CONSENT, *licences(config, voice)]
     if unended:
         remarks.append(f"{unended} of {len(result.utterances)} test utterances did not end by themselves")
     return Report(
@@ -43,7 +45,8 @@ def summarize(config: SpeakConfig, rows: "Mapping[str, Rows]", stage: Stage, mod
         metric="mcd",
         scores=scores,
         usage=usage(config, rows["test"][0]["text"]),
-        lead=f"Speaks text in {voices}, {voice.mel.rate:,} samples per second, by {sound}. Rows: {sizes(rows)}.",
+        lead=f"Speaks text in {voices}, {voice.mel.rate:,} samples per second, by {sound}. "
+        f"Texts are normalised first: {config.text_normalizer}. Rows: {sizes(rows)}.",
         data={name: describe(split) for name, split in rows.items()},
         figures=[
             histogram("seconds", "Seconds of the training recordings", np.array(train["seconds"][:]), x_label="seconds")
@@ -56,7 +59,7 @@ def summarize(config: SpeakConfig, rows: "Mapping[str, Rows]", stage: Stage, mod
     )
 
 
-def licences(config: SpeakConfig) -> list[str]:
+def licences(config: SpeakConfig, voice: Voice) -> list[str]:
     """Sentences on the licences of what the model was made of."""
     if config.built_in:
         data = "The recordings are synthesised by hftrain, and no person's voice is in them"
@@ -64,7 +67,8 @@ def licences(config: SpeakConfig) -> list[str]:
         data = (
             f"The licence of the recordings ({config.trained_on}) applies to the voice: check that it allows your use"
         )
-    names = [name for name in (config.model_name_or_path, config.vocoder) if name]
+    codec = getattr(voice.processor, "audio_tokenizer", None)
+    names = [name for name in (config.model_name_or_path, config.vocoder, codec and codec.name_or_path) if name]
     return [data, *(f"The licence of {name} applies to weights made of it" for name in names)]
 
 
@@ -95,12 +99,12 @@ def utterances(rows: "Rows", stage: Stage, result: Spoken) -> list[Table]:
 
 def _shown(rows: "Rows", stage: Stage, result: Spoken, number: int) -> dict[str, Any]:
     row, mel = rows[result.places[number]], stage.voice.mel
-    own = stage.examples["test"][result.places[number]]["mel"]
+    wave = recording(row, stage.voice)
+    own = mel(wave)
     loudest = float(own.max())
-    recording = read(row["audio"], mel.rate, row["start"], row["end"])
     return {
         "text": row["text"],
-        "recording": player(recording, mel.rate),
+        "recording": player(wave, mel.rate),
         "its spectrogram": spectrogram(own, loudest),
         "spoken": player(result.waves[number], mel.rate),
         "its spectrogram ": spectrogram(result.utterances[number].mel, loudest),

@@ -1,14 +1,14 @@
 """Recordings with their texts, of which none is too long."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hftrain.audio import load_speech
-from hftrain.audio.digits import digits
+from hftrain.audio.digits import voice
 from hftrain.data.rows import Rows, listed
 from hftrain.tasks.speaking.config import SpeakConfig
 
@@ -17,17 +17,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-VOICES = ("alto", "bass")  # of the built-in digits: two are learnt in minutes, six are not
-
 
 def load_recordings(config: SpeakConfig, seed: int) -> dict[str, Rows]:
-    """As `load_speech`, of the built-in digits those of `VOICES`. Raises: ValueError, also for recordings of more than
+    """As `load_speech`, of the built-in digits those of one voice. Raises: ValueError, also for recordings of more than
     `max_seconds`."""
-    rows = load_speech(config, seed, digits)
-    if config.built_in:
-        rows = {split: part.select(np.flatnonzero(np.isin(part["speaker"], VOICES))) for split, part in rows.items()}
-        counts = ", ".join(f"{len(part)} {split}" for split, part in rows.items())
-        logger.warning("of the built-in voices %s are learnt: %s rows", " and ".join(VOICES), counts)
+    rows = load_speech(config, seed, voice)
     return {split: short_enough(part, config) for split, part in rows.items()}
 
 
@@ -41,20 +35,33 @@ def short_enough(rows: Rows, config: SpeakConfig) -> Rows:
     return leave_out(rows, long, config.max_bad_rows)
 
 
-def speakable(rows: Rows, voice: "Voice", config: SpeakConfig) -> tuple[Rows, list[np.ndarray]]:
-    """The rows and the tokens of their texts. Raises: ValueError, texts with characters that the model does not know,
-    and, of a model with durations, texts with more tokens than the recording has frames."""
+def crowded(voice: "Voice", ids: np.ndarray, seconds: float) -> str:
+    """A reason if a text has more tokens than its spectrogram has frames, "" if not."""
+    frames = voice.frames(seconds)
+    return f"{len(ids)} characters in {frames} frames ({seconds:.2f} s)" if len(ids) > frames else ""
+
+
+def speakable(
+    rows: Rows, voice: "Voice", config: SpeakConfig, fault: Callable[[np.ndarray, float], str]
+) -> tuple[Rows, list[np.ndarray]]:
+    """The rows and the tokens of their texts.
+
+    Args:
+        fault: (tokens of a text, seconds of its recording) -> the reason why a model does not learn the row, or "".
+
+    Raises:
+        ValueError: texts with characters that the model does not know, and rows with a `fault`.
+    """
     wrong, tokens = {}, []
     for number, row in enumerate(rows):
-        ids = voice.tokens(row["text"])
+        ids = voice.tokens(row["text"], row["speaker"])
         tokens.append(ids)
-        frames = voice.frames(row["seconds"])
         if unknown := voice.unknown(row["text"]):
             wrong[number] = (
                 f"the model does not know the character {unknown!r} of {row['text']!r:.60}: write it as words"
             )
-        elif len(ids) > frames:
-            wrong[number] = f"{len(ids)} characters in {frames} frames ({row['seconds']:.2f} s): {row['text']!r:.60}"
+        elif reason := fault(ids, row["seconds"]):
+            wrong[number] = f"{reason}: {row['text']!r:.60}"
     kept = leave_out(rows, wrong, config.max_bad_rows)
     return kept, [ids for number, ids in enumerate(tokens) if number not in wrong]
 

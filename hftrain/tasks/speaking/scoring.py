@@ -22,8 +22,9 @@ from hftrain.data.examples import Examples
 from hftrain.losses import Batch, Collate
 from hftrain.metrics.cepstra import distance
 from hftrain.report.described import evenly
+from hftrain.tasks.speaking.codec import codec_of, decode, hop, is_coded, speak_codes, text_of
 from hftrain.tasks.speaking.config import SpeakConfig
-from hftrain.tasks.speaking.losses import SpectrogramLoss, is_aligned, speaking_part
+from hftrain.tasks.speaking.losses import SpectrogramLoss, is_aligned, loss_for, speaking_part
 from hftrain.tasks.speaking.sound import LISTENED, Vocoder, load_listener, load_speaker_encoder, load_vocoder
 from hftrain.tasks.speaking.voice import Voice
 from hftrain.train.evaluation import OneProcess, mean_loss, predict
@@ -36,10 +37,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Utterance:
-    """A text that the model has spoken: (F, M) frames, and whether it came to its end before the longest length."""
+    """A text that the model has spoken: (F, M) frames, whether it came to its end before the longest length, and (T,)
+    its wave if a codec made it."""
 
     mel: np.ndarray
     ended: bool
+    wave: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,19 @@ def utter(model: nn.Module, ids: torch.Tensor, speaker: torch.Tensor, most_frame
         inner.train(training)
 
 
+def utter_codes(model: nn.Module, ids: torch.Tensor, voice: Voice) -> Utterance:
+    """`utter` of a model that speaks in codes."""
+    inner = speaking_part(model)
+    codec, training = codec_of(inner, voice.processor), inner.training
+    inner.eval()
+    try:
+        codes, ended = speak_codes(inner, ids, max(1, int(voice.max_seconds * voice.mel.rate / hop(codec))))
+    finally:
+        inner.train(training)
+    wave = decode(codec, codes)
+    return Utterance(voice.mel(wave), ended, wave)
+
+
 def _with_durations(inner: Any, ids: torch.Tensor, speaker: torch.Tensor, most_frames: int) -> Utterance:
     ended = True
 
@@ -96,11 +112,12 @@ def loss_of(
     accelerator: Accelerator, model: nn.Module, examples: Examples, batch_size: int, *, collate: Collate
 ) -> float:
     """The mean loss, with the recordings' own frames as inputs."""
-    measure = SpectrogramLoss(model)
-    tokens, frames = np.array([len(ids) for ids in examples.items.tokens]), examples.lengths[:, 0]  # type: ignore[attr-defined]
-    factor = measure.config.reduction_factor
-    frames = frames // factor * factor
-    measure.see(int(frames.sum()), int(tokens.sum() if measure.aligned else (tokens * (frames // factor)).sum()))
+    measure = loss_for(model)
+    if isinstance(measure, SpectrogramLoss):
+        tokens, frames = np.array([len(ids) for ids in examples.items.tokens]), examples.lengths[:, 0]  # type: ignore[attr-defined]
+        factor = measure.config.reduction_factor
+        frames = frames // factor * factor
+        measure.see(int(frames.sum()), int(tokens.sum() if measure.aligned else (tokens * (frames // factor)).sum()))
     return mean_loss(accelerator, model, examples, batch_size, collate=collate, loss=measure.loss())
 
 
@@ -115,16 +132,26 @@ def speak(
     collate: Collate,
 ) -> Spoken:
     """The texts of the examples at `places`, one by one: an utterance does not depend on the others."""
-    chosen = [examples[place] for place in places]
+    rows = examples.rows
+    assert rows is not None
+    chosen, model_config = [examples[place] for place in places], speaking_part(model).config
 
     def generate(batch: Batch) -> list[Utterance]:
+        if is_coded(model_config):
+            return [utter_codes(model, text_of(model_config, batch), voice)]
         speaker = batch["speaker_ids"] if "speaker_ids" in batch else batch["speaker_embeddings"]
         return [utter(model, batch["input_ids"][0], speaker[0], voice.most_frames)]
 
     utterances = predict(accelerator, chosen, 1, collate=collate, generate=generate)
-    waves = [vocoder(one.mel) for one in utterances]
-    distances = [distance(own["mel"], one.mel) for own, one in zip(chosen, utterances, strict=True)]
+    waves = [vocoder(one.mel) if one.wave is None else one.wave for one in utterances]
+    recordings = [voice.mel(recording(rows[place], voice)) for place in places]
+    distances = [distance(own, one.mel) for own, one in zip(recordings, utterances, strict=True)]
     return Spoken(list(places), utterances, waves, distances)
+
+
+def recording(row: Mapping[str, Any], voice: Voice) -> np.ndarray:
+    """(T,) the wave of a row at the rate of the voice."""
+    return read(row["audio"], voice.mel.rate, row["start"], row["end"])
 
 
 class Stage:

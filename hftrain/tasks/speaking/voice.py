@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hftrain.audio.mel import LogMel
+from hftrain.audio.mel import AUDIBLE, FLOOR, LogMel
 from hftrain.audio.spoken import Normaliser, spoken
 from hftrain.models import load
 from hftrain.models.saved import Saved, recall
+from hftrain.tasks.speaking.codec import AUTO, TAGS, load_processor
 from hftrain.tasks.speaking.config import SpeakConfig
 from hftrain.text.tokenizer import SPECIAL_TOKENS
 
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
 
 FILE = "preprocessor_config.json"
 HIGHEST_RATE = 22_050  # samples per second of a new model
-LEARNING = ("fastspeech2_conformer", "speecht5")
+LEARNING = ("fastspeech2_conformer", "speecht5", *AUTO)
 REFUSED = {
     "vits": "VITS learns against a discriminator, which transformers does not have (its training raises an error)",
-    "csm": "CSM learns the codes of an audio codec, which hftrain does not make yet",
-    "dia": "Dia learns the codes of an audio codec, which hftrain does not make yet",
     "pocket_tts": "the loss of Pocket TTS draws noise for each micro-batch, and each moves the statistics of frames, "
     "so that results would depend on the cuts",
     "fastspeech2_conformer_with_hifigan": "it is a FastSpeech2 together with its vocoder: take the FastSpeech2 "
@@ -42,17 +41,24 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Voice:
-    """Saved beside the model, and in its configuration (`remembered`)."""
+    """Saved beside the model, and in its configuration (`remembered`). A model that speaks in codes has a `kind` and
+    transformers' `processor`, and its `mel` only shows and compares what is spoken."""
 
     tokenizer: PreTrainedTokenizerBase
     mel: LogMel
     speakers: Sequence[str]
     normaliser: Normaliser
     max_seconds: float
+    kind: str | None = None
+    processor: Any = None
 
-    def tokens(self, text: str) -> np.ndarray:
+    def tokens(self, text: str, speaker: str) -> np.ndarray:
         """(N,)."""
-        return np.array(self.tokenizer(spoken(text, self.normaliser))["input_ids"], np.int64)
+        read = spoken(text, self.normaliser)
+        if self.kind is not None:
+            tag, first = TAGS[self.kind]
+            read = tag.format(first + self.speakers.index(speaker)) + read
+        return np.array(self.tokenizer(read)["input_ids"], np.int64)
 
     def unknown(self, text: str) -> str:
         """A character that the tokenizer does not know, "" if it knows all."""
@@ -85,7 +91,10 @@ class Voice:
         }
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """The tokenizer's files and `preprocessor_config.json`, as transformers' SpeechT5Processor loads them."""
+        """The tokenizer's files and `preprocessor_config.json`, as transformers' processor loads them."""
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
+            return
         self.tokenizer.save_pretrained(folder)
         mel = self.mel
         settings = {
@@ -96,6 +105,7 @@ class Voice:
             "hop_length": mel.hop * 1000 / mel.rate,
             "fmin": mel.low,
             "fmax": mel.high,
+            "mel_floor": mel.floor,
         }
         (Path(folder) / FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
@@ -113,9 +123,11 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
         if kind not in LEARNING:
             reason = REFUSED.get(kind, f"a {kind} does not learn to make spectrograms of text")
             raise ValueError(
-                f"model_name_or_path {config.model_name_or_path!r}: {reason}; take SpeechT5 or FastSpeech2"
+                f"model_name_or_path {config.model_name_or_path!r}: {reason}; take SpeechT5, FastSpeech2, CSM or Dia"
             )
-    config.choose_length(18.0)
+        if kind in AUTO:
+            return coded_voice(config, kind, speakers)
+    config.choose_length(24.0)
     tokenizer = load.load_tokenizer(config) or train_characters(rows["train"]["text"], config.text_normalizer)
     if config.model_name_or_path is None:
         counts = Counter(rows["train"]["rate"])
@@ -125,13 +137,30 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
             usual, reason = vocoder_config(config.vocoder).sampling_rate, "the rate of the vocoder"
         config.choose("sampling_rate", usual, reason)
         assert config.sampling_rate is not None
-        mel = LogMel.at(config.sampling_rate)
+        # a logarithm of -10 in silent frames would take most of a new model's loss; a vocoder has seen it
+        mel = LogMel.at(config.sampling_rate, FLOOR if config.vocoder else AUDIBLE)
     else:
         mel = pretrained_mel(config)
         config.choose("sampling_rate", mel.rate, f"the rate of {config.model_name_or_path}")
         if config.sampling_rate != mel.rate:
             raise ValueError(f"sampling_rate={config.sampling_rate}, but {config.model_name_or_path} speaks {mel.rate}")
     return Voice(tokenizer, mel, speakers, config.text_normalizer, config.max_seconds)
+
+
+def coded_voice(config: SpeakConfig, kind: str, speakers: Sequence[str]) -> Voice:
+    """The voice of a model that speaks in codes. Raises: ValueError, a setting that it has no use for."""
+    name = config.model_name_or_path
+    assert name is not None
+    processor = load_processor(kind, name)
+    rate = processor.feature_extractor.sampling_rate
+    config.choose("sampling_rate", rate, f"the rate of {name}")
+    for setting, use in {"vocoder": "codec", "tokenizer_name_or_path": "tokenizer"}.items():
+        if getattr(config, setting) is not None:
+            raise ValueError(f"{setting} has no use here: {name} has its own {use}. Leave it open")
+    if config.sampling_rate != rate:
+        raise ValueError(f"sampling_rate={config.sampling_rate}, but {name} speaks {rate}")
+    mel = LogMel.at(rate)
+    return Voice(processor.tokenizer, mel, speakers, config.text_normalizer, config.max_seconds, kind, processor)
 
 
 def pretrained_mel(config: SpeakConfig) -> LogMel:
@@ -154,9 +183,12 @@ def saved_voice(saved: Saved) -> Voice:
     remembered = {name: recall(saved.config, name) for name in ("mel", "speakers", "text_normalizer", "max_seconds")}
     if None in remembered.values():
         raise ValueError(f"{saved.folder} has no settings of a voice in config.json: give the output folder of a run")
-    tokenizer = AutoTokenizer.from_pretrained(saved.folder, trust_remote_code=saved.trust_remote_code)
-    settings = list(remembered.values())
-    return Voice(tokenizer, LogMel(**settings[0]), settings[1], settings[2], settings[3])
+    settings, kind = list(remembered.values()), saved.config.model_type
+    about = (LogMel(**settings[0]), settings[1], settings[2], settings[3])
+    if kind in AUTO:
+        processor = load_processor(kind, str(saved.folder))
+        return Voice(processor.tokenizer, *about, kind, processor)
+    return Voice(AutoTokenizer.from_pretrained(saved.folder, trust_remote_code=saved.trust_remote_code), *about)
 
 
 def train_characters(texts: Sequence[str], normaliser: Normaliser) -> PreTrainedTokenizerFast:

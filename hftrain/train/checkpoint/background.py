@@ -11,10 +11,10 @@ import psutil
 import torch
 
 from hftrain.distributed import OtherThreads, Piece, moved
+from hftrain.distributed.watch import PATIENCE, SAVES
 from hftrain.train.checkpoint.runs import GB
 from hftrain.train.checkpoint.writing import Result
 
-GRACE = 20.0  # seconds for a save to end after an error: launchers kill the other processes 30 seconds after the first
 NAP = 0.05  # seconds between two looks at the thread
 
 
@@ -65,7 +65,7 @@ class Background:
             except BaseException as error:  # raised in the main thread
                 self._error = error
 
-        self._thread = threading.Thread(target=work, daemon=True, name="hftrain save")
+        self._thread = threading.Thread(target=work, daemon=True, name=SAVES)
         self._thread.start()
 
     @property
@@ -99,9 +99,9 @@ class Background:
         """At the end of a run: a save may still complete after an error, but not after a second Ctrl-C."""
         if self._thread is not None:
             if kind is None or issubclass(kind, Exception):
-                self._thread.join(GRACE)
+                self._thread.join(PATIENCE)
             self._abandoned = True
-            self._thread.join(GRACE)
+            self._thread.join(PATIENCE)
 
     def _pulse(self) -> None:
         self._beats += 1

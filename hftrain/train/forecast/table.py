@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from hftrain.train.forecast.timing import Rate, probe
 from hftrain.train.inspect import View
 
 SPARE = 1.1  # a device must have so much more than is counted: its allocator and its kernels need some too
+TIMED = 8192  # tokens of a pass that is timed on a CPU
 DEVICES = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 141, 192, 288)  # GiB of memory of devices that exist
 
 
@@ -82,7 +83,8 @@ def rows(
             )  # fmt: skip
             file = FILES[strategy]
             launch = f"--config_file ds_configs/{file} --num_processes {count} -- " if file else ""
-            seconds = rate.seconds(flops / count, -(-len(step) // (micro * count))) if rate else None
+            updated = weights.trained if strategy in ("one device", "DDP") else weights.trained / count
+            seconds = rate.seconds(flops / count, -(-len(step) // (micro * count)), updated) if rate else None
             hours = None if seconds is None else seconds * view.total / 3600
             price = None if hours is None or price_per_hour is None else hours * count * price_per_hour
             yield Row(
@@ -105,12 +107,21 @@ def mean_step_flops(view: View) -> float:
     return float(np.mean([view.flops(plan.examples(step)) for step in steps])) if view.flops else 0.0
 
 
-def probe_rate(view: View, device: torch.device) -> Rate:
-    """Times a short and a long example of `view`. Raises: ValueError, the model's FLOPs are unknown, or see `probe`."""
+def probe_rate(view: View, micro: int, device: torch.device) -> Rate:
+    """Times a short example of `view`, and `micro` examples of a step at once; on a CPU, those of `TIMED` tokens.
+
+    Raises:
+        ValueError: the model's FLOPs are unknown, or see `probe`.
+    """
     assert view.loss is not None
     if view.flops is None:
         raise ValueError(f"the FLOPs of {type(view.model).__name__} are unknown")
     order = np.argsort(view.plan.tokens, kind="stable")
-    chosen = [order[[len(order) // 4]], order[-1:]]
-    batches: list[tuple[Any, np.ndarray]] = [(batch_of(view, one), view.plan.lengths[one]) for one in chosen]
+    step = view.plan.examples(0)
+    step = step[np.argsort(view.plan.tokens[step], kind="stable")]  # of similar lengths, as micro-batches are
+    if device.type == "cpu":
+        micro = max(1, min(micro, TIMED // int(view.plan.tokens[step[len(step) // 2]])))
+    first = max(0, len(step) - micro) // 2
+    step = step[first : first + micro]
+    batches = [(batch_of(view, some), view.plan.lengths[some]) for some in (order[[len(order) // 4]], step)]
     return probe(view.model, batches, view.loss, device, bf16=bool(view.config.bf16))

@@ -15,23 +15,26 @@ from hftrain.losses import Batch, Loss
 from hftrain.train.flops import training_flops
 from hftrain.train.forecast.passes import shorten, stacks
 
-TRIES = 3  # passes of each length, of which the fastest counts
+TRIES = 3  # passes of each batch, of which the fastest counts
 LAYERS = 2  # of the model that is probed
 MOST = 1_000_000_000  # numbers: larger layers are not probed on a CPU
 
 
 class Rate(NamedTuple):
-    """How fast a device computes: `overhead` seconds a pass, and `flops` a second beyond."""
+    """How fast a device computes: `overhead` seconds a pass, `flops` a second beyond, and `update` seconds in which the
+    optimizer changes a number."""
 
     overhead: float
     flops: float
+    update: float
 
-    def seconds(self, flops: float, passes: float) -> float:
-        return self.overhead * passes + flops / self.flops
+    def seconds(self, flops: float, passes: float, updated: float) -> float:
+        """The time of a step with so many FLOPs, passes and updated numbers."""
+        return self.overhead * passes + flops / self.flops + self.update * updated
 
 
 def probe(model: Any, batches: list[tuple[Batch, np.ndarray]], loss: Loss, device: torch.device, *, bf16: bool) -> Rate:
-    """Runs two passes, a short and a long one, of a model with the widths of `model` and few layers.
+    """Runs a small and a large batch through a model with the widths of `model` and few layers, and updates it.
 
     Args:
         batches: the batch and the (N, K) lengths of its examples, of both.
@@ -59,7 +62,7 @@ def probe(model: Any, batches: list[tuple[Batch, np.ndarray]], loss: Loss, devic
     (little, short), (much, long) = sorted(points)
     flops = (much - little) / (long - short) if long > short and much > little else much / long
     flops = min(flops, 2 * much / long)  # two times that are nearly equal say little
-    return Rate(max(0.0, short - little / flops) * max(1.0, depth / LAYERS), flops)
+    return Rate(max(0.0, short - little / flops) * max(1.0, depth / LAYERS), flops, _update(tried))
 
 
 def _fastest(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> float:
@@ -74,3 +77,19 @@ def _fastest(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> float
         seconds.append(time.perf_counter() - began)
         model.zero_grad(set_to_none=True)
     return min(seconds)
+
+
+def _update(model: nn.Module) -> float:
+    """Seconds in which AdamW changes one number."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer, seconds = torch.optim.AdamW(trained, lr=0.0), []
+    for _ in range(TRIES):
+        began = time.perf_counter()
+        float(nn.utils.clip_grad_norm_(trained, 1.0))
+        optimizer.step()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) / sum(parameter.numel() for parameter in trained)

@@ -20,8 +20,9 @@ from hftrain.data.plan import seed_all
 from hftrain.distributed import is_sharded
 from hftrain.losses import Batch, Loss
 from hftrain.models.unpadded import WORTH, WORTH_FREE, places_of, stacks_of, unpadded
+from hftrain.train import checkpoint
 from hftrain.train.trials.memory import left_as_it_was
-from hftrain.train.trials.small import base, parts
+from hftrain.train.trials.small import base, drops, parts
 
 logger = logging.getLogger(__name__)
 NARROW = 96  # features of a token: in a narrower model, moving tokens costs what their padding would
@@ -36,34 +37,40 @@ def without_padding(
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
 ) -> Loss:
-    """`loss`, computed without padding (`hftrain.models.unpadded`) if a trial on three examples gives the same loss and
-    draws the same random numbers; otherwise unchanged. Every process must call.
+    """`loss`, computed without padding (`hftrain.models.unpadded`) if a trial on three examples gives the same loss;
+    otherwise unchanged. Every process must call.
 
-    If `padding_free` is open, on CPUs only, and not in a narrow model. If it is true, dropout draws numbers for tokens
-    only: the trial compares losses without dropout.
+    If `padding_free` is open, on CPUs only, and not in a narrow model. For a model with dropout, true is chosen: it
+    draws numbers for tokens only, and the trial compares losses without dropout. A resumed run that began with the
+    numbers of the padded batch keeps them, and the trial compares the numbers too.
 
     Raises:
         ValueError: `padding_free` is true, but the model needs its padding.
     """
-    inner, wanted = base(accelerator.unwrap_model(model)), config.padding_free
-    if wanted is False:
+    inner, set_by_user = base(accelerator.unwrap_model(model)), config.padding_free
+    if set_by_user is False:
         return loss
+    before = checkpoint.contract_of(config.output_dir, config.resume_from_checkpoint)
+    wanted = set_by_user or bool(before.get("padding_free"))
     reason = obstacle(accelerator, inner, config)
     if not reason and not wanted:
         on_cpu, width = accelerator.device.type == "cpu", getattr(inner.config, "hidden_size", None) or 0
         if not on_cpu or width < NARROW:
             return loss
+    free = wanted or (not before and drops(inner))
     if not reason:
-        reason = _tried(accelerator, model, inner, examples, config, collate=collate, loss=loss)
-        if reason and not wanted:
+        reason = _tried(accelerator, model, inner, examples, config, collate=collate, loss=loss, exact=not free)
+        if reason and not set_by_user:
             logger.info("%s computes padding too: %s", type(inner).__name__, reason)
-    if reason and wanted:
+    if reason and set_by_user:
         raise ValueError(f"padding_free cannot be true: {reason}. Leave it open (null)")
     if reason:
         return loss
+    if free:
+        config.choose("padding_free", True, "as the checkpoint has it" if before else "dropout draws for tokens only")
 
     def packed(model: nn.Module, batch: Batch) -> torch.Tensor:
-        with unpadded(inner, batch, WORTH_FREE if wanted else WORTH, exact=not wanted):
+        with unpadded(inner, batch, WORTH_FREE if free else WORTH, exact=not free):
             return loss.summed(model, batch)
 
     return Loss(packed, loss.count)
@@ -92,10 +99,11 @@ def _tried(
     *,
     collate: Callable[[list[Any]], Batch],
     loss: Loss,
+    exact: bool,
 ) -> str:
     """Why the loss of three examples is not the same without padding; "" if it is."""
     order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
-    rows, exact = order[[0, len(order) // 3, 2 * len(order) // 3]].tolist(), not config.padding_free
+    rows = order[[0, len(order) // 3, 2 * len(order) // 3]].tolist()
 
     def summed(worth: float) -> tuple[float, torch.Tensor]:
         seed_all(config.seed, 0, 0)

@@ -187,6 +187,15 @@ def parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from parts(value)
 
 
+def drops(model: Any) -> bool:
+    """Whether the model or its configuration names a probability of dropping something: then a step's randomness
+    depends on its cut."""
+    named = [item for part in parts(model.config) for item in vars(part).items()] if hasattr(model, "config") else []
+    rates = [value for name, value in named if "drop" in name and isinstance(value, int | float)]
+    rates += [module.p for module in model.modules() if isinstance(module, nn.modules.dropout._DropoutNd)]
+    return any(rates)
+
+
 def _fewer_layers(config: PreTrainedConfig, layers: int | None) -> bool:
     for name in LAYERS & vars(config).keys():
         depth = getattr(config, name)

@@ -144,6 +144,48 @@ def test_yolo(tmp_path, caplog):
         load(dataset_name=str(tmp_path))
 
 
+def test_yolo_with_a_list_of_images(tmp_path):
+    path = write_yolo(tmp_path / "a b")
+    for split, first in {"train": 0, "val": 12}.items():
+        lines = [f"./images/{split}/{number:03}.png\n" for number in range(first, first + 12)]
+        (path.parent / f"{split}.txt").write_text("\ufeff" + "".join(lines), encoding="utf-8")
+    path.write_text("train: train.txt\nval: val.txt\nnames: {0: red, 1: green, 2: blue}\n")
+    rows, names, _ = load(dataset_name=str(path.parent), test_split=3)
+    assert names == [*NAMES] and [len(rows[split]) for split in ("train", "validation", "test")] == [9, 12, 3]
+    (path.parent / "images" / "val" / "015.png").unlink()
+    with pytest.raises(ValueError, match=r"val\.txt, line 4: .*015\.png cannot be read: No such file"):
+        load(dataset_name=str(path.parent), test_split=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "labels/train/004.txt",
+            b"0 nan 0.5 0.1 0.1",
+            r"labels/train/004\.txt, line 1 has numbers that are not finite",
+        ),
+        ("labels/train/004.txt", b"\xff\xfe0 1", r"labels/train/004\.txt is not UTF-8: save it as UTF-8"),
+        ("data.yaml", b"train: images/train\nnames: [r\xf6t]", r"data\.yaml is not UTF-8: save it as UTF-8"),
+        ("data.yaml", b"train: 5\nnames: [red]", r"data\.yaml: train must be a folder or a list of folders, not 5"),
+    ],
+)
+def test_bad_files_of_yolo(name, content, message, tmp_path):
+    write_yolo(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(dataset_name=str(tmp_path), test_split=3)
+
+
+def test_images_without_annotations(tmp_path):
+    write_images(tmp_path / "images", 4)
+    with pytest.raises(ValueError, match="has images, but no file with their objects: add COCO JSON"):
+        load(dataset_name=str(tmp_path))
+    (tmp_path / "a.xml").write_text("<html/>")
+    with pytest.raises(ValueError, match=r"a\.xml is not an annotation of Pascal VOC: its first element is html"):
+        load(dataset_name=str(tmp_path))
+
+
 @pytest.mark.parametrize("form", ["lists", "objects", "corners"])
 def test_rows_of_a_table(form, tmp_path):
     write_images(tmp_path / "files", 20)
@@ -171,6 +213,21 @@ FAULTS = {
     "category": ({"category_id": 2}, r"annotation 1 has category_id 2, which is not in categories"),
     "image": ({"image_id": 99}, r"annotation 1 is of image_id 99, not there"),
     "no box": ({"bbox": None}, r"annotation 1 has no bbox, and no polygon or run-length encoding"),
+    "polygon": (
+        {"bbox": None, "segmentation": [[1, 1, 5, 5, 9]]},
+        r"annotation 1: a polygon must be an even number of finite numbers, from 6 on, not \[1, 1, 5, 5, 9\]",
+    ),
+    "encoding": (
+        {"bbox": None, "segmentation": {"size": [24, 32], "counts": [5, 5]}},
+        r"annotation 1: the counts of a run-length encoding add up to 10, but 24 x 32 pixels are 768",
+    ),
+    "encoding of another size": (
+        {"bbox": None, "segmentation": {"size": [32, 24], "counts": [0, 5, 763]}},
+        r"annotation 1 has a mask of 24 x 32 pixels, but the image has 32 x 24",
+    ),
+    "area": ({"area": "large"}, r"annotation 1: area must be a number of pixels, not 'large'"),
+    "crowd": ({"iscrowd": "0"}, r"annotation 1: iscrowd must be 0 or 1, not '0'"),
+    "list": ({"image_id": [1]}, r"annotation 1 has no image_id: \{'id': 1"),
 }
 
 
@@ -235,6 +292,37 @@ def test_categories_that_are_there_twice(tmp_path):
     content["categories"][2]["name"] = "red"
     with pytest.raises(ValueError, match=r"the category 'red' \(id 7\) is there twice"):
         load(train_file=one_file(tmp_path, content), **SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "message"),
+    [
+        ("images", {}, r"boxes\.json: images must be a list, not \{\}"),
+        ("annotations", None, r"boxes\.json: annotations must be a list, not None"),
+        (
+            "categories",
+            [{"id": 1, "name": "a", "isthing": "0"}],
+            r"isthing of the category 'a' must be 0 or 1",
+        ),
+        ("categories", [{"id": 1}], r"category 1 must have a number as id, and a name: \{'id': 1\}"),
+    ],
+)
+def test_a_file_that_is_not_as_coco_has_it(part, content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load(train_file=one_file(tmp_path, coco(20) | {part: content}), **SPLITS)
+
+
+def test_images_without_an_id_and_with_that_of_another(tmp_path):
+    content = coco(20)
+    content["annotations"] = [one for one in content["annotations"] if one["image_id"] > 2]
+    content["images"][1]["id"] = content["images"][0]["id"]
+    del content["images"][2]["id"]
+    content["images"][3] = "003.png"
+    files = one_file(tmp_path, content)
+    rows, _, _ = load(train_file=files, **SPLITS, max_bad_rows=6)
+    bad = [line for split in rows.values() for line in split.bad]
+    reasons = ("000.png has the id 0, which", "001.png has the id 0, which", "002.png has no id", "no file_name: '003")
+    assert all(any(reason in str(line) for line in bad) for reason in reasons)
 
 
 def test_an_image_that_exif_turns_and_a_wrong_size(tmp_path):

@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import struct
+import zlib
 
 import datasets
 import pytest
@@ -120,6 +122,8 @@ def test_the_built_in_digits():
         ({"label": None}, "column 'label' is null"),
         ({"image": "pictures/text.png"}, "line 4: not an image"),
         ({"image": "pictures/cut.png"}, "line 4: truncated or corrupt"),
+        ({"image": "pictures/empty.png"}, "line 4: not an image .*, or its first bytes are damaged"),
+        ({"image": "pictures/bomb.png"}, "line 4: a decompression bomb, or a picture of more than 89,478,485 pixels"),
         ({"image": "pictures/0.png"}, r"line 4: the same image as .*pictures/0.png, which has the label 'red', not"),
     ],
 )
@@ -127,6 +131,10 @@ def test_each_bad_row_is_named_and_counted(wrong, message, tmp_path):
     path = named(tmp_path, r3=wrong | ({"label": "blue"} if wrong.get("image") == "pictures/0.png" else {}))
     (tmp_path / "pictures" / "text.png").write_text("no picture")
     (tmp_path / "pictures" / "cut.png").write_bytes(png(90)[:200])
+    (tmp_path / "pictures" / "empty.png").write_bytes(b"")
+    bomb = b"IHDR" + struct.pack(">II", 20_000, 20_000) + png(90)[24:29]  # what it says of its size
+    bomb += struct.pack(">I", zlib.crc32(bomb))
+    (tmp_path / "pictures" / "bomb.png").write_bytes(png(90)[:12] + bomb + png(90)[33:])
     with pytest.raises(ValueError, match=message):
         load(train_file=[str(path)])
     rows = load(train_file=[str(path)], max_bad_rows=1)

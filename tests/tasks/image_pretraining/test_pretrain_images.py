@@ -17,6 +17,7 @@ from hftrain.tasks import image_pretraining as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
 from hftrain.tasks.image_pretraining import Hiding, ImagePretrainingConfig
 from hftrain.tasks.image_pretraining.losses import run
+from hftrain.tasks.image_pretraining.model import usual_ratio
 from hftrain.tasks.image_pretraining.scoring import accuracies, pooled
 from hftrain.vision import Pixels
 from hftrain.vision.pixels import NEW
@@ -100,6 +101,13 @@ def test_hidden_squares_are_as_many_and_as_large_as_set():
         grid = Hiding(side=8, square=2, count=9).draw().reshape(4, 2, 4, 2)
         assert grid.sum() == 9 * 4
         assert (grid == grid[:, :1, :, :1]).all()
+
+
+def test_of_few_patches_half_are_hidden():
+    few, many = (transformers.ViTMAEConfig(image_size=side, patch_size=4) for side in (16, 32))
+    assert [usual_ratio(shape)[0] for shape in (few, many, transformers.ViTConfig(image_size=16))] == [0.5, 0.75, 0.6]
+    model, hiding, _ = load("vit_mae")
+    assert model.config.mask_ratio == 0.5 and hiding.count == 8
 
 
 def test_a_new_mae_has_the_positions_of_the_paper():

@@ -15,7 +15,7 @@ from hftrain.config import ConfigError
 from hftrain.predict import predict
 from hftrain.tasks.segmentation import SegmentationConfig
 from hftrain.tasks.segmentation.config import auto_class
-from hftrain.vision.masks import decode
+from hftrain.vision.encodings import decode
 from tests import ROOT
 from tests.tasks.detection.data import NAMES
 from tests.tasks.segmentation.data import write_folders, write_objects, write_panoptic
@@ -88,8 +88,10 @@ def test_a_new_model_labels_pixels_reports_and_predicts(folders, tmp_path, capsy
     assert (theirs.numpy() == labels).mean() > 0.99
 
 
-@pytest.mark.parametrize("kind", ["mask2former", "eomt"])
-@pytest.mark.parametrize("segmentation", ["instance", "panoptic"])
+SETS = [(kind, task) for kind in ("mask2former", "eomt") for task in ("instance", "panoptic")]
+
+
+@pytest.mark.parametrize(("kind", "segmentation"), [*SETS, ("maskformer", "panoptic")])
 def test_models_of_sets_tell_objects_apart(kind, segmentation, folders, tmp_path):
     data, out = folders[segmentation], tmp_path / "out"
     shape = {"model": kind, "model_config": SHAPES[kind], "image_size": 64}
@@ -102,6 +104,9 @@ def test_models_of_sets_tell_objects_apart(kind, segmentation, folders, tmp_path
     if segmentation == "instance":
         assert [one["score"] for one in segments] == sorted((s["score"] for s in segments), reverse=True)
     assert {one["label"] for one in segments} <= {*NAMES, "ground"}
+    assert hftrain(["predict", str(out), file, "--threshold", "1.1", "--masks", str(tmp_path / "masks")]) == 0
+    nothing = np.asarray(Image.open(tmp_path / "masks" / "030.png"))  # an image without segments has a mask too
+    assert nothing.shape == (24, 32) and not nothing.any()
 
 
 @pytest.mark.parametrize("kind", ["segformer", "mask2former"])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hftrain.tasks.speaking import SpectrogramLoss, collator
-from hftrain.tasks.speaking.losses import count_frames, mask_padding, run
+from hftrain.tasks.speaking import collator
+from hftrain.tasks.speaking.losses import SpectrogramLoss, count_frames, mask_padding, run
 from hftrain.tasks.speaking.scoring import utter
 from tests.tasks.speaking.models import KINDS, examples, make, voice
 

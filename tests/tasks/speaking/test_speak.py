@@ -63,7 +63,9 @@ def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
     page = (out / "report.html").read_text()
     for word in ("data:audio/wav", "media-src data:", "its spectrogram", "Worst utterances", "consent", "frames/s"):
         assert word in page, word
-    assert "consent of the speakers" in (out / "README.md").read_text()
+    card = (out / "README.md").read_text()
+    for words in ("consent of the speakers", "The licence of the recordings", "Texts are normalised first: english"):
+        assert words in card, words
     assert [path.name for path in sorted((out / "samples").iterdir())] == ["step-10", "step-5"]
     remembered = json.loads((out / "config.json").read_text())["hftrain"]
     assert remembered["speakers"] == ["high", "low"] and remembered["mel"]["rate"] == 8000
@@ -83,6 +85,13 @@ def test_a_new_model_reports_and_speaks(kind, data, tmp_path, capsys):
     assert rate == 8000 and len(wave) == len(low["wave"])
     extractor = transformers.AutoFeatureExtractor.from_pretrained(out)
     assert (extractor.sampling_rate, extractor.n_fft, extractor.sample_stride) == (8000, 512, 128)
+
+
+def test_an_adapter_of_a_voice_speaks(spoken, data, tmp_path):
+    out = tmp_path / "out"
+    train(data, out, model_name_or_path=str(spoken), max_steps=1, use_peft=True, lora_r=2)
+    assert (out / "adapter_config.json").is_file()
+    assert predict(out, ["abc"], speaker="low")[0]["rate"] == 8000
 
 
 @pytest.mark.parametrize(
@@ -142,8 +151,6 @@ def test_bad_rows_are_named(row, message, data, tmp_path):
     ("kind", "message"),
     [
         ("vits", "VITS learns against a discriminator"),
-        ("csm", "CSM learns the codes of an audio codec"),
-        ("dia", "Dia learns the codes of an audio codec"),
         ("pocket_tts", "Pocket TTS draws noise for each micro-batch"),
         ("bert", "a bert does not learn to make spectrograms"),
     ],
