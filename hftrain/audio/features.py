@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,10 @@ import torch
 from hftrain.audio.augment import Masks
 from hftrain.losses import Batch
 
-WHISPER, MEL_BANDS = "WhisperFeatureExtractor", 80
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+WHISPER, WAVES, MEL_BANDS = "WhisperFeatureExtractor", "Wav2Vec2FeatureExtractor", 80
 NEW_ENCODER: dict[str, Any] = {  # of wav2vec2-bert: 50 frames a second; no part of it draws by micro-batch
     "feature_projection_input_dim": 2 * MEL_BANDS,
     "hidden_size": 128,
@@ -39,7 +42,7 @@ class Features:
     """
 
     def __init__(self, extractor: Any, window: int | None = None):
-        self.fixed = type(extractor).__name__ == WHISPER
+        self.fixed, self.raw = (type(extractor).__name__ == kind for kind in (WHISPER, WAVES))
         if window is not None:
             extractor = type(extractor)(**{**extractor.to_dict(), "chunk_length": window})
         self.extractor, self.rate = extractor, int(extractor.sampling_rate)
@@ -64,9 +67,15 @@ class Features:
         batch = {name: values, "lengths": lengths}
         return batch | ({"attention_mask": mask} if self.masked and mask is not None else {})
 
+    def together(self, config: PreTrainedConfig, batch_size: int) -> int:
+        """Recordings of a batch for exact scores: 1 where padding changes what a model of raw waves hears, since its
+        extractor has no mask (wav2vec2-base), or its first layer normalises over time (groups)."""
+        grouped = getattr(config, "feat_extract_norm", None) == "group"
+        return 1 if self.raw and (grouped or not self.masked) else batch_size
+
     def steps(self, seconds: float) -> int:
         """Steps of the input for a wave: samples, or frames of which a few at the end may be missing."""
-        if type(self.extractor).__name__ == "Wav2Vec2FeatureExtractor":
+        if self.raw:
             return int(seconds * self.rate)
         hop = getattr(self.extractor, "hop_length", self.rate // 100)
         return max(1, int(seconds * self.rate / hop - 2) // getattr(self.extractor, "stride", 1))

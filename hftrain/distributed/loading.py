@@ -180,7 +180,7 @@ def _shard(model: nn.Module, empty: set[int]) -> None:
     def received() -> Iterator[nn.Parameter]:
         for parameter in model.parameters():
             values = torch.empty(parameter.shape, dtype=parameter.dtype) if id(parameter) in empty else parameter.data
-            parameter.data = values.to(shards.dtype)
+            parameter.data = values.to(shards.dtype).contiguous()
             yield parameter
 
     shards._convert_to_zero_parameters(received())

@@ -43,14 +43,17 @@ class Categories:
             if number in names or name in names.values():
                 raise ValueError(f"{path}: the category {name!r} (id {number}) is there twice: rename one")
             names[number] = name
-            if not category.get("isthing", 1):
+            thing = category.get("isthing", 1)
+            if thing not in (0, 1):
+                raise ValueError(f"{path}: isthing of the category {name!r} must be 0 or 1, not {thing!r:.60}")
+            if not thing:
                 self.stuff.add(name)
         for number in sorted(names):
             self.ids.setdefault(names[number], number)
         return names
 
 
-def identity(item: Any, key: str = "id") -> Hashable:
+def identity(item: object, key: str = "id") -> Hashable:
     """The id of an image, annotation or category; None where it has none, or is no object of JSON."""
     value = item.get(key) if isinstance(item, dict) else None
     return value if isinstance(value, int | str) else None
@@ -92,7 +95,7 @@ def read_coco(path: Path, images: str | None, categories: Categories) -> Reader 
 
 def is_panoptic(content: Mapping[str, Any]) -> bool:
     """Whether a COCO file has the segments of PNG files, not objects."""
-    return any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"][:1])
+    return any(isinstance(one, dict) and "segments_info" in one for one in content["annotations"])
 
 
 def named_images(
@@ -167,7 +170,7 @@ def _object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str
     return plain | {"segmentation": segmentation, "size": size}
 
 
-def _around(segmentation: Any, what: str) -> tuple[tuple[float, float, float, float], list[int] | None]:
+def _around(segmentation: object, what: str) -> tuple[tuple[float, float, float, float], list[int] | None]:
     """The box around polygons or a run-length encoding, and the size of the image that the latter names."""
     if isinstance(segmentation, dict):
         from pycocotools import mask

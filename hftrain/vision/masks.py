@@ -42,7 +42,10 @@ def examine_mask(path: Path) -> MaskFacts:
         content = path.read_bytes()
     except OSError as error:
         raise Fault(f"the mask {path} cannot be read: {error.strerror}") from None
-    values, coloured = _values(content, path)
+    try:
+        values, coloured = _values(content, path)
+    except Fault as fault:
+        raise Fault(str(fault) if str(path) in str(fault) else f"the mask {path}: {fault}") from None
     pairs = np.stack(np.unique(values, return_counts=True), axis=1).tolist()
     return MaskFacts(hashlib.sha256(content).hexdigest(), values.shape[1], values.shape[0], coloured, pairs)
 

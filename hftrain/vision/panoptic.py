@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def _items(
     path: Path, images: str | None, masks: str | None, content: Mapping[str, Any], names: Mapping[Any, str]
 ) -> Iterator[Item]:
     annotated = {identity(annotation, "image_id"): annotation for annotation in content["annotations"]}
+    times = Counter(identity(annotation, "image_id") for annotation in content["annotations"])
     beside = path.with_suffix("")
     folder = Path(masks) if masks else beside if beside.is_dir() else path.parent
     for number, image, file in named_images(path, images, content):
@@ -44,12 +46,17 @@ def _items(
         if annotation is None:
             yield number, Fault(f"{name} has no annotation")
             continue
+        png = annotation.get("file_name", Path(name).stem + ".png")
         try:
+            if times[identity(image)] > 1:
+                raise Fault(f"it has {times[identity(image)]} annotations")
+            if not isinstance(png, str):
+                raise Fault(f"file_name of its mask is not a name: {png!r:.60}")
             segments = _segments(annotation, names)
         except Fault as fault:
             yield number, Fault(f"{name}: {fault}")
             continue
-        mask = str((folder / annotation.get("file_name", Path(name).stem + ".png")).absolute())
+        mask = str((folder / png).absolute())
         yield number, [str(file), mask, Annotated(size_of(image), segments)]
 
 

@@ -42,6 +42,7 @@ def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[A
         hear_less(model, features.window)  # what the folder of an adapter lacks
     collate = collator(features, problem, config.num_labels or 0)
     examples = Examples(items, lengths)
+    batch_size = features.together(config, batch_size)
     outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
     refuse_nan(outputs.flatten().tolist(), folder)
     decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())

@@ -41,6 +41,7 @@ SEGMENT = pa.struct(
 SCHEMA = IMAGE.append(pa.field("mask", pa.string())).append(pa.field("segments", pa.list_(SEGMENT)))
 BACKGROUND = "background"
 IMAGES, MASK_FOLDERS = "images", ("masks", "labels", "annotations")
+MASK_ENDINGS = (".png", ".PNG", ".tif", ".tiff", ".bmp", ".gif")  # none that changes values, as JPEG does
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def say_what_is_odd(rows: "Mapping[str, Rows]", classes: Classes) -> None:
 
 
 def read_pair(path: Path) -> Reader | None:
-    """An image of a folder `images` with the PNG of its name in a folder `masks` for `images`; None of other files."""
+    """An image of a folder `images` with the mask of its name in a folder `masks` for `images`; None of other files."""
     if ending(path) not in ENDINGS:
         return None
     return Reader(str(path), "file", ["the image", "its mask"], iter([(1, _pair(path))]))
@@ -233,7 +234,8 @@ def _pair(path: Path) -> list[Any] | Fault:
         ways = f"move it there, or list images and masks in a table ({path.parent}/metadata.jsonl)"
         return Fault(f"{path} is not in a folder named {IMAGES}, beside one named {MASK_FOLDERS[0]}: {ways}")
     place = len(parts) - 1 - parts[::-1].index(IMAGES)
-    masks = [Path(*parts[:place], name, *parts[place + 1 :]).with_suffix(".png") for name in MASK_FOLDERS]
+    places = [Path(*parts[:place], name, *parts[place + 1 :]) for name in MASK_FOLDERS]
+    masks = [place.with_suffix(suffix) for suffix in MASK_ENDINGS for place in places]
     if mask := next((mask for mask in masks if mask.is_file()), None):
         return [str(path.absolute()), str(mask)]
     return Fault(f"{path} has no mask: there is no file {masks[0]}")

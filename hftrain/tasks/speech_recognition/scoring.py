@@ -39,8 +39,10 @@ def transcribe(
     collate: Callable[[list[Any]], Batch],
     search: Search | None = None,
 ) -> Heard:
-    """One pass; greedy, the most likely token at each step, or for CTC by `search`."""
+    """One pass; greedy, the most likely token at each step, or for CTC by `search`. The result does not depend on
+    `batch_size`."""
     inner: Any = accelerator.unwrap_model(model)
+    batch_size = listener.features.together(inner.config, batch_size)
     outputs = _of_decoder(inner, listener) if listener.seq2seq else _of_ctc(inner, listener, search)
     rows = predict(accelerator, examples, batch_size, collate=collate, generate=outputs)
     losses, counts = np.array([row[:2] for row in rows], np.float64).sum(axis=0)
@@ -73,9 +75,12 @@ def _of_decoder(model: Any, listener: Listener) -> Callable[[Batch], list[Any]]:
     def outputs(batch: Batch) -> list[Any]:
         labels = batch["labels"]
         inputs = {name: value for name, value in batch.items() if name not in ("labels", "decoder_input_ids")}
-        logits = model(**inputs, decoder_input_ids=batch["decoder_input_ids"]).logits
+        encoded = {"encoder_outputs": model.get_encoder()(**inputs)}  # once, for the loss and for the text
+        if "attention_mask" in inputs:
+            encoded["attention_mask"] = inputs["attention_mask"]
+        logits = model(**encoded, decoder_input_ids=batch["decoder_input_ids"]).logits
         losses = [float(cross_entropy(row, one)) for row, one in zip(logits, labels, strict=True)]
-        texts = listener.tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True)
+        texts = listener.tokenizer.batch_decode(model.generate(**encoded), skip_special_tokens=True)
         counts = (labels != IGNORE).sum(-1).tolist()
         return [(loss, count, text.strip()) for loss, count, text in zip(losses, counts, texts, strict=True)]
 

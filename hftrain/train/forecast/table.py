@@ -117,8 +117,11 @@ def probe_rate(view: View, micro: int, device: torch.device) -> Rate:
     if view.flops is None:
         raise ValueError(f"the FLOPs of {type(view.model).__name__} are unknown")
     order = np.argsort(view.plan.tokens, kind="stable")
-    step = view.plan.examples(0)[:micro]
+    step = view.plan.examples(0)
+    step = step[np.argsort(view.plan.tokens[step], kind="stable")]  # of similar lengths, as micro-batches are
     if device.type == "cpu":
-        step = step[: max(1, int((np.cumsum(view.plan.tokens[step]) <= TIMED).sum()))]
+        micro = max(1, min(micro, TIMED // int(view.plan.tokens[step[len(step) // 2]])))
+    first = max(0, len(step) - micro) // 2
+    step = step[first : first + micro]
     batches = [(batch_of(view, some), view.plan.lengths[some]) for some in (order[[len(order) // 4]], step)]
     return probe(view.model, batches, view.loss, device, bf16=bool(view.config.bf16))

@@ -299,6 +299,11 @@ def test_categories_that_are_there_twice(tmp_path):
     [
         ("images", {}, r"boxes\.json: images must be a list, not \{\}"),
         ("annotations", None, r"boxes\.json: annotations must be a list, not None"),
+        (
+            "categories",
+            [{"id": 1, "name": "a", "isthing": "0"}],
+            r"isthing of the category 'a' must be 0 or 1",
+        ),
         ("categories", [{"id": 1}], r"category 1 must have a number as id, and a name: \{'id': 1\}"),
     ],
 )

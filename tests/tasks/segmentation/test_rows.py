@@ -114,6 +114,8 @@ def damage(folder, fault):
         mask.unlink()
     elif fault == "truncated":
         mask.write_bytes(mask.read_bytes()[:50])
+    elif fault == "nothing":
+        mask.write_bytes(b"")
     elif fault == "value":
         Image.fromarray(labels_of(3) + np.uint8(9)).save(mask)
     else:
@@ -123,7 +125,8 @@ def damage(folder, fault):
 FAULTS = {
     "size": r"the mask .*003\.png has 31 x 24 pixels, but the image has 32 x 24",
     "missing": r"003\.png has no mask: there is no file .*masks/003\.png",
-    "truncated": r"truncated or corrupt",
+    "truncated": r"the mask .*masks/003\.png: truncated or corrupt",
+    "nothing": r"the mask .*masks/003\.png: not an image",
     "value": r"pixels of the value 9, but the classes have 0, 1, 2, 3: add it to label_names",
     "lossy": r"003\.png is a JPEG, which changes values: save masks as PNG",
 }
@@ -184,6 +187,34 @@ def test_segments_that_do_not_fit_their_mask(missing, tmp_path):
     (folder / "train.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         load(dataset_name=str(folder), segmentation="panoptic")
+
+
+OF_PANOPTIC = {
+    "null": ({"segments_info": None}, r"000\.png: segments_info must be a list, not None"),
+    "id": ({"segments_info": [{"category_id": 9}]}, r"000\.png: segment 1 has no number as id: \{'category_id': 9\}"),
+    "twice": ({"segments_info": [{"id": 5, "category_id": 9}] * 2}, r"000\.png: segment 5 is there twice"),
+    "category": ({"segments_info": [{"id": 5, "category_id": 4}]}, r"000\.png: segment 5 has category_id 4, which is"),
+    "name": ({"file_name": 7}, r"000\.png: file_name of its mask is not a name: 7"),
+    "image": ({"image_id": 1}, r"000\.png has no annotation\n.*001\.png: it has 2 annotations"),
+}
+
+
+@pytest.mark.parametrize("fault", OF_PANOPTIC)
+def test_bad_panoptic_annotations_are_named(fault, tmp_path):
+    change, message = OF_PANOPTIC[fault]
+    folder = write_panoptic(tmp_path)
+    content = json.loads((folder / "train.json").read_text())
+    content["annotations"][0] |= change
+    (folder / "train.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        load(dataset_name=str(folder), segmentation="panoptic")
+
+
+def test_masks_of_other_endings(tmp_path):
+    folder = write_folders(tmp_path)
+    for file in [*folder.glob("*/masks/*.png")][::2]:
+        file.rename(file.with_suffix(".PNG"))
+    assert load(dataset_name=str(folder))[1].names == ["0", "1", "2", "3"]
 
 
 def test_masks_of_classes_do_not_tell_objects_apart(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 from datasets import Dataset
+from transformers import Wav2Vec2FeatureExtractor as WavesExtractor
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from hftrain.audio import load_speech
@@ -27,9 +28,10 @@ from hftrain.tasks.speech_recognition import (
     recognition,
     transcribe,
 )
-from hftrain.tasks.speech_recognition.examples import count_needed, usable
+from hftrain.tasks.speech_recognition.examples import count_needed, counter, usable
 from hftrain.tasks.speech_recognition.model import learn_vocabulary
 from hftrain.train.evaluation import OneProcess
+from tests.tasks.speech_recognition.models import ctc_folder
 
 pytestmark = pytest.mark.unit
 
@@ -102,9 +104,10 @@ def test_a_text_that_needs_more_frames_than_there_are_is_named(config, rows):
 
 def test_augmentation_follows_from_the_seed(config, rows):
     listener = load_listener(config, rows)
-    _, examples = make_examples(rows, listener, load_recogniser(config, listener), config)
+    model = load_recogniser(config, listener)
+    _, examples = make_examples(rows, listener, model, config)
     config = dataclasses.replace(config, noise=1.0, shift_seconds=0.1)
-    augment = augmentation(config, listener)
+    augment = augmentation(config, listener, model)
     assert (config.speed, config.time_masks, config.band_masks) == (0.1, 2, 2)
     waves = []
     for seed in (1, 1, 2):
@@ -112,6 +115,26 @@ def test_augmentation_follows_from_the_seed(config, rows):
         waves.append(augment(examples["train"][0]))
     assert np.array_equal(waves[0]["wave"], waves[1]["wave"]) and waves[0]["masks"] == waves[1]["masks"]
     assert len(waves[0]["wave"]) != len(waves[2]["wave"])
+
+
+def test_faster_speech_still_has_frames_for_its_text(config, rows):
+    listener = load_listener(config, rows)
+    model = load_recogniser(config, listener)
+    frames = counter(listener, model)
+    config = dataclasses.replace(config, speed=0.9)
+    augment = augmentation(config, listener, model)
+    needed = frames(0.4)
+    example = {
+        "audio": rows["train"]["audio"][0],
+        "start": None,
+        "end": None,
+        "labels": [3 + n % 2 for n in range(needed)],
+    }
+    seconds = []
+    for seed in range(20):
+        seed_all(seed)
+        seconds.append(len(augment(example)["wave"]) / RATE)
+    assert min(map(frames, seconds)) >= needed and min(seconds) < 0.5 < max(seconds)
 
 
 def gradients(model, loss, batches) -> tuple[float, torch.Tensor]:
@@ -248,3 +271,19 @@ def test_a_letter_that_is_written_twice_stays_two(pieces, tmp_path):
         path = [token for letter in listener.spell(text) for token in (letter, letter, listener.tokenizer.pad_token_id)]
         assert listener.text_of(path) == text
         assert listener.text_of([token for token in path if token != listener.tokenizer.pad_token_id]) != text or pieces
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_of_raw_waves_do_not_depend_on_the_batch(masked, config, rows, tmp_path):
+    """wav2vec2-base normalises groups over time, padding too; its extractor has no mask."""
+    folder = ctc_folder(tmp_path / "model", "wav2vec2", feat_extract_norm="group")
+    WavesExtractor(return_attention_mask=masked).save_pretrained(folder)
+    config = dataclasses.replace(config, model_name_or_path=str(folder), model_config={})
+    listener = load_listener(config, rows)
+    model = load_recogniser(config, listener).eval()
+    _, examples = make_examples(rows, listener, model, config)
+    heard = [
+        transcribe(OneProcess("cpu"), model, listener, examples["test"], size, collate=collator(listener))
+        for size in (1, 4)
+    ]
+    assert heard[0] == heard[1]
