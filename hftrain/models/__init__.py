@@ -50,7 +50,9 @@ for auto_class, model_class in (
     model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
 if DINOv3ViTConfig not in AutoModelForImageClassification._model_mapping:  # transformers has none of its own
     AutoModelForImageClassification.register(DINOv3ViTConfig, DINOv3ViTForImageClassification, exist_ok=True)
-    DINOv3ViTForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+    DINOv3ViTForImageClassification.register_for_auto_class(  # type: ignore[no-untyped-call]
+        "AutoModelForImageClassification"
+    )
 
 __all__ = [
     "DINOv3ViTForImageClassification",
