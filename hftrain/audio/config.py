@@ -11,6 +11,16 @@ if TYPE_CHECKING:
     from hftrain.audio.augment import Augmentation
 
 
+NEW_KIND = "wav2vec2-bert"  # the encoder whose input `features.NEW_ENCODER` fits to log-mel frames
+
+
+def new_kind_problems(kind: str, *kinds: str) -> Iterator[tuple[Sequence[str], str]]:
+    """For `late_checks`: `kind` of a new model must be one of `kinds`."""
+    if kind not in kinds:
+        advice = f"choose {' or '.join(kinds)}, or set model_name_or_path to a pretrained model"
+        yield ("model",), f"a new {kind} cannot read log-mel frames here: {advice}"
+
+
 @dataclass
 class AudioConfig(RecipeConfig):
     """Recordings: where they are."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from hftrain.audio.config import VariedConfig
+from hftrain.audio.config import NEW_KIND, VariedConfig, new_kind_problems
 from hftrain.config import above
 from hftrain.labels.config import LabelConfig
 
@@ -20,8 +20,8 @@ class AudioClassificationConfig(VariedConfig, LabelConfig):
     """Data set: the built-in spoken digits, one on the Hugging Face Hub, a folder of recordings (FOLDER/CLASS/file, or
     FOLDER/train/CLASS/file), or a folder written by save_to_disk."""
 
-    model: str = "wav2vec2-bert"
-    """Kind of new model, without model_name_or_path, a model type of transformers that reads log-mel frames."""
+    model: str = NEW_KIND
+    """Kind of new model, without model_name_or_path: wav2vec2-bert, which reads log-mel frames."""
 
     longest_seconds: Annotated[float | None, above(0)] = None
     """Seconds that the model hears: longer recordings are cut to their beginning, and counted; null: 30, for Whisper as
@@ -32,4 +32,5 @@ class AudioClassificationConfig(VariedConfig, LabelConfig):
         if self.model_name_or_path is None:
             from hftrain.models.new import model_problems
 
+            yield from new_kind_problems(self.model, NEW_KIND)
             yield from model_problems(self.model, self.model_config, "AutoModelForAudioClassification")

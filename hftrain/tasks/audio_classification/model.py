@@ -57,7 +57,7 @@ def load_classifier(config: AudioClassificationConfig, names: Sequence[str], win
 
 def new_shape(config: AudioClassificationConfig) -> PreTrainedConfig:
     """The configuration of a new model. Raises: ValueError, a value of `model_config` that it refuses."""
-    own = {**NEW_ENCODER, "classifier_proj_size": 64} if config.model == "wav2vec2-bert" else {}
+    own = {**NEW_ENCODER, "classifier_proj_size": 64}
     try:
         return AutoConfig.for_model(config.model, **own | config.model_config)
     except (ValueError, TypeError) as error:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from hftrain.audio.config import SpeechConfig, VariedConfig
+from hftrain.audio.config import NEW_KIND, SpeechConfig, VariedConfig, new_kind_problems
 from hftrain.config import above, at_least, between
 
 FRAMES = 100  # of a second: the lengths that batches are cut by
@@ -22,9 +22,9 @@ class TranscribeConfig(VariedConfig, SpeechConfig):
     """Data set: the built-in spoken digits (one to four in each recording), one on the Hugging Face Hub, a folder with
     the layout of LibriSpeech, LJSpeech, Common Voice or Kaldi, one with rows, or one written by save_to_disk."""
 
-    model: str = "wav2vec2-bert"
-    """Kind of new model, without model_name_or_path: a CTC model type of transformers that reads log-mel frames, or
-    whisper, an encoder-decoder."""
+    model: str = NEW_KIND
+    """Kind of new model, without model_name_or_path: wav2vec2-bert, a CTC model of log-mel frames, or whisper, an
+    encoder-decoder."""
 
     vocab_size: Annotated[int | None, at_least(260)] = None
     """Tokens of a new vocabulary, byte pairs learnt from the training texts, at most; null: their characters, for
@@ -76,6 +76,7 @@ class TranscribeConfig(VariedConfig, SpeechConfig):
             from hftrain.models.new import model_problems
 
             kind = "AutoModelForSpeechSeq2Seq" if self.model == WHISPER else "AutoModelForCTC"
+            yield from new_kind_problems(self.model, NEW_KIND, WHISPER)
             yield from model_problems(self.model, self.model_config, kind)
 
     @property

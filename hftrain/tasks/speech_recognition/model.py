@@ -20,6 +20,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from hftrain.audio.config import NEW_KIND
 from hftrain.audio.features import MEL_BANDS, NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
 from hftrain.audio.windows import hear_less, within_window
 from hftrain.models import load
@@ -195,7 +196,7 @@ def new_whisper(listener: Listener) -> dict[str, Any]:
 
 def new_shape(config: TranscribeConfig, own: dict[str, Any]) -> PreTrainedConfig:
     """The configuration of a new model. Raises: ValueError, a value of `model_config` that it refuses."""
-    shape = (NEW_ENCODER if config.model == "wav2vec2-bert" else {}) | own
+    shape = (NEW_ENCODER if config.model == NEW_KIND else {}) | own
     try:
         return AutoConfig.for_model(config.model, **shape | config.model_config)
     except (ValueError, TypeError) as error:

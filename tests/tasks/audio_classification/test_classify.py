@@ -102,3 +102,9 @@ def test_more_seconds_than_whisper_hears_are_refused(config, tmp_path_factory):
     )
     with pytest.raises(ValueError, match="longest_seconds 31: the model hears 30 s at once"):
         load_features(config, load_recordings(config, 42))
+
+
+def test_a_new_model_that_cannot_read_the_frames_is_refused(config):
+    for kind in ("wav2vec2", "whisper"):
+        with pytest.raises(ValueError, match=f"a new {kind} cannot read log-mel frames here: choose wav2vec2-bert"):
+            replace(config, model=kind, model_config={})
