@@ -8,9 +8,8 @@
 Images as in classify_images.py; classes are not needed. If there are any, a linear probe and the nearest neighbours
 score the features, which `hftrain predict` gives for new images. The last line fine-tunes what was trained.
 
-Seen: a linear probe of 96.7 % on 180 test images of the digits, where pixels have 97.2 %, with --model transformer
---mask_ratio 0.5 --max_steps 600 --global_batch_size 32, in 4.8 minutes by the clock of one busy CPU thread.
-docs/log.md: "What pretraining on the digits teaches".
+Seen: a linear probe of 98.9 and 97.2 % (two seeds) on 180 test images of the digits with the defaults, where pixels
+have 97.2 and 97.8 %, in 57 seconds of one CPU thread. docs/log.md: "An MAE that hides half of the digits' patches".
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Registers the custom Transformer with transformers' Auto classes; `hftrain.models.load` loads any model."""
+"""Registers the custom models with transformers' Auto classes; `hftrain.models.load` loads any model."""
 
 from transformers import (
     AutoConfig,
@@ -11,8 +11,10 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    DINOv3ViTConfig,
 )
 
+from .dinov3 import DINOv3ViTForImageClassification
 from .transformer.configuration import TransformerConfig
 from .transformer.heads import (
     TransformerForCausalLM,
@@ -46,8 +48,14 @@ for auto_class, model_class in (
 ):
     auto_class.register(model_class.config_class, model_class)
     model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
+if DINOv3ViTConfig not in AutoModelForImageClassification._model_mapping:  # transformers has none of its own
+    AutoModelForImageClassification.register(DINOv3ViTConfig, DINOv3ViTForImageClassification, exist_ok=True)
+    DINOv3ViTForImageClassification.register_for_auto_class(  # type: ignore[no-untyped-call]
+        "AutoModelForImageClassification"
+    )
 
 __all__ = [
+    "DINOv3ViTForImageClassification",
     "ImageTransformerConfig",
     "TransformerConfig",
     "TransformerForCausalLM",

@@ -53,7 +53,7 @@ class Categories:
         return names
 
 
-def identity(item: Any, key: str = "id") -> Hashable:
+def identity(item: object, key: str = "id") -> Hashable:
     """The id of an image, annotation or category; None where it has none, or is no object of JSON."""
     value = item.get(key) if isinstance(item, dict) else None
     return value if isinstance(value, int | str) else None
@@ -170,7 +170,7 @@ def _object(annotation: Mapping[str, Any], names: Mapping[Any, str]) -> dict[str
     return plain | {"segmentation": segmentation, "size": size}
 
 
-def _around(segmentation: Any, what: str) -> tuple[tuple[float, float, float, float], list[int] | None]:
+def _around(segmentation: object, what: str) -> tuple[tuple[float, float, float, float], list[int] | None]:
     """The box around polygons or a run-length encoding, and the size of the image that the latter names."""
     if isinstance(segmentation, dict):
         from pycocotools import mask

@@ -7,7 +7,7 @@ numbers do not add up to the size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def decode(counts: str, height: int, width: int) -> np.ndarray:
     return np.asarray(mask.decode({"size": [height, width], "counts": counts.encode()})).astype(bool)
 
 
-def encode_segmentation(segmentation: Any, height: int, width: int, what: str) -> str:
+def encode_segmentation(segmentation: object, height: int, width: int, what: str) -> str:
     """Polygons, or a run-length encoding in any of COCO's forms, of an image of this size.
 
     Raises:
@@ -61,7 +61,7 @@ def require_size(size: Sequence[int], height: int, width: int, what: str) -> Non
         raise Fault(f"{what} has a mask of {size[1]} x {size[0]} pixels, but the image has {width} x {height}")
 
 
-def polygons(segmentation: Any, what: str) -> list[np.ndarray]:
+def polygons(segmentation: object, what: str) -> list[np.ndarray]:
     """Each polygon as (2 N,) numbers: x, y, x, y, ... Raises: Fault, it has no polygon, or other values."""
     if not isinstance(segmentation, list) or not segmentation:
         raise Fault(f"{what} has no polygon or run-length encoding")
@@ -77,7 +77,7 @@ def polygons(segmentation: Any, what: str) -> list[np.ndarray]:
     return parts
 
 
-def run_lengths(encoding: Any, what: str) -> dict[str, Any]:
+def run_lengths(encoding: Mapping[str, Any], what: str) -> dict[str, Any]:
     """A run-length encoding with its counts as pycocotools reads them: {"size": [height, width], "counts": bytes}.
 
     Raises:
@@ -98,7 +98,7 @@ def run_lengths(encoding: Any, what: str) -> dict[str, Any]:
     return coded
 
 
-def _counts(written: Any) -> list[int] | None:
+def _counts(written: object) -> list[int] | None:
     """The numbers of counts; None if they are damaged."""
     if isinstance(written, list):
         return written if written and all(map(_whole, written)) else None
@@ -121,5 +121,5 @@ def _counts(written: Any) -> list[int] | None:
     return [int(value) for value in values]
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

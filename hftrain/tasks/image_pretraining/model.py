@@ -46,7 +46,7 @@ def load_reconstructor(config: ImagePretrainingConfig, pixels: Pixels) -> Any:
         raise ValueError(f"{name} reads {pixels.width} x {pixels.height} pixels: set image_size, for a square")
     if reason := refusal(shape, size, auto_class):
         raise ValueError(f"image_size={size}: {name} cannot read such images: {reason}")
-    config.choose("mask_ratio", *usual_ratio(shape))
+    config.choose("mask_ratio", *usual_ratio(kind, (shape.image_size // shape.patch_size) ** 2))
     model = load.load_model(config, auto_class, new=new)
     if kind == MAE:
         model.config.mask_ratio = config.mask_ratio
@@ -55,11 +55,10 @@ def load_reconstructor(config: ImagePretrainingConfig, pixels: Pixels) -> Any:
     return model
 
 
-def usual_ratio(shape: Any) -> tuple[float, str]:
-    """The share of an image that is hidden from a model of this shape, and why."""
-    if shape.model_type != MAE:
+def usual_ratio(kind: str, patches: int) -> tuple[float, str]:
+    """The share of an image of so many patches that is hidden from a kind of model, and why."""
+    if kind != MAE:
         return 0.6, "as in the paper of SimMIM"
-    patches = (shape.image_size // shape.patch_size) ** 2
     if patches <= FEW:
         return 0.5, f"75 %, as in the paper of MAE, would leave too few of {patches} patches"
     return 0.75, "as in the paper of MAE"

@@ -52,7 +52,7 @@ def load_processor(kind: str, name: str) -> Any:
 
     from hftrain.models.load import cannot_load
 
-    processor = {"csm": transformers.CsmProcessor, "dia": transformers.DiaProcessor}[kind]
+    processor: Any = {"csm": transformers.CsmProcessor, "dia": transformers.DiaProcessor}[kind]
     try:
         return processor.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:

@@ -187,7 +187,7 @@ def parts(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
             yield from parts(value)
 
 
-def drops(model: nn.Module) -> bool:
+def drops(model: Any) -> bool:
     """Whether the model or its configuration names a probability of dropping something: then a step's randomness
     depends on its cut."""
     named = [item for part in parts(model.config) for item in vars(part).items()] if hasattr(model, "config") else []

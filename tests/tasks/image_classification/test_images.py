@@ -15,6 +15,7 @@ from sklearn.metrics import top_k_accuracy_score
 from hftrain.cli import main as hftrain
 from hftrain.config import ConfigError
 from hftrain.metrics import load_metric, load_metrics
+from hftrain.models.rates import layer_rates
 from hftrain.predict import predict
 from hftrain.tasks import image_classification as images
 from hftrain.tasks.image_classification import ImageClassificationConfig
@@ -33,6 +34,7 @@ VIT = {**TINY, "num_hidden_layers": 2, "image_size": 16, "patch_size": 4}
 MODELS = {
     "vit": (transformers.ViTConfig, VIT),
     "dinov2": (transformers.Dinov2Config, {**VIT, "mlp_ratio": 2}),
+    "dinov3": (transformers.DINOv3ViTConfig, {**VIT, "num_register_tokens": 2}),
     "siglip": (
         transformers.SiglipConfig,
         {"vision_config": {**VIT, "vision_use_head": False}, "text_config": {**TINY, "num_hidden_layers": 1}},
@@ -141,6 +143,19 @@ def test_pretrained_models_take_other_classes(kind, data, tmp_path):
     ours = predict(tmp_path / "out", [file])[0]["probabilities"]
     for found in classify(file, top_k=3):
         assert found["score"] == pytest.approx(ours[found["label"]], abs=1e-5)
+
+
+def test_a_dinov3_gets_a_head(data, tmp_path):
+    torch.manual_seed(0)
+    model = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**VIT, num_register_tokens=2))
+    model.save_pretrained(tmp_path / "model")
+    settings = {"model_name_or_path": str(tmp_path / "model"), "model_config": {}, "image_size": 12}
+    train(data, tmp_path / "out", **settings, freeze=["dinov3"], max_steps=2)
+    trained = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert [name for name, _ in trained.named_children()] == ["dinov3", "classifier"]
+    again = trained.dinov3.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+    assert set(layer_rates(trained, 1.0, 0.1).values()) == {0.1, 1.0}
 
 
 @pytest.mark.slow
