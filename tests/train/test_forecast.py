@@ -165,6 +165,27 @@ def test_the_command_prints_rows_and_json(tmp_path):
     assert "nothing fits: add devices" in refused.stdout
 
 
+@pytest.mark.slow
+def test_a_new_model_has_rows_without_adapters_and_times(tmp_path):
+    command = [
+        "-m",
+        "hftrain.cli",
+        "plan",
+        "translate",
+        "--num_processes",
+        "2",
+        "--json",
+        "--price_per_hour",
+        "2",
+        "--",
+    ]
+    table = json.loads(run(sys.executable, *command, "--output_dir", tmp_path / "out").stdout)
+    assert {row["kind"] for row in table} == {"full"}
+    one, other = [row for row in table if row["strategy"] == "one device"]  # micro-batches of 1 and of the recipe
+    assert 0 < other["seconds"] < one["seconds"]
+    assert one["price"] == pytest.approx(2 * one["hours"]) and one["hours"] > one["seconds"] / 3600
+
+
 def test_the_table_of_large_models_is_what_is_counted():
     """From start to export, at 7B; 70B differs only by its shape."""
     written = (ROOT / "docs" / "cluster.md").read_text()
