@@ -103,27 +103,27 @@ def identity(codec: nn.Module) -> str:
 
 def encoded(rows: Rows, codec: Any, number: int, rate: int) -> Frames:
     """(F, C) codes of each recording, of `number` codebooks; they are made on the accelerator if there is one."""
-    home, size = next(codec.parameters()), hop(codec)
+    first, size = next(codec.parameters()), hop(codec)
+    home, dtype = first.device, first.dtype  # of the weights before they are moved
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
 
     @torch.no_grad()
     def encode(row: Mapping[str, Any]) -> np.ndarray:
         wave = read(row["audio"], rate, row["start"], row["end"])
         whole = np.pad(wave, (0, -len(wave) % size))
-        if home.is_meta:  # `hftrain plan`, where only the lengths count
+        if home.type == "meta":  # `hftrain plan`, where only the lengths count
             return np.zeros((len(whole) // size, number), np.int16)
-        codes = codec.encode(torch.from_numpy(whole).to(device, home.dtype)[None, None]).audio_codes
+        codes = codec.encode(torch.from_numpy(whole).to(device, dtype)[None, None]).audio_codes
         if codes.shape[1] < number:
             raise ValueError(f"the codec has {codes.shape[1]} codebooks, but the model needs {number}")
         values: np.ndarray = codes[0, :number].T.cpu().numpy().astype(np.int16)
         return values
 
-    if not home.is_meta:
-        codec.to(device)
-    maker = f"{number} of {rate} by {'lengths' if home.is_meta else identity(codec)}"
-    folder = stored("codes", maker, rows, encode)
-    if not home.is_meta:
-        codec.to(home.device)
+    if home.type == "meta":
+        return Frames(stored("codes", f"{number} of {rate} by lengths of {size}", rows, encode))
+    codec.to(device)
+    folder = stored("codes", f"{number} of {rate} by {identity(codec)}", rows, encode)
+    codec.to(home)
     return Frames(folder)
 
 
