@@ -48,7 +48,7 @@ def main(config: TranscribeConfig) -> dict[str, Any]:
         collate=collate,
         loss=speech.recognition(model, config.label_smoothing_factor),
         evaluate=evaluate,
-        augment=speech.augmentation(config, listener),
+        augment=speech.augmentation(config, listener, model),
         processor=listener,
         held_out=examples,
     )

@@ -31,7 +31,6 @@ class Augmentation:
         noise: probability of white noise, at a signal-to-noise ratio of `snr` to `snr` + 20 decibels.
         time_masks, band_masks: spans that are covered (SpecAugment, arXiv 1904.08779), each of up to a tenth of the
             time, or a fifth of the bands.
-        faster: `speed` may also shorten the wave.
     """
 
     speed: float = 0.0
@@ -41,16 +40,15 @@ class Augmentation:
     snr: float = 10.0
     time_masks: int = 0
     band_masks: int = 0
-    faster: bool = True
 
-    def __call__(self, wave: np.ndarray, rate: int, longest: float | None = None) -> np.ndarray:
-        """(T,) float32, of at most `longest` seconds: what would make it longer is left out."""
+    def __call__(self, wave: np.ndarray, rate: int, longest: float | None = None, shortest: float = 0.0) -> np.ndarray:
+        """(T,) float32, of `shortest` to `longest` seconds: what would make it shorter or longer is left out."""
         import soxr
 
         room = float("inf") if longest is None else longest * rate
         if self.speed:
-            factor = np.random.uniform(1 - self.speed, 1 + self.speed * self.faster)
-            if len(wave) / factor <= room - 1:
+            factor = np.random.uniform(1 - self.speed, 1 + self.speed)
+            if min(shortest * rate, len(wave)) <= len(wave) / factor <= room - 1:
                 wave = soxr.resample(wave, round(rate * factor), rate).astype(np.float32)
         if self.shift:
             before = min(int(np.random.uniform(0, self.shift) * rate), max(0, int(min(room, 1e12)) - len(wave)))

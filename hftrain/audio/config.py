@@ -79,8 +79,8 @@ class VariedConfig(AudioConfig):
     """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none; null: 2,
     of the built-in digits 0."""
 
-    def augmentation(self, *, faster: bool = True) -> "Augmentation":
-        """What is done to a recording; what is open is chosen. `faster`: see there."""
+    def augmentation(self) -> "Augmentation":
+        """What is done to a recording; what is open is chosen."""
         from hftrain.audio.augment import Augmentation
 
         usual = {"speed": 0.1, "gain_decibels": 6.0, "time_masks": 2, "band_masks": 2}
@@ -95,7 +95,6 @@ class VariedConfig(AudioConfig):
             self.noise_decibels,
             self.time_masks or 0,
             self.band_masks or 0,
-            faster=faster,
         )
 
 

@@ -135,7 +135,9 @@ def merge(
     config = read_config(folder, base, trust_remote_code=trust_remote_code)
     name = kind(folder, config)
     auto_class = next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
-    if auto_class is None:
+    if auto_class is None or not (
+        trust_remote_code or type(config) in getattr(transformers, auto_class)._model_mapping
+    ):
         raise ValueError(f"{folder} contains a {name}, which cannot be compared on texts: merge it with peft")
     adapter, auto = (folder / ADAPTER).is_file(), getattr(transformers, auto_class)
     trust: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -174,10 +174,10 @@ class Watch:
 
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Reports which process is gone when a connection breaks; living processes report within two beats."""
-        if "knows" in self.ending:  # the failure of another process, whose error says more
+        in_torch = Path(torch.__file__).resolve().parent in innermost(trace)[0].parents
+        if in_torch and "knows" in self.ending:  # of a process that failed, whose error says more
             self.left.wait(PATIENCE)
             return
-        in_torch = Path(torch.__file__).resolve().parent in innermost(trace)[0].parents
         if in_torch and "by peer" in str(error) and not os.environ.get("HFTRAIN_TRACEBACK"):
             cause = f"another process, or its connection, is gone: {str(error).splitlines()[0]}"
             os.write(2, f"hftrain: rank {self.rank} ends: {cause}\n".encode())

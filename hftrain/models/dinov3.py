@@ -18,7 +18,7 @@ class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
     def __init__(self, config: DINOv3ViTConfig):
         super().__init__(config)
         self.dinov3 = DINOv3ViTModel(config)
-        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels)  # type: ignore[arg-type]
+        self.classifier = nn.Linear(2 * config.hidden_size, config.num_labels or 2)
         self.post_init()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs: Any) -> ImageClassifierOutput:

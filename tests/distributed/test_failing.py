@@ -1,7 +1,5 @@
 """A process that fails alone ends the others, which wait for it, and only its own error is told."""
 
-import time
-
 import pytest
 
 from tests import tiny
@@ -21,9 +19,7 @@ def test_who_waits_for_a_process_that_failed_ends_with_it(tmp_path, monkeypatch,
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     folder = tiny.chat_folder(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
-    began = time.monotonic()
     codes = exit_codes(start(phase, folder, tmp_path / "log"), 120)
-    assert time.monotonic() - began < 60  # of 600 seconds until the watch would judge
     logs = [(tmp_path / f"log-{rank}").read_text() for rank in (0, 1)]
     assert codes == [1, 1], logs
     assert says in logs[failing]

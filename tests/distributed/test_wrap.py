@@ -73,7 +73,7 @@ def test_groups_of_fsdp2_have_no_parameter_in_common():
     shared = tiny.model("T5ForConditionalGeneration", d_kv=8)
     assert fsdp_groups(shared, None) == Groups(["T5Block"], False)
     without = fsdp_groups(tiny.model("ConvNextForImageClassification", hidden_sizes=[8] * 4, depths=[1] * 4), None)
-    assert without == Groups(["ConvNextLayer"], True)
+    assert without == Groups(["ConvNextLayer", "ConvNextStage"], True)
 
 
 def test_layers_that_share_a_weight_are_refused():

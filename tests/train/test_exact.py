@@ -293,9 +293,7 @@ def copied(folder: Path, name: str) -> str:
 @pytest.fixture(scope="module", params=["ZeRO-1", "ZeRO-2", "ZeRO-3", "FSDP2"])
 def sharded(request, folder, alone, matrix):
     """(models, folder, results) of one launch of 2 processes under each strategy."""
-    # Accelerate 1.15 gives the input embedding an FSDP group of its own, where torch 2.13 allows no third module to
-    # share it, as the encoders of Marian, T5 and BART do
-    models = SEQ2SEQ if "ZeRO" in request.param else ["custom", "llama"]
+    models = SEQ2SEQ if "ZeRO" in request.param else ["custom", "llama", "bart", "t5"]
     place = folder / request.param
     jobs = [*sharded_jobs(folder, alone, models), *matrix_jobs(2)]
     results = launch_with(request.param, place, jobs)

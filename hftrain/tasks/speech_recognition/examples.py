@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -31,18 +32,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+LONGEST = 3600  # seconds of a recording whose speed is changed, at most
+
 
 def make_examples(
     rows: Mapping[str, Rows], listener: Listener, model: Any, config: TranscribeConfig
 ) -> tuple[dict[str, Rows], dict[str, Examples]]:
     """`usable` of each split."""
-    frames = None if listener.seq2seq else frames_of(model)
-
-    def count(seconds: float) -> int:
-        return sys.maxsize if frames is None else int(frames(torch.tensor(listener.features.steps(seconds))))
-
-    made = {name: usable(split, listener, config, count) for name, split in rows.items()}
+    frames = counter(listener, model)
+    made = {name: usable(split, listener, config, frames) for name, split in rows.items()}
     return {name: split for name, (split, _) in made.items()}, {name: one for name, (_, one) in made.items()}
+
+
+def counter(listener: Listener, model: Any) -> Callable[[float], int]:
+    """seconds -> labels that the model can write for them at most."""
+    if listener.seq2seq:
+        return lambda seconds: sys.maxsize
+    frames = frames_of(model)
+    return lambda seconds: int(frames(torch.tensor(listener.features.steps(seconds))))
 
 
 def usable(
@@ -113,15 +120,21 @@ def count_needed(labels: Sequence[int]) -> int:
     return len(labels) + sum(one == other for one, other in pairwise(labels))
 
 
-def augmentation(config: TranscribeConfig, listener: Listener) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """example -> {"wave", "masks", "labels"}, a little different each time."""
-    features = listener.features
-    # faster speech has fewer frames: a text that just fits must still fit, so CTC is only slowed down
-    vary = config.augmentation(faster=listener.seq2seq)
+def augmentation(
+    config: TranscribeConfig, listener: Listener, model: Any
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """example -> {"wave", "masks", "labels"}, a little different each time. Faster speech has fewer frames: it stays so
+    long that CTC can write its text."""
+    features, vary, frames = listener.features, config.augmentation(), counter(listener, model)
+
+    @cache
+    def shortest(needed: int) -> float:
+        hundredths = range(FRAMES * LONGEST)
+        return bisect_left(hundredths, needed, key=lambda hundredth: frames(hundredth / FRAMES)) / FRAMES
 
     def augment(example: Mapping[str, Any]) -> dict[str, Any]:
         wave = wave_of(example, features.rate)
-        wave = vary(wave, features.rate, features.window)
+        wave = vary(wave, features.rate, features.window, shortest(count_needed(example["labels"])))
         return {"wave": wave, "masks": vary.masks(), "labels": example["labels"]}
 
     return augment

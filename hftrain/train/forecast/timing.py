@@ -16,7 +16,8 @@ from hftrain.train.flops import training_flops
 from hftrain.train.forecast.passes import shorten, stacks
 
 TRIES = 3  # passes of each batch, of which the fastest counts
-LAYERS = 2  # of the model that is probed
+LAYERS = 2  # of a large model that is probed
+WHOLE = 30_000_000  # numbers: smaller models are probed with all layers
 MOST = 1_000_000_000  # numbers: larger layers are not probed on a CPU
 
 
@@ -34,7 +35,8 @@ class Rate(NamedTuple):
 
 
 def probe(model: Any, batches: list[tuple[Batch, np.ndarray]], loss: Loss, device: torch.device, *, bf16: bool) -> Rate:
-    """Runs a small and a large batch through a model with the widths of `model` and few layers, and updates it.
+    """Runs a small and a large batch through a model with the widths of `model`, with few layers if it is large, and
+    updates it.
 
     Args:
         batches: the batch and the (N, K) lengths of its examples, of both.
@@ -43,11 +45,12 @@ def probe(model: Any, batches: list[tuple[Batch, np.ndarray]], loss: Loss, devic
         ValueError: the layers are too large for a CPU.
     """
     depth = max((len(stack) for stack in stacks(model)), default=LAYERS)
+    layers = LAYERS if sum(p.numel() for p in model.parameters()) > WHOLE else depth
     tried = copy.deepcopy(model)
-    shorten(tried, LAYERS)
+    shorten(tried, layers)
     numbers = sum(p.numel() for p in tried.parameters())
     if device.type == "cpu" and numbers > MOST:
-        raise ValueError(f"{numbers / 1e9:.1f} billion parameters in {LAYERS} layers are too many to be timed on a CPU")
+        raise ValueError(f"{numbers / 1e9:.1f} billion parameters in {layers} layers are too many to be timed on a CPU")
     tried = tried.to_empty(device=device).train()
     with torch.no_grad():
         for parameter in tried.parameters():
@@ -62,7 +65,7 @@ def probe(model: Any, batches: list[tuple[Batch, np.ndarray]], loss: Loss, devic
     (little, short), (much, long) = sorted(points)
     flops = (much - little) / (long - short) if long > short and much > little else much / long
     flops = min(flops, 2 * much / long)  # two times that are nearly equal say little
-    return Rate(max(0.0, short - little / flops) * max(1.0, depth / LAYERS), flops, _update(tried))
+    return Rate(max(0.0, short - little / flops) * max(1.0, depth / layers), flops, _update(tried))
 
 
 def _fastest(model: nn.Module, batch: Batch, loss: Loss, *, bf16: bool) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hftrain.deploy.merge import merge
 from hftrain.predict import predict
 from hftrain.tasks.speaking import SpeakConfig, collator, loss_for
 from hftrain.tasks.speaking.codec import codec_of, decode, load_processor, read_codes, speak_codes
@@ -146,6 +147,8 @@ def test_a_run_with_lora_reports_and_speaks(kind, data, folders, tmp_path):
     assert all(f"The licence of {name} applies to weights made of it" in card for name in named)
     (spoken,) = predict(out, ["abc"], speaker="low")
     assert spoken["rate"] == RATE and spoken["wave"].dtype == np.float32 and 0 < len(spoken["wave"]) <= RATE
+    with pytest.raises(ValueError, match="cannot be compared on texts"):
+        merge(out, tmp_path / "merged")
     with pytest.raises(ValueError, match="has its own codec"):
         predict(out, ["abc"], vocoder="x")
 

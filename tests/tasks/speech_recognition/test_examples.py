@@ -28,7 +28,7 @@ from hftrain.tasks.speech_recognition import (
     recognition,
     transcribe,
 )
-from hftrain.tasks.speech_recognition.examples import count_needed, usable
+from hftrain.tasks.speech_recognition.examples import count_needed, counter, usable
 from hftrain.tasks.speech_recognition.model import learn_vocabulary
 from hftrain.train.evaluation import OneProcess
 from tests.tasks.speech_recognition.models import ctc_folder
@@ -104,9 +104,10 @@ def test_a_text_that_needs_more_frames_than_there_are_is_named(config, rows):
 
 def test_augmentation_follows_from_the_seed(config, rows):
     listener = load_listener(config, rows)
-    _, examples = make_examples(rows, listener, load_recogniser(config, listener), config)
+    model = load_recogniser(config, listener)
+    _, examples = make_examples(rows, listener, model, config)
     config = dataclasses.replace(config, noise=1.0, shift_seconds=0.1)
-    augment = augmentation(config, listener)
+    augment = augmentation(config, listener, model)
     assert (config.speed, config.time_masks, config.band_masks) == (0.1, 2, 2)
     waves = []
     for seed in (1, 1, 2):
@@ -114,6 +115,26 @@ def test_augmentation_follows_from_the_seed(config, rows):
         waves.append(augment(examples["train"][0]))
     assert np.array_equal(waves[0]["wave"], waves[1]["wave"]) and waves[0]["masks"] == waves[1]["masks"]
     assert len(waves[0]["wave"]) != len(waves[2]["wave"])
+
+
+def test_faster_speech_still_has_frames_for_its_text(config, rows):
+    listener = load_listener(config, rows)
+    model = load_recogniser(config, listener)
+    frames = counter(listener, model)
+    config = dataclasses.replace(config, speed=0.9)
+    augment = augmentation(config, listener, model)
+    needed = frames(0.4)
+    example = {
+        "audio": rows["train"]["audio"][0],
+        "start": None,
+        "end": None,
+        "labels": [3 + n % 2 for n in range(needed)],
+    }
+    seconds = []
+    for seed in range(20):
+        seed_all(seed)
+        seconds.append(len(augment(example)["wave"]) / RATE)
+    assert min(map(frames, seconds)) >= needed and min(seconds) < 0.5 < max(seconds)
 
 
 def gradients(model, loss, batches) -> tuple[float, torch.Tensor]:
