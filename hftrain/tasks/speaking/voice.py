@@ -127,7 +127,7 @@ def load_voice(config: SpeakConfig, rows: Mapping[str, Rows], speakers: Sequence
             )
         if kind in AUTO:
             return coded_voice(config, kind, speakers)
-    config.choose_length(24.0)
+    config.choose_length(32.0)
     tokenizer = load.load_tokenizer(config) or train_characters(rows["train"]["text"], config.text_normalizer)
     if config.model_name_or_path is None:
         counts = Counter(rows["train"]["rate"])
