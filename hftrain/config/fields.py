@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -11,6 +12,8 @@ from hftrain.config.data import DataConfig
 from hftrain.config.defaults import Choice, Task
 from hftrain.config.schema import Config, InsteadOf, above, at_least, between, count_or_share, default_of, share
 from hftrain.metrics.table import higher_is_better
+
+FOLDERS = ("output_dir", "model_name_or_path", "tokenizer_name_or_path", "resume_from_checkpoint")  # may begin with ~
 
 
 @dataclass
@@ -278,6 +281,9 @@ class TrainConfig(Config):
         self.chosen: dict[str, Choice] = {}
         self.chosen_for = ""
         super().__post_init__()
+        for name in FOLDERS:
+            if value := getattr(self, name, None):
+                setattr(self, name, os.path.expanduser(value))  # in a YAML file, no shell does
 
     @property
     def scored_by(self) -> str:

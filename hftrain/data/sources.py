@@ -288,11 +288,15 @@ def require_files(config: Config) -> None:
     """Raises: ValueError, a file that a data setting names is missing. Patterns and addresses are not looked up."""
     for setting in ("train_file", "validation_file", "test_file"):
         for written in getattr(config, setting, None) or ():
-            name = read_source(written).name
-            if not (glob.has_magic(name) or "{" in name or "://" in name or Path(name).exists()):
-                if marked := marked_file(name):
-                    raise ValueError(f"no file {name}, but {marked} is there. {MARKS}")
-                existing(Path(name))
+            name = os.path.expanduser(read_source(written).name)
+            if glob.has_magic(name) or "{" in name or "://" in name or Path(name).exists():
+                continue
+            parts = [os.path.expanduser(read_source(part.strip()).name) for part in name.split(",")]
+            if len(parts) > 1 and all(part and Path(part).exists() for part in parts):
+                raise ValueError(f"no file {name}: put blanks, not commas, between several files")
+            if marked := marked_file(name):
+                raise ValueError(f"no file {name}, but {marked} is there. {MARKS}")
+            existing(Path(name))
 
 
 def is_hub_name(source: str) -> bool:

@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ class Pass(NamedTuple):
 
 def choose_budget(
     accelerator: Accelerator,
-    model: Any,
+    model: nn.Module,
     examples: Examples,
     plan: Plan,
     total: int,
@@ -97,10 +98,10 @@ def choose_budget(
 
     if is_random(accelerator, inner, [batch(rows[0], draw) for draw in range(TRIES)], loss):
         return
-    file = _file(accelerator, inner, config, loss, [examples.lengths[indices] for indices in rows])
+    tries = TRIES if total >= THOROUGH else 1
+    file = _file(accelerator, inner, config, loss, [examples.lengths[indices] for indices in rows], tries)
     passes = _read(accelerator, file)
     if passes is None:
-        tries = TRIES if total >= THOROUGH else 1
         passes = measure(accelerator, inner, examples.lengths, rows, batch, loss, tries)
         _write(accelerator, file, passes)
     longest = int(plan.tokens.max())
@@ -221,10 +222,13 @@ def seconds_of(passes: Sequence[Pass], tokens: int) -> float:
 # ---- the cache: what is measured once is not measured again
 
 
-def _file(accelerator: Accelerator, model: Any, config: TrainConfig, loss: Loss, lengths: list[np.ndarray]) -> Path:
+def _file(
+    accelerator: Accelerator, model: Any, config: TrainConfig, loss: Loss, lengths: list[np.ndarray], tries: int
+) -> Path:
     """The file for these passes of this model on this machine."""
+    architecture = model.config.to_dict() if hasattr(model, "config") else {"": str(model)}
     facts = {
-        "model": [type(model).__name__, model.config.to_dict() if hasattr(model, "config") else str(model)],
+        "model": [type(model).__name__, {k: v for k, v in architecture.items() if k != "_name_or_path"}],
         "trained": [(name, p.shape, str(p.dtype)) for name, p in model.named_parameters() if p.requires_grad],
         "loss": f"{loss.summed.__module__}.{loss.summed.__qualname__}",
         "settings": {name: getattr(config, name, None) for name in COMPUTING},
@@ -232,17 +236,18 @@ def _file(accelerator: Accelerator, model: Any, config: TrainConfig, loss: Loss,
         "precision": accelerator.mixed_precision,
         "versions": checkpoint.versions(),
         "lengths": [rows.tolist() for rows in lengths],
+        "tries": tries,
     }
-    facts["model"][1].pop("_name_or_path", None)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     return cache() / "passes" / f"{digest}.json"
 
 
 def _read(accelerator: Accelerator, file: Path) -> list[Pass] | None:
-    """What the main process reads from the cache."""
+    """What the main process reads from the cache; None if it is not there, or damaged."""
     passes = None
-    if accelerator.is_main_process and file.exists():
-        passes = [Pass(*values) for values in json.loads(file.read_text())]
+    if accelerator.is_main_process:
+        with suppress(OSError, ValueError, TypeError):
+            passes = [Pass(*values) for values in json.loads(file.read_text())]
     return broadcast_object_list([passes])[0]
 
 

@@ -17,6 +17,7 @@ from hftrain.config import (
     LoraConfig,
     ModelConfig,
     Must,
+    RecipeConfig,
     TrainConfig,
     above,
     at_least,
@@ -156,6 +157,13 @@ def test_yaml_is_that_of_version_1_2(run_yaml, text, value):
     result = parse(TranslateConfig, run_yaml(f"model_config:\n  x: {text}\n")).model_config["x"]
     assert result == value
     assert type(result) is type(value)
+
+
+def test_folders_in_the_home_folder(run_yaml, monkeypatch):
+    """In a YAML file no shell expands ~."""
+    monkeypatch.setenv("HOME", "/home/anna")
+    config = parse(RecipeConfig, run_yaml("{train_file: a.csv, output_dir: ~/runs/x, model_name_or_path: ~/minilm}"))
+    assert (config.output_dir, config.model_name_or_path) == ("/home/anna/runs/x", "/home/anna/minilm")
 
 
 def test_norwegian_is_a_language(run_yaml):

@@ -61,6 +61,17 @@ def test_a_missing_file_with_an_unreadable_mark_names_the_one_that_is_there(tmp_
         require_files(DataConfig(train_file=[f"{tmp_path}/a.jsonl{mark}"]))
 
 
+def test_files_in_the_home_folder_and_files_with_commas_between(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("{}")
+    require_files(DataConfig(train_file=["~/a.jsonl@2", "~/b.jsonl"]))
+    with pytest.raises(ValueError, match=rf"no file {tmp_path}/c\.jsonl"):
+        require_files(DataConfig(train_file=["~/c.jsonl"]))
+    with pytest.raises(ValueError, match="put blanks, not commas, between several files"):
+        require_files(DataConfig(train_file=["~/a.jsonl@2,~/b.jsonl"]))
+
+
 @pytest.mark.parametrize("written", ["a@0", "a@-1", "a#0", "a#1.5", "a@1@2", "a@1e9", "a#-3"])
 def test_weights_and_limits_that_cannot_be(written):
     with pytest.raises(ConfigError, match=f"train_file: {written}"):

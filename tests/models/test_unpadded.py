@@ -282,7 +282,7 @@ def test_fit_trains_without_padding(tmp_path):
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-5, atol=1e-6)
 
 
-def weights_of(folder, *, stop=None, resume=None):
+def weights_of(folder, *, stop=None, resume=None, **settings):
     """The weights after 4 steps of a model with dropout, and the configuration."""
     lengths = (3, 17, 2, 9, 12, 5, 9, 4) * 2
     examples = Examples(rows_of(lengths), np.array(lengths)[:, None])
@@ -290,7 +290,7 @@ def weights_of(folder, *, stop=None, resume=None):
     model = classifier("bert", hidden_size=96)
     config = TrainConfig(
         output_dir=str(folder), max_steps=4, global_batch_size=8, save_steps=2, learning_rate=1e-3,
-        resume_from_checkpoint=resume,
+        resume_from_checkpoint=resume, **settings,
     )  # fmt: skip
     loss, after = classification("single_label_classification"), break_off(stop) if stop else None
     with pytest.raises(BrokenOff) if stop else nullcontext():
@@ -304,6 +304,11 @@ def test_a_model_with_dropout_draws_for_tokens_only_and_a_resume_keeps_what_its_
     weights_of(tmp_path / "stopped", stop=3)
     resumed, config = weights_of(tmp_path / "stopped", resume="auto")
     assert torch.equal(resumed, chosen) and config.chosen["padding_free"].reason == "as the checkpoint has it"
+    changed = {"resume": "auto", "activation_checkpointing": True}
+    weights_of(tmp_path / "changed", stop=3)
+    with pytest.raises(ValueError, match="cannot go on so: activation_checkpointing is on"):
+        weights_of(tmp_path / "changed", **changed)
+    assert weights_of(tmp_path / "changed", **changed, resume_allow=["padding_free"])[1].padding_free is None
     monkeypatch.setattr(padding, "drops", lambda model: False)  # as older versions did
     older, config = weights_of(tmp_path / "older")
     assert config.padding_free is None and not torch.equal(older, chosen)
@@ -311,3 +316,14 @@ def test_a_model_with_dropout_draws_for_tokens_only_and_a_resume_keeps_what_its_
     monkeypatch.undo()
     resumed, config = weights_of(tmp_path / "stopped before", resume="auto")
     assert torch.equal(resumed, older) and config.padding_free is None
+
+
+def test_what_an_earlier_fit_chose_is_chosen_anew(tmp_path):
+    """A second fit of the same configuration, whose rows have no padding."""
+    examples = Examples(rows_of((5,) * 8), np.full((8, 1), 5))
+    config = TrainConfig(output_dir=str(tmp_path))
+    config.choose("padding_free", True, "dropout draws for tokens only")
+    model = classifier("bert", hidden_size=96)
+    loss = loss_of(model)
+    assert without_padding(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss) is loss
+    assert config.padding_free is None and not config.chosen

@@ -45,8 +45,10 @@ def without_padding(
     numbers of the padded batch keeps them, and the trial compares the numbers too.
 
     Raises:
-        ValueError: `padding_free` is true, but the model needs its padding.
+        ValueError: `padding_free` is true, or the resumed run draws for tokens only, but the model needs its padding.
     """
+    if config.chosen.pop("padding_free", None):  # by an earlier fit
+        config.padding_free = None
     inner, set_by_user = base(accelerator.unwrap_model(model)), config.padding_free
     if set_by_user is False:
         return loss
@@ -64,6 +66,12 @@ def without_padding(
             logger.info("%s computes padding too: %s", type(inner).__name__, reason)
     if reason and set_by_user:
         raise ValueError(f"padding_free cannot be true: {reason}. Leave it open (null)")
+    if reason and wanted and "padding_free" not in config.resume_allow:
+        raise ValueError(
+            f"this run draws dropout for tokens only, as its checkpoint says (padding_free: true), and cannot go on "
+            f"so: {reason}. Set that back, or continue with --resume_allow padding_free: then dropout draws for "
+            "padding too"
+        )
     if reason:
         return loss
     if free:
