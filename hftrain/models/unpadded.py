@@ -229,7 +229,7 @@ class Stack:
 
     def __init__(self, layers: nn.ModuleList, own: Places, source: Places, masks: Masks, exact: bool):
         self.layers, self.own, self.source, self.masks, self.exact = layers, own, source, masks, exact
-        self.is_flat = False
+        self.is_flat, self.served = False, False  # now; in any pass
 
     def run(self, layer: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         named = not args
@@ -237,6 +237,7 @@ class Stack:
         if not self.is_flat and hidden.shape[:2] != self.own.shape:  # not a token for each place, as in audio
             return forward(hidden, *args[1:], **kwargs)
         hidden = hidden if self.is_flat else self.own.flat(hidden)
+        self.served = True
         self.is_flat = layer is not self.layers[-1]
         others = [self._flat(value) for value in args[1:]]
         with InRows(self.own, self.source, self.masks, self.exact):
@@ -298,8 +299,11 @@ def places_of(model: PreTrainedModel, batch: Batch, worth: float = WORTH) -> tup
 
 
 @contextmanager
-def unpadded(model: PreTrainedModel, batch: Batch, worth: float = WORTH, *, exact: bool = True) -> Iterator[None]:
-    """A context in which the layers of `model` see the tokens of `batch` only. Its adapters belong to it.
+def unpadded(
+    model: PreTrainedModel, batch: Batch, worth: float = WORTH, *, exact: bool = True
+) -> Iterator[list[Stack]]:
+    """A context in which the layers of `model` see the tokens of `batch` only. Its adapters belong to it. Gives the
+    stacks of these layers.
 
     Args:
         worth: the share of padding from which on this is done.
@@ -307,18 +311,20 @@ def unpadded(model: PreTrainedModel, batch: Batch, worth: float = WORTH, *, exac
     """
     places = places_of(model, batch, worth)
     if places is None:
-        yield
+        yield []
         return
     source, own = places
     changed: list[nn.Module] = []
+    stacks: list[Stack] = []
     masks = Masks()
     try:
         for layers, decodes in stacks_of(model):
             stack = Stack(layers, own if decodes else source, source, masks, exact)
+            stacks.append(stack)
             for layer in layers:
                 changed.append(layer)
                 layer.forward = _bound(stack, layer, layer.forward)
-        yield
+        yield stacks
     finally:
         for layer in changed:
             del layer.forward

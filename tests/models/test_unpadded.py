@@ -327,3 +327,24 @@ def test_what_an_earlier_fit_chose_is_chosen_anew(tmp_path):
     loss = loss_of(model)
     assert without_padding(Accelerator(cpu=True), model, examples, config, collate=collate, loss=loss) is loss
     assert config.padding_free is None and not config.chosen
+
+
+def test_layers_that_see_frames_instead_of_samples_keep_their_padding(tmp_path):
+    """The mask of a recording is of its samples, which are not what the layers of a model see."""
+    config = transformers.Wav2Vec2Config(
+        hidden_size=96, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32, conv_dim=[8],
+        conv_kernel=[10], conv_stride=[5], num_feat_extract_layers=1, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2, classifier_proj_size=8, layerdrop=0.0, apply_spec_augment=False,
+    )  # fmt: skip
+    lengths = (400, 90, 300, 60)
+
+    def recordings(rows):
+        longest = max(row["length"] for row in rows)
+        mask = torch.tensor([[place < row["length"] for place in range(longest)] for row in rows])
+        return {"input_values": mask.float(), "attention_mask": mask.long(), "labels": torch.zeros(len(rows)).long()}
+
+    examples = Examples([{"length": length} for length in lengths], np.array(lengths)[:, None])
+    model, settings = transformers.Wav2Vec2ForSequenceClassification(config), TrainConfig(output_dir=str(tmp_path))
+    loss = loss_of(model)
+    assert without_padding(Accelerator(cpu=True), model, examples, settings, collate=recordings, loss=loss) is loss
+    assert settings.padding_free is None

@@ -67,9 +67,10 @@ def without_padding(
     if reason and set_by_user:
         raise ValueError(f"padding_free cannot be true: {reason}. Leave it open (null)")
     if reason and wanted and "padding_free" not in config.resume_allow:
+        names = ",".join([*sorted(config.resume_allow), "padding_free"])
         raise ValueError(
             f"this run draws dropout for tokens only, as its checkpoint says (padding_free: true), and cannot go on "
-            f"so: {reason}. Set that back, or continue with --resume_allow padding_free: then dropout draws for "
+            f"so: {reason}. Set that back, or continue with --resume_allow {names}: then dropout draws for "
             "padding too"
         )
     if reason:
@@ -113,21 +114,25 @@ def _tried(
     order = np.argsort(examples.lengths.sum(axis=1), kind="stable")
     rows = order[[0, len(order) // 3, 2 * len(order) // 3]].tolist()
 
-    def summed(worth: float) -> tuple[float, torch.Tensor]:
+    def summed(worth: float) -> tuple[float, torch.Tensor, bool]:
+        """The loss, the random state after it, and whether any layers were spared their padding."""
         seed_all(config.seed, 0, 0)
         batch = send_to_device(collate(fetch(examples, rows)), accelerator.device)
-        with unpadded(inner, batch, worth, exact=exact):
-            return float(loss.summed(model, batch)), torch.get_rng_state()
+        with unpadded(inner, batch, worth, exact=exact) as stacks:
+            value = float(loss.summed(model, batch))
+        return value, torch.get_rng_state(), any(stack.served for stack in stacks)
 
     with left_as_it_was(inner), torch.no_grad(), accelerator.autocast():
         inner.train(exact)
         if places_of(inner, collate(fetch(examples, rows)), 0.0) is None:
             return "its batches have no padding that an attention mask shows"
-        expected, after = summed(1.0)
+        expected, after, _ = summed(1.0)
         try:
-            value, state = summed(0.0)
+            value, state, spared = summed(0.0)
         except Exception as error:  # of the model's own code, which may need its rows
             return f"without it, it fails ({error})"
+    if not spared:
+        return "its layers see something other than what its attention mask masks"
     rounding = 1e-4 if accelerator.mixed_precision == "no" else 1e-2
     if not torch.equal(after, state) or not math.isclose(value, expected, rel_tol=rounding):
         return "without it, its loss differs"
