@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, groupby, islice, zip_longest
 from pathlib import Path
@@ -26,6 +27,9 @@ Item = tuple[int, "list[Any] | Fault"]
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+NO_COLUMN = re.compile(r"\bno column '.+?'; there are ")  # as `missing` writes it
 
 
 def missing(column: str, present: Iterable[str]) -> str:

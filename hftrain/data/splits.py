@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from hftrain.config.errors import NO_INTERNET
 from hftrain.config.sources import read_source
 from hftrain.data.cut import fold_rows, split_rows
 from hftrain.data.lines import Dialect
+from hftrain.data.readers import NO_COLUMN
 from hftrain.data.rows import Rows, leaks, load_rows
 from hftrain.data.several import join_sources, sources_of, weighted
 from hftrain.data.sources import split_names
@@ -68,15 +70,16 @@ def load_splits(
     column = columns.get(compare[0], compare[0])  # the user's name for it
 
     def load(source: str, split: str | None = None) -> Rows:
-        return load_rows(
-            source,
-            columns=columns,
-            split=split,
-            config_name=config.dataset_config_name,
-            max_bad_rows=config.max_bad_rows,
-            dialect=dialect_of(config),
-            **reading,
-        )
+        with naming_columns(config, columns.values()):
+            return load_rows(
+                source,
+                columns=columns,
+                split=split,
+                config_name=config.dataset_config_name,
+                max_bad_rows=config.max_bad_rows,
+                dialect=dialect_of(config),
+                **reading,
+            )
 
     if config.train_file is not None:
         files = {"train": config.train_file, "validation": config.validation_file, "test": config.test_file}
@@ -114,6 +117,22 @@ def load_splits(
         logger.warning("%s", few)
     rows = find_leaks(rows, compare, column)
     return {name: rows[name] for name in SPLITS}
+
+
+@contextmanager
+def naming_columns(config: DataConfig, columns: Iterable[str]) -> Iterator[None]:
+    """Adds to the error of a missing column the settings that choose the columns."""
+    try:
+        yield
+    except ValueError as error:
+        read, named = set(columns), []
+        for setting, value in vars(config).items():
+            values = [value] if isinstance(value, str) else value or []
+            if setting.endswith("_column") and read.intersection(values):
+                named.append(f"{setting} (now {', '.join(values)})")
+        if not named or not NO_COLUMN.search(str(error)):
+            raise
+        raise ValueError(f"{error}\nThe settings of the columns: {', '.join(named)}") from error
 
 
 def strata_of(rows: Rows | Dataset, column: str | None) -> list[str] | None:

@@ -12,6 +12,7 @@ from hftrain.data.cut import deal, draw, fold_rows, held_out_size, split_rows
 from hftrain.data.names import alike
 from hftrain.data.splits import few_to_choose_by, load_splits, strata_of
 from hftrain.metrics.intervals import wilson
+from hftrain.tasks.classification import ClassificationConfig
 
 pytestmark = pytest.mark.unit
 
@@ -143,6 +144,18 @@ def test_a_validation_set_too_small_to_choose_by_is_named(tmp_path, caplog):
     assert few_to_choose_by(25, None).startswith("25 validation rows: a mean over them has a margin of +-0.39 standard")
     assert few_to_choose_by(100, "an accuracy") is None
     assert "folds" not in few_to_choose_by(25, None, folded=True)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl"])
+def test_a_missing_column_names_the_settings_that_choose_it(tmp_path, name):
+    path = tmp_path / name
+    lines = "Review,Sentiment\nfine,good\n" if name == "rows.csv" else '{"Review": "fine", "Sentiment": "good"}\n'
+    path.write_text(lines)
+    config = ClassificationConfig(train_file=[str(path)])
+    columns = {"text": config.text_column, "label": config.label_column[0]}
+    message = r"(?s)no column 'text'; there are 'Review', 'Sentiment'.*\nThe settings of the columns: "
+    with pytest.raises(ValueError, match=message + r"label_column \(now label\), text_column \(now text\)$"):
+        load_splits(config, columns=columns)
 
 
 def test_names_that_are_spelt_alike():
