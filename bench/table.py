@@ -14,7 +14,11 @@ import time
 from pathlib import Path
 
 BENCHMARKS = ("start", "overhead", "padding", "language", "memory", "dpo", "beams")
-ELSEWHERE = [("on a GPU: what `bench/gpu.py` prints", "")]
+ELSEWHERE = [
+    ("data pipeline / a step: see docs/log.md", "<= 2 %"),
+    ("padding of all defaults: the column in the tables of each benchmark", "<= 5 %"),
+    ("on a GPU: what `bench/gpu.py` prints", ""),
+]
 MEMORY = ["language.py", "--steps", "25", "--contestants", "memory: TRL", "memory: hftrain"]  # enough to choose a cut
 
 
