@@ -10,8 +10,8 @@ or new, or a pretrained CSM or Dia.
 Rows name recordings and their texts (LJSpeech, LibriSpeech, Common Voice, Kaldi, or paths in jsonl, csv, tsv).
 `hftrain predict OUT "a text" --output folder` speaks with what was trained.
 
-Seen: a Whisper understands 100 of 100 of its built-in digits, mel-cepstral distance 1.5 dB, after 608 steps; and 50 of 50
-digits of one speaker of FSDD, 4.2 dB, after 500 steps in 155 seconds of one CPU thread.
+Seen: a Whisper understands 100 of 100 of its built-in digits, mel-cepstral distance 1.5 dB, after 608 steps; and 50 of
+50 digits of one speaker of FSDD, 4.2 dB, after 500 steps in 155 seconds of one CPU thread.
 docs/log.md: "What speak reaches by its default now", "A voice that Whisper understands".
 """
 
