@@ -38,7 +38,7 @@ def main(config: AudioClassificationConfig) -> dict[str, Any]:
     collate = audio.collator(features, problem, len(names))
 
     def score(model: Any, split: str) -> labels.Scores:
-        batch_size = features.together(model.config, config.eval_batch_size)
+        batch_size = features.together(accelerator.unwrap_model(model).config, config.eval_batch_size)
         return labels.score(accelerator, model, examples[split], batch_size, collate=collate, problem=problem)
 
     def evaluate(model: Any) -> dict[str, float]:

@@ -152,25 +152,31 @@ class Watch:
 
     def _has_left(self, rank: int) -> bool:
         """Whether another process is at its end: launchers report the first one that ends."""
+        if rank == 0:  # with the store, soon after we knew
+            return True
         try:
             return "left" in json.loads(self.store.get(str(rank)))
         except RuntimeError:  # with the store
             return True
 
     def _fail(self) -> None:
-        """Tells the others that this process ends with an error, and waits until they know."""
+        """Tells the others that this process ends with an error, and waits until they know. Rank 0 keeps the store, so
+        it ends after those that still ask it: torch would print where they were in C++."""
         if self.ending:
             return
         self.ending = {"failed": True}
-        keys = [str(other) for other in range(len(self.heard))]
+        keys = [str(other) for other in range(len(self.heard)) if other != self.rank]
+        enough = {"knows", "left"} if self.rank == 0 else {"failed", "knows", "left"}
         deadline = time.monotonic() + 3 * self.seconds
         with suppress(RuntimeError):
             self._tell()
             while time.monotonic() < deadline:
                 values = [json.loads(value) for value in self.store.multi_get(keys)]
-                if all(value.keys() & {"failed", "knows", "left"} for value in values):
-                    return
+                if all(value.keys() & enough for value in values):
+                    break
                 time.sleep(0.05)
+            self.ending["left"] = True
+            self._tell()
 
     def _explain(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """Reports which process is gone when a connection breaks; living processes report within two beats."""

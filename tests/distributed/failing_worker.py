@@ -53,7 +53,7 @@ def _run(phase: str, folder: Path, out: Path, rank: int, shared: dict[str, str])
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     try:
-        PHASES[phase](make_accelerator(timeout_seconds=20), folder)
+        PHASES[phase](make_accelerator(timeout_seconds=40), folder)
     except Exception:  # multiprocessing would print it past the interpreter's hook
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         os._exit(1)

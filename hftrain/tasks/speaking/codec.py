@@ -54,7 +54,7 @@ def load_processor(kind: str, name: str) -> Any:
 
     processor: Any = {"csm": transformers.CsmProcessor, "dia": transformers.DiaProcessor}[kind]
     try:
-        return processor.from_pretrained(name)
+        return processor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(cannot_load("the processor of", name, error)) from error
 

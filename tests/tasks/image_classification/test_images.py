@@ -34,7 +34,8 @@ VIT = {**TINY, "num_hidden_layers": 2, "image_size": 16, "patch_size": 4}
 MODELS = {
     "vit": (transformers.ViTConfig, VIT),
     "dinov2": (transformers.Dinov2Config, {**VIT, "mlp_ratio": 2}),
-    "dinov3": (transformers.DINOv3ViTConfig, {**VIT, "num_register_tokens": 2}),
+    # without the scale of positions that it draws anew in each pass of training, as others draw dropout
+    "dinov3": (transformers.DINOv3ViTConfig, {**VIT, "num_register_tokens": 2, "pos_embed_rescale": None}),
     "siglip": (
         transformers.SiglipConfig,
         {"vision_config": {**VIT, "vision_use_head": False}, "text_config": {**TINY, "num_hidden_layers": 1}},
