@@ -200,17 +200,14 @@ def _outermost(module: nn.Module, classes: set[str]) -> list[nn.Module]:
 def draw(make: Callable[[], nn.Module]) -> nn.Module:
     """`make()`, a model with new weights, the same ones for every strategy. Every process must call. With ZeRO-3 and
     FSDP2 the main process alone draws them; `prepare` sends each process its shards, a parameter at a time."""
-    from transformers.integrations import deepspeed
 
     def shapes() -> nn.Module:
         with torch.random.fork_rng(), torch.device("meta"):
             return make()
 
-    if not deepspeed.is_deepspeed_zero3_enabled():
-        drawn: nn.Module = load_once(make, shapes)
-        return drawn
+    sharded = shards_weights()
     with unsharded_models():
-        drawn = _once(make, shapes)
+        drawn: nn.Module = _once(make, shapes) if sharded else make()
     return drawn
 
 
