@@ -1,4 +1,5 @@
-"""Text from data (rows, names of classes, columns and files) in a form that is safe to display.
+"""What a program shows: text from data (rows, names of classes, columns and files) in a form that is safe to display,
+and of libraries only what is meant for the user.
 
 An escape sequence could move the terminal's cursor, hide text or set the window's title; a direction mark could change
 the order of text on a page. All text for a terminal, a log or a page passes through here.
@@ -6,6 +7,7 @@ the order of text on a page. All text for a terminal, a log or a page passes thr
 
 import json
 import logging
+import os
 import re
 import warnings
 from typing import Any
@@ -43,3 +45,18 @@ def clean_messages() -> None:
 
         format_warning.visible = True  # type: ignore[attr-defined]
         warnings.formatwarning = format_warning
+
+
+def hush_libraries() -> None:
+    """Silences messages of libraries to developers, which would hide those to the user. Called at the start of our
+    programs, never by a library. Errors are still shown."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it for any adapter
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # one bar for each loaded model
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(torch|transformers|peft|accelerate|deepspeed)\b"
+    )
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # Accelerate imports DeepSpeed where it is installed

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
-from hftrain.terminal import visible
+from hftrain.terminal import hush_libraries, visible
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,8 +41,6 @@ def add(commands: Commands) -> None:
 
 def chat(args: argparse.Namespace) -> int:
     """A message a line on standard input, until /exit or its end; the answers stream to standard output."""
-    from hftrain.quiet import hush_libraries
-
     hush_libraries()
     if args.seed is not None:
         from transformers import set_seed

@@ -10,7 +10,7 @@ from typing import Any
 from hftrain.cli.commands import Commands
 from hftrain.cli.predict import add_base
 from hftrain.cli.trust import trust_option
-from hftrain.terminal import visible
+from hftrain.terminal import hush_libraries, visible
 
 SHARED = ("max_shard_size", "max_kl", "load_in_4bit", "device", "base", "trust_remote_code")  # options of both
 
@@ -101,7 +101,6 @@ def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int
     from hftrain.data.sources import existing
     from hftrain.deploy.merge import NotTheSame
     from hftrain.predict.reading import read_texts
-    from hftrain.quiet import hush_libraries
 
     hush_libraries()
     if args.prompts:

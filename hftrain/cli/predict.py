@@ -120,9 +120,9 @@ def predict_texts(args: argparse.Namespace) -> int:
         read_recordings,
         reads_images,
     )
-    from hftrain.quiet import hush_libraries
     from hftrain.tasks.image_pretraining.predict import draw, is_reconstructor
     from hftrain.tasks.speaking.predict import is_voice, write_waves
+    from hftrain.terminal import hush_libraries
 
     hush_libraries()
     set_verbosity_error()  # it would report an adapter's head as missing in the base model

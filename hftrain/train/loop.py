@@ -27,8 +27,8 @@ from hftrain.data.plan import MicroBatch, cut, seed_all, steps
 from hftrain.losses import Batch, Loss, exact, send
 from hftrain.models.freezing import narrow_frozen
 from hftrain.models.kernels import check_kernels, use_kernels
-from hftrain.quiet import hush_libraries
 from hftrain.signals import StopSignals, now_saved
+from hftrain.terminal import hush_libraries
 from hftrain.train import checkpoint, inspect, memory, trials
 from hftrain.train.budget import choose_budget
 from hftrain.train.choosing import choose_settings

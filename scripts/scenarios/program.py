@@ -21,8 +21,8 @@ from hftrain.config.errors import explain_errors
 from hftrain.data.examples import Examples
 from hftrain.losses import Loss, causal_language_model, count_next_labels
 from hftrain.models import TransformerConfig, TransformerForCausalLM
-from hftrain.quiet import hush_libraries
 from hftrain.report import Report, publish
+from hftrain.terminal import hush_libraries
 from hftrain.train.evaluation import mean_loss
 from hftrain.train.loop import fit, start
 
