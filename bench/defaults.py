@@ -103,6 +103,53 @@ def instructions(data: Path) -> dict[str, list[Any]]:
     return {"train": rows[:-160], "validation": rows[-160:-80], "test": rows[-80:]}
 
 
+def split(rows: list[dict[str, Any]], held_out: int = 500) -> dict[str, list[Any]]:
+    random.Random(0).shuffle(rows)
+    return {"train": rows[2 * held_out :], "validation": rows[:held_out], "test": rows[held_out : 2 * held_out]}
+
+
+def similar(data: Path) -> list[tuple[str, float, str, str]]:
+    """The pairs of sentences of STS that have a score: where they come from, the score from 0 to 5, the two."""
+    files = sorted((data / "sts").glob("*.tsv"))
+    lines = [(file.name.split(".")[1], line.split("\t")) for file in files for line in file.read_text().splitlines()]
+    return [(source, float(score), one, two) for source, (score, one, two, *_) in lines if score.strip()]
+
+
+def sources(data: Path) -> dict[str, list[Any]]:
+    """Which of seven sources a sentence comes from: headlines, captions, forums, a dictionary and others."""
+    return split([{"label": source, "text": one} for source, _, one, _ in similar(data)])
+
+
+def similarity(data: Path) -> dict[str, list[Any]]:
+    """Five classes, in order, that are hard to tell apart: how much two sentences say the same."""
+    return split([{"label": str(min(4, int(score))), "text": a, "other": b} for _, score, a, b in similar(data)])
+
+
+def emoji(data: Path) -> dict[str, list[Any]]:
+    """Which of nine groups the name of an emoji belongs to: names of a few words."""
+    symbols = json.loads((data / "emoji_google" / "emoji.json").read_text())
+    rows = [{"label": symbol["category"], "text": symbol["name"].lower()} for symbol in symbols]
+    return split([row for row in rows if row["label"] != "Component"], 300)
+
+
+def multi30k(data: Path) -> dict[str, list[Any]]:
+    def lines(name: str) -> list[str]:
+        return gzip.decompress((data / "multi30k" / name).read_bytes()).decode().splitlines()
+
+    def pairs(name: str) -> list[Any]:
+        return [
+            {"source": en, "target": de} for en, de in zip(lines(f"{name}.en.gz"), lines(f"{name}.de.gz"), strict=True)
+        ]
+
+    return {"train": pairs("train"), "validation": pairs("val"), "test": pairs("test_2016_flickr")}
+
+
+def gsm8k(data: Path) -> dict[str, list[Any]]:
+    lines = (data / "gsm8k" / "train.jsonl").read_text().splitlines()
+    rows = [{"text": f"{row['question']}\n{row['answer']}"} for row in map(json.loads, lines)]
+    return {"train": rows[:-200], "validation": rows[-200:]}
+
+
 # ---- cases: recipe, data, settings of the recipe, the score, and the grid
 
 SMALL = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -113,10 +160,25 @@ CASES: dict[str, dict[str, Any]] = {
     "sst2": {"recipe": "classify", "data": sst2, "settings": MINILM, "score": "test_accuracy", "test": 1821},
     "trec": {"recipe": "classify", "data": trec, "settings": MINILM | SIX, "score": "test_accuracy", "test": 500},
     "trec-new": {"recipe": "classify", "data": trec, "settings": SIX, "score": "test_accuracy", "test": 500},
+    "sources": {"recipe": "classify", "data": sources, "settings": MINILM, "score": "test_accuracy", "test": 500},
+    "similarity": {
+        "recipe": "classify", "data": similarity, "settings": MINILM | {"text_pair_column": "other"},
+        "score": "test_accuracy", "test": 500,
+    },
+    "emoji": {"recipe": "classify", "data": emoji, "settings": MINILM, "score": "test_accuracy", "test": 300},
+    "sst2-new": {"recipe": "classify", "data": sst2, "settings": {}, "score": "test_accuracy", "test": 1821},
+    "sources-new": {"recipe": "classify", "data": sources, "settings": {}, "score": "test_accuracy", "test": 500},
     "wnut": {"recipe": "tag", "data": wnut, "settings": MINILM, "score": "test_f1", "test": 500},
     "xquad": {"recipe": "answer", "data": xquad, "settings": MINILM | WINDOWS, "score": "test_f1", "test": 250},
     "tatoeba": {
         "recipe": "translate", "data": tatoeba, "settings": {"num_beams": 1}, "score": "test_sacrebleu", "test": 300,
+    },
+    "multi30k": {
+        "recipe": "translate", "data": multi30k, "settings": {"num_beams": 1}, "score": "test_sacrebleu", "test": 300,
+    },
+    "gsm8k": {
+        "recipe": "pretrain", "data": gsm8k, "score": "eval_perplexity", "test": 200,
+        "settings": {"sample_tokens": 0, "model_config": SMALL},
     },
     "shakespeare": {
         "recipe": "pretrain", "data": shakespeare, "score": "eval_perplexity", "test": 400,
@@ -156,14 +218,27 @@ GRID: list[tuple[str, int, list[dict[str, Any]]]] = [
     ("sst2", 200, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
     ("sst2", 640, sized([(8, 3), (8, 5)], [1e-4])),
     ("sst2", 5000, sized([(16, 2), (16, 3)], [1e-4, 5e-5])),
+    ("sources", 200, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
+    ("sources", 640, sized([(8, 3), (8, 5)], [1e-4, 2e-4])),
+    ("similarity", 200, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
+    ("similarity", 640, sized([(8, 3), (8, 5)], [1e-4, 2e-4])),
+    ("emoji", 200, sized([(8, 10), (8, 20)], [1e-4, 2e-4])),
+    ("emoji", 640, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
     ("wnut", 200, sized([(8, 10), (8, 20)], [1e-4, 2e-4])),
     ("wnut", 360, sized([(8, 9)], [1e-4, 2e-4])),
     ("wnut", 1000, sized([(8, 3), (8, 5)], [1e-4, 2e-4])),
     ("xquad", 200, sized([(8, 10), (8, 20)], [1e-4, 2e-4])),
     ("xquad", 640, sized([(8, 5), (8, 10)], [1e-4, 2e-4])),
     ("trec-new", 200, sized([(16, 20), (16, 40)], [1e-3, 2e-3])),
+    ("trec-new", 1000, sized([(16, 24)], [1e-3, 2e-3])),
+    ("trec-new", 5000, sized([(32, 10)], [1e-3, 2e-3])),
+    ("sst2-new", 1000, sized([(16, 12), (16, 24)], [1e-3, 2e-3])),
+    ("sst2-new", 5000, sized([(32, 5), (32, 10)], [1e-3, 2e-3])),
+    ("sources-new", 640, sized([(16, 20), (16, 37)], [1e-3, 2e-3])),
     ("shakespeare", 1000, tokens([1024, 512], [10, 3], [3e-3])),
     ("shakespeare", 1800, tokens([512, 1024], [10], [4e-3])),
+    ("gsm8k", 500, tokens([512, 1024], [10], [2e-3, 4e-3])),
+    ("multi30k", 1000, tokens([512], [20, 40], [2e-3, 4e-3])),
     ("tatoeba", 1000, tokens([512], [20, 40], [2e-3, 4e-3])),
     ("tatoeba", 5000, tokens([512, 1024], [10, 20], [2e-3])),
     ("instruct", 100, sized([(8, 1), (8, 3)], [5e-4, 1e-3])),
@@ -176,7 +251,7 @@ def run(name: str, rows: int, changes: dict[str, Any], seed: int, args: argparse
     train = splits["train"]
     random.Random(seed).shuffle(train)
     splits |= {"train": train[:rows], "validation": splits["validation"][:100]}
-    if name == "shakespeare":
+    if "test" not in splits:
         splits["validation"] = case["data"](args.data)["validation"]
     if "test" in splits:
         random.Random(0).shuffle(splits["test"])
