@@ -56,6 +56,7 @@ class Known:
         parameters: of the base model, adapters aside.
         new: the model is trained from scratch.
         longest: tokens of the longest example.
+        packs: of how many packs a step chooses, where several examples share one; None: examples are not packed.
         metric: what the best model is chosen by.
         validation: examples that it is computed from; None: not known.
     """
@@ -67,11 +68,12 @@ class Known:
     new: bool = False
     adapters: bool = False
     longest: int = 1
+    packs: int | None = None
     metric: str = "loss"
     validation: int | None = None
 
     def __str__(self) -> str:
-        size = f"{self.tokens:,} tokens" if self.task in BY_TOKENS else f"{self.examples:,} examples"
+        size = f"{self.tokens:,} tokens" if self.task in BY_TOKENS else _number_of(self)
         kind = "new" if self.new else "pretrained"
         number = f"{self.parameters:,}" if self.parameters < 1e5 else f"{self.parameters / 1e6:,.3g}M"
         number = f"{self.parameters / 1e9:,.3g}B" if self.parameters >= 1e9 else number
@@ -145,12 +147,14 @@ def usual_batch(known: Known) -> Choice:
         size = 16 if known.examples < small else 32
     else:
         size = 8 if known.examples < small else 16 if large is None or known.examples < large else 32
-    return Choice(size, f"{known.examples:,} examples")
+    if known.packs is not None:  # as many examples in a step as without packs
+        size = max(1, round(size * known.packs / max(1, known.examples)))
+    return Choice(size, _number_of(known))
 
 
 def batch_in_unit(known: Known, given: Mapping[str, Any], unit: str) -> float | None:
     """The batch that the user sets, in examples or tokens as the task counts; None if he sets none."""
-    mean = max(1.0, known.tokens / max(1, known.examples))
+    mean = max(1.0, known.tokens / max(1, known.examples if known.packs is None else known.packs))
     size, tokens = given.get("global_batch_size"), given.get("global_batch_tokens")
     if unit == "global_batch_tokens":
         return tokens if size is None else size * mean
@@ -247,6 +251,11 @@ def describe(config: TrainConfig) -> list[str]:
         return []
     lines = [f"  {name} {choice.value}: {choice.reason}" for name, choice in config.chosen.items()]
     return [f"chosen for {config.chosen_for} (set one to choose otherwise):", *lines]
+
+
+def _number_of(known: Known) -> str:
+    packs = "" if known.packs is None else f" in {known.packs:,} packs"
+    return f"{known.examples:,} examples{packs}"
 
 
 def _given(config: TrainConfig) -> dict[str, Any]:

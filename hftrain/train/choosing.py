@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hftrain.config import TrainConfig, defaults, printing
+from hftrain.data.examples import Examples
+from hftrain.data.packing import Packed
 from hftrain.data.plan import Plan
 from hftrain.metrics import rehearse
 from hftrain.train import checkpoint
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 
 def choose_settings(
-    model: nn.Module, lengths: np.ndarray, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
+    model: nn.Module, examples: Examples, config: TrainConfig, held_out: Mapping[str, Sequence[Any]] | None = None
 ) -> tuple[Plan, int]:
     """Fills in the open settings of `config`; returns the plan and the number of steps. A resumed run uses the values
     of its checkpoint. Every process must call.
 
     Args:
-        lengths: (N, K) tokens of each of an example's K sequences.
         held_out: the examples of other splits by name.
 
     Raises:
@@ -33,15 +32,18 @@ def choose_settings(
     """
     parameters = count_parameters(model)
     adapted = hasattr(model, "peft_config")
+    lengths = examples.lengths
     tokens = lengths.sum(axis=1)
+    packs = examples.packs if isinstance(examples, Packed) else None
     known = defaults.Known(
         task=config.task_family,
-        examples=len(lengths),
+        examples=len(examples) if packs is None else len(packs.members),
         tokens=int(tokens.sum()),
         parameters=parameters - count_parameters(model, trained=True) if adapted else parameters,
         new=getattr(config, "model_name_or_path", None) is None,
         adapters=adapted,
         longest=int(tokens.max(initial=1)),
+        packs=None if packs is None else len(packs),
         metric=config.metric_for_best_model or config.scored_by,
         validation=len(held_out["validation"]) if held_out and "validation" in held_out else None,
     )

@@ -131,7 +131,7 @@ def fit(
         raise ValueError("equal_length_micro_batches needs the lengths of the examples: give fit `Examples`")
     examples = Examples.of(examples)
     lengths = examples.lengths
-    plan, total = choose_settings(model, lengths, config, held_out)
+    plan, total = choose_settings(model, examples, config, held_out)
     if augment_at is not None:
         augment = augment_at(0, total)  # is what is tried and shown
     shown = collate if augment is None else lambda rows: collate([augment(row) for row in rows])

@@ -1,6 +1,7 @@
 """Settings that are left open: what is chosen for which data and model, and that a run keeps what it began with."""
 
 import itertools
+import json
 import math
 import re
 import sys
@@ -8,9 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 
+from hftrain import metrics
 from hftrain.config import ConfigError, TrainConfig, defaults, parse, printing
 from hftrain.config.defaults import LIMITS, Known, cadence, choose, stretched
+from hftrain.data.examples import Examples
+from hftrain.data.packing import Packed, pack
+from hftrain.tasks import chat, pretraining, translation
 from hftrain.train import checkpoint, choosing
 from hftrain.train.run import Run
 from tests import ROOT
@@ -72,6 +78,26 @@ def test_the_rules_are_monotone_and_within_bounds():
 def test_a_step_holds_the_longest_example():
     known = Known("pretraining", 40, 78_000, 10**6, new=True, longest=2048)
     assert choose(known, {})["global_batch_tokens"].value == 4096
+
+
+def test_a_step_of_packs_has_as_many_examples_as_without():
+    rows = Known("chat", 1000, tokens=100_000, parameters=135_000_000)
+    packed = replace(rows, packs=100)
+    assert choose(rows, {})["global_batch_size"].value == 16
+    assert choose(packed, {})["global_batch_size"] == (2, "1,000 examples in 100 packs")
+    assert choose(replace(rows, packs=3), {})["global_batch_size"].value == 1
+    for name in ("num_train_epochs", "learning_rate"):
+        assert choose(packed, {})[name] == choose(rows, {})[name]
+    assert "times 2," in choose(packed, {"global_batch_size": 8})["learning_rate"].reason
+    assert "times 2," in choose(packed, {"global_batch_tokens": 8000})["learning_rate"].reason
+
+
+def test_packs_are_known_to_the_choice(tmp_path):
+    model = torch.nn.Linear(1, 1)
+    documents = Examples([{"input_ids": [1] * 10}] * 40, [10] * 40)
+    config = OpenConfig(output_dir=str(tmp_path / "out"))
+    choosing.choose_settings(model, Packed(documents, pack(documents.lengths, 40)), config)
+    assert config.chosen_for.startswith("40 examples in 10 packs and") and config.global_batch_size == 4
 
 
 def test_what_the_user_sets_is_not_chosen_and_the_rate_follows_the_batch():
