@@ -83,6 +83,9 @@ class Run:
         if folder:
             saved = checkpoint.read(folder, verified=True)
             notes += take_up(self, saved, plan, total)
+            for name, every in self.state.rarer.items():
+                if name in config.chosen and every != getattr(config, name):
+                    self._add_reason(name, f"{every:,} since it was timed")
             self.last_saved, self.best_saved = saved.step, (self.state.best_step, self.state.best_metrics)
             self.refuge = None if folder.resolve().parent == Path(config.output_dir).resolve() else folder
             if main:
@@ -187,13 +190,24 @@ class Run:
             return
         seconds_each, steps = distributed.total(self.accelerator, seconds, state.step_seconds)
         every, total = int(getattr(self.config, name)), self.progress.total
-        state.rarer[name] = stretched(every, seconds_each, steps / state.step * total, total)
-        if state.rarer[name] != every:
-            cost = f"{seconds_each / self.accelerator.num_processes:.3g} s each would take over a tenth of the run"
-            self.progress.print(f"{name} is now {state.rarer[name]} instead of {every}: {cost}")
-            choice = self.config.chosen[name]  # for report and card
-            later = f"{choice.reason}; from step {state.step:,} on {state.rarer[name]:,}"
-            self.config.chosen[name] = choice._replace(reason=later)
+        cost = f"{seconds_each / self.accelerator.num_processes:.3g} s each would take over a tenth of the run"
+        self.make_rarer(name, stretched(every, seconds_each, steps / state.step * total, total), cost)
+        if name == "save_steps" and self.config.load_best_model_at_end and "eval_steps" in self.config.chosen:
+            now = state.rarer.get("eval_steps", int(self.config.eval_steps))
+            self.make_rarer("eval_steps", max(now, state.rarer[name]), "each may find a best model, which is saved")
+
+    def make_rarer(self, name: str, every: int, reason: str) -> None:
+        """From now on `name` is `every`; the log, the report and the card have it if that is another number."""
+        state = self.state
+        before = state.rarer.get(name, int(getattr(self.config, name)))
+        state.rarer[name] = every
+        if every != before:
+            self.progress.print(f"{name} is now {every} instead of {before}: {reason}")
+            self._add_reason(name, f"from step {state.step:,} on {every:,}")
+
+    def _add_reason(self, name: str, words: str) -> None:
+        choice = self.config.chosen[name]
+        self.config.chosen[name] = choice._replace(reason=f"{choice.reason}; {words}")
 
     def log(self, outcome: Outcome, learning_rate: float, epoch: float) -> None:
         values = {"loss": outcome.loss, "learning_rate": learning_rate, "grad_norm": outcome.grad_norm}

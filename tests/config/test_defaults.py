@@ -255,6 +255,21 @@ def test_a_slow_evaluation_becomes_rarer_and_stays_so(tmp_path, capsys):
     assert checkpoint.read(tmp_path / "out" / "checkpoint-12").state["rarer"] == {"eval_steps": 12}
 
 
+def test_slow_checkpoints_make_evaluations_rarer_whose_best_models_are_saved(tmp_path, capsys):
+    """Each evaluation may find a best model, which is saved whatever `save_steps` is."""
+
+    def weigh(run, name, _, original=Run.weigh):
+        original(run, name, 10.0 if name == "save_steps" else 0.0)
+
+    config = OpenConfig(output_dir=str(tmp_path / "out"), max_steps=12, global_batch_size=4)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Run, "weigh", weigh)
+        train(config)
+    assert "eval_steps is now 12 instead of 4: each may find a best model, which is saved" in capsys.readouterr().out
+    assert checkpoint.read(tmp_path / "out" / "checkpoint-12").state["rarer"] == {"eval_steps": 12, "save_steps": 12}
+    assert config.chosen["eval_steps"].reason.endswith("; from step 8 on 12")
+
+
 # ---- --print_config
 
 
