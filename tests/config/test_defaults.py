@@ -227,6 +227,33 @@ def test_a_contradiction_with_what_is_chosen_is_told(tmp_path):
         train(config)
 
 
+def test_the_best_model_is_that_of_the_tasks_own_metric():
+    files = {"train_file": "rows.jsonl"}
+    assert translation.TranslateConfig(**files).scored_by == "chrf"
+    assert translation.TranslateConfig(**files, predict_with_generate=False).scored_by == "loss"
+    for config in (pretraining.PretrainConfig, pretraining.PretrainMlmConfig):
+        assert config(**files).scored_by == "perplexity"
+    assert chat.ChatRecipeConfig(**files, model_name_or_path="a").scored_by == "perplexity"
+    best = {
+        ("accuracy", "f1_macro"): ("single_label_classification", [0, 1, 1], ["no", "yes"]),
+        ("f1_micro", "f1_macro"): ("multi_label_classification", [[0, 1], [1, 0]], ["no", "yes"]),
+        ("mse", "pearsonr"): ("regression", [0.0, 1.0, 3.0], []),
+        ("seqeval",): ("token_classification", [["B-X", "O"]], []),
+        ("squad",): ("question_answering", [["a"], ["b"]], []),
+    }
+    chosen = [
+        metrics.rehearse(names, task, {"test": references}, labels=labels)
+        for names, (task, references, labels) in best.items()
+    ]
+    assert chosen == ["accuracy", "f1_micro", "mse", "f1", "f1"]
+
+
+def test_the_first_and_the_last_step_are_logged_whatever_is_set(tmp_path):
+    train(WorkerConfig(output_dir=str(tmp_path / "out"), max_steps=5, logging_steps=100))
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [row["step"] for row in map(json.loads, lines) if "learning_rate" in row] == [1, 5]
+
+
 def test_equal_scores_are_told_apart_by_the_loss(tmp_path):
     scores = [{"accuracy": 0.5, "loss": 0.7}, {"accuracy": 0.5, "loss": 0.6}, {"accuracy": 0.5, "loss": 0.65}]
     config = WorkerConfig(output_dir=str(tmp_path / "out"), metric_for_best_model="accuracy", max_steps=3, eval_steps=1)
