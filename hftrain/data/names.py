@@ -12,10 +12,12 @@ SHOWN = 20
 
 
 def alike(names: Mapping[str, int]) -> list[list[str]]:
-    """Groups of names that differ only in case, blanks or Unicode form, the most frequent name first."""
+    """Groups of names that differ only in case, blanks, invisible characters or Unicode form, the most frequent name
+    first."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        key = "".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).split())
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        key = "".join(letter for letter in folded if not letter.isspace() and unicodedata.category(letter) != "Cf")
         groups.setdefault(key, []).append(name)
     return [sorted(group, key=lambda name: (-names[name], name)) for group in groups.values() if len(group) > 1]
 
@@ -39,7 +41,7 @@ def report_names(
     for group in alike(counts):
         listed = " and ".join(f"{name!r} ({counts[name]:,})" for name in group)
         logger.warning(
-            "%s differ only in case, blanks or Unicode form, but are different classes: to join them, write %r "
-            "everywhere in %s",
+            "%s differ only in case, blanks, invisible characters or Unicode form, but are different classes: to join "
+            "them, write %r everywhere in %s",
             *(listed, group[0], setting),
         )

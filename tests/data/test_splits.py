@@ -162,3 +162,4 @@ def test_names_that_are_spelt_alike():
     counts = {"neg": 5, "Neg": 9, " neg": 1, "pos": 3, "Stra\u00dfe": 1, "STRASSE": 2, "caf\u00e9": 1, "cafe\u0301": 2}
     assert alike(counts) == [["Neg", "neg", " neg"], ["STRASSE", "Stra\u00dfe"], ["cafe\u0301", "caf\u00e9"]]
     assert alike({"a": 1, "b": 1, "a-b": 1}) == []
+    assert alike({"a": 3, "a\u200b": 2, "\ufeffa": 1}) == [["a", "a\u200b", "\ufeffa"]], "invisible characters"

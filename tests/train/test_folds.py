@@ -167,5 +167,8 @@ def test_scores_are_attributed_to_the_file_they_are_of(tmp_path, caplog):
     assert "name: " in card and "exam.jsonl" in card.split("---")[1]
     assert "rows of " in card and "By source" in page
     assert "classes of the training rows: animal 30, colour 30, food 30, Animal 9" in caplog.text
-    assert "'animal' (45) and 'Animal' (9) differ only in case, blanks or Unicode form" in caplog.text
+    assert (
+        "'animal' (45) and 'Animal' (9) differ only in case, blanks, invisible characters or Unicode form"
+        in caplog.text
+    )
     assert "label Animal" in card

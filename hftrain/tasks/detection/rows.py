@@ -2,6 +2,7 @@
 
 import glob
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hftrain.data.lines import Fault
+from hftrain.data.names import report_names
 from hftrain.data.sources import SPLIT_WORDS, Reader, ending, has_rows, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
@@ -117,8 +119,11 @@ def say_what_is_odd(rows: "Mapping[str, Rows]", names: Sequence[str], ids: Mappi
         logger.warning(
             "the %d category ids from %d to %d become the numbers 0 to %d", len(ids), low, high, len(ids) - 1
         )
-    used = {item["label"] for row in rows["train"] for item in row["objects"]}
-    if missing := [name for name in names if name not in used]:
+    used = {
+        split: Counter(item["label"] for objects in part["objects"] for item in objects) for split, part in rows.items()
+    }
+    report_names(used["train"], "objects", "the annotations", sum(used.values(), Counter()))
+    if missing := [name for name in names if name not in used["train"]]:
         logger.warning("%d classes have no object in the training rows: %s", len(missing), ", ".join(missing[:10]))
 
 

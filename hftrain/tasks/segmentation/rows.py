@@ -2,6 +2,7 @@
 
 import glob
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow as pa
 
 from hftrain.data.lines import Fault
 from hftrain.data.media import examine_once
+from hftrain.data.names import report_names
 from hftrain.data.sources import Reader, ending, split_of, visible_files
 from hftrain.data.splits import load_splits
 from hftrain.data.tables import is_saved
@@ -213,8 +215,12 @@ def say_what_is_odd(rows: "Mapping[str, Rows]", classes: Classes) -> None:
     for split, part in rows.items():
         if empty := sum(not segments for segments in part["segments"]):
             logger.warning("%s: %d of %d images have no segments; they are kept", split, empty, len(part))
-    used = {one["label"] for segments in rows["train"]["segments"] for one in segments}
-    if missing := [name for name in classes.names if name not in used]:
+    used = {
+        split: Counter(one["label"] for segments in part["segments"] for one in segments)
+        for split, part in rows.items()
+    }
+    report_names(used["train"], "segments", "the data", sum(used.values(), Counter()))
+    if missing := [name for name in classes.names if name not in used["train"]]:
         logger.warning("%d classes have no segment in the training rows: %s", len(missing), ", ".join(missing[:10]))
 
 

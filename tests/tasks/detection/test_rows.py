@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import re
+from collections import Counter
 
 import pytest
 from PIL import Image
@@ -48,6 +49,9 @@ def test_a_coco_folder_with_splits(tmp_path, caplog):
     assert {name: len(split) for name, split in rows.items()} == {"train": 24, "validation": 6, "test": 6}
     assert names == [*NAMES] and ids == {"red": 1, "green": 3, "blue": 7}
     assert "the 3 category ids from 1 to 7 become the numbers 0 to 2" in caplog.text
+    counts = Counter(item["label"] for objects in rows["train"]["objects"] for item in objects)
+    shown = ", ".join(f"{name} {counts[name]}" for name in sorted(counts, key=lambda name: (-counts[name], name)))
+    assert f"objects of the training rows: {shown}" in caplog.text
 
 
 def test_the_layout_of_coco_itself(tmp_path):
