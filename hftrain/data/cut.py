@@ -103,7 +103,12 @@ def split_rows(
             way_out = f"raise it (from 1 on it is a number of rows), or set {name}_file"
             raise ValueError(f"{name}_split {share} of {len(rows)} rows is not one row: {way_out}")
     if sum(sizes.values()) >= len(rows):
-        raise ValueError(f"the splits {sizes} leave none of {len(rows)} rows to train on")
+        held_out = ", ".join(f"{size} for {name}" for name, size in sizes.items() if size)
+        files = " and ".join(f"{name}_file" for name, size in sizes.items() if size)
+        raise ValueError(
+            f"{held_out} leave none of {len(rows)} rows to train on: add rows, set {files}, or lower "
+            f"{files.replace('_file', '_split')}"
+        )
 
     groups = group_rows(rows, by, seed, strata)
     split_of_group = np.zeros(len(groups.sizes), dtype=np.int8)

@@ -212,7 +212,7 @@ def test_split_refuses():
         (-1, 0, "validation_split must be a share under 1 or a whole number"),
         (1.5, 0, "validation_split must be a share under 1 or a whole number"),
         (0, 0.01, "test_split 0.01 of 10 rows is not one row"),
-        (5, 5, "leave none of 10 rows to train on"),
+        (5, 5, "5 for test, 5 for validation leave none of 10 rows to train on: add rows, set test_file"),
     ):
         with pytest.raises(ValueError, match=message):
             split_rows(rows, validation, test, seed=0)
