@@ -345,6 +345,17 @@ def references(examples: Examples, problem: str, classes: int) -> np.ndarray:
     return indicators(labels, classes) if problem == "multi_label_classification" else np.asarray(labels)
 
 
+def relative_weights(counts: np.ndarray, rows: int, names: Sequence[str], config: LabelConfig) -> np.ndarray | None:
+    """(K,) what `balance_classes` or `class_weights` says of classes that (K,) `counts` of the training rows have; None
+    without these settings."""
+    if config.class_weights:
+        return np.array([config.class_weights.get(name, 1.0) for name in names], dtype=np.float64)
+    if not config.balance_classes:
+        return None
+    several = config.problem_type == "multi_label_classification"
+    return (rows - counts if several else np.ones_like(counts)) / np.maximum(counts, 1)
+
+
 def weights(examples: Examples, names: Sequence[str], config: LabelConfig) -> torch.Tensor | None:
     """(K,) weights of the classes in the training loss, or None if all are 1.
 
@@ -355,8 +366,6 @@ def weights(examples: Examples, names: Sequence[str], config: LabelConfig) -> to
     Raises:
         ValueError: a class does not exist.
     """
-    if not config.balance_classes and not config.class_weights:
-        return None
     if problem := load.unknown_key(config.class_weights, names, "the set of classes"):
         raise ValueError(f"class_weights: {problem}")
     several = config.problem_type == "multi_label_classification"
@@ -364,10 +373,9 @@ def weights(examples: Examples, names: Sequence[str], config: LabelConfig) -> to
         class_number for label in examples.column("labels") for class_number in (label if several else [label])
     )
     counts = np.array([counted[number] for number in range(len(names))], dtype=np.float64)
-    if config.class_weights:
-        chosen = np.array([config.class_weights.get(name, 1.0) for name in names], dtype=np.float64)
-    else:
-        chosen = (len(examples) - counts if several else 1) / np.maximum(counts, 1)
+    chosen = relative_weights(counts, len(examples), names, config)
+    if chosen is None:
+        return None
     if not several:
         mean = (chosen * counts).sum() / counts.sum()
         if mean == 0:

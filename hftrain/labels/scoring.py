@@ -91,12 +91,15 @@ def measure(
     return {"loss": scores.loss, **metrics.compute()}, metrics
 
 
-def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, classes: int) -> Scores:
+def constant_guess(
+    training: np.ndarray, references: np.ndarray, problem: str, classes: int, weights: np.ndarray | None = None
+) -> Scores:
     """The scores of a guess that reads no input: the frequency of each class or label in the training rows, or the mean
     of their numbers.
 
     Args:
         training: references of the training rows, (N,) or (N, K). `references`: those of the scored rows.
+        weights: (K,) of classes or labels in the training loss, for which other frequencies are the best guess.
     """
     if problem == "regression":
         guess = np.array([training.mean()])
@@ -105,6 +108,9 @@ def constant_guess(training: np.ndarray, references: np.ndarray, problem: str, c
         counts = training.sum(axis=0) if several else np.bincount(training, minlength=classes)
         # absent classes count as half a row, so that the loss is finite
         shares = np.clip(counts, 0.5, len(training) - 0.5) / len(training)
+        if weights is not None:
+            weighted = np.maximum(shares * weights, 1e-9)
+            shares = weighted / (weighted + 1 - shares if several else weighted.sum())
         guess = np.log(shares) - (np.log1p(-shares) if several else 0.0)
     labels = torch.from_numpy(references)
     if problem != "single_label_classification":

@@ -252,6 +252,33 @@ def test_a_run_that_learns_is_told_nothing(tmp_path, capsys):
     assert "training loss, last" in page
 
 
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+def test_balanced_classes_are_compared_with_a_guess_that_is_balanced(problem):
+    """Such a model finds the rare class at the cost of accuracy and loss: it has learnt."""
+    truth = np.array([0] * 190 + [1] * 10)
+    training = np.array([0] * 950 + [1] * 50)
+    found = np.where(np.arange(200) % 10 == 0, 1 - truth, truth)  # one in ten is wrong
+    likely = np.where(found == 1, 0.75, 0.25)
+    losses = -np.log(np.where(truth == 1, likely, 1 - likely))
+    outputs = np.stack([1 - likely, likely], axis=1)
+    if problem == "multi_label_classification":
+        outputs, truth, training = likely[:, None], truth[:, None], training[:, None]
+    names = ["usual", "rare"][-outputs.shape[1] :]
+    told = []
+    for balanced in (True, False):
+        config = classification.ClassificationConfig(train_file="a", problem_type=problem, balance_classes=balanced)
+        judged = judge(Scores(losses, outputs), truth, training, config, names)
+        results = {"test_loss": float(losses.mean()), "test_accuracy": 0.9}
+        told.append(verdict(results, judged["baseline"], judged["intervals"], {}))
+        if balanced:
+            assert judged["baseline"]["test_loss"] == pytest.approx(np.log(2), abs=1e-3) and judged["remarks"] == []
+    assert told[0] == [] and told[1], "compared with the frequencies of the rows, it has not learnt"
+    same = Scores(np.full(200, np.log(2)), np.full(outputs.shape, 0.5))
+    config = classification.ClassificationConfig(train_file="a", problem_type=problem, balance_classes=True)
+    judged = judge(same, truth, training, config, names)
+    assert verdict({"test_loss": np.log(2)}, judged["baseline"], judged["intervals"], {})
+
+
 def test_a_class_without_test_rows_is_named():
     truth = np.ones(40, int)
     outputs = np.array([[0.1, 0.9]] * 40)
