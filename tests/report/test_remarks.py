@@ -185,6 +185,9 @@ def test_translations_that_are_all_the_same():
     found = translation.judge(["the"] * 20, rows, {"train": labels, "validation": labels}, 5, "en")
     assert found["remarks"][0].startswith("20 of 20 translations are the same, 'the'")
     assert found["baseline"]["eval_loss"] == pytest.approx(np.log((8 + 5) / 5))
+    assert "is no better than always 'sentence 0', which has" in found["remarks"][1]
+    right = translation.judge(targets, rows, {"train": labels, "validation": labels}, 5, "en")
+    assert right["remarks"] == []
 
 
 def test_preferences_that_are_drawn_by_lot():

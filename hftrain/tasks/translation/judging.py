@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hftrain.metrics import texts
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.metrics.intervals import bootstrap, wilson
-from hftrain.report.scores import MORE_TRAINING
+from hftrain.report.scores import MORE_TRAINING, no_better
 
 if TYPE_CHECKING:
     from hftrain.data.rows import Rows
@@ -45,12 +46,15 @@ def judge(
     training, validation = examples["train"], examples["validation"]
     tokens = unigram_guess(training, validation, vocabulary)
     baseline = {f"test_{name}": guess[name] for name in ("sacrebleu", "chrf", "exact_match")}
-    (text, times), (_, usual) = (Counter(texts).most_common(1)[0] for texts in (hypotheses, references))
+    (text, times), (_, usual) = (Counter(lines).most_common(1)[0] for lines in (hypotheses, references))
     remarks = []
     if times > max(2 * usual, len(hypotheses) / 2):
         remarks = [f"{times:,} of {len(hypotheses):,} translations are the same, {text[:60]!r}; {MORE_TRAINING}"]
-    return {
+    evidence: dict[str, Any] = {
         "baseline": baseline | ({"eval_loss": tokens["loss"]} if tokens else {}),
         "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
-        "remarks": remarks,
+    }
+    results = {"test_chrf": texts.chrf(hypotheses, references)["score"]}
+    return evidence | {
+        "remarks": [*remarks, *no_better("test_chrf", results, **evidence, guess=f"always {common[:60]!r}")]
     }
