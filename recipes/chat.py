@@ -15,7 +15,6 @@ after, 2.81 on the test rows, in 3.6 minutes of one CPU thread. docs/log.md: "Wh
 takes".
 """
 
-import math
 from typing import Any
 
 from hftrain import run
@@ -29,6 +28,7 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     from hftrain.data.packing import Packed, pack
     from hftrain.models.neftune import add_noise
     from hftrain.text.causal import causal_collator
+    from hftrain.train.evaluation import loss_and_interval
     from hftrain.train.trials import chunk_loss, separate_documents
 
     accelerator = start(config)
@@ -49,10 +49,12 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     add_noise(model, config.neftune_noise_alpha)
     collate = causal_collator(template.tokenizer, model, room=config.max_length if config.torch_compile else 1)
 
-    def evaluate(model: Any, split: str = "validation") -> dict[str, float]:
-        plain = causal_language_model(chunked=chunked)  # without label smoothing
-        loss = mean_loss(accelerator, model, examples[split], config.eval_batch_size, collate=collate, loss=plain)
-        return {"loss": loss, "perplexity": math.exp(loss)}
+    plain = causal_language_model(chunked=chunked)  # without label smoothing
+    batch_size = config.eval_batch_size
+
+    def evaluate(model: Any) -> dict[str, float]:
+        loss = mean_loss(accelerator, model, examples["validation"], batch_size, collate=collate, loss=plain)
+        return chat.readings(loss)
 
     model, results = fit(
         accelerator,
@@ -67,7 +69,8 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     )
     after = chat.answer(accelerator, model, template, questions, config)
     samples = chat.samples(questions, before=before, after=after)
-    report = chat.summarize(config, rows, examples, evaluate(model, "test"), samples, template.tokenizer)
+    tested = loss_and_interval(accelerator, model, examples["test"], batch_size, collate=collate, loss=plain)
+    report = chat.summarize(config, rows, examples, tested, samples, template.tokenizer)
     return publish(accelerator, config, results, report)
 
 

@@ -23,6 +23,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain import add_adapters, causal_language_model, fit, mean_loss, publish, start
     from hftrain.text.causal import causal_collator
+    from hftrain.train.evaluation import loss_and_interval
     from hftrain.train.trials import check_causal, chunk_loss, separate_documents
 
     accelerator = start(config)
@@ -37,10 +38,11 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
     collate = causal_collator(tokenizer, model, room=config.max_length if config.torch_compile else 1)
 
+    plain = causal_language_model(chunked=chunked)  # without label smoothing
+    held_out, batch_size = examples["validation"], config.eval_batch_size
+
     def evaluate(model: Any) -> dict[str, float]:
-        plain = causal_language_model(chunked=chunked)  # without label smoothing
-        held_out = examples["validation"]
-        loss = mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
+        loss = mean_loss(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
         return pretraining.readings(loss, held_out, files["validation"])
 
     model, results = fit(
@@ -57,7 +59,8 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     samples = pretraining.continuations(
         accelerator, model, tokenizer, files["validation"], config.sample_tokens, config.max_length
     )
-    report = pretraining.summarize(config, files, examples, samples, tokenizer)
+    tested = loss_and_interval(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+    report = pretraining.summarize(config, files, examples, samples, tokenizer, tested)
     return publish(accelerator, config, results, report)
 
 

@@ -11,7 +11,6 @@ Seen: a perplexity of 21.3 of the hidden words on Multi30k's captions with pretr
 the clock of one CPU thread. docs/log.md: "A masked language model on captions".
 """
 
-from math import exp
 from typing import Any
 
 from hftrain import run
@@ -23,6 +22,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     # imported here, so that a mistake in the settings is reported before torch is loaded
     from hftrain import fit, mean_loss, publish, sequence_to_sequence, start
     from hftrain.data.noise import Noised
+    from hftrain.train.evaluation import loss_and_interval
     from hftrain.train.trials import chunk_loss
 
     accelerator = start(config)
@@ -36,11 +36,12 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     collate = pretraining.denoising_collator(config.objective, tokenizer, model)
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
 
+    plain = sequence_to_sequence(chunked=chunked)  # without label smoothing
+    held_out, batch_size = noised["validation"], config.eval_batch_size
+
     def evaluate(model: Any) -> dict[str, float]:
-        plain = sequence_to_sequence(chunked=chunked)  # without label smoothing
-        held_out = noised["validation"]
-        loss = mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
-        return {"loss": loss, "perplexity": exp(min(loss, 700))}
+        loss = mean_loss(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+        return pretraining.denoising_readings(loss)
 
     model, results = fit(
         accelerator,
@@ -54,7 +55,8 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
         processor=tokenizer,
         held_out=examples,
     )
-    report = pretraining.summarize_denoising(config, files, examples, noised, tokenizer)
+    tested = loss_and_interval(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+    report = pretraining.summarize_denoising(config, files, examples, noised, tokenizer, tested)
     return publish(accelerator, config, results, report)
 
 

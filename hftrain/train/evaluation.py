@@ -17,10 +17,12 @@ from hftrain.data.examples import Examples, fetch
 from hftrain.data.plan import cut
 from hftrain.distributed import is_out_of_memory, total
 from hftrain.losses import Batch, Collate, Loss, exact, send
+from hftrain.metrics.intervals import Interval, ratio
 from hftrain.signals import EvaluationStopped, asked_in_evaluation
 
 T = TypeVar("T")
 S = TypeVar("S")
+GROUPS = 40  # of examples, from whose losses the interval of the mean is computed
 
 
 def mean_loss(
@@ -34,21 +36,58 @@ def mean_loss(
 ) -> float:
     """Sum of the loss over all items / number of items. `examples`, `collate` and `loss` are as in `fit`; a batch has
     as many tokens as `batch_size` examples of mean length."""
-    sums: list[torch.Tensor] = []  # read at the end: until then the next batch is prepared while a GPU computes
-    counted = 0
-    lengths = Examples.of(examples).lengths
-    batches = batches_of(lengths, accelerator.num_processes, batch_size, by_tokens=True)
-    for (_, weight), batch in zip(
+    sums, counts = _summed(accelerator, model, examples, batch_size, 1, collate=collate, loss=loss)
+    return float(sums.sum() / counts.sum())
+
+
+def loss_and_interval(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Sequence[Any],
+    batch_size: int,
+    *,
+    collate: Collate,
+    loss: Loss,
+) -> tuple[float, Interval | None]:
+    """`mean_loss` and its 95 % interval, from groups of examples that are spread evenly; None for a single example."""
+    groups = min(GROUPS, len(examples))
+    sums, counts = _summed(accelerator, model, examples, batch_size, groups, collate=collate, loss=loss)
+    return float(sums.sum() / counts.sum()), ratio(sums, counts)
+
+
+def _summed(
+    accelerator: Accelerator,
+    model: nn.Module,
+    examples: Sequence[Any],
+    batch_size: int,
+    groups: int,
+    *,
+    collate: Collate,
+    loss: Loss,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(groups,) sums of the loss, and numbers of items: the examples i, i + groups, i + 2 groups, ... are a group."""
+    lengths, processes = Examples.of(examples).lengths, accelerator.num_processes
+    batches = [
+        ([group + groups * place for place in places], weight)
+        for group in range(groups)
+        for places, weight in batches_of(lengths[group::groups], processes, batch_size, by_tokens=True)
+    ]
+    values: list[torch.Tensor] = []  # read at the end: until then the next batch is prepared while a GPU computes
+    counted, group_of = np.zeros(groups), []
+    for (indices, weight), batch in zip(
         _share(accelerator, batches), _collated(accelerator, batches, examples, collate), strict=False
     ):
         with _memory(batch), torch.no_grad():
             value = loss.summed(model, send(batch, accelerator.device))
-        sums.append(value.to(exact(value.device)) * weight)
-        counted += loss.count(batch) * weight
-    summed, items = total(accelerator, float(sum(sums)), counted)
-    if items == 0:
+        values.append(value.to(exact(value.device)) * weight)
+        group_of.append(indices[0] % groups)
+        counted[group_of[-1]] += loss.count(batch) * weight
+    added = np.zeros(groups)
+    np.add.at(added, group_of, torch.stack(values).tolist())
+    totals = np.array(total(accelerator, *added.tolist(), *counted.tolist()))
+    if not totals[groups:].any():
         raise ValueError("the evaluation examples have no labels: all of them are masked")
-    return summed / items
+    return totals[:groups], totals[groups:]
 
 
 @dataclass(frozen=True)

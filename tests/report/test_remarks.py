@@ -208,8 +208,10 @@ def test_preferences_that_are_drawn_by_lot():
 
 def test_chats_have_the_loss_of_token_frequencies():
     labels = Dataset.from_dict({"labels": [[-100, 1, 1]] * 3})
-    found = chat.judge({"train": labels, "test": labels}, 4)
+    found = chat.judge({"train": labels, "test": labels}, 4, (1.0, 2.0))
     assert found["baseline"]["test_loss"] == pytest.approx(-np.log(7 / 10))
+    assert found["intervals"] == {"test_loss": (1.0, 2.0), "test_perplexity": pytest.approx((np.e, np.e**2))}
+    assert chat.judge({"train": labels, "test": labels}, 4, None)["intervals"] == {}
 
 
 # ---- where it stands

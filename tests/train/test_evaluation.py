@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from hftrain.data.examples import Examples
 from hftrain.data.plan import padded_tokens
 from hftrain.losses import sequence_to_sequence
-from hftrain.train.evaluation import _share, batches_of, mean_loss, predict, prepare_ahead
+from hftrain.metrics.intervals import ratio
+from hftrain.train.evaluation import _share, batches_of, loss_and_interval, mean_loss, predict, prepare_ahead
 from tests.train.exact_models import MODELS
 from tests.train.exact_worker import collate, lengths_of, make_examples
 
@@ -47,6 +48,19 @@ def expected(model):
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
 def test_mean_loss_does_not_depend_on_the_batch_size(accelerator, model, expected, batch_size):
     assert mean_loss(accelerator, model, MEASURED, batch_size, **TASK) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_the_interval_of_the_loss_does_not_depend_on_the_batch_size(accelerator, model, expected, batch_size):
+    loss, interval = loss_and_interval(accelerator, model, MEASURED, batch_size, **TASK)
+    groups = [Examples(EXAMPLES[first::40], MEASURED.lengths[first::40]) for first in range(40)]
+    counts = [TASK["loss"].count(collate(list(group.items))) for group in groups]
+    sums = [
+        mean_loss(accelerator, model, group, 1, **TASK) * count for group, count in zip(groups, counts, strict=True)
+    ]
+    assert loss == pytest.approx(expected, rel=1e-6) and interval == pytest.approx(ratio(sums, counts), rel=1e-5)
+    few = Examples(EXAMPLES[:1], MEASURED.lengths[:1])
+    assert loss_and_interval(accelerator, model, few, batch_size, **TASK)[1] is None
 
 
 @pytest.mark.parametrize("by_tokens", [False, True])

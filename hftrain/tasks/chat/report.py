@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from hftrain.losses import IGNORE
 from hftrain.metrics.guesses import unigram_guess
+from hftrain.metrics.intervals import Interval
 from hftrain.report import Report
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
@@ -48,10 +50,20 @@ def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, s
     return table
 
 
-def judge(examples: Mapping[str, Any], vocabulary: int) -> dict[str, Any]:
-    """`baseline` for `publish`: the scores of guessing each learnt token by its frequency in the training rows."""
+def readings(loss: float) -> dict[str, float]:
+    """A mean loss in nats, and the perplexity of a token."""
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+
+
+def judge(examples: Mapping[str, Any], vocabulary: int, interval: Interval | None) -> dict[str, Any]:
+    """`baseline` and `intervals` for `publish`. The baseline guesses each learnt token by its frequency in the training
+    rows; `interval` is that of the test loss."""
     train, test = examples["train"], examples["test"]
-    return {"baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()}}
+    ends = [readings(end) for end in interval or ()]
+    return {
+        "baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()},
+        "intervals": {f"test_{name}": (ends[0][name], ends[1][name]) for name in ends[0]} if ends else {},
+    }
 
 
 def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
@@ -73,20 +85,24 @@ def summarize(
     config: ChatRecipeConfig,
     rows: Mapping[str, Rows],
     examples: Mapping[str, Any],
-    scores: Mapping[str, float],
+    tested: tuple[float, Interval | None],
     answers: Sequence[Mapping[str, str]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> Report:
-    """What the report shows: the scores of the test rows, the answers before and after training, and the data."""
+    """What the report shows: the scores of the test rows, the answers before and after training, and the data.
+
+    Args:
+        tested: the loss of the test rows and its interval.
+    """
     return Report(
         title="Chat",
         task="text-generation",
         metric="loss",
-        scores=scores,
+        scores=readings(tested[0]),
         usage=usage(config, rows["test"][0]),
         data={name: describe(split, examples[name]) for name, split in rows.items()},
         samples=answers,
-        **judge(examples, len(tokenizer)),
+        **judge(examples, len(tokenizer), tested[1]),
     )
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hftrain.tasks.pretraining.model import load_causal_model, load_denoiser
     from hftrain.tasks.pretraining.report import (
         continuations,
+        denoising_readings,
         describe,
         judge,
         readings,
@@ -27,6 +28,7 @@ __all__ = [
     "PretrainMlmConfig",
     "continuations",
     "denoising_collator",
+    "denoising_readings",
     "describe",
     "judge",
     "learn_tokenizer",

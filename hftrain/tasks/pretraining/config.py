@@ -73,6 +73,9 @@ class PretrainingConfig(RecipeConfig):
     min_lr_ratio: Annotated[float, share] = 0.1
     """Final learning rate as a share of the peak."""
 
+    eval_on_start: bool = True
+    """Evaluate before the first step, so that the report can say whether training changed the loss."""
+
     @property
     def scored_by(self) -> str:
         return "perplexity"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed
 from hftrain.data.tokens import TokenFiles
 from hftrain.metrics.guesses import unigram_guess
+from hftrain.metrics.intervals import Interval
 from hftrain.report import Report
 from hftrain.tasks.pretraining.config import PretrainConfig, PretrainingConfig, PretrainMlmConfig
 from hftrain.tasks.pretraining.denoising import AUTO
@@ -43,10 +44,31 @@ def readings(loss: float, examples: Examples, files: TokenFiles) -> dict[str, fl
     }
 
 
-def judge(training: Sequence[Any], validation: Sequence[Any], vocabulary: int) -> dict[str, Any]:
-    """`baseline` for `publish`: the scores of guessing each token by its frequency in the training examples."""
+def denoising_readings(loss: float) -> dict[str, float]:
+    """A denoising model's mean loss in nats, and the perplexity of a hidden token."""
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+
+
+def judge(
+    training: Sequence[Any],
+    validation: Sequence[Any],
+    vocabulary: int,
+    tested: tuple[float, Interval | None],
+    read: Callable[[float], Mapping[str, float]],
+) -> dict[str, Any]:
+    """`baseline` and `intervals` for `publish`. The baseline guesses each token by its frequency in the training
+    examples.
+
+    Args:
+        tested: the loss of the validation examples and its interval.
+        read: a loss -> the scores that follow from it.
+    """
     guess = unigram_guess(training, validation, vocabulary)
-    return {"baseline": {f"eval_{name}": value for name, value in guess.items()}}
+    ends = [read(end) for end in tested[1] or ()]
+    return {
+        "baseline": {f"eval_{name}": value for name, value in guess.items()},
+        "intervals": {f"eval_{name}": (ends[0][name], ends[1][name]) for name in ends[0]} if ends else {},
+    }
 
 
 def describe(files: dict[str, TokenFiles], examples: dict[str, Any]) -> dict[str, Any]:
@@ -142,8 +164,13 @@ def summarize(
     examples: dict[str, Any],
     samples: Sequence[dict[str, str]],
     tokenizer: PreTrainedTokenizerBase,
+    tested: tuple[float, Interval | None],
 ) -> Report:
-    """What the report of a causal language model shows."""
+    """What the report of a causal language model shows. `tested`: as in `judge`."""
+
+    def read(loss: float) -> dict[str, float]:
+        return readings(loss, examples["validation"], files["validation"])
+
     return Report(
         split="validation",
         title="Causal language model",
@@ -152,7 +179,7 @@ def summarize(
         usage=usage(config, "AutoModelForCausalLM", GENERATE),
         data=describe(files, examples),
         samples=samples,
-        **judge(examples["train"], examples["validation"], len(tokenizer)),
+        **judge(examples["train"], examples["validation"], len(tokenizer), tested, read),
     )
 
 
@@ -162,8 +189,9 @@ def summarize_denoising(
     examples: dict[str, Any],
     noised: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
+    tested: tuple[float, Interval | None],
 ) -> Report:
-    """What the report of a denoising model shows. `noised`: `examples` after the noise."""
+    """What the report of a denoising model shows. `noised`: `examples` after the noise; `tested`: as in `judge`."""
     masked = config.objective == "masked_tokens"
     return Report(
         split="validation",
@@ -172,5 +200,5 @@ def summarize_denoising(
         metric="perplexity",
         usage=usage(config, AUTO[config.objective].__name__, FILL_IN[config.objective]),
         data=describe(files, examples),
-        **judge(noised["train"], noised["validation"], len(tokenizer)),
+        **judge(noised["train"], noised["validation"], len(tokenizer), tested, denoising_readings),
     )
