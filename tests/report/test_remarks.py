@@ -248,6 +248,8 @@ def test_a_run_that_learns_nothing_says_so_everywhere(tmp_path, capsys):
     for remark in results["remarks"]:
         assert f"note: {remark}" in printed and remark in plain and remark in page
     assert "a constant guess has 0.69" in first
+    for text in (printed, plain, page):
+        assert "learning_rate" in text and "usual for understanding, new models" in text, "what was chosen, and why"
 
 
 def test_a_run_that_learns_is_told_nothing(tmp_path, capsys):
