@@ -27,22 +27,51 @@ class Confusion:
         self.counts += np.bincount(places, minlength=self.classes**2).reshape(self.classes, self.classes)
 
     @property
+    def sums(self) -> np.ndarray:
+        """(3, K) pixels that are right, that are of each class, and that are called so."""
+        return np.stack([self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)])
+
+    @property
     def ious(self) -> np.ndarray:
         """(K,) intersection over union of each class; NaN if it is neither true nor predicted."""
-        both = self.counts.diagonal()
-        union = self.counts.sum(0) + self.counts.sum(1) - both
-        return np.where(union > 0, both / np.maximum(union, 1), np.nan)
+        return ious(self.sums)
 
     def numbers(self) -> dict[str, float]:
-        """mean_iou over the classes that occur, pixel_accuracy, and mean_accuracy over the true classes."""
-        both, true = self.counts.diagonal(), self.counts.sum(1)
-        accuracies = both[true > 0] / true[true > 0]
-        known = self.ious[~np.isnan(self.ious)]
-        return {
-            "mean_iou": float(known.mean()) if len(known) else float("nan"),
-            "pixel_accuracy": float(both.sum() / true.sum()) if true.sum() else float("nan"),
-            "mean_accuracy": float(accuracies.mean()) if len(accuracies) else float("nan"),
-        }
+        """The scores of all images."""
+        return pixel_scores(self.sums)
+
+
+def ious(sums: np.ndarray) -> np.ndarray:
+    """(K,) intersection over union of each class from `Confusion.sums`; NaN if it is neither true nor predicted."""
+    both, true, predicted = sums
+    union = true + predicted - both
+    return np.where(union > 0, both / np.maximum(union, 1), np.nan)
+
+
+def pixel_scores(sums: np.ndarray) -> dict[str, float]:
+    """mean_iou over the classes that occur, pixel_accuracy, and mean_accuracy over the true classes, from
+    `Confusion.sums`."""
+    both, true, _ = sums
+    accuracies = both[true > 0] / true[true > 0]
+    values = ious(sums)
+    known = values[~np.isnan(values)]
+    return {
+        "mean_iou": float(known.mean()) if len(known) else float("nan"),
+        "pixel_accuracy": float(both.sum() / true.sum()) if true.sum() else float("nan"),
+        "mean_accuracy": float(accuracies.mean()) if len(accuracies) else float("nan"),
+    }
+
+
+def usual_class(training: np.ndarray, sums: np.ndarray) -> dict[str, float]:
+    """The scores of calling every pixel the class that most pixels of the training images have.
+
+    Args:
+        training: (K,) pixels of each class. `sums`: `Confusion.sums` of the scored images.
+    """
+    true, usual = sums[1], int(training.argmax())
+    guess = np.zeros_like(sums)
+    guess[0, usual], guess[1], guess[2, usual] = true[usual], true, true.sum()
+    return pixel_scores(guess)
 
 
 @dataclass
@@ -89,6 +118,15 @@ class Quality:
             ignored = common[0, j] + (common[crowded[label], j] if label in crowded else 0)
             if predicted_areas[j] and not used[1, j] and ignored / predicted_areas[j] <= 0.5:
                 self.false[label] += 1
+
+    @property
+    def sums(self) -> np.ndarray:
+        """(4, K) sums of IoU, and numbers of matched, false and missed segments."""
+        return np.stack([self.iou, self.matched, self.false, self.missed])
+
+    def add_sums(self, sums: np.ndarray) -> None:
+        """Adds `sums` of other images."""
+        self.iou, self.matched, self.false, self.missed = self.sums + sums
 
     @property
     def by_class(self) -> np.ndarray:

@@ -98,6 +98,16 @@ def no_better(
     return [f"{name} {shown} {verb} better than {guess}, which has {guessed}; {way_out}"]
 
 
+def nothing_found(metric: str, scores: Mapping[str, Any], intervals: Mapping[str, Interval]) -> dict[str, Any]:
+    """`baseline`, `intervals` and `remarks` of a score that is 0 if nothing is found."""
+    evidence: dict[str, Any] = {
+        "baseline": {f"test_{metric}": 0.0},
+        "intervals": {f"test_{name}": interval for name, interval in intervals.items()},
+    }
+    results = {f"test_{metric}": scores.get(metric)}
+    return evidence | {"remarks": no_better(f"test_{metric}", results, **evidence, guess="finding nothing")}
+
+
 def never_predicted(kind: str, missing: Mapping[str, int], total: int, *, help: str = MORE_TRAINING) -> list[str]:
     """A remark on classes (`kind`) that are never predicted, though test rows have them.
 

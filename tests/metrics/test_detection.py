@@ -9,7 +9,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hftrain.metrics import detection
 from hftrain.metrics.detection import STATS, Boxes, measure
+from hftrain.report.scores import nothing_found
 
 pytestmark = pytest.mark.unit
 CLASSES = 3
@@ -121,3 +123,38 @@ def test_a_score_by_hand():
     assert scores.numbers["map_50"] == pytest.approx((51 + 50 * 2 / 3) / 101)
     assert scores.numbers["map"] == pytest.approx(scores.numbers["map_50"]) and scores.numbers["ar_100"] == 1
     assert np.isnan(scores.average_precisions[1:]).all()
+
+
+@pytest.mark.parametrize("name", ["random", "crowds", "ties", "empty images"])
+def test_intervals_are_those_of_images_drawn_again(name, monkeypatch):
+    """Drawn several times, an image counts as several images. (Equal scores are then in another order.)"""
+    draw = np.random.default_rng(1)
+    images = CASES[name](draw)
+    seen = []
+    monkeypatch.setattr(detection, "bootstrap", lambda compute, size: seen.append((compute, size)) or {"map": (0, 1)})
+    assert measure(added(images), CLASSES, report=True).intervals == {"map": (0, 1)}
+    ((compute, size),) = seen
+    assert size == len(images)
+    again = [] if name == "ties" else [draw.integers(size, size=size) for _ in range(3)]
+    for drawn in (np.arange(size), *again):
+        wanted = measure(added([images[place] for place in drawn]), CLASSES).numbers
+        found = compute(drawn)
+        assert found == pytest.approx({key: wanted[key] for key in found}, abs=1e-9)
+        assert found or np.isnan(wanted["map"])
+
+
+def test_a_model_that_finds_nothing_is_named():
+    scores = measure(added(CASES["no detection"](np.random.default_rng(0))), CLASSES, report=True)
+    found = nothing_found("map", scores.numbers, scores.intervals)
+    assert (
+        found["baseline"] == {"test_map": 0.0} and "map 0.0 % is no better than finding nothing" in found["remarks"][0]
+    )
+    better = nothing_found("map", {"map": 0.4}, {"map": (0.3, 0.5)})
+    assert better["remarks"] == [] and better["intervals"] == {"test_map": (0.3, 0.5)}
+
+
+def added(images):
+    boxes = Boxes()
+    for one in images:
+        boxes.add(*one)
+    return boxes

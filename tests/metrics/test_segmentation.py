@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
-from hftrain.metrics.segmentation import Confusion, Quality
+from hftrain.metrics.segmentation import Confusion, Quality, usual_class
 
 pytestmark = pytest.mark.unit
 
@@ -123,3 +123,23 @@ def test_panoptic_quality_of_adversarial_images(name):
     quality = Quality(2)
     quality.add(*ADVERSARIAL[name])
     np.testing.assert_allclose(quality.by_class, reference([ADVERSARIAL[name]], 2), atol=1e-6)
+
+
+def test_sums_of_images_are_those_of_all():
+    draw = np.random.default_rng(0)
+    images = [random_image(draw, 4) for _ in range(20)]
+    whole, joined = Quality(5), Quality(5)
+    for image in images:
+        whole.add(*image)
+        alone = Quality(5)
+        alone.add(*image)
+        joined.add_sums(alone.sums)
+    np.testing.assert_allclose(joined.by_class, whole.by_class)
+
+
+def test_the_usual_class_is_a_guess_for_every_pixel():
+    truth, guessed = np.array([[0, 0, 1], [2, 1, -1]]), Confusion(4)
+    guessed.add(truth, np.zeros_like(truth) + 1)
+    asked = Confusion(4)
+    asked.add(truth, truth)
+    assert usual_class(np.array([5, 9, 1, 0]), asked.sums) == guessed.numbers()

@@ -292,6 +292,19 @@ def test_first_losses_are_as_they_were(name, tmp_path):
     assert len(measured["loss"]) == 10
     for key, values in measured.items():
         np.testing.assert_allclose(values, golden[key], rtol=1e-6, atol=0, err_msg=key)
+    check_evidence(tmp_path / "out")
+
+
+def check_evidence(out: Path) -> None:
+    """Beside the main score stand what a guess has and, in results and card, its interval. (Resamples that all agree
+    have none, as those of a score of 0.)"""
+    results, metric = (json.loads((out / f"{name}.json").read_text()) for name in ("all_results", "run"))
+    metric = metric["metric"]
+    card = (out / "README.md").read_text()
+    assert metric in results["baseline"] and "| constant guess |" in card
+    if results[metric] not in (0, 1) and results.get("task") != "text-to-speech":  # a single utterance is scored
+        low, high = results["intervals"][metric]
+        assert low < results[metric] < high and "value (95 % interval)" in card.replace("\\", "")
 
 
 def write(name: str) -> None:

@@ -13,6 +13,7 @@ from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.figures import Curves, Figure, Series
 from hftrain.report.formats import format_number
+from hftrain.report.scores import nothing_found
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.tasks.detection.scoring import Found, in_pixels, numbers, score
 from hftrain.vision import read
@@ -32,7 +33,7 @@ EDGE = 192  # pixels of a picture's longer side
 
 def summarize(config: DetectionConfig, rows: "Mapping[str, Rows]", names: Sequence[str], result: Found) -> Report:
     """What the report shows: the scores of the test rows, and the data."""
-    scores = score(result, rows["test"], names)
+    scores = score(result, rows["test"], names, report=True)
     values = numbers(result, scores)
     listed = ": " + ", ".join(names) if len(names) <= 10 else ""
     detected = [
@@ -52,6 +53,7 @@ def summarize(config: DetectionConfig, rows: "Mapping[str, Rows]", names: Sequen
             pictures(rows["test"], names, detected),
             *mistakes(rows["test"], names, detected),
         ],
+        **nothing_found("map", values, scores.intervals),
     )
 
 

@@ -78,8 +78,8 @@ def in_pixels(result: np.ndarray, width: int, height: int) -> np.ndarray:
     return result * np.array([1, 1, width, height, width, height], np.float64)
 
 
-def score(result: Found, rows: "Rows", names: Sequence[str]) -> Scores:
-    """COCO's scores of the detections of `rows`."""
+def score(result: Found, rows: "Rows", names: Sequence[str], *, report: bool = False) -> Scores:
+    """COCO's scores of the detections of `rows`; with `report` also their intervals."""
     ids = {name: number for number, name in enumerate(names)}
     boxes = Boxes()
     for row, detected in zip(rows, result.detections, strict=True):
@@ -91,7 +91,7 @@ def score(result: Found, rows: "Rows", names: Sequence[str]) -> Scores:
             [item["area"] for item in objects],
             in_pixels(detected, row["width"], row["height"]),
         )
-    return measure(boxes, len(names))
+    return measure(boxes, len(names), report=report)
 
 
 def numbers(result: Found, scores: Scores) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import nn
 from hftrain.data.examples import Examples
 from hftrain.data.splits import sizes
 from hftrain.losses import Batch
+from hftrain.metrics.intervals import Interval, wilson
 from hftrain.report import Report, Table
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
@@ -46,6 +47,7 @@ def summarize(
         metric="probe_accuracy" if probed else "loss",
         scores=scores,
         baseline=majority(rows) if probed else {},
+        intervals=intervals(rows, scores),
         usage=usage(config, rows["test"][0]["image"]),
         lead=f"Reconstructs the hidden {config.mask_ratio:.0%} of an image. Images: {sizes(rows)}.",
         data={name: describe(split) for name, split in rows.items()},
@@ -62,6 +64,11 @@ def majority(rows: "Mapping[str, Rows]") -> dict[str, float]:
     truth = [label for label in rows["test"]["label"] if label is not None]
     value = truth.count(usual) / len(truth)
     return {"test_probe_accuracy": value, "test_knn_accuracy": value}
+
+
+def intervals(rows: "Mapping[str, Rows]", scores: Mapping[str, float]) -> dict[str, Interval]:
+    known = sum(label is not None for label in rows["test"]["label"])
+    return {f"test_{name}": wilson(round(scores[name] * known), known) for name in METRICS if name in scores}
 
 
 def remarks(scores: Mapping[str, float]) -> list[str]:

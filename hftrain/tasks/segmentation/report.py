@@ -1,5 +1,6 @@
 """The report and the model card of a segmentation."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain.data.splits import sizes
+from hftrain.metrics.segmentation import usual_class
 from hftrain.report import Report, Table
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.formats import format_number
+from hftrain.report.scores import never_predicted, no_better, nothing_found
 from hftrain.tasks.segmentation.config import SegmentationConfig
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.tasks.segmentation.scoring import Scores, Segment, Segments, score, true_map
@@ -31,7 +34,7 @@ HARD = {"semantic": "mean IoU", "panoptic": "PQ", "instance": "mean IoU of its o
 
 def summarize(config: SegmentationConfig, rows: "Mapping[str, Rows]", classes: Classes, result: Segments) -> Report:
     """What the report shows: the scores of the test rows, and the data."""
-    scores, names = score(result, rows["test"], classes, config.segmentation), classes.names
+    scores, names = score(result, rows["test"], classes, config.segmentation, report=True), classes.names
     listed = ": " + ", ".join(names) if len(names) <= 12 else ""
     known = scores.by_image[~np.isnan(scores.by_image)]
     title = HARD[config.segmentation]
@@ -53,7 +56,35 @@ def summarize(config: SegmentationConfig, rows: "Mapping[str, Rows]", classes: C
             pictures("Pictures", rows["test"], names, result, evenly(len(rows["test"]), SAMPLES), scores),
             pictures("Hardest images", rows["test"], names, result, hardest(scores), scores),
         ],
+        **judge(config, scores, rows["train"], names),
     )
+
+
+def judge(config: SegmentationConfig, scores: Scores, training: "Rows", names: Sequence[str]) -> dict[str, Any]:
+    """`baseline`, `intervals` and `remarks` for `publish`. The baseline calls every pixel the class that most training
+    pixels have, or finds no segment."""
+    if scores.pixels is None:
+        return nothing_found(config.scored_by, scores.numbers, scores.intervals)
+    pixels = Counter[str]()
+    for segments in training["segments"]:
+        for one in segments:
+            pixels[one["label"]] += one["area"]
+    shares = np.array([pixels[name] for name in names])
+    guess = usual_class(shares, scores.pixels)
+    evidence: dict[str, Any] = {
+        "baseline": {f"test_{name}": value for name, value in guess.items() if value == value},
+        "intervals": {f"test_{name}": interval for name, interval in scores.intervals.items()},
+    }
+    results = {f"test_{name}": value for name, value in scores.numbers.items()}
+    _, true, predicted = scores.pixels
+    missing = {name: int(true[i]) for i, name in enumerate(names) if true[i] and not predicted[i]}
+    always = f"always {names[int(shares.argmax())]!r}"
+    return evidence | {
+        "remarks": [
+            *never_predicted("pixels", missing, int(true.sum())),
+            *no_better("test_mean_iou", results, **evidence, guess=always),
+        ]
+    }
 
 
 def describe(rows: "Rows") -> dict[str, Any]:

@@ -4,7 +4,7 @@ Shapes: B images, K classes, Q queries, H, W height and width of an image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from hftrain.data.examples import Examples
 from hftrain.losses import Batch
 from hftrain.metrics.detection import Boxes, measure
-from hftrain.metrics.segmentation import Confusion, Quality
+from hftrain.metrics.intervals import Interval, bootstrap
+from hftrain.metrics.segmentation import Confusion, Quality, pixel_scores
 from hftrain.tasks.segmentation.losses import SegmentLoss
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.train.evaluation import OneProcess, predict
@@ -159,32 +160,38 @@ class Scores:
     numbers: dict[str, float]
     by_class: dict[str, np.ndarray]
     by_image: np.ndarray
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    pixels: np.ndarray | None = None  # semantic: `Confusion.sums`
 
 
-def score(result: Segments, rows: "Rows", classes: Classes, segmentation: str) -> Scores:
-    """The scores of the segments of `rows`."""
+def score(result: Segments, rows: "Rows", classes: Classes, segmentation: str, *, report: bool = False) -> Scores:
+    """The scores of the segments of `rows`; with `report` also their intervals."""
     ids = {name: number for number, name in enumerate(classes.names)}
     things = [ids[name] for name in classes.names if name in classes.things]
     confusion, quality, boxes = Confusion(len(ids)), Quality(len(ids)), Boxes()
     by_image = np.full(len(rows), np.nan)
+    counted: list[np.ndarray] = []  # `sums` of each image
     for place, (row, predicted) in enumerate(zip(rows, result.predicted, strict=True)):
         height, width = row["height"], row["width"]
         truth = true_map(row)
         labels = [ids.get(one["label"], -1) for one in row["segments"]]
         masks = [decode(one.counts, height, width) for one in predicted]
         if segmentation == "semantic":
-            before = confusion.counts.copy()
-            confusion.add(np.array([-1, *labels])[truth], label_map(predicted, masks, truth.shape))
-            by_image[place] = Confusion(len(ids), confusion.counts - before).numbers()["mean_iou"]
+            own = Confusion(len(ids))
+            own.add(np.array([-1, *labels])[truth], label_map(predicted, masks, truth.shape))
+            confusion.counts += own.counts
+            by_image[place] = own.numbers()["mean_iou"]
+            counted.append(own.sums)
         elif segmentation == "panoptic":
             numbers = np.zeros(truth.shape, np.int64)
             for number, pixels in enumerate(masks, 1):
                 numbers[pixels] = number
             crowds = [one["crowd"] for one in row["segments"]]
-            own_quality = Quality(len(ids))
-            for one in (quality, own_quality):
-                one.add(truth, labels, crowds, numbers, [segment.label for segment in predicted])
-            by_image[place] = own_quality.numbers(things).get("pq", np.nan)
+            alone = Quality(len(ids))
+            alone.add(truth, labels, crowds, numbers, [segment.label for segment in predicted])
+            by_image[place] = alone.numbers(things).get("pq", np.nan)
+            quality.add_sums(alone.sums)
+            counted.append(alone.sums)
         else:
             kept = [(number, one) for number, one in enumerate(row["segments"], 1) if one["label"] in ids]
             true = [(one, one["counts"] or encode(truth == number)) for number, one in kept]
@@ -197,16 +204,33 @@ def score(result: Segments, rows: "Rows", classes: Classes, segmentation: str) -
                 (height, width),
             )
             by_image[place] = covered([decode(counts, height, width) for _, counts in true], masks, predicted)
+
+    def numbers_of(sums: np.ndarray) -> dict[str, float]:
+        if segmentation == "semantic":
+            return {name: value for name, value in pixel_scores(sums).items() if value == value}
+        drawn = Quality(len(ids))
+        drawn.add_sums(sums)
+        return drawn.numbers(things)
+
+    intervals: dict[str, Interval] = {}
+    if report and counted:
+        of_images = np.array(counted)
+
+        def drawn_numbers(drawn: np.ndarray) -> dict[str, float]:
+            return numbers_of(np.tensordot(np.bincount(drawn, minlength=len(of_images)), of_images, 1))
+
+        intervals = bootstrap(drawn_numbers, len(of_images))
     if segmentation == "semantic":
-        return Scores({"loss": result.loss} | confusion.numbers(), {"IoU": confusion.ious}, by_image)
+        scores = {"loss": result.loss} | confusion.numbers()
+        return Scores(scores, {"IoU": confusion.ious}, by_image, intervals, confusion.sums)
     if segmentation == "panoptic":
         values = quality.by_class
         by_class = {name: values[:, place] for place, name in enumerate(("PQ", "SQ", "RQ"))}
-        return Scores({"loss": result.loss} | quality.numbers(things), by_class, by_image)
-    measured = measure(boxes, len(ids), "segm")
+        return Scores({"loss": result.loss} | quality.numbers(things), by_class, by_image, intervals)
+    measured = measure(boxes, len(ids), "segm", report=report)
     known = {name: value for name, value in measured.numbers.items() if value == value}
     by_class = {"AP": measured.average_precisions, "AP50": measured.at_half}
-    return Scores({"loss": result.loss} | known, by_class, by_image)
+    return Scores({"loss": result.loss} | known, by_class, by_image, measured.intervals)
 
 
 def true_map(row: Any) -> np.ndarray:

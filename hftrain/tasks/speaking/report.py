@@ -9,10 +9,13 @@ from torch import nn
 
 from hftrain.audio.shown import player, spectrogram
 from hftrain.data.splits import sizes
+from hftrain.metrics.cepstra import distance
+from hftrain.metrics.intervals import mean
 from hftrain.report import Report, Table
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly
 from hftrain.report.formats import format_number
+from hftrain.report.scores import no_better
 from hftrain.tasks.speaking.config import SpeakConfig
 from hftrain.tasks.speaking.scoring import Spoken, Stage, recording
 from hftrain.tasks.speaking.voice import Voice
@@ -36,7 +39,9 @@ def summarize(config: SpeakConfig, rows: "Mapping[str, Rows]", stage: Stage, mod
     if voice.kind is not None:
         sound = "the codec of the model"
     unended = sum(not one.ended for one in result.utterances)
-    remarks = [CONSENT, *licences(config, voice)]
+    evidence = judge(rows["test"], stage, result)
+    remarks = no_better("test_mcd", {"test_mcd": scores["mcd"]}, **evidence, guess="the mean sound all the time")
+    remarks += [CONSENT, *licences(config, voice)]
     if unended:
         remarks.append(f"{unended} of {len(result.utterances)} test utterances did not end by themselves")
     return Report(
@@ -56,7 +61,22 @@ def summarize(config: SpeakConfig, rows: "Mapping[str, Rows]", stage: Stage, mod
             *([heard_table(rows["test"], result)] if result.heard else []),
         ],
         remarks=remarks,
+        **evidence,
     )
+
+
+def judge(rows: "Rows", stage: Stage, result: Spoken) -> dict[str, Any]:
+    """`baseline` and `intervals` for `publish`. The baseline is a sound that never changes: the mean of the frames of
+    the recordings themselves."""
+    voice = stage.voice
+    truth = [voice.mel(recording(rows[place], voice)) for place in result.places]
+    sound = np.concatenate(truth).mean(axis=0)
+    guess = [distance(own, np.tile(sound, (len(own), 1))) for own in truth]
+    interval = mean(result.distances)
+    return {
+        "baseline": {"test_mcd": float(np.mean(guess))},
+        "intervals": {"test_mcd": interval} if interval else {},
+    }
 
 
 def licences(config: SpeakConfig, voice: Voice) -> list[str]:

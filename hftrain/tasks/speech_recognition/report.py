@@ -19,6 +19,7 @@ from hftrain.metrics.speech import align, normalised, rate
 from hftrain.report import Report, Table
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
+from hftrain.report.scores import no_better
 from hftrain.tasks.speech_recognition.config import TranscribeConfig
 from hftrain.tasks.speech_recognition.scoring import Heard, measure
 
@@ -52,16 +53,25 @@ def summarize(
     test = rows["test"]
     truth, texts = (normalised(one, config.normalizer) for one in (test["text"], heard.texts))
     aligned = [align([text], [reference]) for text, reference in zip(texts, truth, strict=True)]
-    errors = np.array([one.substitutions + one.deletions + one.insertions for one in aligned])
-    words = np.array([max(1, len(text.split())) for text in truth])
+    spelt = [align([text], [reference], characters=True) for text, reference in zip(texts, truth, strict=True)]
+    errors, wrong = (
+        np.array([one.substitutions + one.deletions + one.insertions for one in pairs]) for pairs in (aligned, spelt)
+    )
+    words, letters = (
+        np.array([max(1, count) for count in counts]) for counts in (map(len, map(str.split, truth)), map(len, truth))
+    )
     scores = measure(heard, test["text"], config.normalizer)
     exact = sum(text == reference for text, reference in zip(texts, truth, strict=True))
 
     def rates(chosen: np.ndarray) -> dict[str, float]:
-        return {"test_wer": float(errors[chosen].sum() / words[chosen].sum())}
+        pairs = {"test_wer": (errors, words), "test_cer": (wrong, letters)}
+        return {name: float(wrong[chosen].sum() / of[chosen].sum()) for name, (wrong, of) in pairs.items()}
 
     intervals = bootstrap(rates, len(errors)) | {"test_exact_match": wilson(exact, len(truth))}
-    remarks = [CONSENT, *window_remarks(window)]
+    baseline = {"test_wer": 1.0, "test_cer": 1.0}  # of no words at all
+    results = {"test_wer": scores["wer"]}
+    remarks = no_better("test_wer", results, baseline, intervals, guess="a transcript without words")
+    remarks += [CONSENT, *window_remarks(window)]
     tables = [
         Table("Errors by length", by_length(np.array(test["seconds"][:]), errors, words)),
         Table("Errors by speaker", by_speaker(test["speaker"][:], errors, words)),
@@ -85,6 +95,7 @@ def summarize(
             )
         ],
         tables=[table for table in tables if table.rows],
+        baseline=baseline,
         intervals=intervals,
         remarks=remarks,
     )
