@@ -123,6 +123,11 @@ def split_rows(
         if size and not len(chosen) and (groups.sizes == 1).all():
             keeps = " and to keep one of each class" if strata is not None else ""
             raise ValueError(f"{len(rows)} rows are too few to hold out {size} for {name}{keeps}: set {name}_file")
+        if size and not len(chosen) and strata is not None and (groups.sizes[free] <= size).any():
+            raise ValueError(
+                f"the {len(rows)} rows have only {len(groups.sizes)} different texts in column {column or by!r}: too "
+                f"few to hold out some for {name} and to keep one of each class. Add rows, or set {name}_file"
+            )
         if size and not len(chosen):
             raise ValueError(
                 f"{name}_split: rows with the same {column or by!r} stay together, but each is in more than {size} "

@@ -221,6 +221,8 @@ def test_split_refuses():
     same = datasets.Dataset.from_list([{"source": "a"}] * 10)
     with pytest.raises(ValueError, match="rows with the same 'source' stay together, but each is in more than"):
         split_rows(same, 2, 0, seed=0)
+    with pytest.raises(ValueError, match="10 rows have only 1 different texts in column 'source': too few to hold out"):
+        split_rows(same, None, None, seed=0, strata=["a"] * 10)
 
 
 def test_leaks():
