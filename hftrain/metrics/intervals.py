@@ -35,7 +35,8 @@ def wilson(successes: float, total: int) -> Interval:
     share, z2 = successes / total, Z * Z / total
     middle = (share + z2 / 2) / (1 + z2)
     half = Z * math.sqrt(share * (1 - share) / total + z2 / (4 * total)) / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # rounding must not leave a share of 0 or 1 outside
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))
 
 
 def mean(values: Values) -> Interval | None:

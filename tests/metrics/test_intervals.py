@@ -28,6 +28,11 @@ def test_wilson_has_a_width_where_every_example_is_right():
         wilson(0, 0)
 
 
+def test_wilson_contains_the_share():
+    for total in range(1, 400):
+        assert wilson(0, total)[0] == 0 and wilson(total, total)[1] == 1, total
+
+
 def test_the_mean_is_that_of_the_normal_distribution():
     values = np.random.default_rng(0).exponential(size=300)
     other = scipy.stats.norm.interval(0.95, values.mean(), scipy.stats.sem(values))
