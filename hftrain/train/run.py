@@ -193,7 +193,7 @@ class Run:
         cost = f"{seconds_each / self.accelerator.num_processes:.3g} s each would take over a tenth of the run"
         self.make_rarer(name, stretched(every, seconds_each, steps / state.step * total, total), cost)
         if name == "save_steps" and self.config.load_best_model_at_end and "eval_steps" in self.config.chosen:
-            now = state.rarer.get("eval_steps", int(self.config.eval_steps))
+            now = state.rarer.get("eval_steps", self.config.chosen["eval_steps"].value)
             self.make_rarer("eval_steps", max(now, state.rarer[name]), "each may find a best model, which is saved")
 
     def make_rarer(self, name: str, every: int, reason: str) -> None:
