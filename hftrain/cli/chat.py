@@ -41,6 +41,9 @@ def add(commands: Commands) -> None:
 
 def chat(args: argparse.Namespace) -> int:
     """A message a line on standard input, until /exit or its end; the answers stream to standard output."""
+    from hftrain.data.files import require_model
+
+    require_model(args.folder)  # before torch is imported
     hush_libraries()
     if args.seed is not None:
         from transformers import set_seed

@@ -6,6 +6,12 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def asks_for_help(arguments: list[str]) -> bool:
+    """Whether --help stands behind RECIPE, where argparse leaves it to the command, and not behind "--"."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return bool({"-h", "--help"}.intersection(own))
+
+
 def add_format_options(command: argparse.ArgumentParser) -> None:
     """How text files are read, as the settings of these names say."""
     command.add_argument("--delimiter", metavar="C", help="separator of csv and tsv fields (default: comma, TAB)")

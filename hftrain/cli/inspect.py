@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hftrain.cli.commands import Commands
+from hftrain.cli.commands import Commands, asks_for_help
 from hftrain.terminal import visible
 
 if TYPE_CHECKING:
@@ -32,15 +32,14 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--samples 5 -- --train_file x")
-    command.set_defaults(command=inspect_recipe)
+    command.set_defaults(command=inspect_recipe, show_help=command.print_help)
 
 
 def inspect_recipe(args: argparse.Namespace) -> int:
-    from hftrain.cli.program import run_file
-    from hftrain.cli.recipes import find_recipe
-    from hftrain.config.defaults import describe
-    from hftrain.report.formats import format_number
-    from hftrain.train.inspect import Limits, Seen, breaches, count_rows, measure, sample, showing_examples
+    if asks_for_help(args.arguments):
+        args.show_help()
+        return 0
+    from hftrain.cli.recipes import find_recipe, refusal
 
     split = args.arguments.index("--") if "--" in args.arguments else -1
     options = argparse.ArgumentParser(prog="hftrain inspect RECIPE", allow_abbrev=False)
@@ -54,6 +53,14 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     else:
         chosen, recipe_arguments = options.parse_args(args.arguments[:split]), args.arguments[split + 1 :]
     recipe = str(find_recipe(args.recipe))
+    if refused := refusal(recipe, recipe_arguments):
+        print(refused, end="", file=sys.stderr)
+        return 2
+    from hftrain.cli.program import run_file
+    from hftrain.config.defaults import describe
+    from hftrain.report.formats import format_number
+    from hftrain.train.inspect import Seen, count_rows, measure, sample, showing_examples
+
     log = _Messages()
     logging.getLogger("hftrain").addHandler(log)
     arguments = sys.argv
@@ -104,6 +111,37 @@ def inspect_recipe(args: argparse.Namespace) -> int:
     for breach in too_much:
         print(f"BREACH: {breach}")
     return 1 if too_much else 0
+
+
+class Limits(NamedTuple):
+    """Limits, as shares; a number above its limit is a breach."""
+
+    max_truncated: float = 0.05
+    max_duplicates: float = 0.1
+    max_padding: float = 0.5
+    max_nothing_learnt: float = 0.0
+    min_tokens_learnt: float = 0.0
+    max_leaked: int = 0  # held-out rows that are in the training rows too
+    max_refused: int = 0  # rows left out
+
+
+def breaches(numbers: dict[str, Any], limits: Limits, *, leaked: int = 0, refused: int = 0) -> list[str]:
+    """The breached limits, one sentence each."""
+    shares = {"truncated share": "max_truncated", "duplicates": "max_duplicates", "padding share": "max_padding"}
+    shares |= {"nothing learnt": "max_nothing_learnt"}
+    sentences = [
+        f"{name} {numbers[name]:.1%} is over {limit} = {getattr(limits, limit):.1%}"
+        for name, limit in shares.items()
+        if numbers.get(name, 0) > getattr(limits, limit)
+    ]
+    if (learnt := numbers.get("tokens learnt", 1)) <= limits.min_tokens_learnt:
+        sentences.append(f"tokens learnt {learnt:.1%} is not over min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
+    if numbers.get("end learnt") == 0 and numbers.get("tokens learnt", 0) < 1:  # running text need not end
+        sentences.append("no example learns its end token: generation would not stop")
+    for name, count, most in (("leaked", leaked, limits.max_leaked), ("refused", refused, limits.max_refused)):
+        if count > most:
+            sentences.append(f"{count:,} rows {name}, max_{name} = {most}")
+    return sentences
 
 
 SHARES = {"padding share", "truncated share", "nothing learnt", "tokens learnt", "end learnt", "duplicates"}

@@ -69,6 +69,7 @@ def _shared(command: argparse.ArgumentParser, dtype: str, name: str) -> None:
 
 
 def merge_adapter(args: argparse.Namespace) -> int:
+    check_files(args)
     from hftrain.deploy.merge import merge
     from hftrain.deploy.unsharding import is_sharded, unshard
 
@@ -85,6 +86,7 @@ def merge_adapter(args: argparse.Namespace) -> int:
 
 
 def export_model(args: argparse.Namespace) -> int:
+    check_files(args)
     from hftrain.deploy.export import export
     from hftrain.deploy.unsharding import is_sharded
 
@@ -96,15 +98,24 @@ def export_model(args: argparse.Namespace) -> int:
     return _write(args, export, more)
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Raises: ValueError, a file or folder is missing. Needs no torch."""
+    from hftrain.data.files import require_model
+    from hftrain.data.sources import existing
+
+    require_model(args.folder)
+    if args.prompts:
+        existing(args.prompts)
+
+
 def _write(args: argparse.Namespace, function: Any, more: dict[str, Any]) -> int:
     from hftrain.data.lines import USUAL
-    from hftrain.data.sources import existing
     from hftrain.deploy.merge import NotTheSame
     from hftrain.predict.reading import read_texts
 
     hush_libraries()
     if args.prompts:
-        more["prompts"] = read_texts(existing(args.prompts), USUAL)
+        more["prompts"] = read_texts(args.prompts, USUAL)
     output = args.output or args.folder.with_name(f"{args.folder.resolve().name}-{args.suffix}")
     try:
         parity = function(args.folder, output, **{name: getattr(args, name) for name in SHARED}, **more)

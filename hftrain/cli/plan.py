@@ -8,7 +8,7 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hftrain.cli.commands import Commands
+from hftrain.cli.commands import Commands, asks_for_help
 
 if TYPE_CHECKING:
     from hftrain.train.forecast.table import Row
@@ -31,11 +31,14 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("recipe", metavar="RECIPE", help="a name that `hftrain recipes` lists, or a recipe's path")
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="--memory 24 -- --train_file x")
-    command.set_defaults(command=plan_recipe)
+    command.set_defaults(command=plan_recipe, show_help=command.print_help)
 
 
 def plan_recipe(args: argparse.Namespace) -> int:
-    from hftrain.cli.recipes import find_recipe
+    if asks_for_help(args.arguments):
+        args.show_help()
+        return 0
+    from hftrain.cli.recipes import find_recipe, refusal
 
     options = argparse.ArgumentParser(prog="hftrain plan RECIPE", allow_abbrev=False)
     options.add_argument("--memory", type=float)
@@ -49,7 +52,11 @@ def plan_recipe(args: argparse.Namespace) -> int:
     own = own[1:] if own[:1] == ["--"] else own
     if min(chosen.num_processes, *(chosen.micro_batch_sizes or [1])) < 1:
         raise ValueError("--num_processes and --micro_batch_sizes must be at least 1")
-    table = make_rows(args.recipe, str(find_recipe(args.recipe)), own, chosen)
+    recipe = str(find_recipe(args.recipe))
+    if refused := refusal(recipe, own):
+        print(refused, end="", file=sys.stderr)
+        return 2
+    table = make_rows(args.recipe, recipe, own, chosen)
     if chosen.json:
         print(json.dumps([row._asdict() | {"needs": row.needs._asdict()} for row in table], indent=1))
     else:

@@ -21,6 +21,7 @@ def add(commands: Commands) -> None:
         "texts",
         metavar="TEXT",
         nargs="*",
+        default=[],  # otherwise argparse calls it required
         help="a text to predict from; for images and audio a file, or a folder of files",
     )
     command.add_argument(

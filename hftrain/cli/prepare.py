@@ -54,13 +54,9 @@ def add(commands: Commands) -> None:
 def prepare_tokens(args: argparse.Namespace) -> int:
     import logging
 
-    from transformers import AutoTokenizer
-
     from hftrain.config import DataConfig
+    from hftrain.data.sources import find_files, is_hub_name
     from hftrain.data.splits import dialect_of
-    from hftrain.data.tokens import TokenFiles
-    from hftrain.models.trust import refusing_code
-    from hftrain.tasks.pretraining.prepare import prepare
 
     handler = logging.StreamHandler()
     handler.setFormatter(Visible())
@@ -74,6 +70,15 @@ def prepare_tokens(args: argparse.Namespace) -> int:
         if not equals or name in sources:
             raise ValueError(f"--source {source}: give each source its own name, as in --source wiki=wiki.jsonl")
         sources[name] = place
+        whole, first = Path(place).expanduser(), Path(place.partition(":")[0]).expanduser()
+        if whole.exists() or not (first.is_dir() or is_hub_name(str(first))):
+            find_files(str(whole))  # before torch is imported
+    from transformers import AutoTokenizer
+
+    from hftrain.data.tokens import TokenFiles
+    from hftrain.models.trust import refusing_code
+    from hftrain.tasks.pretraining.prepare import prepare
+
     with refusing_code(args.tokenizer):
         try:
             tokenizer = AutoTokenizer.from_pretrained(args.tokenizer, trust_remote_code=args.trust_remote_code)

@@ -11,6 +11,7 @@ from pathlib import Path
 from hftrain.cli import program
 from hftrain.cli.commands import Commands
 from hftrain.signals import exit_code, relay
+from hftrain.terminal import visible
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SHOWS = {"--help", "-h", *(f"--print{mark}config{way}" for mark in "_-" for way in ("", "=as_given"))}  # and ends
@@ -60,21 +61,41 @@ def find_recipe(name: str) -> Path:
     return recipes[name]
 
 
-def parses(recipe: str | Path) -> bool:
-    """Whether a recipe reads its settings by `run(main, Class)` or `parse(Class)`, which end it at --help and at the
-    first mistake."""
+def parses(recipe: str | Path) -> str:
+    """How a recipe reads its settings: by "run", as `run(main, Class)`, or by "parse", as `parse(Class)`, which end it
+    at --help and at the first mistake; "": otherwise."""
     try:
         nodes = list(ast.walk(ast.parse(Path(recipe).read_bytes())))
     except SyntaxError:  # Python reports it when the recipe runs
-        return False
+        return ""
     imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     calls = {
         (node.func.id, len(node.args), len(node.keywords))
         for node in nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
-    parses_itself = ("parse", 1, 0) in calls and bool(imported & {"hftrain", "hftrain.config"})
-    return parses_itself or (("run", 2, 0) in calls and bool(imported & {"hftrain", "hftrain.train.recipe"}))
+    if ("run", 2, 0) in calls and imported & {"hftrain", "hftrain.train.recipe"}:
+        return "run"
+    return "parse" if ("parse", 1, 0) in calls and imported & {"hftrain", "hftrain.config"} else ""
+
+
+def refusal(recipe: str | Path, options: list[str]) -> str:
+    """What a recipe says against its settings, before torch is imported; "" if only the run itself can tell."""
+    if not (how := parses(recipe)):
+        return ""
+    words = [sys.executable, program.FILE, "--settings", str(recipe), *options]
+    checked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if checked.returncode == 0 and how == "run":  # it would look for the files too, behind the launcher's imports
+        import yaml
+
+        from hftrain.config.yaml12 import Loader
+        from hftrain.data.sources import require_files
+
+        try:
+            require_files(argparse.Namespace(**yaml.load(checked.stdout, Loader=Loader)))
+        except ValueError as error:
+            return visible(f"hftrain: {error}\n")
+    return checked.stderr if checked.returncode == 2 else ""  # another failure may come from an import
 
 
 def list_recipes(args: argparse.Namespace) -> int:
@@ -110,17 +131,13 @@ def run_recipe(args: argparse.Namespace) -> int:
     recipe, arguments = str(find_recipe(args.recipe)), args.arguments
     split = arguments.index("--") if "--" in arguments else -1
     launcher, own = arguments[: max(split, 0)], arguments[split + 1 :]
-    reads_settings = parses(recipe)
-    if reads_settings and SHOWS.intersection(own):
+    if SHOWS.intersection(own) and parses(recipe):
         return subprocess.run([sys.executable, program.FILE, recipe, *own]).returncode
     child: subprocess.Popen | None = None
     sent = relay(lambda: [child.pid] if child else [])
-    if reads_settings:
-        words = [sys.executable, program.FILE, "--settings", recipe, *own]
-        checked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-        if checked.returncode == 2:  # another failure may come from an import; the run will report it
-            print(checked.stderr, end="", file=sys.stderr)
-            return 2
+    if refused := refusal(recipe, own):
+        print(refused, end="", file=sys.stderr)
+        return 2
     # A new session: otherwise a terminal would send Ctrl-C to every process of the run, in addition to ours.
     words = [sys.executable, program.FILE, "-m", "hftrain.cli.launch", *launcher, recipe, *own]
     child = subprocess.Popen(words, start_new_session=True)

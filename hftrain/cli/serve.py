@@ -30,13 +30,14 @@ def add(commands: Commands) -> None:
 
 
 def check_serve(args: argparse.Namespace) -> int:
-    from transformers import AutoTokenizer
-
     from hftrain.deploy.serving import check_server, read_vectors
+
+    vectors = read_vectors(args.folder)
+    from transformers import AutoTokenizer  # after what needs no torch
+
     from hftrain.models.trust import refusing_code
     from hftrain.models.weights import naming_damage
 
-    vectors = read_vectors(args.folder)
     with refusing_code(args.folder), naming_damage(args.folder):
         tokenizer = AutoTokenizer.from_pretrained(args.folder, trust_remote_code=args.trust_remote_code)
     verdicts = check_server(args.url, vectors, tokenizer, model=args.model, near=args.near, timeout=args.timeout)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from hftrain.cli import program
-from hftrain.cli.commands import Commands
+from hftrain.cli.commands import Commands, asks_for_help
 from hftrain.cli.recipes import PACKAGE, find_recipe, parses
 
 SBATCH = ("time", "partition", "account", "qos", "constraint", "mem", "cpus_per_task", "job_name", "signal")
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     )
     command.add_argument("arguments", metavar="...", nargs=argparse.REMAINDER, help="as for `hftrain run`")
     add_options(command)
-    command.set_defaults(command=write_script)
+    command.set_defaults(command=write_script, show_help=command.print_help)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def write_script(args: argparse.Namespace) -> int:
+    if asks_for_help(args.arguments):
+        args.show_help()
+        return 0
     # The options may also follow RECIPE, where argparse would leave them to the recipe; but not "--".
     own = argparse.ArgumentParser(prog="hftrain slurm", add_help=False, allow_abbrev=False)
     add_options(own)
@@ -57,8 +60,9 @@ def write_script(args: argparse.Namespace) -> int:
     if args.time and not re.fullmatch(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|INFINITE|UNLIMITED", args.time.upper()):
         raise ValueError(f"--time {args.time}: write minutes, hours:minutes:seconds, or days-hours (24:00:00; 1-12)")
     recipe = find_recipe(args.recipe)
-    check_launch(launch)
     check_options(recipe, options)
+    if launch:
+        check_launch(launch)
     script = fill_in(
         args.recipe if args.recipe == recipe.stem else str(recipe.resolve()),
         launch,

@@ -23,8 +23,13 @@ def add(commands: Commands) -> None:
 
 
 def verify(args: argparse.Namespace) -> int:
-    from hftrain.data import tokens
-    from hftrain.data.sealed import MANIFEST, is_sealed
+    from hftrain.data.sealed import MANIFEST, STAGING, is_sealed
+
+    known = ("checkpoint-*", "manifest.json", MANIFEST, STAGING, "tokens.json", "*.safetensors")
+    of_checkpoint = args.folder.resolve().name.startswith("checkpoint-") and args.folder.is_dir()
+    if not of_checkpoint and not any(any(args.folder.glob(name)) for name in known):
+        raise ValueError(f"no checkpoint in {args.folder}: give an output folder, a checkpoint-N in it, or tokens")
+    from hftrain.data import tokens  # after what needs no torch
     from hftrain.train.checkpoint import checkpoints
 
     if not tokens.is_token_folder(args.folder):

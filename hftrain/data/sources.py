@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hftrain.config import Config
 from hftrain.config.sources import MARKS, marked_file, read_source
 from hftrain.data.json_rows import read_json
 from hftrain.data.lines import PACKED, USUAL, Dialect, Fault
@@ -284,7 +283,7 @@ def visible_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def require_files(config: Config) -> None:
+def require_files(config: object) -> None:
     """Raises: ValueError, a file that a data setting names is missing. Patterns and addresses are not looked up."""
     for setting in ("train_file", "validation_file", "test_file"):
         for written in getattr(config, setting, None) or ():

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hftrain.data.sealed import seal
 from hftrain.deploy.merge import PROMPTS, Parity, merge
+from hftrain.deploy.serving import VECTORS
 from hftrain.models.saved import kind, read_config
 
-VECTORS = "test_vectors.json"
 GGUF_TYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 

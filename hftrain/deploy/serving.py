@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hftrain.deploy.export import VECTORS, Vector
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hftrain.deploy.export import Vector
+
+VECTORS = "test_vectors.json"  # in an exported folder
 
 
 @dataclass
@@ -44,6 +46,8 @@ def read_vectors(path: str | Path) -> list[Vector]:
     path = path / VECTORS if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"{path} does not exist: `hftrain export` writes the test vectors")
+    from hftrain.deploy.export import Vector
+
     return [Vector(**vector) for vector in json.loads(path.read_text(encoding="utf-8"))["vectors"]]
 
 

@@ -237,34 +237,3 @@ def _padding(view: View, steps: int = 20) -> float:
         padded += sum(padded_tokens(lengths[group]) for group in groups)
         tokens += int(lengths.sum())
     return 1 - tokens / padded
-
-
-class Limits(NamedTuple):
-    """Limits, as shares; a number above its limit is a breach."""
-
-    max_truncated: float = 0.05
-    max_duplicates: float = 0.1
-    max_padding: float = 0.5
-    max_nothing_learnt: float = 0.0
-    min_tokens_learnt: float = 0.0
-    max_leaked: int = 0  # held-out rows that are in the training rows too
-    max_refused: int = 0  # rows left out
-
-
-def breaches(numbers: dict[str, Any], limits: Limits, *, leaked: int = 0, refused: int = 0) -> list[str]:
-    """The breached limits, one sentence each."""
-    shares = {"truncated share": "max_truncated", "duplicates": "max_duplicates", "padding share": "max_padding"}
-    shares |= {"nothing learnt": "max_nothing_learnt"}
-    sentences = [
-        f"{name} {numbers[name]:.1%} is over {limit} = {getattr(limits, limit):.1%}"
-        for name, limit in shares.items()
-        if numbers.get(name, 0) > getattr(limits, limit)
-    ]
-    if (learnt := numbers.get("tokens learnt", 1)) <= limits.min_tokens_learnt:
-        sentences.append(f"tokens learnt {learnt:.1%} is not over min_tokens_learnt = {limits.min_tokens_learnt:.1%}")
-    if numbers.get("end learnt") == 0 and numbers.get("tokens learnt", 0) < 1:  # running text need not end
-        sentences.append("no example learns its end token: generation would not stop")
-    for name, count, most in (("leaked", leaked, limits.max_leaked), ("refused", refused, limits.max_refused)):
-        if count > most:
-            sentences.append(f"{count:,} rows {name}, max_{name} = {most}")
-    return sentences

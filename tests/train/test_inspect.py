@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hftrain.cli import main as command_line
-from hftrain.cli.inspect import shown
+from hftrain.cli.inspect import Limits, breaches, shown
 from hftrain.config import TrainConfig
 from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed, pack
@@ -85,7 +85,7 @@ def test_numbers_of_packs_and_of_what_was_cut():
     ],
 )
 def test_breaches(numbers, counts, breach):
-    found = inspect.breaches(numbers, inspect.Limits(), **counts)
+    found = breaches(numbers, Limits(), **counts)
     assert found == [] if breach is None else len(found) == 1 and breach in found[0]
 
 
