@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import re
+import sys
 import warnings
-from typing import Any
+from typing import Any, TextIO
 
 CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
 
@@ -24,6 +25,20 @@ def visible_json(value: object, **how: Any) -> str:
     """`value` as JSON with control characters spelt out; reading it gives the same value."""
     text = json.dumps(value, ensure_ascii=False, **how)
     return re.sub(f"(?!\n){CONTROLS.pattern}", lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def print_all(text: str, file: TextIO | None = None) -> None:
+    """Prints `text` to `file`, by default standard output. A reader that has left, as in `| head -1`, is no error."""
+    file = file or sys.stdout
+    try:
+        print(text, end="", file=file, flush=True)
+    except BrokenPipeError:
+        write_no_more(file)
+
+
+def write_no_more(file: TextIO) -> None:
+    """What is written to `file` from now on is lost; otherwise Python would fail when it flushes the buffer at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 class Visible(logging.Formatter):

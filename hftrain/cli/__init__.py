@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from hftrain import __version__
 from hftrain.cli import chat, compare, inspect, merge, plan, predict, prepare, recipes, serve, slurm, verify
-from hftrain.terminal import clean_messages, visible
+from hftrain.terminal import clean_messages, visible, write_no_more
 
 COMMANDS = (
     recipes,
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # for example `| head` has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes its buffer at exit
+        write_no_more(sys.stdout)
         return 0
     except (ValueError, OSError) as error:
         if os.environ.get("HFTRAIN_TRACEBACK"):

@@ -36,7 +36,7 @@ from hftrain.config.schema import (
 )
 from hftrain.config.yaml12 import Loader, explain
 from hftrain.signals import end_program_when_asked
-from hftrain.terminal import visible
+from hftrain.terminal import print_all, visible
 
 COMMAND_LINE = "command line"
 PRINTS = "__print_config"
@@ -294,7 +294,7 @@ def parse(cls: type[C], argv: Sequence[str] | None = None) -> C:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if "--help" in words or "-h" in words:
-        print(help_text(cls))
+        print_all(f"{help_text(cls)}\n")
         raise SystemExit(0)
     prints = [word for word in words if word.replace("-", "_").startswith(PRINTS)]
     try:

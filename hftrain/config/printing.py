@@ -14,6 +14,7 @@ from hftrain.config.defaults import RULES, open_settings
 from hftrain.config.fields import TrainConfig
 from hftrain.config.schema import Config
 from hftrain.config.yaml12 import to_yaml
+from hftrain.terminal import print_all
 
 _OUTPUT: list[Any] = []  # the stream for the settings, once they are requested
 
@@ -40,7 +41,7 @@ def ask(config: Config) -> None:
 def show(config: Config) -> NoReturn:
     """Prints the settings and ends the program."""
     if os.environ.get("RANK", "0") == "0":
-        print(to_text(config), end="", file=_OUTPUT[0] if _OUTPUT else None, flush=True)
+        print_all(to_text(config), _OUTPUT[0] if _OUTPUT else None)
     raise SystemExit(0)
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hftrain.report.formats import format_bytes, format_duration, format_number
-from hftrain.terminal import visible
+from hftrain.terminal import visible, write_no_more
 
 LABELS = {"learning_rate": "lr", "grad_norm": "grad norm"}
 SECONDS_BETWEEN_DRAWINGS = 0.2
@@ -208,8 +208,8 @@ def say(text: str, file: TextIO | None = None) -> bool:
 
 
 def _silence(file: TextIO) -> None:
-    if file is sys.stdout:  # Python would try to flush its buffer at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+    if file is sys.stdout:
+        write_no_more(file)
 
 
 def _memory() -> str:

@@ -119,10 +119,17 @@ def test_a_recipe_that_is_no_python_is_left_to_python(tmp_path):
     assert done.returncode == 1 and "SyntaxError" in done.stderr and "cli/recipes.py" not in done.stderr
 
 
-def test_a_listing_may_be_cut_short():
+ROWS = ["classify", "--train_file", "x.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["recipes"], ["run", "tag", "--help"], ["run", *ROWS, "--print_config=as_given"], ["slurm", *ROWS], ["--help"]],
+)
+def test_a_listing_may_be_cut_short(words):
     """`hftrain recipes | head -1`"""
     read, write = os.pipe()
-    process = subprocess.Popen([sys.executable, "-m", "hftrain.cli", "recipes"], stdout=write, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "hftrain.cli", *words], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     os.close(read)
     assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 0)
