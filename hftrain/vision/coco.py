@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from hftrain.data.readers import Item
 from hftrain.data.sources import Reader, ending
 from hftrain.vision.annotations import Annotated, corners_of, crowd_and_area
 from hftrain.vision.encodings import polygons, run_lengths
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("images", "annotations", "categories")
 
@@ -49,8 +52,20 @@ class Categories:
             if not thing:
                 self.stuff.add(name)
         for number in sorted(names):
-            self.ids.setdefault(names[number], number)
+            self._number(path, names[number], number)
         return names
+
+    def _number(self, path: Path, name: str, number: int) -> None:
+        """Gives a class its number, or the next free one if another file has given it to another class."""
+        if name in self.ids:
+            return
+        taken = {other: name for name, other in self.ids.items()}
+        self.ids[name] = max(taken) + 1 if number in taken else number
+        if number in taken:
+            logger.warning(
+                "%s: the category id %d of %r is that of %r in another file; here it is %d, also in what hftrain "
+                "predict --coco writes", path, number, name, taken[number], self.ids[name],
+            )  # fmt: skip
 
 
 def identity(item: object, key: str = "id") -> Hashable:

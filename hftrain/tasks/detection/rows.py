@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from hftrain.config.sources import read_source
 from hftrain.data.lines import Fault
 from hftrain.data.names import report_names
 from hftrain.data.sources import SPLIT_WORDS, Reader, ending, has_rows, split_of, visible_files
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 OBJECT = pa.struct(
     [("box", pa.list_(pa.float64())), ("label", pa.string()), ("crowd", pa.bool_()), ("area", pa.float64())]
 )
+YAML = (".yaml", ".yml")
 SCHEMA = IMAGE.append(pa.field("objects", pa.list_(OBJECT)))
 
 
@@ -132,13 +134,22 @@ def say_what_is_odd(rows: "Mapping[str, Rows]", names: Sequence[str], ids: Mappi
 
 def with_files(config: DetectionConfig, yolo: list[str]) -> DetectionConfig:
     """The settings with the files of the folder or data.yaml that `dataset_name` or `train_file` names; the classes of
-    a data.yaml are put into `yolo`. Other data sets are unchanged."""
+    a data.yaml are put into `yolo`. Other data sets are unchanged.
+
+    Raises:
+        ValueError: a data.yaml among several data sets, or with a weight or a limit.
+    """
+    for written in config.train_file or ():
+        name = read_source(written).name
+        if ending(Path(name)) in YAML and config.train_file != [name]:
+            reason = "it is a data set of its own, with splits and numbers of classes"
+            raise ValueError(f"{written}: a data.yaml stands alone, without weight or limit, since {reason}")
     source = config.dataset_name if config.train_file is None else config.train_file[0]
     path = Path(source or "").expanduser()
     if config.train_file is None and path.is_dir() and not is_saved(path) and config.dataset_config_name is None:
         listed = next((path / name for name in ("data.yaml", "data.yml") if (path / name).is_file()), None)
         path = listed or path
-    if ending(path) in (".yaml", ".yml") and path.is_file():
+    if ending(path) in YAML and path.is_file():
         places = read_yolo_names(path)
         yolo += places["names"]
         return files_of(

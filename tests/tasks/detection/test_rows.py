@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask
 
+from hftrain.data.several import source_counts
 from hftrain.tasks import detection
 from hftrain.tasks.detection import DetectionConfig
 from hftrain.vision.scenes import compose
@@ -296,6 +297,35 @@ def test_categories_that_are_there_twice(tmp_path):
     content["categories"][2]["name"] = "red"
     with pytest.raises(ValueError, match=r"the category 'red' \(id 7\) is there twice"):
         load(train_file=one_file(tmp_path, content), **SPLITS)
+
+
+def test_two_files_may_number_their_categories_differently(tmp_path, caplog):
+    (first,) = one_file(tmp_path / "a", coco(12), 12)
+    write_images(tmp_path / "b", 12, 12)
+    content = coco(12, 12, (3, 1, 9))  # red is 3 here, as green in the other file
+    content["categories"][2]["name"] = "violet"
+    (tmp_path / "b" / "boxes.json").write_text(json.dumps(content))
+    rows, names, ids = load(train_file=[f"{first}@2", f"{tmp_path}/b/boxes.json"], **SPLITS)
+    assert names == [*NAMES, "violet"] and ids == {"red": 1, "green": 3, "blue": 7, "violet": 9}
+    for row in rows["train"]:
+        number = int(row["image"][-7:-4])
+        known = NAMES if number < 12 else (*NAMES[:2], "violet")
+        assert [item["label"] for item in row["objects"]] == [known[label] for label, _ in scene(number)[1]]
+    assert source_counts(rows["test"]) == {f"rows of {first}@2": 2, f"rows of {tmp_path}/b/boxes.json": 2}
+    content["categories"][2]["id"] = 7
+    for one in content["annotations"]:
+        one["category_id"] = 7 if one["category_id"] == 9 else one["category_id"]
+    (tmp_path / "b" / "boxes.json").write_text(json.dumps(content))
+    _, _, ids = load(train_file=[first, f"{tmp_path}/b/boxes.json"], **SPLITS)
+    assert ids == {"red": 1, "green": 3, "blue": 7, "violet": 8}
+    assert "the category id 7 of 'violet' is that of 'blue' in another file; here it is 8" in caplog.text
+
+
+@pytest.mark.parametrize("files", [["data.yaml", "more.json"], ["more.json", "data.yaml"], ["data.yaml@2"]])
+def test_a_data_yaml_stands_alone(files, tmp_path):
+    write_yolo(tmp_path)
+    with pytest.raises(ValueError, match=r"data\.yaml.*: a data\.yaml stands alone, without weight or limit"):
+        load(train_file=[str(tmp_path / file) for file in files])
 
 
 @pytest.mark.parametrize(
