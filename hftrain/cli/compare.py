@@ -19,8 +19,9 @@ def add(commands: Commands) -> None:
 
 
 def compare(args: argparse.Namespace) -> int:
-    from hftrain.train.compare import in_words, read_runs, write_comparison
+    from hftrain.train.compare import check_page, in_words, read_runs, write_comparison
 
+    check_page(args.output)
     runs = read_runs(args.folders)
     print(visible("\n".join(in_words(runs))))
     print(f"\npage: {write_comparison(args.output, runs)}")

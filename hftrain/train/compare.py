@@ -22,6 +22,7 @@ from hftrain.train.folds import SCORES
 SPLITS = ("test", "validation", "train")
 PREFIX = {"test": "test_", "validation": "eval_"}
 # Settings that name the run and do not change it.
+HEADS = {"score", "setting", "environment"}  # names of the first columns of tables, whose others are runs
 OF_THE_NAME = {"output_dir", "run_name", "hub_model_id", "resume_from_checkpoint"}
 FACTS = {
     "steps": "total_steps",
@@ -56,7 +57,7 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Raises: ValueError, there are fewer than two runs or too many, one is repeated, or a folder has no run."""
     if not 2 <= len(folders) <= len(COLOURS):
-        raise ValueError(f"give two to {len(COLOURS)} output folders to compare, not {len(folders)}")
+        raise ValueError(f"give 2 to {len(COLOURS)} output folders to compare, not {len(folders)}")
     places = [folder.resolve() for folder in folders]
     if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
         raise ValueError(f"{twice} is given twice")
@@ -88,7 +89,7 @@ def read_run(folder: Path) -> Run:
         settings, data = _of_checkpoint(folder)
     tokenizer = folder / "tokenizer.json"
     return Run(
-        name=str(folder),
+        name=f"./{folder}" if str(folder) in HEADS else str(folder),
         settings={key: value for key, value in flatten(settings).items() if key not in OF_THE_NAME},
         data=data,
         sizes={name: next(iter(facts.values())) for name, facts in splits.items()},
@@ -203,21 +204,20 @@ def scores(runs: Sequence[Run], split: str) -> Table:
             rows.append(
                 {"score": key.removeprefix(prefix), **dict(zip((run.name for run in runs), shown, strict=True))}
             )
-    note = (
-        "In brackets: 95 % intervals for the choice of rows."
-        if any(run.results.get("intervals") for run in runs)
-        else ""
-    )
+    brackets = any(key in keys for run in runs for key in run.results.get("intervals") or ())
+    guesses = any(key in keys for run in runs for key in run.results.get("baseline") or ())
+    notes = ["In brackets: 95 % intervals for the choice of rows."] * brackets
+    note = " ".join([*notes, *["Guess: a constant one."] * guesses])
     if comparable(runs, split) is False:
         note = f"These scores come from different rows and cannot be compared. {note}".strip()
     return Table(f"Scores, {split}", rows, note=note, visible=20)
 
 
 def score(run: Run, key: str) -> str:
-    """90.0 % (86.0-93.1), a constant guess 50.0 %."""
+    """90.0 % (86.0-93.1), guess 50.0 %."""
     name, value = key.partition("_")[2], run.results.get(key)
     interval, guess = ((run.results.get(facts) or {}).get(key) for facts in ("intervals", "baseline"))
-    rival = "" if guess is None else f", a constant guess {format_score(name, guess, task=run.task)}"
+    rival = "" if guess is None else f", guess {format_score(name, guess, task=run.task)}"
     return format_score(name, value, interval, run.task) + rival
 
 
@@ -284,10 +284,14 @@ def _short(text: str) -> str:
     return line if len(line) <= 40 else f"{line[:19]}…{line[-20:]}"
 
 
-def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
-    """Writes the page. Raises: ValueError, `path` does not end with .html."""
+def check_page(path: Path) -> None:
+    """Raises: ValueError, `path` does not end with .html."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--output {path}: the comparison is a page: use the ending .html")
+
+
+def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
+    """Writes the page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     per_step, x_label = _axis(runs)
     curves = overlaid({run.name: run.history for run in runs}, per_step=per_step, x_label=x_label, counted=unit(runs))

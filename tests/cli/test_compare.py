@@ -131,6 +131,14 @@ def test_names_of_folders_do_no_harm(tmp_path, capsys):
     assert f"{'a' * 18}…" in said.replace('"', "")
 
 
+def test_folders_that_have_names_of_columns(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "score"), make(tmp_path / "setting", seed=7)
+    lines = [re.split(r"  +", line.strip()) for line in compare(tmp_path, capsys, "score", "setting")[0].splitlines()]
+    assert ["score", "./score", "./setting"] in lines and ["accuracy", "90.0 %", "90.0 %"] in lines
+    assert ["setting", "./score", "./setting"] in lines and ["seed", "42", "7"] in lines
+
+
 def test_what_cannot_be_compared_is_named(tmp_path, capsys):
     one = make(tmp_path / "one")
 
@@ -139,14 +147,15 @@ def test_what_cannot_be_compared_is_named(tmp_path, capsys):
         assert not (tmp_path / "c.html").exists()
         return capsys.readouterr().err
 
-    assert "give two to 6 output folders to compare, not 1" in fails(one)
+    assert "give 2 to 6 output folders to compare, not 1" in fails(one)
     assert f"{tmp_path / 'one'} is given twice" in fails(one, tmp_path / "x" / ".." / "one")
     assert f"no run in {tmp_path / 'none'}" in fails(one, tmp_path / "none")
     two = make(tmp_path / "two")
     (two / "run.json").write_text("[1]")
     assert f"{two / 'run.json'} is damaged: it should contain an object, not a list" in fails(one, two)
     assert cli.main(["compare", str(one), str(make(tmp_path / "three")), "--output", str(tmp_path / "c.pdf")]) == 2
-    assert "use the ending .html" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "use the ending .html" in printed.err and not printed.out
 
 
 def test_lines_of_a_chart_are_those_of_the_log():
@@ -202,14 +211,20 @@ def test_publish_leaves_what_a_comparison_needs(tmp_path, monkeypatch):
 def test_other_tasks_guesses_and_remarks_stand_beside_the_scores(tmp_path, capsys):
     one, two = make(tmp_path / "one", load_best_model_at_end=False), make(tmp_path / "two", problem_type="regression")
     for folder, more in (
-        (one, {"baseline": {"test_accuracy": 0.5}, "best_step": 4}),
+        (
+            one,
+            {"baseline": {"test_accuracy": 0.5}, "intervals": {"test_accuracy": [0.86, 0.931]}, "best_step": 4},
+        ),
         (two, {"remarks": ["not learnt"]}),
     ):
         write_results(folder, json.loads((folder / "all_results.json").read_text()) | more)
     said, _ = compare(tmp_path, capsys, one, two)
     assert f"note: The tasks differ: scores and losses of one name are not of one kind ({one}: text-class" in said
     assert f"note: {two}: not learnt" in said
-    assert re.search(r"accuracy +90\.0 %, a constant guess 50\.0 % +90\.0 %", said) and "best step" not in said
+    assert re.search(r"accuracy +90\.0 % \(86\.0-93\.1\), guess 50\.0 % +90\.0 %", said) and "best step" not in said
+    test, validation = said.partition("Scores, validation")[::2]
+    assert "95 % intervals for the choice of rows. Guess: a constant one." in test
+    assert "95 % intervals" not in validation and "Guess" not in validation
 
 
 def test_a_cross_validation_names_its_runs(tmp_path, capsys):
