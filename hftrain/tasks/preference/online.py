@@ -61,7 +61,7 @@ def trl_arguments(config: GrpoConfig, prompts: int) -> dict[str, Any]:
 
 
 def load_prompts(config: GrpoConfig) -> Dataset:
-    """Training rows {"prompt": messages, ...} with the other columns of the file."""
+    """Training rows {"prompt": messages, ...} with the other columns of the files; None where a file lacks one."""
     from datasets import Dataset
 
     def convert(record: dict[str, Any]) -> tuple[Any, Any]:
@@ -88,7 +88,9 @@ def load_prompts(config: GrpoConfig) -> Dataset:
     shared: dict[str, Any] = {"compare": ["prompt", "columns"], "seed": config.seed}
     rows = join_sources(sources, load, max_bad_rows=config.max_bad_rows, **shared)
     rows = weighted(rows, sources, **shared)
-    return Dataset.from_list([{"prompt": json.loads(row["prompt"]), **json.loads(row["columns"])} for row in rows])
+    records = [{"prompt": json.loads(row["prompt"]), **json.loads(row["columns"])} for row in rows]
+    names = dict.fromkeys(name for record in records for name in record)  # `from_list` takes those of the first record
+    return Dataset.from_list([{name: record.get(name) for name in names} for record in records])
 
 
 def reward_function(name: str) -> Callable[..., Any] | str:

@@ -12,12 +12,24 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 
 from hftrain.deploy.merge import merge
 from hftrain.tasks.preference import bradley_terry, count_examples, reward_loss
-from hftrain.tasks.preference.online import reward_function
+from hftrain.tasks.preference.config import GrpoConfig
+from hftrain.tasks.preference.online import load_prompts, reward_function
 from hftrain.train.inspect import showing_examples
 from tests import tiny
 from tests.tasks.preference.test_preference import collate, make_examples
 from tests.tasks.preference.test_preference_recipe import write_rows
 from tests.tiny import chat_folder, chat_tokenizer
+
+
+def test_prompts_of_several_files_keep_the_columns_of_all(tmp_path):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    first.write_text('{"prompt": "one"}\n')
+    second.write_text('{"prompt": "two", "answer": "2"}\n{"prompt": "three", "answer": "3"}\n')
+    files = [str(first), f"{second}@2"]
+    rows = load_prompts(GrpoConfig(train_file=files, model_name_or_path="none", reward_funcs=["x.py:f"]))
+    assert [(row["prompt"][0]["content"], row["answer"]) for row in rows] == [
+        ("one", None), *[("two", "2")] * 2, *[("three", "3")] * 2,
+    ]  # fmt: skip
 
 
 def make_model() -> LlamaForSequenceClassification:
