@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def join_sources(
             hashes: of the first column, then of all.
 
     Raises:
-        ValueError: there are more than `max_bad_rows` bad rows in all.
+        ValueError: there are more than `max_bad_rows` bad rows in all, or a file is in two sources.
     """
     parts = [limited(source, load(source.name), compare, seed) for source in sources]
     bad = [row for part in parts for row in part.bad]
@@ -40,6 +41,7 @@ def join_sources(
     if len(parts) == 1:
         return parts[0]
     parts_places = [part.places for part in parts if part.places is not None]
+    _check_overlap(sources, parts_places)
     starts = np.cumsum([0, *(len(part_places.files) for part_places in parts_places)])
     places = Places(
         [file for part_places in parts_places for file in part_places.files],
@@ -48,6 +50,16 @@ def join_sources(
         [source.written for source, part_places in zip(sources, parts_places, strict=True) for _ in part_places.files],
     )
     return Rows(dataset(pa.concat_tables([part.data.with_format("arrow")[:] for part in parts])), bad, places)
+
+
+def _check_overlap(sources: Sequence[Source], places: Sequence[Places]) -> None:
+    """Raises: ValueError, a file is in two sources: its rows would count twice, also in the test score."""
+    source_of: dict[str, str] = {}
+    for source, part in zip(sources, places, strict=True):
+        for file in dict.fromkeys(file for file, _ in part.files):
+            first = source_of.setdefault(os.path.realpath(file), source.written)
+            if first != source.written:
+                raise ValueError(f"{file} is in {first} and in {source.written}: leave it out of one of them")
 
 
 def limited(source: Source, rows: Rows, compare: Sequence[str], seed: int) -> Rows:

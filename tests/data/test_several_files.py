@@ -196,6 +196,16 @@ def test_pretraining_reads_several_files(tmp_path, caplog):
         pretraining.name_sources([files[0], str(tokens["train"].folder)])
 
 
+def test_a_file_is_in_one_of_the_data_sets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.jsonl", "a", 30), write(tmp_path / "b.jsonl", "b", 30)
+    (tmp_path / "link.jsonl").symlink_to("a.jsonl")
+    for other in ("./a.jsonl@2", "*.jsonl", "link.jsonl"):
+        with pytest.raises(ValueError, match=r" is in a\.jsonl and in .*: leave it out of one of them"):
+            load("a.jsonl", other)
+    assert len(load("a.jsonl", "b*.jsonl")["train"]) > 30
+
+
 def test_a_weight_that_draws_nothing_is_named(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(30)))
