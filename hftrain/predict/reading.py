@@ -295,7 +295,9 @@ def column_of(
         words = isinstance(value, list) and all(isinstance(word, str) and word for word in value)
         if not isinstance(value, str) and not words:
             text = f"set {option} to " if name is None else f"no text in {name!r}; set {option} to "
-            raise ValueError(f"{place}: {text}one of {', '.join(row)}")
+            header = ending(path) in (*SPREADSHEETS, ".tsv", ".tab") and name is None
+            more = "; if these are values of the first row, name the columns by --column_names" if header else ""
+            raise ValueError(f"{place}: {text}one of {', '.join(row)}{more}")
         values.append(value)
     return values
 

@@ -149,6 +149,7 @@ def test_tables_with_a_word_a_row_and_lists_in_columns(models, tagged, tmp_path,
         ("a.conll", "Anna O\nlikes\n", "a.conll, line 2: 1 columns, expected 2"),
         ("a.conll", '{"tokens": []}\n', "contains JSON"),
         ("a.jsonl", '{"word": "a"}\n', "a.jsonl, line 1: set --column to one of word"),
+        ("a.csv", "good,1\nbad,0\n", "one of good, 1; if these are values of the first row, name the columns by"),
     ],
 )
 def test_what_is_wrong_is_named(models, tmp_path, capsys, name, content, message):
