@@ -293,8 +293,11 @@ def test_first_losses_are_as_they_were(name, tmp_path):
     golden = json.loads((FILES / f"{name}.json").read_text())
     measured = train(name, golden["settings"], tmp_path)
     assert len(measured["loss"]) == 10
+    # processors add in different orders, which an optimizer amplifies: on two of them the seventh step differed by 2e-5
+    tolerance = 2e-6 * 2.0 ** np.arange(10)
     for key, values in measured.items():
-        np.testing.assert_allclose(values, golden[key], rtol=1e-6, atol=0, err_msg=key)
+        difference = np.abs(np.array(values) / golden[key] - 1)
+        assert (difference <= tolerance).all(), (key, values, golden[key])
     check_evidence(name, tmp_path / "out")
 
 
