@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConf
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.images import STRIDE, fix_batch_norm
-from hftrain.models.new import known_entries
+from hftrain.models.new import known_entries, naming_model_config
 from hftrain.models.saved import remember
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.tasks.detection.losses import say_what_depends_on_the_cut
@@ -156,7 +156,5 @@ def new_shape(config: DetectionConfig, size: int) -> PreTrainedConfig:
     shape = SMALL_SHAPES.get(config.model, {}) if size <= SMALL else {}
     extra = {"freeze_backbone_batch_norms": False, "image_size": [size, size]}
     extra = {name: value for name, value in extra.items() if name in known}
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(config.model, **extra | shape | config.model_config)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error

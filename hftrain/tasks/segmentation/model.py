@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.images import STRIDE, fix_batch_norm
-from hftrain.models.new import known_entries
+from hftrain.models.new import known_entries, naming_model_config
 from hftrain.models.saved import remember
 from hftrain.tasks.segmentation.config import REFUSED, SETS, SegmentationConfig, auto_class
 from hftrain.tasks.segmentation.rows import Classes
@@ -186,7 +186,5 @@ def new_shape(config: SegmentationConfig, size: int) -> PreTrainedConfig:
     kind = config.new_model
     shape = SMALL_SHAPES.get(kind, {}) if size <= SMALL else {}
     extra = {"image_size": size} if "image_size" in known_entries(kind) else {}
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(kind, **extra | shape | config.model_config)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error
