@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.saved import Saved, load_weights, recall
+from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
 from hftrain.vision.sources import located
 
 THRESHOLD = 0.5  # least score of an object, where the user names none
@@ -28,23 +28,16 @@ def detect(saved: Saved, images: Sequence[Any], batch_size: int, threshold: floa
     from hftrain.tasks.detection.scoring import find, in_pixels
     from hftrain.train.evaluation import OneProcess
     from hftrain.vision.canvas import Canvas
-    from hftrain.vision.pixels import FILE, load_settings
+    from hftrain.vision.pixels import saved_settings
 
-    settings = load_settings(str(saved.folder))
-    if settings is None:
-        raise ValueError(f"{saved.folder} has no {FILE}, which says how its model reads images")
-    known = located(images)
+    canvas, known = Canvas(saved_settings(saved.folder)), located(images)
     model, device = load_weights(saved, "AutoModelForObjectDetection")
     rows = [{"image": path, "boxes": [], "labels": []} for path, _ in known]
     examples = Examples(rows, np.ones(len(rows)))
     names: Any = saved.config.id2label
-    collate = collator(Canvas(settings))
+    collate = collator(canvas)
     result = find(OneProcess(device), model, examples, batch_size, collate=collate, labelled=False).detections
-    if any(np.isnan(one).any() for one in result):
-        raise ValueError(
-            f"the model in {saved.folder} gives NaN scores: its training has diverged, or its weights are damaged "
-            f"(hftrain verify {saved.folder})"
-        )
+    refuse_nan((value for one in result for value in one.flat), saved.folder)
     return [
         [
             {"label": names[int(label)], "score": score, "box": [round(side, 2) for side in box]}

@@ -22,14 +22,11 @@ def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
     from hftrain.labels import scoring
     from hftrain.tasks.image_classification.examples import collator
     from hftrain.train.evaluation import OneProcess
-    from hftrain.vision.pixels import FILE, Pixels, load_settings
+    from hftrain.vision.pixels import Pixels, saved_settings
     from hftrain.vision.sources import located
 
     folder, config = saved.folder, saved.config
-    settings = load_settings(str(folder))
-    if settings is None:
-        raise ValueError(f"{folder} has no {FILE}, which says how its model reads images")
-    pixels, problem = Pixels(settings), problem_of(config)
+    pixels, problem = Pixels(saved_settings(folder)), problem_of(config)
     known = located(images)
     model, device = load_weights(saved, "AutoModelForImageClassification")
     label: Any = [] if problem == "multi_label_classification" else 0

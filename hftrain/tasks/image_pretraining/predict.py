@@ -71,14 +71,12 @@ def draw(folder: Path, saved: Saved, files: Sequence[str], batch_size: int) -> N
 
 def loaded(saved: Saved) -> tuple[Any, str, Pixels]:
     """The model, its device, and how it reads images. Raises: ValueError, as `embed`."""
-    from hftrain.vision.pixels import FILE, Pixels, load_settings
+    from hftrain.vision.pixels import Pixels, saved_settings
 
-    settings = load_settings(str(saved.folder))
-    if settings is None:
-        raise ValueError(f"{saved.folder} has no {FILE}, which says how its model reads images")
+    pixels = Pixels(saved_settings(saved.folder))
     mae = "ForPreTraining" in str(saved.config.architectures)
     model, device = load_weights(saved, "AutoModelForPreTraining" if mae else "AutoModelForMaskedImageModeling")
-    return model, device, Pixels(settings)
+    return model, device, pixels
 
 
 def of_files(images: Sequence[Any]) -> Examples:

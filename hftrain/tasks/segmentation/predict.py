@@ -29,11 +29,9 @@ def segment(saved: Saved, images: Sequence[Any], batch_size: int, threshold: flo
     from hftrain.tasks.segmentation.scoring import segment as segments_of
     from hftrain.train.evaluation import OneProcess
     from hftrain.vision.canvas import Canvas
-    from hftrain.vision.pixels import FILE, load_settings
+    from hftrain.vision.pixels import saved_settings
 
-    settings, segmentation = load_settings(str(saved.folder)), recall(saved.config, "segmentation")
-    if settings is None:
-        raise ValueError(f"{saved.folder} has no {FILE}, which says how its model reads images")
+    canvas, segmentation = Canvas(saved_settings(saved.folder)), recall(saved.config, "segmentation")
     if segmentation is None:
         raise ValueError(f"{saved.folder} was not trained by the recipe segment: load it with transformers' pipeline")
     known = located(images)
@@ -42,7 +40,7 @@ def segment(saved: Saved, images: Sequence[Any], batch_size: int, threshold: flo
     nothing: dict[str, Any] = {"mask": "", "values": [], "counts": [], "labels": [], "things": []}
     rows = [{"image": path, "height": one.height, "width": one.width, **nothing} for path, one in known]
     examples = Examples(rows, np.ones(len(rows)))
-    collate = collator(Canvas(settings), segmentation, kind in SETS)
+    collate = collator(canvas, segmentation, kind in SETS)
     result = segments_of(OneProcess(device), model, examples, batch_size, collate=collate, loss=None).predicted
     names: Any = saved.config.id2label
 
