@@ -10,7 +10,7 @@ from hftrain.audio.windows import hear_less, within_window
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.new import naming_model_config
-from hftrain.models.saved import remember
+from hftrain.models.saved import class_entries, remember
 from hftrain.tasks.audio_classification.config import AudioClassificationConfig
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def load_classifier(config: AudioClassificationConfig, names: Sequence[str], win
     """
     config.choose_length(4.0)
     settings: dict[str, Any] = {
-        "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
-        "label2id": {name: number for number, name in enumerate(names)} or {"LABEL_0": 0},
+        **class_entries(names),
         "problem_type": config.problem_type,
         **STEADY,
     }
