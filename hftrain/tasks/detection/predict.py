@@ -81,10 +81,8 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
         ValueError: two images have one name.
     """
     from hftrain.vision import read
-    from hftrain.vision.sheet import draw_boxes, names_of
+    from hftrain.vision.sheet import draw_boxes, pngs_of
 
-    names = names_of(files, "--draw", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, name, objects in zip(files, names, predictions, strict=True):
+    for file, png, objects in zip(files, pngs_of(files, "--draw", folder), predictions, strict=True):
         words = [f"{one['label']} {one['score']:.2f}" for one in objects]
-        draw_boxes(read(file), [one["box"] for one in objects], words).save(folder / name)
+        draw_boxes(read(file), [one["box"] for one in objects], words).save(png)
