@@ -105,7 +105,7 @@ class DenoisingConfig(PretrainingConfig):
     """masked_tokens: an encoder predicts masked tokens (BERT); span_corruption: an encoder-decoder generates corrupted
     spans (T5)."""
 
-    mlm_probability: Annotated[float, above(0), share] = 0.15
+    mlm_probability: Annotated[float, above(0, under=1)] = 0.15
     """Share of the tokens that are masked; rounded to a whole number for each example."""
 
     whole_word_mask: bool = False
