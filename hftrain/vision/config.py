@@ -23,8 +23,8 @@ class ImageConfig(RecipeConfig):
     of a pretrained model change least (0.65 to 0.75 is usual, arXiv 2106.08254); 1: one rate."""
 
     backbone_rate: Annotated[float, above(0, at_most=1)] = 1.0
-    """Learning rate of the backbone as a share of learning_rate: of a detector its part of that name (0.1 is usual for
-    DETR), of other models all but the head."""
+    """Learning rate of the backbone as a share of learning_rate: in a detector the part of that name (0.1 is usual for
+    DETR), in other models all but the head."""
 
     @property
     def built_in(self) -> bool:
@@ -102,7 +102,7 @@ class WholeImageConfig(ImageConfig):
     vit, convnext, resnet, swin."""
 
     image_size: Annotated[int | None, at_least(1)] = None
-    """Height and width of the images that the model reads; null: as its image processor says, of a new model as most
+    """Height and width of the images that the model reads; null: as its image processor says; for a new model as most
     training images need it, at most 224. Position embeddings of a pretrained model are interpolated."""
 
     crop_area: Annotated[float | None, above(0, at_most=1)] = None

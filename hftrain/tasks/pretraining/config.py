@@ -35,8 +35,8 @@ class PretrainingConfig(RecipeConfig):
     """Not used: pretraining is scored on the validation text."""
 
     max_train_tokens: Annotated[int | None, at_least(1)] = None
-    """Read at most about this many tokens of the training text, validation documents included; null: all of it, or of a
-    data set on the Hub as much as max_steps needs."""
+    """Read at most about this many tokens of the training text, validation documents included; null: all of it, or as
+    much of a data set on the Hub as max_steps needs."""
 
     text_column: str = "text"
     """Column of the text."""
