@@ -142,3 +142,40 @@ def adapter_folder(base: Path, folder: Path, *, load: dict[str, Any] | None = No
     adapted.save_pretrained(folder)
     chat_tokenizer().save_pretrained(folder)
     return folder
+
+
+PLANTED = """
+from pathlib import Path
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+Path({marker!r}).write_text("this code has run")
+
+
+class PlantedConfig(LlamaConfig):
+    model_type = "planted"
+
+
+class PlantedModel(LlamaForCausalLM):
+    config_class = PlantedConfig
+
+
+class PlantedTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+def plant(folder: Path, marker: Path) -> Path:
+    """Makes the model in `folder` one that needs the Python beside it, which writes `marker`."""
+    (folder / "planted.py").write_text(PLANTED.format(marker=str(marker)))
+    if (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text())
+        config |= {"model_type": "planted", "architectures": ["PlantedModelForCausalLM"]}
+        classes = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoModelForSeq2SeqLM")
+        classes += ("AutoModelForTokenClassification", "AutoModelForQuestionAnswering", "AutoModelForMaskedLM")
+        config["auto_map"] = dict.fromkeys(classes, "planted.PlantedModel") | {"AutoConfig": "planted.PlantedConfig"}
+        (folder / "config.json").write_text(json.dumps(config))
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text()) | {"tokenizer_class": "PlantedTokenizer"}
+    settings["auto_map"] = {"AutoTokenizer": [None, "planted.PlantedTokenizer"]}
+    file.write_text(json.dumps(settings))
+    return folder

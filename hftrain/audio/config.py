@@ -66,14 +66,14 @@ class VariedConfig(AudioConfig):
     """Recordings that are a little different each time."""
 
     speed: Annotated[float | None, share] = None
-    """Augmentation: recordings are up to this share faster or slower, their pitch with it; null: 0.1, of the built-in
+    """Augmentation: recordings are up to this share faster or slower, their pitch with it; null: 0.1, for the built-in
     digits 0."""
 
     shift_seconds: Annotated[float, at_least(0)] = 0.0
     """Augmentation: silence of up to this many seconds before a recording."""
 
     gain_decibels: Annotated[float | None, at_least(0)] = None
-    """Augmentation: recordings are up to this much louder or softer; null: 6, of the built-in digits 0."""
+    """Augmentation: recordings are up to this much louder or softer; null: 6, for the built-in digits 0."""
 
     noise: Annotated[float, between(0, 1)] = 0.0
     """Augmentation: probability of white noise."""
@@ -82,12 +82,12 @@ class VariedConfig(AudioConfig):
     """Augmentation: lowest signal-to-noise ratio; the highest is 20 more."""
 
     time_masks: Annotated[int | None, at_least(0)] = None
-    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779); null: 2, of
+    """Augmentation: spans of up to a tenth of the time that are covered (SpecAugment, arXiv 1904.08779); null: 2, for
     the built-in digits 0."""
 
     band_masks: Annotated[int | None, at_least(0)] = None
     """Augmentation: spans of up to a fifth of the mel bands that are covered; models of raw waves have none; null: 2,
-    of the built-in digits 0."""
+    for the built-in digits 0."""
 
     def augmentation(self) -> "Augmentation":
         """What is done to a recording; what is open is chosen."""
@@ -116,4 +116,4 @@ class SpeechConfig(AudioConfig):
     """Column of the text that is spoken."""
 
     speaker_column: str | None = None
-    """Column of the speaker's name; null: not known, or as the layout of the data set has it."""
+    """Column of the speaker's name; null: unknown, or as in the layout of the data set."""

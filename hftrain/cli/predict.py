@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from hftrain.cli.trust import trust_option
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+    from hftrain.predict.reading import Inputs
 
 
 def add(commands: Commands) -> None:
@@ -107,21 +110,8 @@ def predict_texts(args: argparse.Namespace) -> int:
     require_model(args.folder)  # before torch is imported
     from transformers.utils.logging import set_verbosity_error
 
-    from hftrain.audio.kinds import hears
-    from hftrain.models.saved import Saved, is_segmenter, kind, read_config
-    from hftrain.predict import line, predict
-    from hftrain.predict.reading import (
-        Inputs,
-        Reading,
-        as_rows,
-        check_output,
-        name_audio,
-        name_images,
-        read_file,
-        read_recordings,
-        reads_images,
-    )
-    from hftrain.tasks.image_pretraining.predict import draw, is_reconstructor
+    from hftrain.models.saved import kind, read_config
+    from hftrain.predict import predict
     from hftrain.tasks.speaking.predict import is_voice, write_waves
     from hftrain.terminal import hush_libraries
 
@@ -129,45 +119,12 @@ def predict_texts(args: argparse.Namespace) -> int:
     set_verbosity_error()  # it would report an adapter's head as missing in the base model
     config = read_config(args.folder, args.base, trust_remote_code=args.trust_remote_code)
     what = kind(args.folder, config)
-    if args.coco and "ForObjectDetection" not in what:
-        raise ValueError(f"--coco is for objects in images, but {args.folder} contains a {what}")
-    if args.masks and not is_segmenter(what):
-        raise ValueError(f"--masks is for segments of images, but {args.folder} contains a {what}")
-    if args.draw and not ("ForObjectDetection" in what or is_segmenter(what) or is_reconstructor(what)):
-        reason = "--draw is for objects, segments and reconstructions of images"
-        raise ValueError(f"{reason}, but {args.folder} contains a {what}")
-    voice = is_voice(what)
-    if (args.vocoder or args.speaker) and not voice:
-        raise ValueError(f"--vocoder and --speaker are for speech, but {args.folder} contains a {what}")
-    if voice and not args.output:
-        raise ValueError("speech needs a folder for its wav files: --output FOLDER")
-    if args.file:
-        settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
-        settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
-        reading = Reading(train_file=[str(args.file)], **settings)
-        labels = list((config.id2label or {}).values())
-        if hears(config, what):
-            inputs = read_recordings(args.file, reading, line, args.times)
-        else:
-            inputs = read_file(args.file, what, labels, reading, line)
-        if args.output and not voice:
-            check_output(args.output, inputs.form)
-    elif args.column or args.pair_column or args.word_column:
-        raise ValueError("--column, --pair_column and --word_column need --file")
-    elif reads_images(what):
-        inputs = name_images(args.texts, line)
-    elif hears(config, what):
-        inputs = name_audio(args.texts, line, args.times)
-    else:
-        inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
-    contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]
-    if contexts and inputs.pairs is not None:
-        raise ValueError("--context: the rows of the file already have a second text")
-    texts, pairs = pair(inputs.texts, contexts, one_each=bool(args.file)) if contexts else (inputs.texts, inputs.pairs)
+    refuse_options(args, what)
+    inputs = read_inputs(args, config, what)
     predictions = predict(
         args.folder,
-        texts,
-        pairs=pairs,
+        inputs.texts,
+        pairs=inputs.pairs,
         batch_size=args.batch_size,
         device=args.device,
         source_prefix=args.source_prefix,
@@ -183,9 +140,89 @@ def predict_texts(args: argparse.Namespace) -> int:
         vocoder=args.vocoder,
         speaker=args.speaker,
     )
-    if voice:
-        sys.stdout.writelines(line + "\n" for line in write_waves(args.output, texts, predictions))
+    if is_voice(what):
+        sys.stdout.writelines(line + "\n" for line in write_waves(args.output, inputs.texts, predictions))
         return 0
+    out = "".join(line + "\n" for line in lines(args, config, what, inputs, predictions))
+    if args.output:
+        args.output.write_text(out, encoding="utf-8")
+    else:
+        sys.stdout.write(out)
+    return 0
+
+
+def refuse_options(args: argparse.Namespace, what: str) -> None:
+    """Raises: ValueError, an option is for another kind of model than `what`."""
+    from hftrain.models.saved import is_segmenter
+    from hftrain.tasks.image_pretraining.predict import is_reconstructor
+    from hftrain.tasks.speaking.predict import is_voice
+
+    detects, segments, voice = "ForObjectDetection" in what, is_segmenter(what), is_voice(what)
+    drawn = detects or segments or is_reconstructor(what)
+    for option, use, fits in (
+        (args.coco, "--coco is for objects in images", detects),
+        (args.masks, "--masks is for segments of images", segments),
+        (args.draw, "--draw is for objects, segments and reconstructions of images", drawn),
+        (args.vocoder or args.speaker, "--vocoder and --speaker are for speech", voice),
+    ):
+        if option and not fits:
+            raise ValueError(f"{use}, but {args.folder} contains a {what}")
+    if voice and not args.output:
+        raise ValueError("speech needs a folder for its wav files: --output FOLDER")
+
+
+def read_inputs(args: argparse.Namespace, config: PreTrainedConfig, what: str) -> Inputs:
+    """What a model of the kind `what` is to predict for. Raises: ValueError, with the reason."""
+    from hftrain.audio.kinds import hears
+    from hftrain.predict import line
+    from hftrain.predict.reading import (
+        Inputs,
+        Reading,
+        check_output,
+        name_audio,
+        name_images,
+        read_file,
+        read_recordings,
+        reads_images,
+    )
+    from hftrain.tasks.speaking.predict import is_voice
+
+    if args.file:
+        settings = {name: getattr(args, name) for name in ("column", "pair_column", "word_column")}
+        settings |= {"delimiter": args.delimiter, "encoding": args.encoding, "column_names": args.column_names}
+        reading = Reading(train_file=[str(args.file)], **settings)
+        labels = list((config.id2label or {}).values())
+        if hears(config, what):
+            inputs = read_recordings(args.file, reading, line, args.times)
+        else:
+            inputs = read_file(args.file, what, labels, reading, line)
+        if args.output and not is_voice(what):
+            check_output(args.output, inputs.form)
+    elif args.column or args.pair_column or args.word_column:
+        raise ValueError("--column, --pair_column and --word_column need --file")
+    elif reads_images(what):
+        inputs = name_images(args.texts, line)
+    elif hears(config, what):
+        inputs = name_audio(args.texts, line, args.times)
+    else:
+        inputs = Inputs(args.texts, None, lambda predictions: map(line, predictions))
+    contexts = [*args.context, *(read_context(file, args.encoding) for file in args.context_file)]
+    if not contexts:
+        return inputs
+    if inputs.pairs is not None:
+        raise ValueError("--context: the rows of the file already have a second text")
+    texts, pairs = pair(inputs.texts, contexts, one_each=bool(args.file))
+    return inputs._replace(texts=texts, pairs=pairs)
+
+
+def lines(
+    args: argparse.Namespace, config: PreTrainedConfig, what: str, inputs: Inputs, predictions: list[Any]
+) -> Iterator[str]:
+    """The predictions as lines of the output; of images, also writes what --coco, --masks and --draw name."""
+    from hftrain.models.saved import Saved, is_segmenter
+    from hftrain.predict.reading import as_rows
+    from hftrain.tasks.image_pretraining.predict import draw, is_reconstructor
+
     if "ForObjectDetection" in what or is_segmenter(what):
         if args.output and inputs.form == "text":
             inputs = inputs._replace(write=as_rows(inputs.texts))
@@ -194,12 +231,7 @@ def predict_texts(args: argparse.Namespace) -> int:
     if args.draw and is_reconstructor(what):
         saved = Saved(args.folder, config, args.device, args.trust_remote_code)
         draw(args.draw, saved, inputs.texts, args.batch_size)
-    out = "".join(line + "\n" for line in inputs.write(predictions))
-    if args.output:
-        args.output.write_text(out, encoding="utf-8")
-    else:
-        sys.stdout.write(out)
-    return 0
+    return inputs.write(predictions)
 
 
 def write_objects(

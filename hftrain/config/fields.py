@@ -181,7 +181,7 @@ class TrainConfig(Config):
     label_smoothing_factor: Annotated[float, share] = 0.0
     """Label smoothing: probability moved from the label to all classes, in training only."""
 
-    ema_decay: Annotated[float | None, above(0), share] = None
+    ema_decay: Annotated[float | None, above(0, under=1)] = None
     """Decay per step of a moving average of the weights, which is then evaluated and saved; null: no average."""
 
     bf16: bool = False

@@ -56,7 +56,11 @@ class Must:
     test: Callable[[Any], bool]
 
 
-def above(low: float) -> Must:
+def above(low: float, *, at_most: float | None = None, under: float | None = None) -> Must:
+    if at_most is not None:
+        return Must(f"above {low} and at most {at_most}", lambda value: low < value <= at_most)
+    if under is not None:
+        return Must(f"above {low} and under {under}", lambda value: low < value < under)
     return Must(f"above {low}", lambda value: value > low)
 
 

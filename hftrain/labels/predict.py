@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from hftrain.models.saved import Saved, recall, refuse_nan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
+
+    from hftrain.data.examples import Examples
+    from hftrain.losses import Batch
 
 
 def problem_of(config: PreTrainedConfig) -> str:
@@ -14,6 +20,26 @@ def problem_of(config: PreTrainedConfig) -> str:
         return "regression"
     several = config.problem_type == "multi_label_classification"
     return "multi_label_classification" if several else "single_label_classification"
+
+
+def no_label(problem: str) -> dict[str, Any]:
+    """The labels of an example of which nothing is known."""
+    return {"labels": [] if problem == "multi_label_classification" else 0}
+
+
+def predictions(
+    saved: Saved, model: Any, device: str, examples: Examples, batch_size: int, collate: Callable[[list[Any]], Batch]
+) -> list[Any]:
+    """The prediction for each example, by the same pass as the scores of training. Raises: ValueError, one is NaN."""
+    from hftrain.labels import scoring
+    from hftrain.train.evaluation import OneProcess
+
+    config, problem = saved.config, problem_of(saved.config)
+    outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
+    refuse_nan(outputs.flatten().tolist(), saved.folder)
+    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
+    names: Any = config.id2label
+    return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]
 
 
 def say(outputs: list[float], decision: Any, problem: str, names: dict[int, str]) -> Any:

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import transformers
@@ -11,6 +12,15 @@ from hftrain.models.load import unknown_key
 from hftrain.models.transformer.configuration import TransformerConfig
 
 CUSTOM = "transformer"  # our own
+
+
+@contextmanager
+def naming_model_config() -> Iterator[None]:
+    """Raises: ValueError, in place of the error of a configuration that refuses a value of `model_config`."""
+    try:
+        yield
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"model_config: {error}") from error
 
 
 def model_problems(name: str, entries: Iterable[str], auto_class: str) -> Iterator[tuple[Sequence[str], str]]:
@@ -84,7 +94,5 @@ def new_shape(
     shape = vocabulary | {key: value for key, value in small.items() if key in accepted}
     if plain.is_encoder_decoder:
         shape["decoder_start_token_id"] = vocabulary["pad_token_id"]  # as in T5
-    try:
+    with naming_model_config():
         return type(plain)(**shape | chosen)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error

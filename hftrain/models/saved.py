@@ -115,6 +115,12 @@ def load_weights(saved: Saved, auto_class: str) -> tuple[Any, str]:
     return model.eval().to(device), device
 
 
+def class_entries(names: Sequence[str]) -> dict[str, Any]:
+    """The entries of a model's configuration that name its classes, by number; without `names` it predicts a number."""
+    names = names or ["LABEL_0"]
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
 def remember(config: PreTrainedConfig, **settings: Any) -> None:
     """Writes settings that `hftrain predict` needs under the key "hftrain" of a model's configuration."""
     config.hftrain = (getattr(config, "hftrain", None) or {}) | settings

@@ -128,7 +128,7 @@ def name_audio(names: Sequence[str], line: Callable[[Any], str], form: str | Non
     """Audio files and folders of them; a line names the file before its prediction.
 
     Args:
-        form: of speech with times, one of `FORMS`; None: without times.
+        form: of speech with times: json, srt or vtt; None: without times.
 
     Raises:
         ValueError: subtitles of several recordings.

@@ -15,7 +15,7 @@ from hftrain.report.history import History, read_history, write_results, write_s
 from hftrain.report.machine import environment
 from hftrain.report.page import Table, write_report
 from hftrain.report.progress import Progress
-from hftrain.report.publishing import Report, publish
+from hftrain.report.publishing import Report, predict_usage, publish
 
 __all__ = [
     "Curves",
@@ -38,6 +38,7 @@ __all__ = [
     "length_figure",
     "per_class_table",
     "pr_figure",
+    "predict_usage",
     "publish",
     "read_history",
     "reliability",

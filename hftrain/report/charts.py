@@ -12,9 +12,7 @@ RIGHT, WRONG = 0, 1  # colours
 MOST = 50  # maximum classes in a matrix
 
 
-def confusion_matrix(
-    matrix: np.ndarray, labels: Sequence[str], *, name: str = "confusion_matrix", title: str = "Confusion matrix"
-) -> Drawn:
+def confusion_matrix(matrix: np.ndarray, labels: Sequence[str]) -> Drawn:
     """Rows are the references, columns the predictions; the share of the row colours a cell; correct and wrong cells
     have different colours.
 
@@ -39,7 +37,8 @@ def confusion_matrix(
         matrix, totals, labels = matrix[np.ix_(chosen, chosen)], totals[chosen], [labels[i] for i in chosen]
     classes = len(labels)
     drawing = _matrix(matrix, totals, labels, width=460 if classes <= 12 else 940)
-    return Drawn(name, title, drawing, f"{accuracy}. {worst}", accuracy, f"{note} {worst}".strip())
+    caption = f"{note} {worst}".strip()
+    return Drawn("confusion_matrix", "Confusion matrix", drawing, f"{accuracy}. {worst}", accuracy, caption)
 
 
 def _matrix(matrix: np.ndarray, totals: np.ndarray, labels: Sequence[str], width: float) -> Drawing:
@@ -118,7 +117,6 @@ def histogram(
     limit: float | None = None,
     limit_label: str = "",
     whole: bool | None = None,
-    note: str = "",
 ) -> Drawn:
     """A histogram of the values (N,). The last bar collects the few values far out.
 
@@ -133,6 +131,7 @@ def histogram(
     values = np.asarray(values, dtype=np.float64)
     if not len(values):
         raise ValueError(f"figure {name!r}: no values")
+    note = ""
     whole = bool((values == np.floor(values)).all()) if whole is None else whole
     edges, beyond = _bins(values, limit, whole)
     counts, _ = np.histogram(np.minimum(values, edges[-1]), edges)
@@ -170,7 +169,7 @@ def histogram(
         beside = x + 6 + text_width(limit_label) < right
         drawing.text(x + 6 if beside else x - 6, top - 4, limit_label, "start" if beside else "end", "ink")
     elif limit_label:
-        note = f"{limit_label[:1].upper()}{limit_label[1:]}. {note}"
+        note = f"{limit_label[:1].upper()}{limit_label[1:]}. "
     median, far, largest = (format_number(float(quantile)) for quantile in np.percentile(values, [50, 95, 100]))
     summary = f"median {median}, 95 % up to {far}, largest {largest}"
     if beyond:
@@ -243,14 +242,7 @@ def bars(
 
 
 def reliability(
-    edges: np.ndarray,
-    count: np.ndarray,
-    confidence: np.ndarray,
-    accuracy: np.ndarray,
-    *,
-    error: float,
-    name: str = "calibration",
-    title: str = "Calibration",
+    edges: np.ndarray, count: np.ndarray, confidence: np.ndarray, accuracy: np.ndarray, *, error: float
 ) -> Drawn:
     """The reliability diagram (Guo et al., 2017, fig. 1) above the number of examples in each bin.
 
@@ -295,4 +287,4 @@ def reliability(
     summary = f"Overall {lean}: confidence {100 * sure:.1f} %, correct {100 * true:.1f} %."
     how = "Blue: share of correct predictions, pale above the confidence. Orange: confident but wrong."
     note = f"{how} Below: number of predictions. {summary}"
-    return Drawn(name, title, drawing, summary, f"expected error {100 * error:.1f} %", note)
+    return Drawn("calibration", "Calibration", drawing, summary, f"expected error {100 * error:.1f} %", note)

@@ -37,8 +37,8 @@ def describe_split(
         unit: len(rows),
         **source_counts(rows),
         "unusable rows left out": share(left_out, left_out + len(rows)),
-        f"{unit} that stand in train": "" if rows.leaks is None else share(rows.leaks.rows, len(rows)),
-        f"{inputs} that stand in train": "" if rows.leaks is None else share(rows.leaks.inputs, len(rows)),
+        f"{unit} that are also in train": "" if rows.leaks is None else share(rows.leaks.rows, len(rows)),
+        f"{inputs} that are also in train": "" if rows.leaks is None else share(rows.leaks.inputs, len(rows)),
         **details,
         "fingerprint": rows.fingerprint[:16],
     }

@@ -166,11 +166,11 @@ def text_width(text: str, size: float = SIZE) -> float:
     return size * (1.05 * wide + 0.74 * capital + 0.58 * (len(text) - wide - capital))
 
 
-def elided(texts: Sequence[str], width: float, size: float = SIZE) -> list[str]:
+def elided(texts: Sequence[str], width: float) -> list[str]:
     """Each text on one line of at most `width`: long texts lose their middle; those that would then look alike lose
     their common beginning and end instead."""
     lines = [" ".join(text.split()) for text in texts]
-    short = [_without_middle(line, width, size) for line in lines]
+    short = [_without_middle(line, width) for line in lines]
     for alike in {short_line for short_line in short if short.count(short_line) > 1}:
         group = [line for line, short_line in zip(lines, short, strict=True) if short_line == alike]
         begin = _alike(group)
@@ -178,7 +178,7 @@ def elided(texts: Sequence[str], width: float, size: float = SIZE) -> list[str]:
         for place, short_line in enumerate(short):
             if short_line == alike:
                 core = lines[place][begin : len(lines[place]) - end]
-                short[place] = _without_middle(f"…{core}{'…' if end else ''}", width, size)
+                short[place] = _without_middle(f"…{core}{'…' if end else ''}", width)
     return short
 
 
@@ -187,9 +187,9 @@ def _alike(lines: Sequence[str]) -> int:
     return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*lines, strict=False)))
 
 
-def _without_middle(line: str, width: float, size: float) -> str:
+def _without_middle(line: str, width: float) -> str:
     kept, short = len(line), line
-    while text_width(short, size) > width and kept > 2:
+    while text_width(short) > width and kept > 2:
         kept -= 1
         short = f"{line[: (kept + 1) // 2]}…{line[len(line) - kept // 2 :]}"
     return short

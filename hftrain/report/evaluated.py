@@ -57,18 +57,18 @@ def per_class_table(metrics: Metrics, title: str = "By class") -> list[Table]:
     return [Table(title, rows, note="number: occurrences in the references")] if rows else []
 
 
-def roc_figure(scores: ranking.Scores, name: str = "roc") -> Curves:
+def roc_figure(scores: ranking.Scores) -> Curves:
     """ROC of each class against the rest; for more than six classes, all together and the five with the least area."""
     columns, note = _chosen(scores)
     series = _curves(columns, ranking.area_under_roc, _roc_points)
     series.append(Series("chance", [0.0, 1.0], [0.0, 1.0], dashed=True, colour=5))
     note = f"In brackets the area under the curve. {note}".strip()
     return Curves(
-        name, "ROC", series, "true positive rate", "false positive rate", y_log=False, y_range=(0, 1), note=note
+        "roc", "ROC", series, "true positive rate", "false positive rate", y_log=False, y_range=(0, 1), note=note
     )
 
 
-def pr_figure(scores: ranking.Scores, name: str = "precision_recall") -> Curves:
+def pr_figure(scores: ranking.Scores) -> Curves:
     """Precision over recall for the classes that `roc_figure` shows."""
     columns, note = _chosen(scores)
     series = _curves(columns, ranking.area_under_pr, _pr_points)
@@ -76,37 +76,37 @@ def pr_figure(scores: ranking.Scores, name: str = "precision_recall") -> Curves:
         share = float(columns[0].positive.mean())
         series.append(Series("chance", [0.0, 1.0], [share, share], dashed=True, colour=5))
     note = f"In brackets the average precision. {note}".strip()
-    return Curves(name, "Precision and recall", series, "precision", "recall", y_log=False, y_range=(0, 1), note=note)
+    name, title = "precision_recall", "Precision and recall"
+    return Curves(name, title, series, "precision", "recall", y_log=False, y_range=(0, 1), note=note)
 
 
-def calibration_figure(bins: Bins, name: str = "calibration") -> Drawn:
+def calibration_figure(bins: Bins) -> Drawn:
     """The reliability diagram of the bins."""
     summary = binned(bins)
     columns = (summary["edges"], summary["count"], summary["confidence"], summary["accuracy"])
-    return reliability(*columns, error=expected_calibration_error(bins), name=name)
+    return reliability(*columns, error=expected_calibration_error(bins))
 
 
-def f1_figure(rows: list[dict[str, Any]], name: str = "f1_by_class") -> Drawn:
+def f1_figure(rows: list[dict[str, Any]]) -> Drawn:
     """F1 of each row of `per_class`, highest first."""
     key = next(iter(rows[0]))
     ordered = sorted(rows, key=lambda row: -row["f1"])
     numbers = {row[key]: f"of {row['number']:,}" for row in ordered}
     values = {row[key]: row["f1"] for row in ordered}
     note = f"The number after each value counts the {key} in the references."
-    return bars(name, "F1", values, notes=numbers, high=1.0, unit=f"of each {key}", note=note)
+    return bars("f1_by_class", "F1", values, notes=numbers, high=1.0, unit=f"of each {key}", note=note)
 
 
 def length_figure(
     lengths: np.ndarray,
     limit: int | None = None,
-    name: str = "lengths",
     unit: str = "examples",
     title: str = "Lengths",
 ) -> Drawn:
     """The lengths of the examples (N,) in tokens before truncation, and the share beyond the limit."""
     cut = float(np.mean(np.asarray(lengths) > limit)) if limit is not None else 0.0
     label = f"limit {limit:,}: {100 * cut:.1f} % are truncated" if limit is not None else ""
-    return histogram(name, title, lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
+    return histogram("lengths", title, lengths, x_label="tokens", unit=unit, limit=limit, limit_label=label)
 
 
 def _curves(

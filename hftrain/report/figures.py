@@ -181,12 +181,12 @@ class Curves:
         return coloured
 
 
-def thin(x: Sequence[float], y: Sequence[float | None], limit: int = POINTS) -> tuple[list[float], list[float | None]]:
-    """At most `limit` points with the same look: both ends, and the lowest, the highest and a gap of each stretch."""
-    if len(x) <= limit:
+def thin(x: Sequence[float], y: Sequence[float | None]) -> tuple[list[float], list[float | None]]:
+    """At most `POINTS` points with the same look: both ends, and the lowest, the highest and a gap of each stretch."""
+    if len(x) <= POINTS:
         return list(x), list(y)
     kept = {0, len(x) - 1}
-    stretches = (limit - 2) // 3
+    stretches = (POINTS - 2) // 3
     for stretch in range(stretches):
         inside = range(stretch * len(x) // stretches, (stretch + 1) * len(x) // stretches)
         finite = [(value, index) for index in inside if (value := y[index]) is not None]

@@ -4,7 +4,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -27,8 +27,8 @@ class Progress:
         with Progress(total=1000, start=200, enabled=accelerator.is_main_process) as progress:
             progress.update(201, {"loss": 2.31})
             progress.log({"loss": 2.31, "learning_rate": 3e-4})
-            with progress.phase("evaluating", total=40) as at:
-                at(1)
+            with progress.phase("evaluating"):
+                ...
 
     Call `update` at every step (it costs a microsecond if nothing is drawn) and `log` at every logging step.
     Without a terminal (or with TERM=dumb) `log`, `phase` and `print` write plain lines without control characters,
@@ -48,7 +48,7 @@ class Progress:
         self.total, self.step, self.enabled, self.counted = total, start, enabled, counted
         self._file = file or sys.stdout
         self._values: dict[str, Any] = {}
-        self._phase: tuple[str, int, int | None] | None = None
+        self._phase = "training"
         self._began = time.monotonic()
         self._first: tuple[int, float] | None = None
         self._drawn = 0.0
@@ -128,22 +128,15 @@ class Progress:
             _silence(self._file)
 
     @contextmanager
-    def phase(self, name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-        """Show that the run is `name` ("evaluating", "saving"); yields a function to call with the number of parts
-        done."""
-
-        def at(done: int) -> None:
-            self._phase = (name, done, total)
-            if self._live and time.monotonic() - self._drawn > SECONDS_BETWEEN_DRAWINGS:
-                self._draw()
-
-        before, self._phase = self._phase, (name, 0, total)
+    def phase(self, name: str) -> Iterator[None]:
+        """Show that the run is `name` ("evaluating", "saving")."""
+        before, self._phase = self._phase, name
         if self._live:
             self._draw()
         else:
             self.print(f"{self._position()}  {name}")
         try:
-            yield at
+            yield
         finally:
             self._phase = before
             if self._live:
@@ -167,7 +160,6 @@ class Progress:
         self._drawn = time.monotonic()
 
     def _render(self) -> RenderableType:
-        name, done, parts = self._phase or ("training", 0, None)
         elapsed = format_duration(time.monotonic() - self._began)
         head = Table.grid(padding=(0, 2), expand=True)
         head.add_column(no_wrap=True)
@@ -175,7 +167,7 @@ class Progress:
         head.add_column(no_wrap=True)
         head.add_column(no_wrap=True)
         head.add_row(
-            Text(f"{name} {done:,}/{parts:,}" if parts else name, style="bold"),
+            Text(self._phase, style="bold"),
             ProgressBar(total=self.total, completed=self.step),
             Text(f"{self.step:,}/{self.total:,}"),
             Text(f"{elapsed}, eta {self._time_left()}", style="dim"),

@@ -173,13 +173,18 @@ def random_window(image: Image.Image, smallest: float, largest: float) -> Window
     return left, top, left + width, top + height
 
 
+def show_part(image: Image.Image, part: Window) -> tuple[Image.Image, int, int]:
+    """What a part of the plane shows, grey beside the image, and its left and upper edge in whole pixels."""
+    left, top, right, bottom = (round(value) for value in part)
+    shown = Image.new("RGB", (max(1, right - left), max(1, bottom - top)), GREY)
+    shown.paste(image, (-left, -top))
+    return shown, left, top
+
+
 def window(image: Image.Image, boxes: np.ndarray, part: Window) -> tuple[Image.Image, np.ndarray, np.ndarray]:
     """What a part of the plane shows, grey beside the image; its boxes, cut off at its edges, and their places (N,) in
     `boxes`. A box of which less than a quarter is visible is left out."""
-    left, top, right, bottom = (round(value) for value in part)
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
-    shown = Image.new("RGB", (right - left, bottom - top), GREY)
-    shown.paste(image, (-left, -top))
+    shown, left, top = show_part(image, part)
     moved = boxes - np.array([left, top, left, top])
     cut = moved.clip(0, np.array([shown.width, shown.height, shown.width, shown.height]))
     visible = np.flatnonzero(areas(cut) >= LEAST_VISIBLE * areas(boxes))

@@ -18,13 +18,13 @@ class ImageConfig(RecipeConfig):
     dataloader_num_workers: Annotated[int, at_least(0)] = 2
     """Worker processes that decode and augment images; 0: the training process itself."""
 
-    layer_decay: Annotated[float, above(0), between(0, 1)] = 1.0
+    layer_decay: Annotated[float, above(0, at_most=1)] = 1.0
     """Layer-wise decay of the learning rate: each layer has that of the next one times this, so that the first layers
     of a pretrained model change least (0.65 to 0.75 is usual, arXiv 2106.08254); 1: one rate."""
 
-    backbone_rate: Annotated[float, above(0), between(0, 1)] = 1.0
-    """Learning rate of the backbone as a share of learning_rate: of a detector its part of that name (0.1 is usual for
-    DETR), of other models all but the head."""
+    backbone_rate: Annotated[float, above(0, at_most=1)] = 1.0
+    """Learning rate of the backbone as a share of learning_rate: in a detector the part of that name (0.1 is usual for
+    DETR), in other models all but the head."""
 
     @property
     def built_in(self) -> bool:
@@ -56,7 +56,7 @@ class PlacesConfig(ImageConfig):
     flip: Annotated[float | None, between(0, 1)] = None
     """Augmentation: probability of exchanging left and right; null: 0.5, for the built-in scenes 0."""
 
-    smallest_scale: Annotated[float, above(0), between(0, 1)] = 1.0
+    smallest_scale: Annotated[float, above(0, at_most=1)] = 1.0
     """Augmentation: the image is shown at this share of its size or more, up to largest_scale, at a random place
     (large-scale jitter, arXiv 2012.07177: 0.1 and 2); boxes of which less than a quarter stays visible are left out."""
 
@@ -102,10 +102,10 @@ class WholeImageConfig(ImageConfig):
     vit, convnext, resnet, swin."""
 
     image_size: Annotated[int | None, at_least(1)] = None
-    """Height and width of the images that the model reads; null: as its image processor says, of a new model as most
+    """Height and width of the images that the model reads; null: as its image processor says; for a new model as most
     training images need it, at most 224. Position embeddings of a pretrained model are interpolated."""
 
-    crop_area: Annotated[float | None, above(0), between(0, 1)] = None
+    crop_area: Annotated[float | None, above(0, at_most=1)] = None
     """Augmentation: smallest share of an image that a random crop keeps; 1: no random crop; null: 0.35, for the
     built-in digits 0.8."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hftrain.data.lines import Fault
-from hftrain.vision.canvas import GREY, Window, jitter_colours, random_window
+from hftrain.vision.canvas import Window, jitter_colours, random_window, show_part
 from hftrain.vision.decoding import opened
 from hftrain.vision.encodings import decode
 
@@ -150,12 +150,10 @@ class MaskJitter:
 
 def window(image: Image.Image, segments: np.ndarray, part: Window) -> tuple[Image.Image, np.ndarray]:
     """What a part of the plane shows: grey and no segment beside the image."""
-    left, top, right, bottom = (round(value) for value in part)
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
-    shown = Image.new("RGB", (right - left, bottom - top), GREY)
-    shown.paste(image, (-left, -top))
-    moved = np.zeros((bottom - top, right - left), segments.dtype)
-    rows, columns = slice(max(0, top), min(bottom, image.height)), slice(max(0, left), min(right, image.width))
+    shown, left, top = show_part(image, part)
+    moved = np.zeros((shown.height, shown.width), segments.dtype)
+    rows = slice(max(0, top), min(top + shown.height, image.height))
+    columns = slice(max(0, left), min(left + shown.width, image.width))
     inside = segments[rows, columns]
     moved[rows.start - top : rows.start - top + inside.shape[0], columns.start - left :][:, : inside.shape[1]] = inside
     return shown, moved

@@ -133,6 +133,14 @@ def load_settings(name: str, revision: str = "main") -> dict[str, Any] | None:
         return None
 
 
+def saved_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the image processor in the folder of a finished model. Raises: ValueError, it has none."""
+    settings = load_settings(str(folder))
+    if settings is None:
+        raise ValueError(f"{folder} has no {FILE}, which says how its model reads images")
+    return settings
+
+
 def _sides(size: Any, shortest: bool) -> dict[str, int] | None:
     """A size as transformers writes it: a number, (height, width), or named sides."""
     if size is None:

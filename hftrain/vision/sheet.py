@@ -62,14 +62,15 @@ def _write(
     draw.text((left, top), letters, fill="white", font=font)
 
 
-def names_of(files: Sequence[str], option: str, folder: Path) -> list[str]:
-    """The names under which pictures of files are written to `folder`: a.png for a.jpg, but a.jpg.png and a.tif.png if
+def pngs_of(files: Sequence[str], option: str, folder: Path) -> list[Path]:
+    """The files for pictures of `files` in `folder`, which is made: a.png for a.jpg, but a.jpg.png and a.tif.png if
     there are both. Raises: ValueError, two have one name."""
     stems = Counter(Path(file).stem for file in files)
     names = [f"{Path(file).stem if stems[Path(file).stem] == 1 else Path(file).name}.png" for file in files]
     if twice := next((name for name, count in Counter(names).items() if count > 1), None):
         raise ValueError(f"{option} {folder}: two images would be {twice}: give them in two commands")
-    return names
+    folder.mkdir(parents=True, exist_ok=True)
+    return [folder / name for name in names]
 
 
 def draw_masks(image: Image.Image, masks: Sequence[np.ndarray], words: Sequence[str]) -> Image.Image:

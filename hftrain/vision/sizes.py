@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from hftrain.distributed import unsharded_models
 from hftrain.models import ImageTransformerConfig, load
-from hftrain.models.new import CUSTOM, known_entries
+from hftrain.models.new import CUSTOM, known_entries, naming_model_config
 from hftrain.vision.config import WholeImageConfig
 from hftrain.vision.pixels import NEW, Pixels, load_settings
 
@@ -63,7 +63,7 @@ def new_shape(
     """
     given = config.model_config
     patch = min(16, max(2, size // 8))
-    try:
+    with naming_model_config():
         if config.model == CUSTOM:
             return ImageTransformerConfig(**NEW_MODEL | {"image_size": size, "patch_size": patch} | given)
         known = known_entries(config.model)
@@ -74,8 +74,6 @@ def new_shape(
         if small and size <= SMALL:
             shape |= small.get(config.model, {})
         return AutoConfig.for_model(config.model, **shape | given)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error
 
 
 def image_size_of(model_config: PreTrainedConfig) -> int | None:

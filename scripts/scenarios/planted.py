@@ -24,28 +24,11 @@ from hftrain import cli
 from hftrain.config import DataConfig
 from hftrain.data.splits import load_splits
 from scenarios import Row, Try, check, fork, wait
-from tests.tiny import adapter_folder, chat_folder
+from tests.tiny import adapter_folder, chat_folder, plant
 from tests.train.resume_worker import WorkerConfig, trace, train
 
 ROOT = Path(cli.__file__).parents[2]
 MARK = "planted code has run"
-CODE = """
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-open({mark!r}, "w").close()
-
-
-class PlantedConfig(LlamaConfig):
-    model_type = "planted"
-
-
-class PlantedModel(LlamaForCausalLM):
-    config_class = PlantedConfig
-
-
-class PlantedTokenizer(PreTrainedTokenizerFast):
-    pass
-"""
 
 
 def live(mark: Path, trust: Callable[[], object]) -> bool:
@@ -57,20 +40,6 @@ def live(mark: Path, trust: Callable[[], object]) -> bool:
 
 
 # ------------------------------------------------------------------------------------------- Python of a model folder
-def plant_python(folder: Path, mark: Path) -> None:
-    """The files of `folder` name classes in a module beside them."""
-    (folder / "planted.py").write_text(CODE.format(mark=str(mark)))
-    if (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text())
-        config |= {"model_type": "planted", "architectures": ["PlantedForCausalLM"]}
-        config["auto_map"] = {"AutoConfig": "planted.PlantedConfig"}
-        config["auto_map"] |= dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "planted.PlantedModel")
-        (folder / "config.json").write_text(json.dumps(config))
-    tokenizer = json.loads((folder / "tokenizer_config.json").read_text()) | {"tokenizer_class": "PlantedTokenizer"}
-    tokenizer["auto_map"] = {"AutoTokenizer": [None, "planted.PlantedTokenizer"]}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-
-
 def plant_models(folder: Path, mark: Path) -> dict[str, Path]:
     """A model of a class of its own; an adapter of one; a model of a known class, whose tokenizer alone is planted."""
     base = chat_folder(folder / "base")
@@ -78,7 +47,7 @@ def plant_models(folder: Path, mark: Path) -> dict[str, Path]:
     places = {kind: folder / kind for kind in ("model", "adapter", "tokenizer")}
     for kind in ("model", "tokenizer"):
         shutil.copytree(base, places[kind])
-        plant_python(places[kind], mark)
+        plant(places[kind], mark)
     shutil.copy(base / "config.json", places["tokenizer"])
     adapter = json.loads((places["adapter"] / "adapter_config.json").read_text())
     adapter["base_model_name_or_path"] = str(places["model"])

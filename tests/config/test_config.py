@@ -16,7 +16,6 @@ from hftrain.config import (
     InsteadOf,
     LoraConfig,
     ModelConfig,
-    Must,
     RecipeConfig,
     TrainConfig,
     above,
@@ -61,7 +60,7 @@ class TranslateConfig(DataConfig, ModelConfig, LoraConfig, TrainConfig):
 
     search: SearchConfig = field(default_factory=lambda: SearchConfig(num_beams=5))
 
-    learning_rate: Annotated[float, above(0), Must("of 1 at most", lambda value: value <= 1)] = 1e-3
+    learning_rate: Annotated[float, above(0, at_most=1)] = 1e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()

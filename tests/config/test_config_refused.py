@@ -31,9 +31,9 @@ from tests.config.test_config import SearchConfig, TranslateConfig, errors
         ("search: 3", ":1: search: is a group of settings: write them one by one below it"),
         ("search.num_beams: 3", ":1: search.num_beams: dots are for the command line; in YAML, write nested keys"),
         ("seed:\n  value: 1", ":1: seed: must be int of at least 0, not {'value': 1} (dict)"),
-        ("learning_rate: fast", ":1: learning_rate: must be float above 0 of 1 at most, not 'fast' (str)"),
-        ("learning_rate: '1e-4'", ":1: learning_rate: must be float above 0 of 1 at most, not '1e-4' (str)"),
-        ("learning_rate: 2", ":1: learning_rate: must be float above 0 of 1 at most, not 2.0"),
+        ("learning_rate: fast", ":1: learning_rate: must be float above 0 and at most 1, not 'fast' (str)"),
+        ("learning_rate: '1e-4'", ":1: learning_rate: must be float above 0 and at most 1, not '1e-4' (str)"),
+        ("learning_rate: 2", ":1: learning_rate: must be float above 0 and at most 1, not 2.0"),
         ("weight_decay: .inf", ":1: weight_decay: must be float of at least 0, not inf"),
         ("weight_decay: .nan", ":1: weight_decay: must be float of at least 0, not nan"),
         ("weight_decay: -0.1", ":1: weight_decay: must be float of at least 0, not -0.1"),
@@ -183,7 +183,7 @@ def test_construction_in_python_checks_the_same():
     # as the fields stand in the dataclass, bases first
     assert str(caught.value).splitlines() == [
         "seed: must be int of at least 0, not -1",
-        "learning_rate: must be float above 0 of 1 at most, not 'x' (str)",
+        "learning_rate: must be float above 0 and at most 1, not 'x' (str)",
         "bf16: must be true or false, not 'false' (str)",
     ]
     assert caught.value.key == "seed"

@@ -28,9 +28,8 @@ with Progress(total=1200, start=400) as progress:
         progress.print(f"note {step} [bold]\\x1b[31mé\\u4e2d")
         print("printed", step)
     progress.log({"loss": 2.404, "learning_rate": 3e-4})
-    with progress.phase("evaluating", total=10) as at:
+    with progress.phase("evaluating"):
         time.sleep(0.25)
-        at(3)
         with progress.phase("generating"):
             pass
     progress.log({"eval_loss": 1.75, "eval_sacrebleu": 36.123})
@@ -105,7 +104,7 @@ def test_display_on_a_terminal():
     assert re.search(
         r"loss 2.404   lr 3e-4   grad norm 1.5   12,346 tokens/s   (RAM|GPU) [\d.]+ [MG]B$", shown[bars[0] + 1]
     )
-    assert "evaluating 3/10" in sent and "generating" in sent
+    assert "evaluating" in sent and "generating" in sent
     assert sent.rindex("\x1b[?25h") > sent.rindex("\x1b[?25l"), "the cursor must come back"
 
 
@@ -139,8 +138,7 @@ def test_display_on_a_pipe_is_plain_lines(tmp_path):
 
 
 def test_other_processes_show_nothing(capsys):
-    with Progress(10, enabled=False) as progress, progress.phase("saving") as at:
-        at(1)
+    with Progress(10, enabled=False) as progress, progress.phase("saving"):
         progress.update(1, {"loss": 1.0})
         progress.log({"loss": 1.0})
         progress.print("note")

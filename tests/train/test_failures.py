@@ -100,6 +100,7 @@ def test_such_steps_are_skipped_and_counted_if_that_is_wanted(tmp_path, gradient
         train(replace(config, output_dir=tmp_path / "ends", max_nonfinite_steps=3))
 
 
+@pytest.mark.slow  # `test_exact` has the same under DDP, with what the main process says
 def test_one_process_that_is_not_finite_stops_both(tmp_path):
     config = WorkerConfig(output_dir=tmp_path / "out", nonfinite_rows=[5], **EXACT)
     assert exit_codes(fork(config, 2)) == [1, 1]

@@ -136,9 +136,9 @@ def test_kill_9_in_the_middle_of_saves(tmp_path, unbroken):
         staged += any(out.glob(".saving-*"))
         for folder in checkpoint.checkpoints(out):
             assert checkpoint.verify(folder) == []
-        if staged >= 4 and attempt >= 5:
+        if staged >= 2 and attempt >= 3:
             break
-    assert staged >= 4, "no kill fell into a save"
+    assert staged >= 2, "no kill fell into a save"
     assert exit_codes(fork(config)) == [0]
     assert not list(out.glob(".*checkpoint*"))
     assert trace(out) == unbroken(**settings)[0]

@@ -76,19 +76,26 @@ def test_a_step_is_that_of_transformers(tmp_path):
     assert result["steps"][1] == pytest.approx((loss.item(), norm.item()), rel=1e-5)
 
 
+STEPS = {"max_steps": 4}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    job = {"name": "whole", "model": "qwen3_moe", "settings": STEPS}
+    return run(job, tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("cut", [{"micro_batch_size": 1}, {"micro_batch_size": 4}, {"micro_batch_tokens": 40}])
-def test_any_cut_gives_the_same(tmp_path, cut):
-    jobs = [{"name": str(n), "model": "qwen3_moe", "settings": {"max_steps": 4, **c}} for n, c in enumerate(({}, cut))]
-    whole, parts = (run(job, tmp_path) for job in jobs)
+def test_any_cut_gives_the_same(whole, tmp_path, cut):
+    parts = run({"name": "parts", "model": "qwen3_moe", "settings": STEPS | cut}, tmp_path)
     for step, values in whole["steps"].items():
         assert parts["steps"][step] == pytest.approx(values, rel=1e-5)
     assert parts["router_loss"] == pytest.approx(whole["router_loss"], rel=1e-5)
 
 
-def test_halving_after_out_of_memory_changes_nothing(tmp_path):
+def test_halving_after_out_of_memory_changes_nothing(whole, tmp_path):
     """Also where it is the pass that counts which has no room."""
-    whole = run({"name": "whole", "model": "qwen3_moe", "settings": {"max_steps": 3}}, tmp_path)
-    settings = {"max_steps": 3, "halve_on_oom": True, "micro_batch_size": 8}
+    settings = STEPS | {"halve_on_oom": True, "micro_batch_size": 8}
     halved = run({"name": "halved", "model": "qwen3_moe", "settings": settings, "room": 3}, tmp_path)
     assert halved["out_of_memory"] == 2  # 8 examples, then 4
     assert halved["steps"] == {step: pytest.approx(values, rel=1e-5) for step, values in whole["steps"].items()}

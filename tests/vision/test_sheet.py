@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hftrain.vision.sheet import draw_boxes, draw_masks, names_of
+from hftrain.vision.sheet import draw_boxes, draw_masks, pngs_of
 
 pytestmark = pytest.mark.unit
 
@@ -33,8 +33,11 @@ def test_letters_grow_with_the_picture():
     assert heights[1] > 3 * heights[0] > 30
 
 
-def test_names_of_pictures(tmp_path):
-    assert names_of(["x/a.jpg", "y/b c.jpg"], "--draw", tmp_path) == ["a.png", "b c.png"]
-    assert names_of(["x/a.jpg", "x/a.tif", "b.jpg"], "--draw", tmp_path) == ["a.jpg.png", "a.tif.png", "b.png"]
+def test_pngs_of_pictures(tmp_path):
+    def named(*files: str) -> list[str]:
+        return [str(png.relative_to(tmp_path)) for png in pngs_of(files, "--draw", tmp_path / "new")]
+
+    assert named("x/a.jpg", "y/b c.jpg") == ["new/a.png", "new/b c.png"]
+    assert named("x/a.jpg", "x/a.tif", "b.jpg") == ["new/a.jpg.png", "new/a.tif.png", "new/b.png"]
     with pytest.raises(ValueError, match=r"--draw .*: two images would be a\.jpg\.png: give them in two commands"):
-        names_of(["x/a.jpg", "y/a.jpg"], "--draw", tmp_path)
+        pngs_of(["x/a.jpg", "y/a.jpg"], "--draw", tmp_path)

@@ -3,7 +3,6 @@
 Shapes: B examples of a batch, K classes or labels (1 for regression).
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ import pyarrow as pa
 from hftrain.audio import read
 from hftrain.audio.features import Features
 from hftrain.data.examples import Examples
+from hftrain.data.media import fingerprint
 from hftrain.data.rows import dataset
 from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
 from hftrain.losses import Batch
@@ -48,10 +48,9 @@ def make_examples(rows: "Rows", ids: Mapping[str, int], config: AudioClassificat
             "labels": pa.array(labels, ID_TYPE[config.problem_type]),
         }
     )
-    digest = hashlib.sha256("\n".join([*rows["content"], repr(labels), repr(ends)]).encode())
     lengths = np.maximum(1, np.ceil(np.minimum(seconds, longest) * FRAMES)).astype(int)
     counts = {"truncated": int(cut.sum())}
-    return Examples(dataset(table), lengths, counts=counts, rows=rows, fingerprint=digest.hexdigest())
+    return Examples(dataset(table), lengths, counts=counts, rows=rows, fingerprint=fingerprint(rows, labels, ends))
 
 
 def augmentation(

@@ -9,7 +9,8 @@ from hftrain.audio.features import NEW_ENCODER, STEADY, Features, load_extractor
 from hftrain.audio.windows import hear_less, within_window
 from hftrain.models import load
 from hftrain.models.freezing import freeze
-from hftrain.models.saved import remember
+from hftrain.models.new import naming_model_config
+from hftrain.models.saved import class_entries, remember
 from hftrain.tasks.audio_classification.config import AudioClassificationConfig
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ def load_classifier(config: AudioClassificationConfig, names: Sequence[str], win
     """
     config.choose_length(4.0)
     settings: dict[str, Any] = {
-        "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
-        "label2id": {name: number for number, name in enumerate(names)} or {"LABEL_0": 0},
+        **class_entries(names),
         "problem_type": config.problem_type,
         **STEADY,
     }
@@ -58,7 +58,5 @@ def load_classifier(config: AudioClassificationConfig, names: Sequence[str], win
 def new_shape(config: AudioClassificationConfig) -> PreTrainedConfig:
     """The configuration of a new model. Raises: ValueError, a value of `model_config` that it refuses."""
     own = {**NEW_ENCODER, "classifier_proj_size": 64}
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(config.model, **own | config.model_config)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"model_config: {error}") from error

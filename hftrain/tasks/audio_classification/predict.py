@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hftrain.labels.predict import problem_of, say
-from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
+from hftrain.labels.predict import no_label, predictions, problem_of
+from hftrain.models.saved import Saved, load_weights, recall
 
 
 def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[Any]:
@@ -20,20 +20,15 @@ def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[A
     from hftrain.audio.sources import located
     from hftrain.audio.windows import hear_less
     from hftrain.data.examples import Examples
-    from hftrain.labels import scoring
     from hftrain.tasks.audio_classification.examples import FRAMES, collator
-    from hftrain.train.evaluation import OneProcess
 
-    folder, config = saved.folder, saved.config
-    features, problem = (
-        Features(load_extractor(str(folder), trust_remote_code=saved.trust_remote_code)),
-        problem_of(config),
-    )
+    config, problem = saved.config, problem_of(saved.config)
+    features = Features(load_extractor(str(saved.folder), trust_remote_code=saved.trust_remote_code))
     known = located(recordings)
     longest = recall(config, "longest_seconds")
-    label: Any = [] if problem == "multi_label_classification" else 0
     items = [
-        {"audio": path, "start": None, "end": longest if longest and facts.seconds > longest else None, "labels": label}
+        {"audio": path, "start": None, "end": longest if longest and facts.seconds > longest else None}
+        | no_label(problem)
         for path, facts in known
     ]
     lengths = [max(1, round(min(facts.seconds, longest or facts.seconds) * FRAMES)) for _, facts in known]
@@ -42,9 +37,4 @@ def classify(saved: Saved, recordings: Sequence[Any], batch_size: int) -> list[A
         hear_less(model, features.window)  # what the folder of an adapter lacks
     collate = collator(features, problem, config.num_labels or 0)
     examples = Examples(items, lengths)
-    batch_size = features.together(config, batch_size)
-    outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
-    refuse_nan(outputs.flatten().tolist(), folder)
-    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
-    names: Any = config.id2label
-    return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]
+    return predictions(saved, model, device, examples, features.together(config, batch_size), collate)

@@ -11,7 +11,7 @@ from hftrain.audio.shown import player, spectrogram
 from hftrain.audio.speech import hours
 from hftrain.audio.windows import window_remarks
 from hftrain.labels.report import Tested, count_labels, report_labels
-from hftrain.report import Report
+from hftrain.report import Report, predict_usage
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, share
 from hftrain.tasks.audio_classification.config import AudioClassificationConfig
@@ -37,7 +37,7 @@ def summarize(config: AudioClassificationConfig, tested: Tested, window: int | N
         tested,
         task="audio-classification",
         what="a recording",
-        usage=usage(config, rows["test"][0]["audio"]),
+        usage=predict_usage(config, rows["test"][0]["audio"]),
         data={name: describe(split, tested.examples[name], tested.names, tested.ids) for name, split in rows.items()},
         show=show,
         more=[histogram("seconds", "Training recordings", seconds, x_label="seconds")],
@@ -63,11 +63,3 @@ def show(row: Mapping[str, Any]) -> dict[str, Any]:
     window = np.lib.stride_tricks.sliding_window_view(np.pad(wave, 256), 512)[::160] * np.hanning(512)
     levels = np.log10(np.abs(np.fft.rfft(window))[:, :256:2] + 1e-5)
     return {"recording": player(wave, PLAYED), "spectrogram": spectrogram(levels), "file": row["audio"]}
-
-
-def usage(config: AudioClassificationConfig, audio: str) -> str:
-    """Python code that loads the trained model and classifies `audio`."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{audio!r}]))"""

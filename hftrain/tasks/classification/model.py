@@ -13,6 +13,7 @@ from hftrain.losses import Batch
 from hftrain.models import TransformerConfig, load
 from hftrain.models.fit import check_fit
 from hftrain.models.freezing import freeze
+from hftrain.models.saved import class_entries
 from hftrain.tasks.classification.config import ClassificationConfig
 from hftrain.tasks.classification.examples import collate, padding_side
 from hftrain.text import vocabulary
@@ -35,8 +36,7 @@ def load_classifier(config: ClassificationConfig, tokenizer: PreTrainedTokenizer
         ValueError: tokenizer or `max_seq_length` do not fit the model, or `freeze` matches nothing.
     """
     settings: dict[str, Any] = {
-        "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
-        "label2id": {name: number for number, name in enumerate(names)} or {"LABEL_0": 0},
+        **class_entries(names),
         "problem_type": config.problem_type,
         "pad_token_id": tokenizer.pad_token_id,
         "use_cache": False,

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hftrain.labels.predict import problem_of, say
+from hftrain.labels.predict import no_label, predictions, problem_of
 from hftrain.models.fit import longest_text
-from hftrain.models.saved import Saved, load, recall, refuse_nan, warn_of_cuts
+from hftrain.models.saved import Saved, load, recall, warn_of_cuts
 
 
 def classify(saved: Saved, texts: Sequence[str], pairs: Sequence[str] | None, batch_size: int) -> list[Any]:
@@ -27,10 +27,8 @@ def classify(saved: Saved, texts: Sequence[str], pairs: Sequence[str] | None, ba
     import numpy as np
 
     from hftrain.data.examples import Examples
-    from hftrain.labels import scoring
     from hftrain.tasks.classification.examples import encode
     from hftrain.tasks.classification.model import model_collator
-    from hftrain.train.evaluation import OneProcess
 
     folder, config = saved.folder, saved.config
     trained = recall(config, "classification") or {}  # unknown for models of other libraries
@@ -46,22 +44,14 @@ def classify(saved: Saved, texts: Sequence[str], pairs: Sequence[str] | None, ba
     filled = [i for i, text in enumerate(texts) if text.strip()]
     if empty := len(texts) - len(filled):
         print(f"{empty} of {len(texts)} texts are empty and get no prediction", file=sys.stderr)
-    predictions: list[Any] = [None] * len(texts)
     if not filled:
-        return predictions
+        return [None] * len(texts)
     seconds = None if pairs is None else [pairs[i] for i in filled]
     problem = problem_of(config)
     columns, lengths = encode(tokenizer, [texts[i] for i in filled], seconds, most)
     warn_of_cuts(lengths, most)
     rows = ({name: values[i] for name, values in columns.items()} for i in range(len(filled)))
-    unlabelled: dict[str, Any] = {"labels": [] if problem == "multi_label_classification" else 0}
     collate = model_collator(tokenizer, model, problem)
-    examples = Examples([row | unlabelled for row in rows], np.array(lengths).clip(max=most))
-    one = OneProcess(device)
-    outputs = scoring.score(one, model, examples, batch_size, collate=collate, problem=problem).outputs
-    refuse_nan(outputs.flatten().tolist(), folder)
-    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
-    names: Any = config.id2label
-    for i, row, decision in zip(filled, outputs.tolist(), decided, strict=True):
-        predictions[i] = say(row, decision, problem, names)
-    return predictions
+    examples = Examples([row | no_label(problem) for row in rows], np.array(lengths).clip(max=most))
+    known = dict(zip(filled, predictions(saved, model, device, examples, batch_size, collate), strict=True))
+    return [known.get(i) for i in range(len(texts))]

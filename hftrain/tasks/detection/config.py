@@ -33,7 +33,7 @@ class DetectionConfig(PlacesConfig):
     yolos and others."""
 
     image_size: Annotated[int | None, at_least(16)] = None
-    """Height and width of the images that the model reads; null: as its image processor says, of a new model as most
+    """Height and width of the images that the model reads; null: as its image processor says; for a new model as most
     training images need it, at most 640."""
 
     mosaic: Annotated[float, between(0, 1)] = 0.0

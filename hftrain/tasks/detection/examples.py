@@ -3,7 +3,6 @@
 Shapes: B examples of a batch, H, W height and width that the model reads, N objects of the batch.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from hftrain.data.examples import Examples
+from hftrain.data.media import fingerprint
 from hftrain.data.rows import dataset
 from hftrain.losses import Batch
 from hftrain.tasks.detection.config import DetectionConfig
@@ -38,8 +38,7 @@ def make_examples(rows: "Rows", names: Sequence[str]) -> Examples:
         "labels": pa.array(labels, pa.list_(pa.int64())),
     }
     table = pa.table({"image": rows["image"][:], **columns})
-    digest = hashlib.sha256("\n".join([*rows["content"], repr(boxes), repr(labels)]).encode())
-    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=digest.hexdigest())
+    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=fingerprint(rows, boxes, labels))
 
 
 def augmentation(

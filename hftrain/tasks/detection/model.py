@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForObjectDetection, PreTrainedConf
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.images import STRIDE, fix_batch_norm
-from hftrain.models.new import known_entries
-from hftrain.models.saved import remember
+from hftrain.models.new import known_entries, naming_model_config
+from hftrain.models.saved import class_entries, remember
 from hftrain.tasks.detection.config import DetectionConfig
 from hftrain.tasks.detection.losses import say_what_depends_on_the_cut
 from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, require_sizes, size_for
@@ -129,13 +129,9 @@ def load_detector(config: DetectionConfig, canvas: Canvas, names: Sequence[str],
     Raises:
         ValueError: it cannot read images of this size, or `freeze` names nothing.
     """
-    settings: dict[str, Any] = {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
-    }
     config.choose_batch_norm()
     new = partial(new_shape, config, canvas.height)
-    model = load.load_model(config, AutoModelForObjectDetection, new=new, settings=settings)
+    model = load.load_model(config, AutoModelForObjectDetection, new=new, settings=class_entries(names))
     if config.fixed_batch_norm:
         fix_batch_norm(model)
     require_sizes(model, canvas, config.multi_scale)
@@ -156,7 +152,5 @@ def new_shape(config: DetectionConfig, size: int) -> PreTrainedConfig:
     shape = SMALL_SHAPES.get(config.model, {}) if size <= SMALL else {}
     extra = {"freeze_backbone_batch_norms": False, "image_size": [size, size]}
     extra = {name: value for name, value in extra.items() if name in known}
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(config.model, **extra | shape | config.model_config)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hftrain.models.saved import Saved, load_weights, recall
+from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
 from hftrain.vision.sources import located
 
 THRESHOLD = 0.5  # least score of an object, where the user names none
@@ -28,23 +28,16 @@ def detect(saved: Saved, images: Sequence[Any], batch_size: int, threshold: floa
     from hftrain.tasks.detection.scoring import find, in_pixels
     from hftrain.train.evaluation import OneProcess
     from hftrain.vision.canvas import Canvas
-    from hftrain.vision.pixels import FILE, load_settings
+    from hftrain.vision.pixels import saved_settings
 
-    settings = load_settings(str(saved.folder))
-    if settings is None:
-        raise ValueError(f"{saved.folder} has no {FILE}, which says how its model reads images")
-    known = located(images)
+    canvas, known = Canvas(saved_settings(saved.folder)), located(images)
     model, device = load_weights(saved, "AutoModelForObjectDetection")
     rows = [{"image": path, "boxes": [], "labels": []} for path, _ in known]
     examples = Examples(rows, np.ones(len(rows)))
     names: Any = saved.config.id2label
-    collate = collator(Canvas(settings))
+    collate = collator(canvas)
     result = find(OneProcess(device), model, examples, batch_size, collate=collate, labelled=False).detections
-    if any(np.isnan(one).any() for one in result):
-        raise ValueError(
-            f"the model in {saved.folder} gives NaN scores: its training has diverged, or its weights are damaged "
-            f"(hftrain verify {saved.folder})"
-        )
+    refuse_nan((value for one in result for value in one.flat), saved.folder)
     return [
         [
             {"label": names[int(label)], "score": score, "box": [round(side, 2) for side in box]}
@@ -88,10 +81,8 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
         ValueError: two images have one name.
     """
     from hftrain.vision import read
-    from hftrain.vision.sheet import draw_boxes, names_of
+    from hftrain.vision.sheet import draw_boxes, pngs_of
 
-    names = names_of(files, "--draw", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, name, objects in zip(files, names, predictions, strict=True):
+    for file, png, objects in zip(files, pngs_of(files, "--draw", folder), predictions, strict=True):
         words = [f"{one['label']} {one['score']:.2f}" for one in objects]
-        draw_boxes(read(file), [one["box"] for one in objects], words).save(folder / name)
+        draw_boxes(read(file), [one["box"] for one in objects], words).save(png)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hftrain.data.splits import sizes
 from hftrain.metrics.detection import Scores
-from hftrain.report import Report, Table
+from hftrain.report import Report, Table, predict_usage
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.figures import Curves, Figure, Series
@@ -44,7 +44,7 @@ def summarize(config: DetectionConfig, rows: "Mapping[str, Rows]", names: Sequen
         task="object-detection",
         metric="map",
         scores=values,
-        usage=usage(config, rows["test"][0]["image"]),
+        usage=predict_usage(config, rows["test"][0]["image"]),
         lead=f"Finds objects of {len(names)} classes in an image{listed}. Rows: {sizes(rows)}.",
         data={name: describe(split) for name, split in rows.items()},
         figures=figures(scores, rows["train"], names),
@@ -180,11 +180,3 @@ def overlaps(boxes: Sequence[Sequence[float]], others: np.ndarray) -> np.ndarray
     common = sides.clip(0).prod(-1)
     areas = [(part[..., 2:] - part[..., :2]).prod(-1) for part in (left, right)]
     return common / np.maximum(areas[0] + areas[1] - common, 1e-9)
-
-
-def usage(config: DetectionConfig, image: str) -> str:
-    """Python code that loads the trained model and finds the objects of `image`."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{image!r}]))"""

@@ -3,7 +3,6 @@
 Shapes: B examples of a batch, H, W height and width that the model reads, K classes or labels (1 for regression).
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from hftrain.data.examples import Examples
+from hftrain.data.media import fingerprint
 from hftrain.data.rows import dataset
 from hftrain.labels.classes import ID_TYPE, batch_labels, number_label
 from hftrain.losses import Batch
@@ -30,8 +30,7 @@ def make_examples(rows: "Rows", ids: Mapping[str, int], config: ImageClassificat
     predict}. Their fingerprint depends on the contents of the images, not on their places."""
     labels = [number_label(label, ids) for label in rows["label"]]
     table = pa.table({"image": rows["image"][:], "labels": pa.array(labels, ID_TYPE[config.problem_type])})
-    digest = hashlib.sha256("\n".join([*rows["content"], repr(labels)]).encode())
-    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=digest.hexdigest())
+    return Examples(dataset(table), np.ones(len(rows)), rows=rows, fingerprint=fingerprint(rows, labels))
 
 
 def augmentation(

@@ -12,6 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from hftrain.models import ImageTransformerConfig, load
 from hftrain.models.freezing import freeze
+from hftrain.models.saved import class_entries
 from hftrain.tasks.image_classification.config import ImageClassificationConfig
 from hftrain.vision import Pixels
 from hftrain.vision.sizes import image_size_of, new_shape, refusal
@@ -25,11 +26,7 @@ def load_classifier(config: ImageClassificationConfig, pixels: Pixels, names: Se
     Raises:
         ValueError: it cannot read pictures of this size, or `freeze` names nothing.
     """
-    settings: dict[str, Any] = {
-        "id2label": dict(enumerate(names)) or {0: "LABEL_0"},
-        "label2id": {name: number for number, name in enumerate(names)} or {"LABEL_0": 0},
-        "problem_type": config.problem_type,
-    }
+    settings = {**class_entries(names), "problem_type": config.problem_type}
     size, new = pixels.height, None
     resized = False
     if config.model_name_or_path is None:

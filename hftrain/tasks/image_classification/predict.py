@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hftrain.labels.predict import problem_of, say
-from hftrain.models.saved import Saved, load_weights, recall, refuse_nan
+from hftrain.labels.predict import no_label, predictions, problem_of
+from hftrain.models.saved import Saved, load_weights
 
 
 def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
@@ -19,24 +19,13 @@ def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
     import numpy as np
 
     from hftrain.data.examples import Examples
-    from hftrain.labels import scoring
     from hftrain.tasks.image_classification.examples import collator
-    from hftrain.train.evaluation import OneProcess
-    from hftrain.vision.pixels import FILE, Pixels, load_settings
+    from hftrain.vision.pixels import Pixels, saved_settings
     from hftrain.vision.sources import located
 
-    folder, config = saved.folder, saved.config
-    settings = load_settings(str(folder))
-    if settings is None:
-        raise ValueError(f"{folder} has no {FILE}, which says how its model reads images")
-    pixels, problem = Pixels(settings), problem_of(config)
+    pixels, problem = Pixels(saved_settings(saved.folder)), problem_of(saved.config)
     known = located(images)
     model, device = load_weights(saved, "AutoModelForImageClassification")
-    label: Any = [] if problem == "multi_label_classification" else 0
-    examples = Examples([{"image": path, "labels": label} for path, _ in known], np.ones(len(known)))
-    collate = collator(pixels, problem, config.num_labels or 0)
-    outputs = scoring.score(OneProcess(device), model, examples, batch_size, collate=collate, problem=problem).outputs
-    refuse_nan(outputs.flatten().tolist(), folder)
-    decided = scoring.decide(outputs, problem, recall(config, "thresholds") or ())
-    names: Any = config.id2label
-    return [say(row, decision, problem, names) for row, decision in zip(outputs.tolist(), decided, strict=True)]
+    examples = Examples([{"image": path} | no_label(problem) for path, _ in known], np.ones(len(known)))
+    collate = collator(pixels, problem, saved.config.num_labels or 0)
+    return predictions(saved, model, device, examples, batch_size, collate)

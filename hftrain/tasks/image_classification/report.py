@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hftrain.labels.report import Tested, count_labels, report_labels
-from hftrain.report import Report
+from hftrain.report import Report, predict_usage
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split
 from hftrain.tasks.image_classification.config import ImageClassificationConfig
@@ -47,12 +47,10 @@ def show(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def usage(config: ImageClassificationConfig, image: str) -> str:
     """Python code that loads the trained model and classifies `image`."""
-    folder = config.hub_model_id or config.output_dir
     if not config.use_peft and config.model_name_or_path is not None:
+        folder = config.hub_model_id or config.output_dir
         return f"""from transformers import pipeline
 
 classify = pipeline("image-classification", model={folder!r})
 print(classify({image!r}))"""
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{image!r}]))"""
+    return predict_usage(config, image)

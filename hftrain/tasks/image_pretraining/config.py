@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from hftrain.config import above, at_least, share
+from hftrain.config import above, at_least
 from hftrain.vision.config import WholeImageConfig
 
 MAE = "vit_mae"  # the only kind whose encoder reads no hidden patch
@@ -28,7 +28,7 @@ class ImagePretrainingConfig(WholeImageConfig):
     """Column of a class, for the accuracy of a linear probe and of nearest neighbours; nothing learns from it. Images
     in folders have the folder's name. null: the images have no classes."""
 
-    mask_ratio: Annotated[float | None, above(0), share] = None
+    mask_ratio: Annotated[float | None, above(0, under=1)] = None
     """Share of each image that is hidden; null: 0.75 for MAE, 0.6 for SimMIM, as in their papers, but 0.5 for MAE on
     images of up to 16 patches."""
 

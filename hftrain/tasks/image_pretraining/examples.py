@@ -3,7 +3,6 @@
 Shapes: B examples of a batch, H, W height and width that the model reads, N patches of an image, row by row.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from hftrain.data.examples import Examples
+from hftrain.data.media import fingerprint
 from hftrain.data.rows import dataset
 from hftrain.losses import Batch
 from hftrain.tasks.image_pretraining.config import ImagePretrainingConfig
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 def make_examples(rows: "Rows") -> Examples:
     """Rows as examples {"image": path}. Their fingerprint depends on the contents of the images, not on their
     places."""
-    digest = hashlib.sha256("\n".join(rows["content"]).encode())
     table = dataset(pa.table({"image": rows["image"][:]}))
-    return Examples(table, np.ones(len(rows)), rows=rows, fingerprint=digest.hexdigest())
+    return Examples(table, np.ones(len(rows)), rows=rows, fingerprint=fingerprint(rows))
 
 
 @dataclass(frozen=True)

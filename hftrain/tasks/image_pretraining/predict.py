@@ -51,34 +51,31 @@ def draw(folder: Path, saved: Saved, files: Sequence[str], batch_size: int) -> N
     from hftrain.tasks.image_pretraining.examples import Hiding, collator
     from hftrain.tasks.image_pretraining.scoring import reconstruct
     from hftrain.train.evaluation import OneProcess
-    from hftrain.vision.sheet import DRAWN, enlarged, names_of
+    from hftrain.vision.sheet import DRAWN, enlarged, pngs_of
 
-    names = names_of(files, "--draw", folder)
     hiding = recall(saved.config, "hiding")
     if hiding is None:
         raise ValueError(f"--draw: {saved.folder} does not say how much of an image it hides: train it with hftrain")
+    pictures = pngs_of(files, "--draw", folder)
     model, device, pixels = loaded(saved)
     examples = Noised(of_files(files), Hiding(**hiding), seed=0)
-    folder.mkdir(parents=True, exist_ok=True)
     triples = reconstruct(OneProcess(device), model, examples, batch_size, collate=collator(pixels))
-    for name, triple in zip(names, triples, strict=True):
+    for picture, triple in zip(pictures, triples, strict=True):
         shown = [enlarged(pixels.picture(triple[part]), DRAWN) for part in ("original", "hidden", "reconstructed")]
         sheet = Image.new("RGB", (sum(image.width for image in shown), shown[0].height))
         for place, image in enumerate(shown):
             sheet.paste(image, (place * image.width, 0))
-        sheet.save(folder / name)
+        sheet.save(picture)
 
 
 def loaded(saved: Saved) -> tuple[Any, str, Pixels]:
     """The model, its device, and how it reads images. Raises: ValueError, as `embed`."""
-    from hftrain.vision.pixels import FILE, Pixels, load_settings
+    from hftrain.vision.pixels import Pixels, saved_settings
 
-    settings = load_settings(str(saved.folder))
-    if settings is None:
-        raise ValueError(f"{saved.folder} has no {FILE}, which says how its model reads images")
+    pixels = Pixels(saved_settings(saved.folder))
     mae = "ForPreTraining" in str(saved.config.architectures)
     model, device = load_weights(saved, "AutoModelForPreTraining" if mae else "AutoModelForMaskedImageModeling")
-    return model, device, Pixels(settings)
+    return model, device, pixels
 
 
 def of_files(images: Sequence[Any]) -> Examples:

@@ -11,7 +11,7 @@ from hftrain.data.examples import Examples
 from hftrain.data.splits import sizes
 from hftrain.losses import Batch
 from hftrain.metrics.intervals import Interval, wilson
-from hftrain.report import Report, Table
+from hftrain.report import Report, Table, predict_usage
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.image_pretraining.config import ImagePretrainingConfig
@@ -48,7 +48,7 @@ def summarize(
         scores=scores,
         baseline=majority(rows) if probed else {},
         intervals=intervals(rows, scores),
-        usage=usage(config, rows["test"][0]["image"]),
+        usage=predict_usage(config, rows["test"][0]["image"]),
         lead=f"Reconstructs the hidden {config.mask_ratio:.0%} of an image. Images: {sizes(rows)}.",
         data={name: describe(split) for name, split in rows.items()},
         figures=[histogram("sizes", "Longer sides of the training images", sides, x_label="pixels")],
@@ -110,11 +110,3 @@ def pictures(
         {name: thumbnail(pixels.picture(picture), EDGE) for name, picture in triple.items()}
         for triple in reconstruct(accelerator, model, shown, SAMPLES, collate=collate)
     ]
-
-
-def usage(config: ImagePretrainingConfig, image: str) -> str:
-    """Python code that loads the trained model and gives the features of `image`."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{image!r}]))"""

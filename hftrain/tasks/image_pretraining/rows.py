@@ -32,7 +32,7 @@ def load_images(config: ImagePretrainingConfig, seed: int) -> "dict[str, Rows]":
 
     Raises:
         ValueError: rows that cannot be used, with their lines: images that are missing, truncated or corrupt, that are
-            on the network, that are decompression bombs, or that stand there again with another label.
+            on the network, that are decompression bombs, or that occur again with another label.
     """
     if config.built_in:
         config = replace(config, dataset_name=str(digits()))

@@ -35,8 +35,8 @@ class PretrainingConfig(RecipeConfig):
     """Not used: pretraining is scored on the validation text."""
 
     max_train_tokens: Annotated[int | None, at_least(1)] = None
-    """Read at most about this many tokens of the training text, validation documents included; null: all of it, or of a
-    data set on the Hub as much as max_steps needs."""
+    """Read at most about this many tokens of the training text, validation documents included; null: all of it, or as
+    much of a data set on the Hub as max_steps needs."""
 
     text_column: str = "text"
     """Column of the text."""
@@ -105,7 +105,7 @@ class DenoisingConfig(PretrainingConfig):
     """masked_tokens: an encoder predicts masked tokens (BERT); span_corruption: an encoder-decoder generates corrupted
     spans (T5)."""
 
-    mlm_probability: Annotated[float, above(0), share] = 0.15
+    mlm_probability: Annotated[float, above(0, under=1)] = 0.15
     """Share of the tokens that are masked; rounded to a whole number for each example."""
 
     whole_word_mask: bool = False

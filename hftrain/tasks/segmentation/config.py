@@ -47,7 +47,7 @@ class SegmentationConfig(PlacesConfig):
     eomt and others; null: upernet for semantic segmentation, else mask2former."""
 
     image_size: Annotated[int | None, at_least(16)] = None
-    """Height and width of the images that the model reads; null: as its image processor says, of a new model as most
+    """Height and width of the images that the model reads; null: as its image processor says; for a new model as most
     training images need it, at most 512."""
 
     dice_weight: Annotated[float, at_least(0)] = 0.0

@@ -3,7 +3,6 @@
 Shapes: B examples of a batch, H, W height and width that the model reads, N masks of the batch.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from hftrain.data.examples import Examples
+from hftrain.data.media import fingerprint
 from hftrain.data.rows import dataset
 from hftrain.losses import Batch
 from hftrain.tasks.segmentation.config import SegmentationConfig
@@ -42,11 +42,8 @@ def make_examples(rows: "Rows", classes: Classes, segmentation: str) -> Examples
     }
     plain = {name: rows[name][:] for name in ("image", "mask", "height", "width")}
     areas = [[one["area"] for one in row] for row in kept]
-    written = [repr(column.to_pylist()) for column in columns.values()]
-    digest = hashlib.sha256("\n".join([*rows["content"], *written, repr(areas)]).encode())
-    return Examples(
-        dataset(pa.table({**plain, **columns})), np.ones(len(rows)), rows=rows, fingerprint=digest.hexdigest()
-    )
+    identity = fingerprint(rows, *(column.to_pylist() for column in columns.values()), areas)
+    return Examples(dataset(pa.table({**plain, **columns})), np.ones(len(rows)), rows=rows, fingerprint=identity)
 
 
 def map_of(example: Mapping[str, Any]) -> np.ndarray:

@@ -11,8 +11,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from hftrain.models import load
 from hftrain.models.freezing import freeze
 from hftrain.models.images import STRIDE, fix_batch_norm
-from hftrain.models.new import known_entries
-from hftrain.models.saved import remember
+from hftrain.models.new import known_entries, naming_model_config
+from hftrain.models.saved import class_entries, remember
 from hftrain.tasks.segmentation.config import REFUSED, SETS, SegmentationConfig, auto_class
 from hftrain.tasks.segmentation.rows import Classes
 from hftrain.vision.canvas import IMAGENET, PLAIN, Canvas, require_sizes, size_for
@@ -159,13 +159,9 @@ def load_segmenter(config: SegmentationConfig, canvas: Canvas, classes: Classes)
         )
     if kind not in SETS and len(classes.names) > VOID:
         raise ValueError(f"{kind} can learn {VOID} classes, but there are {len(classes.names)}: use mask2former")
-    settings: dict[str, Any] = {
-        "id2label": dict(enumerate(classes.names)),
-        "label2id": {name: number for number, name in enumerate(classes.names)},
-    }
     config.choose_batch_norm()
-    auto = getattr(transformers, auto_class(kind))
-    model = load.load_model(config, auto, new=partial(new_shape, config, canvas.height), settings=settings)
+    auto, new = getattr(transformers, auto_class(kind)), partial(new_shape, config, canvas.height)
+    model = load.load_model(config, auto, new=new, settings=class_entries(classes.names))
     if config.fixed_batch_norm:
         fix_batch_norm(model)
     require_sizes(model, canvas, config.multi_scale)
@@ -186,7 +182,5 @@ def new_shape(config: SegmentationConfig, size: int) -> PreTrainedConfig:
     kind = config.new_model
     shape = SMALL_SHAPES.get(kind, {}) if size <= SMALL else {}
     extra = {"image_size": size} if "image_size" in known_entries(kind) else {}
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(kind, **extra | shape | config.model_config)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error

@@ -29,11 +29,9 @@ def segment(saved: Saved, images: Sequence[Any], batch_size: int, threshold: flo
     from hftrain.tasks.segmentation.scoring import segment as segments_of
     from hftrain.train.evaluation import OneProcess
     from hftrain.vision.canvas import Canvas
-    from hftrain.vision.pixels import FILE, load_settings
+    from hftrain.vision.pixels import saved_settings
 
-    settings, segmentation = load_settings(str(saved.folder)), recall(saved.config, "segmentation")
-    if settings is None:
-        raise ValueError(f"{saved.folder} has no {FILE}, which says how its model reads images")
+    canvas, segmentation = Canvas(saved_settings(saved.folder)), recall(saved.config, "segmentation")
     if segmentation is None:
         raise ValueError(f"{saved.folder} was not trained by the recipe segment: load it with transformers' pipeline")
     known = located(images)
@@ -42,7 +40,7 @@ def segment(saved: Saved, images: Sequence[Any], batch_size: int, threshold: flo
     nothing: dict[str, Any] = {"mask": "", "values": [], "counts": [], "labels": [], "things": []}
     rows = [{"image": path, "height": one.height, "width": one.width, **nothing} for path, one in known]
     examples = Examples(rows, np.ones(len(rows)))
-    collate = collator(Canvas(settings), segmentation, kind in SETS)
+    collate = collator(canvas, segmentation, kind in SETS)
     result = segments_of(OneProcess(device), model, examples, batch_size, collate=collate, loss=None).predicted
     names: Any = saved.config.id2label
 
@@ -74,20 +72,19 @@ def write_masks(folder: Path, saved: Saved, files: Sequence[str], predictions: S
     from hftrain.vision import read
     from hftrain.vision.encodings import decode
     from hftrain.vision.masks import png
-    from hftrain.vision.sheet import names_of
+    from hftrain.vision.sheet import pngs_of
 
-    names = names_of(files, "--masks", folder)
-    names_of_classes: Any = saved.config.id2label
-    numbers = {name: number for number, name in names_of_classes.items()}
+    pictures = pngs_of(files, "--masks", folder)
+    names: Any = saved.config.id2label
+    numbers = {name: number for number, name in names.items()}
     semantic = recall(saved.config, "segmentation") == "semantic"
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, name, segments in zip(files, names, predictions, strict=True):
+    for file, picture, segments in zip(files, pictures, predictions, strict=True):
         height, width = segments[0]["segmentation"]["size"] if segments else read(file).size[::-1]
         pixels = np.zeros((height, width), np.int64)
         for place, one in reversed(list(enumerate(segments, 1))):  # the most certain object is written last
             inside = decode(one["segmentation"]["counts"], height, width)
             pixels[inside] = numbers[one["label"]] if semantic else place
-        (folder / name).write_bytes(png(pixels))
+        picture.write_bytes(png(pixels))
 
 
 def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]]) -> None:
@@ -98,10 +95,8 @@ def draw(folder: Path, files: Sequence[str], predictions: Sequence[Sequence[Any]
     """
     from hftrain.vision import read
     from hftrain.vision.encodings import decode
-    from hftrain.vision.sheet import draw_masks, names_of
+    from hftrain.vision.sheet import draw_masks, pngs_of
 
-    names = names_of(files, "--draw", folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for file, name, segments in zip(files, names, predictions, strict=True):
+    for file, png, segments in zip(files, pngs_of(files, "--draw", folder), predictions, strict=True):
         masks = [decode(one["segmentation"]["counts"], *one["segmentation"]["size"]) for one in segments]
-        draw_masks(read(file), masks, [one["label"] for one in segments]).save(folder / name)
+        draw_masks(read(file), masks, [one["label"] for one in segments]).save(png)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hftrain.data.splits import sizes
 from hftrain.metrics.segmentation import usual_class
-from hftrain.report import Report, Table
+from hftrain.report import Report, Table, predict_usage
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.formats import format_number
@@ -43,7 +43,7 @@ def summarize(config: SegmentationConfig, rows: "Mapping[str, Rows]", classes: C
         task="image-segmentation",
         metric=config.scored_by,
         scores=scores.numbers,
-        usage=usage(config, rows["test"][0]["image"]),
+        usage=predict_usage(config, rows["test"][0]["image"]),
         lead=f"Segments images into {len(names)} classes{listed}. Rows: {sizes(rows)}.",
         data={name: describe(split) for name, split in rows.items()},
         figures=[
@@ -146,11 +146,3 @@ def pictures(
 def shown_masks(predicted: Sequence[Segment], names: Sequence[str], image: Any) -> tuple[list[np.ndarray], list[str]]:
     masks = [decode(one.counts, image.height, image.width) for one in predicted]
     return masks, [names[one.label] for one in predicted]
-
-
-def usage(config: SegmentationConfig, image: str) -> str:
-    """Python code that loads the trained model and segments `image`."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{image!r}]))"""

@@ -28,7 +28,7 @@ class SpeakConfig(SpeechConfig):
     """Kind of new model, without model_name_or_path."""
 
     sampling_rate: Annotated[int | None, at_least(4000)] = None
-    """Samples per second that the model speaks; null: the rate of the vocoder or of the model, of a new model that of
+    """Samples per second that the model speaks; null: the rate of the vocoder or of the model; for a new model that of
     most recordings, at most 22,050."""
 
     vocoder: str | None = None
@@ -36,7 +36,7 @@ class SpeakConfig(SpeechConfig):
     training and sounds rougher. CSM and Dia have a codec instead."""
 
     max_seconds: Annotated[float, above(0)] = 20.0
-    """Recordings that are longer are refused, and no utterance becomes longer."""
+    """Longest recording and utterance: longer recordings are refused, longer utterances are cut off."""
 
     fixed_batch_norm: bool = True
     """Use the saved averages of batch normalisation instead of those of the micro-batch, so that results do not depend

@@ -16,6 +16,7 @@ from hftrain.data.examples import Examples
 from hftrain.distributed import give_dimensions
 from hftrain.models import load
 from hftrain.models.freezing import freeze
+from hftrain.models.new import naming_model_config
 from hftrain.models.saved import remember
 from hftrain.tasks.speaking.codec import AUTO, CODEC, codec_of, read_codes
 from hftrain.tasks.speaking.config import SpeakConfig
@@ -139,10 +140,8 @@ def new_shape(config: SpeakConfig, voice: Voice) -> PreTrainedConfig:
         shape |= facts | {"decoder_start_token_id": facts["bos_token_id"], "max_speech_positions": longest}
     else:
         shape["vocab_size"] = facts["vocab_size"]
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(config.model, **shape | config.model_config)
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"model_config: {error}") from error
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ Shapes: B examples of a batch, L labels.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import sys
 from bisect import bisect_left
@@ -21,6 +20,7 @@ import torch
 
 from hftrain.audio import read
 from hftrain.data.examples import Examples
+from hftrain.data.media import fingerprint
 from hftrain.data.rows import BadRow, Places, advice, dataset, listed
 from hftrain.losses import IGNORE, Batch
 from hftrain.tasks.speech_recognition.config import FRAMES, TranscribeConfig
@@ -109,9 +109,9 @@ def usable(
     ]
     columns = {"audio": rows["audio"][:], "start": pa.array(begins, pa.float64()), "end": pa.array(ends, pa.float64())}
     table = pa.table({**columns, "labels": pa.array(labels, pa.list_(pa.int64()))})
-    digest = hashlib.sha256("\n".join([*rows["content"], repr(labels), repr(ends)]).encode())
     lengths = np.maximum(1, np.ceil(seconds * FRAMES)).astype(int)
-    examples = Examples(dataset(table), lengths, counts={"truncated": cut}, rows=rows, fingerprint=digest.hexdigest())
+    identity = fingerprint(rows, labels, ends)
+    examples = Examples(dataset(table), lengths, counts={"truncated": cut}, rows=rows, fingerprint=identity)
     return rows, examples
 
 

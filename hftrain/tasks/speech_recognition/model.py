@@ -24,6 +24,7 @@ from hftrain.audio.config import NEW_KIND
 from hftrain.audio.features import MEL_BANDS, NEW_ENCODER, STEADY, Features, load_extractor, new_extractor
 from hftrain.audio.windows import hear_less, within_window
 from hftrain.models import load
+from hftrain.models.new import naming_model_config
 from hftrain.models.saved import Saved, recall, remember
 from hftrain.models.trust import refusing_code
 from hftrain.tasks.speech_recognition.config import WHISPER, TranscribeConfig
@@ -197,10 +198,8 @@ def new_whisper(listener: Listener) -> dict[str, Any]:
 def new_shape(config: TranscribeConfig, own: dict[str, Any]) -> PreTrainedConfig:
     """The configuration of a new model. Raises: ValueError, a value of `model_config` that it refuses."""
     shape = (NEW_ENCODER if config.model == NEW_KIND else {}) | own
-    try:
+    with naming_model_config():
         return AutoConfig.for_model(config.model, **shape | config.model_config)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"model_config: {error}") from error
 
 
 def write_in(model: Any, language: str | None, task: str) -> None:

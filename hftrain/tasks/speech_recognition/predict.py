@@ -25,7 +25,6 @@ CHUNK, OVERLAP = 30, 4  # seconds of a part that a CTC model hears at once, and 
 BEGINNINGS = ("▁", "Ġ")  # of the first token of a word, where no token is a space
 PAUSE = 0.6  # seconds between two words that begin a new segment
 BEAMS = 20
-FORMS = ("json", "srt", "vtt")
 
 
 def listen(

@@ -16,7 +16,7 @@ from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.intervals import bootstrap, wilson
 from hftrain.metrics.speech import align, normalised, rate
-from hftrain.report import Report, Table
+from hftrain.report import Report, Table, predict_usage
 from hftrain.report.charts import histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.scores import no_better
@@ -84,7 +84,7 @@ def summarize(
         task="automatic-speech-recognition",
         metric="wer",
         scores=scores,
-        usage=usage(config, test[0]["audio"]),
+        usage=predict_usage(config, test[0]["audio"]),
         lead=f"Writes what is spoken in a recording. Rows: {sizes(rows)}. Errors are counted after the normaliser "
         f"{config.normalizer}.",
         data={name: describe(split, examples[name]) for name, split in rows.items()},
@@ -192,11 +192,3 @@ def worst(
             {"recording": listen(row), "errors": " ".join(marked), "wer": rate(aligned[number]), "file": row["audio"]}
         )
     return table
-
-
-def usage(config: TranscribeConfig, audio: str) -> str:
-    """Python code that loads the trained model and transcribes `audio`."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{audio!r}]))"""

@@ -9,6 +9,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBas
 
 from hftrain.models import load
 from hftrain.models.fit import check_fit
+from hftrain.models.saved import class_entries
 from hftrain.tasks.tagging.config import TagConfig, TaggingConfig
 
 
@@ -26,8 +27,7 @@ def load_tagger(config: TagConfig, tokenizer: PreTrainedTokenizerBase, names: Se
 def model_settings(names: Sequence[str], config: TaggingConfig) -> dict[str, Any]:
     """The keys of the model's configuration that `hftrain predict` needs to give the same predictions."""
     return {
-        "id2label": dict(enumerate(names)),
-        "label2id": {name: number for number, name in enumerate(names)},
+        **class_entries(names),
         "use_cache": False,
         "hftrain": {"windows": {"max_seq_length": config.max_seq_length, "doc_stride": config.doc_stride}},
     }

@@ -11,7 +11,7 @@ from hftrain.data.examples import Examples
 from hftrain.data.several import scores_by_source
 from hftrain.data.splits import sizes
 from hftrain.metrics.entities import entities
-from hftrain.report import Figure, Report, Table
+from hftrain.report import Figure, Report, Table, predict_usage
 from hftrain.report.charts import confusion_matrix, histogram
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.report.evaluated import evaluation_figures, per_class_table
@@ -69,7 +69,7 @@ def summarize(
         task="token-classification",
         metric="f1" if "f1" in scores else list(scores)[1],
         scores=scores,
-        usage=usage(config, test[0]["tokens"]),
+        usage=predict_usage(config, " ".join(test[0]["tokens"])),
         lead=f"{what} Sentences: {sizes(rows)}.",
         figures=[
             *evaluation_figures(measured),
@@ -122,11 +122,3 @@ def describe(rows: Rows, examples: Examples) -> dict[str, Any]:
         "tokens of a window, mean": float(lengths.mean()),
     }
     return describe_split(rows, details, unit="sentences", inputs="texts")
-
-
-def usage(config: TagConfig, words: Sequence[str]) -> str:
-    """Python code that finds the entities of `words` with the trained model."""
-    folder = config.hub_model_id or config.output_dir
-    return f"""from hftrain.predict import predict
-
-print(predict({folder!r}, [{" ".join(words)!r}]))"""

@@ -132,7 +132,9 @@ def test_a_resumed_run_is_the_unbroken_one(data, tmp_path):
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("dinov2", "swin") else kind for kind in MODELS]
+)
 def test_pretrained_models_take_other_classes(kind, data, tmp_path):
     name = saved(kind, tmp_path / "model")
     losses = train(data, tmp_path / "out", model_name_or_path=name, model_config={}, image_size=None, max_steps=2)

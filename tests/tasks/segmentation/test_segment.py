@@ -88,10 +88,17 @@ def test_a_new_model_labels_pixels_reports_and_predicts(folders, tmp_path, capsy
     assert (theirs.numpy() == labels).mean() > 0.99
 
 
-SETS = [(kind, task) for kind in ("mask2former", "eomt") for task in ("instance", "panoptic")]
+OTHERS = [("mask2former", "panoptic"), ("eomt", "instance"), ("maskformer", "panoptic")]
 
 
-@pytest.mark.parametrize(("kind", "segmentation"), [*SETS, ("maskformer", "panoptic")])
+@pytest.mark.parametrize(
+    ("kind", "segmentation"),
+    [
+        ("mask2former", "instance"),
+        ("eomt", "panoptic"),
+        *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS),
+    ],
+)
 def test_models_of_sets_tell_objects_apart(kind, segmentation, folders, tmp_path):
     data, out = folders[segmentation], tmp_path / "out"
     shape = {"model": kind, "model_config": SHAPES[kind], "image_size": 64}

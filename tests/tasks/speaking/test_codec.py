@@ -132,7 +132,7 @@ def test_codes_are_spoken_to_their_end_or_the_longest_length(kind, folders):
     assert len(decode(codec, codes)) == 5 * {"csm": 640, "dia": 256}[kind]
 
 
-@pytest.mark.parametrize("kind", CODED)
+@pytest.mark.parametrize("kind", ["csm", pytest.param("dia", marks=pytest.mark.slow)])
 def test_a_run_with_lora_reports_and_speaks(kind, data, folders, tmp_path):
     out = tmp_path / "out"
     losses = train(data, out, folders[kind], **LORA, max_steps=6, learning_rate=0.03, eval_steps=3)

@@ -140,9 +140,11 @@ def test_data_in_report_is_what_was_left_out_leaked_and_cut(folder, tmp_path, ca
     examples = {name: translation.tokenize(split, tokenizer, config) for name, split in rows.items()}
     said = {name: describe(split, examples[name]) for name, split in rows.items()}
     assert said["train"]["unusable rows left out"] == "2 (2.7 %)" and said["test"]["unusable rows left out"] == "0"
-    assert said["test"]["rows that stand in train"] == "1 (25.0 %)"
-    assert said["test"]["sources that stand in train"] == "2 (50.0 %)"
-    assert said["validation"]["rows that stand in train"] == "0" and said["train"]["rows that stand in train"] == ""
+    assert said["test"]["rows that are also in train"] == "1 (25.0 %)"
+    assert said["test"]["sources that are also in train"] == "2 (50.0 %)"
+    assert (
+        said["validation"]["rows that are also in train"] == "0" and said["train"]["rows that are also in train"] == ""
+    )
     whole = [len(ids) for ids in tokenizer(rows["test"]["source"][:])["input_ids"]]
     cut = sum(length > 6 for length in whole)
     assert (
@@ -182,7 +184,7 @@ def test_results_log_report_and_card_agree(own):
     assert re.match(r"nrefs:1\|.*\|tok:13a\|", results["test_sacrebleu_signature"])
     card, page = (own / "README.md").read_text(), (own / "report.html").read_text()
     for shown in (card, page):
-        assert "targets truncated" in shown and "rows that stand in train" in shown
+        assert "targets truncated" in shown and "rows that are also in train" in shown
         assert re.search(r"77 \\?\(95.1 %\\?\)", shown)
     assert "Trained from scratch" in card and f"value: {round(results['test_chrf'], 4)}" in card
     assert {path.name for path in own.iterdir()} >= {"model.safetensors", "tokenizer.json", "generation_config.json"}
