@@ -1,5 +1,7 @@
 """Registers the custom models with transformers' Auto classes; `hftrain.models.load` loads any model."""
 
+from typing import TYPE_CHECKING
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -11,10 +13,10 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
-    DINOv3ViTConfig,
 )
 
-from .dinov3 import DINOv3ViTForImageClassification
+from hftrain.lazy import lazily
+
 from .transformer.configuration import TransformerConfig
 from .transformer.heads import (
     TransformerForCausalLM,
@@ -30,6 +32,11 @@ from .transformer.images import (
     TransformerForMaskedImageModeling,
 )
 from .transformer.transformer import TransformerModel
+
+if TYPE_CHECKING:
+    from hftrain.models.dinov3 import DINOv3ViTForImageClassification
+else:
+    __getattr__ = lazily(__name__)  # it takes as long to import as all others; what loads classifiers of images does
 
 # Saved folders also contain the code, so that trust_remote_code=True loads them without hftrain.
 for config_class in (TransformerConfig, ImageTransformerConfig):
@@ -48,11 +55,6 @@ for auto_class, model_class in (
 ):
     auto_class.register(model_class.config_class, model_class)
     model_class.register_for_auto_class(auto_class.__name__)  # type: ignore[no-untyped-call]
-if DINOv3ViTConfig not in AutoModelForImageClassification._model_mapping:  # transformers has none of its own
-    AutoModelForImageClassification.register(DINOv3ViTConfig, DINOv3ViTForImageClassification, exist_ok=True)
-    DINOv3ViTForImageClassification.register_for_auto_class(  # type: ignore[no-untyped-call]
-        "AutoModelForImageClassification"
-    )
 
 __all__ = [
     "DINOv3ViTForImageClassification",

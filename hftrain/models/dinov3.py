@@ -1,10 +1,16 @@
-"""A classifier of images on DINOv3, for which transformers 5.23 has none."""
+"""A classifier of images on DINOv3, for which transformers 5.23 has none. Importing this registers it with
+`AutoModelForImageClassification`."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, DINOv3ViTPreTrainedModel
+from transformers import (
+    AutoModelForImageClassification,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    DINOv3ViTPreTrainedModel,
+)
 from transformers.modeling_outputs import ImageClassifierOutput
 
 
@@ -32,3 +38,10 @@ class DINOv3ViTForImageClassification(DINOv3ViTPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
         return ImageClassifierOutput(loss=loss, logits=logits, hidden_states=output.hidden_states)
+
+
+if DINOv3ViTConfig not in AutoModelForImageClassification._model_mapping:  # a later transformers may have its own
+    AutoModelForImageClassification.register(DINOv3ViTConfig, DINOv3ViTForImageClassification, exist_ok=True)
+    DINOv3ViTForImageClassification.register_for_auto_class(  # type: ignore[no-untyped-call]
+        "AutoModelForImageClassification"
+    )

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageClassification, PreTrained
 
 from hftrain.distributed import unsharded_models
 from hftrain.models import ImageTransformerConfig, load
+from hftrain.models import dinov3 as dinov3  # makes its classifier known to transformers
 from hftrain.models.new import CUSTOM, known_entries, naming_model_config
 from hftrain.vision.config import WholeImageConfig
 from hftrain.vision.pixels import NEW, Pixels, load_settings

@@ -56,6 +56,10 @@ def test_losses_need_no_compiler():
     assert "torch._dynamo" not in modules_of("import hftrain.losses")
 
 
+def test_models_of_text_import_none_of_pictures():
+    assert not {name for name in modules_of("import hftrain.models, hftrain.predict") if "dinov3" in name}
+
+
 def test_a_lazy_package_has_what_it_lists():
     import importlib
 

@@ -19,6 +19,7 @@ def classify(saved: Saved, images: Sequence[Any], batch_size: int) -> list[Any]:
     import numpy as np
 
     from hftrain.data.examples import Examples
+    from hftrain.models import dinov3 as dinov3  # makes its classifier known to transformers
     from hftrain.tasks.image_classification.examples import collator
     from hftrain.vision.pixels import Pixels, saved_settings
     from hftrain.vision.sources import located
