@@ -88,7 +88,7 @@ YOLOS = {
 }
 SMALL_SHAPES: dict[str, dict[str, Any]] = {
     "rt_detr": HYBRID,
-    "rt_detr_v2": HYBRID,
+    "rt_detr_v2": HYBRID | {"decoder_n_levels": 2},
     "d_fine": HYBRID | {"head_dim": 16},
     "deimv2": HYBRID | {"head_dim": 16},
     "detr": PLAIN_DETR,

@@ -5,9 +5,9 @@ import pytest
 import torch
 import transformers
 
-from hftrain.tasks.detection import SetLoss, collator
+from hftrain.tasks.detection import DetectionConfig, SetLoss, collator
 from hftrain.tasks.detection.losses import run, say_what_depends_on_the_cut
-from hftrain.tasks.detection.model import new_processor
+from hftrain.tasks.detection.model import SMALL, SMALL_SHAPES, new_processor, new_shape
 from hftrain.tasks.detection.scoring import detections
 from hftrain.vision.canvas import Canvas
 from tests.tasks.detection.data import scene, write_images
@@ -39,6 +39,13 @@ def step(kind, examples, cuts, loss=None):
         summed.backward()
         value += float(summed.detach())
     return value, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("kind", SMALL_SHAPES)
+def test_a_new_small_model_reads_a_picture(kind):
+    shape = new_shape(DetectionConfig(dataset_name="unused", model=kind), SMALL)
+    model = transformers.AutoModelForObjectDetection.from_config(shape).eval()
+    assert model(torch.zeros(1, 3, 64, 64)).pred_boxes.shape[0] == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
