@@ -25,7 +25,7 @@ from hftrain.train.inspect import View
 from scripts import walk
 from tests import ROOT
 from tests.programs import launcher, run
-from tests.train.forecast_worker import LOSSES, SETTINGS, make_batch, make_model
+from tests.train.forecast_worker import OTHERS, SETTINGS, loss_of, make_batch, make_model
 
 WORKER = ROOT / "tests" / "train" / "forecast_worker.py"
 
@@ -34,8 +34,8 @@ def expected(strategy, processes, **changes):
     settings = SETTINGS | changes
     model = make_model(settings["lora"], settings["kind"], settings["layers"]).to("meta")
     narrow = settings["bf16"] and strategy not in ("one device", "DDP")
-    weights, batch = weigh_model(model), make_batch(settings["rows"], settings["tokens"])
-    one = count_pass(model, batch, LOSSES[settings["kind"]], bf16=settings["bf16"], narrow=narrow)
+    weights, batch = weigh_model(model), make_batch(settings["rows"], settings["tokens"], settings["kind"])
+    one = count_pass(model, batch, loss_of(settings["kind"], model), bf16=settings["bf16"], narrow=narrow)
     several = settings["micro_batches"] > 1
     return needs(strategy, weights, one, processes, bf16=settings["bf16"], accumulated=several).peak
 
@@ -53,6 +53,20 @@ def test_one_process_needs_what_was_counted(tmp_path):
     *llama, bert = measured(tmp_path, *changes)
     assert llama == pytest.approx(counted[:-1], rel=0.01)
     assert bert == pytest.approx(counted[-1], rel=0.1)
+
+
+def test_pictures_and_sounds_need_what_was_counted(tmp_path):
+    changes = [{"kind": kind} for kind in OTHERS]
+    counted = [expected("one device", 1, **change) for change in changes]
+    assert measured(tmp_path, *changes) == pytest.approx(counted, rel=0.1)
+
+
+def test_a_count_leaves_no_tensor_behind():
+    """transformers keeps the anchors of a detector for all models of the process."""
+    kind = "RTDetrV2ForObjectDetection"
+    model, batch = make_model(kind=kind), make_batch(2, 0, kind)
+    count_pass(model, batch, loss_of(kind, model))
+    loss_of(kind, model).summed(model, batch).backward()
 
 
 @pytest.mark.slow

@@ -1,23 +1,34 @@
 """Counts the bytes of tensors that are alive, in a pass that computes shapes instead of numbers.
 
 Floating-point tensors are fake: they have a shape, and no memory. Integers and masks are real, since shapes follow from
-them: a loss keeps the labelled positions, a model looks whether a mask is all ones.
+them: a loss keeps the labelled positions, a model looks whether a mask is all ones. So are small constants, of which a
+detector makes masks. What a model asks of fake numbers, whether all are in order and which prediction matches which
+object, has an answer after which it goes on.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
+from transformers import pytorch_utils
+
+from hftrain.losses import Batch
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+ATEN = torch.ops.aten
+CONSTANTS = (ATEN.zeros.default, ATEN.ones.default, ATEN.full.default)
+SMALL = 2**20  # bytes of a constant that is real
 
 
 class Ledger(TorchDispatchMode):
@@ -49,16 +60,32 @@ class Ledger(TorchDispatchMode):
             return func(*args, **kwargs)
         tensors = [value for value in tree_iter((args, kwargs)) if isinstance(value, torch.Tensor)]
         fakes = any(isinstance(tensor, FakeTensor) for tensor in tensors)
-        if not fakes and (tensors or kwargs.get("dtype", torch.get_default_dtype()) not in FLOATS):
+        constant = func in CONSTANTS and 4 * math.prod(args[0]) <= SMALL
+        if not fakes and (tensors or constant or kwargs.get("dtype", torch.get_default_dtype()) not in FLOATS):
             with unset_fake_temporarily():
-                return func(*args, **kwargs)
-        if func is torch.ops.aten._local_scalar_dense.default:  # a number that the model computed
+                return self._count(func(*args, **kwargs))
+        if func is ATEN._local_scalar_dense.default:  # a number that the model computed
             return False if args[0].dtype == torch.bool else 1
-        if func in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default):
+        if func is ATEN.all.default:  # whether all numbers are in order
+            with unset_fake_temporarily():
+                return torch.ones((), dtype=torch.bool)
+        if func in (ATEN.index.Tensor, ATEN.index_put_.default, ATEN.index_put.default):
             args = (args[0], _numbered(args[1]), *args[2:])
-        made = func(*args, **kwargs)
+        if func is ATEN.masked_select.default and not isinstance(args[1], FakeTensor):
+            with unset_fake_temporarily():
+                chosen = int(args[1].expand(torch.broadcast_shapes(args[0].shape, args[1].shape)).sum())
+            return self._count(args[0].new_empty(chosen))
+        if func is ATEN._ctc_loss.Tensor:  # scores (T, B, V) and labels (B, L); it keeps a table of 2 L + 1 states
+            frames, rows = args[0].shape[:2]
+            return self._count((args[0].new_empty(rows), args[0].new_empty(rows, frames, 2 * args[1].shape[1] + 1)))
+        if func is ATEN._ctc_loss_backward.Tensor:
+            return self._count(args[1].new_empty(args[1].shape))
+        return self._count(func(*args, **kwargs))
+
+    def _count(self, made: Any) -> Any:
+        """`made`, whose floating-point tensors are counted."""
         for tensor in tree_iter(made):
-            if isinstance(tensor, FakeTensor):
+            if isinstance(tensor, torch.Tensor) and tensor.dtype in FLOATS:
                 self._add(tensor)
         return made
 
@@ -83,6 +110,12 @@ class Ledger(TorchDispatchMode):
     def _look(self) -> None:
         self.peak = max(self.peak, self.live + self.gradients)
         self.peak_beside_gradients = max(self.peak_beside_gradients, self.live)
+
+    def hold(self, batch: Batch) -> None:
+        """Counts the tensors of a batch, which are there as long as it is."""
+        for values in batch.values():
+            if isinstance(values, torch.Tensor):
+                self._add(values)
 
     def leave_out(self, tensors: Iterable[torch.Tensor]) -> None:
         """Does not count these, which are counted apart: weights."""
@@ -112,6 +145,17 @@ class Ledger(TorchDispatchMode):
         self._look()
 
 
+class Numbers(TorchFunctionMode):
+    """NumPy and SciPy get zeros in place of fake numbers: a matching has the same size whatever they are."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.__array__, torch.Tensor.numpy) and isinstance(args[0], FakeTensor):
+            return np.zeros(args[0].shape)
+        return func(*args, **(kwargs or {}))
+
+
 def _numbered(indices: Sequence[Any]) -> list[Any]:
     """Masks as numbers of the positions where they are true: how many those are, only a real mask knows."""
     numbered: list[Any] = []
@@ -127,8 +171,13 @@ def _numbered(indices: Sequence[Any]) -> list[Any]:
 @contextmanager
 def counting(classes: int = 0) -> Iterator[Ledger]:
     """A context in which new floating-point tensors are fake and counted."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, Ledger(fake, classes) as ledger:
-        yield ledger
+    compiles = pytorch_utils.is_torchdynamo_compiling
+    pytorch_utils.is_torchdynamo_compiling = lambda: True  # transformers would keep fake tensors for the run's model
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True) as fake, Ledger(fake, classes) as ledger, Numbers():
+            yield ledger
+    finally:
+        pytorch_utils.is_torchdynamo_compiling = compiles
 
 
 def as_fake(model: nn.Module, ledger: Ledger, dtype: torch.dtype | None = None) -> None:

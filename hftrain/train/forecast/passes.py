@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from accelerate.utils.operations import ConvertOutputsToFp32
 from torch import nn
+from torch._subclasses import fake_tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from hftrain.data.examples import Examples, fetch
@@ -35,6 +36,12 @@ class Pass(NamedTuple):
     activations: int
     logits: int
 
+
+UNKNOWN = (  # what a pass raises that needs the numbers it computes
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.UnsupportedOperatorException,
+)
 
 # Attention on CPUs, where the passes are counted; PyTorch's counter has formulas only for GPUs. What its backward pass
 # computes again does not count.
@@ -122,6 +129,7 @@ def count_pass(
         with counting(classes) as ledger:
             as_fake(tried, ledger, torch.bfloat16 if narrow else None)
             ledger.watch_gradients(tried)
+            ledger.hold(batch)
             ledger.start_again()
             loss.summed(tried, dict(batch)).backward()
             return Pass(ledger.peak, ledger.peak_beside_gradients, ledger.largest_logits)
@@ -132,7 +140,7 @@ def count_pass(
         if depth <= 2 * FEW[1]:
             return counted(None)
         fewer, more = map(counted, FEW)
-    except torch._subclasses.fake_tensor.DynamicOutputShapeException as error:
+    except UNKNOWN as error:
         raise ValueError(
             f"the memory of {type(model).__name__} depends on the numbers that it computes ({error}), so it cannot be "
             "counted before the run"
