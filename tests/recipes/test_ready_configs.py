@@ -3,11 +3,13 @@
 Bytes are counted without allocating any. Weights, gradients and the optimizer's state follow from the model at its true
 size on the meta device. For activations the recipe's own loss runs forward and backward over the longest micro-batch on
 fake tensors, under a mode that adds up what is alive. Layers are alike, so that a model of two tells what all need.
+Images and speech are counted as `hftrain plan` counts them.
 """
 
 import importlib
 import re
 import typing
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,14 +23,21 @@ from transformers.initialization import no_init_weights
 
 import hftrain.labels
 from hftrain import text
+from hftrain.audio.features import STEADY
 from hftrain.config import parse
-from hftrain.losses import Loss, SummingHead, causal_language_model, sequence_to_sequence
+from hftrain.losses import SummingHead, causal_language_model, sequence_to_sequence
 from hftrain.models.adapters import add_adapters, check_targets
 from hftrain.models.fit import count_positions
+from hftrain.models.images import fix_batch_norm
 from hftrain.models.load import DTYPES
-from hftrain.tasks import answering, tagging
+from hftrain.tasks import answering, detection, segmentation, tagging
 from hftrain.tasks.preference import collate_preferences, preference_loss
+from hftrain.tasks.speaking.losses import loss_for, mask_padding
+from hftrain.tasks.speech_recognition.losses import recognition
 from hftrain.text.causal import collate_causal
+from hftrain.train.forecast.passes import count_pass
+from hftrain.train.forecast.strategies import needs as plan_needs
+from hftrain.train.forecast.strategies import weigh_model
 from hftrain.train.trials import check_packing, chunk_loss
 from hftrain.vision.sizes import refusal
 from tests import ROOT
@@ -87,6 +96,15 @@ MODELS = {
         "d_model": 1024, "encoder_layers": 12, "decoder_layers": 12, "encoder_ffn_dim": 4096, "decoder_ffn_dim": 4096,
         "encoder_attention_heads": 16, "decoder_attention_heads": 16, "vocab_size": 256206, "pad_token_id": 1,
         "max_position_embeddings": 1024, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}),
+    "PekingU/rtdetr_v2_r50vd": ("rt_detr_v2", 42_900_000, {"num_labels": 80}),
+    "nvidia/mit-b0": ("segformer", 3_752_694, {"num_labels": 150}),
+    "openai/whisper-large-v3": ("whisper", 1_543_490_560, {
+        "d_model": 1280, "encoder_layers": 32, "decoder_layers": 32, "encoder_attention_heads": 20,
+        "decoder_attention_heads": 20, "encoder_ffn_dim": 5120, "decoder_ffn_dim": 5120, "vocab_size": 51866,
+        "num_mel_bins": 128, "max_source_positions": 1500, "max_target_positions": 448}),
+    "facebook/wav2vec2-large-lv60": ("wav2vec2", 315_471_520, {
+        "num_attention_heads": 16, "hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096,
+        "do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True, "vocab_size": 32, **STEADY}),
     "Roboflow/rf-detr-base": ("rf_detr", 32_100_000, {
         "backbone_config": {
             "model_type": "rf_detr_dinov2", "hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6,
@@ -105,6 +123,9 @@ CLASSES = {
     "classify": ("AutoModelForSequenceClassification", "SEQ_CLS"),
     "classify_images": ("AutoModelForImageClassification", None),
     "detect": ("AutoModelForObjectDetection", None),
+    "segment": ("AutoModelForSemanticSegmentation", None),
+    "transcribe": ("AutoModelForSpeechSeq2Seq", None),
+    "speak": ("AutoModelForTextToSpectrogram", None),
     "tag": ("AutoModelForTokenClassification", "TOKEN_CLS"),
     "answer": ("AutoModelForQuestionAnswering", "QUESTION_ANS"),
     "translate": ("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
@@ -113,10 +134,11 @@ NEEDS = re.compile(
     "# Counted, not run: weights (.+), gradients (.+), optimizer (.+), activations (.+): (.+) GiB; "
     "for a GPU with (.+) GB"
 )
+PICTURES_AND_SOUNDS = ("classify_images", "detect", "segment", "speak", "transcribe")
 READY = sorted(path.stem for path in FOLDER.glob("*.yaml") if "# Counted" in path.read_text())
 QUICK = {  # one of each way to train and kind of model; the others are as slow, and alike
     "chat-llama3.1-8b-qlora", "chat-smollm3-3b-full", "classify-deberta-v3-base", "tag-xlm-r-base",
-    "translate-marian-full",
+    "translate-marian-full", "segment-segformer-ade20k",
 }  # fmt: skip
 
 
@@ -125,6 +147,8 @@ QUICK = {  # one of each way to train and kind of model; the others are as slow,
 
 def shape_of(config, layers=None):
     """The configuration of the model that `config` names, with its own number of layers or another."""
+    if config.model_name_or_path is None:
+        return AutoConfig.for_model(config.model, **config.model_config)
     kind, _, entries = MODELS[config.model_name_or_path]
     shape = AutoConfig.for_model(kind, **entries, use_cache=False)
     if layers:
@@ -139,8 +163,11 @@ def shape_of(config, layers=None):
 def load(config, recipe, layers=None, plain=False):
     """The model as the recipe has it when training begins, or plain, as it was published; on the meta device."""
     auto_class, task = CLASSES[recipe]
+    shape = shape_of(config, layers)
+    if shape.model_type == "wav2vec2":
+        auto_class = "AutoModelForCTC"
     with torch.device("meta"), no_init_weights():
-        model = getattr(transformers, auto_class).from_config(shape_of(config, layers), dtype=DTYPES[config.dtype])
+        model = getattr(transformers, auto_class).from_config(shape, dtype=DTYPES[config.dtype])
         model.tie_weights()
         linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
         for name, module in linear.items() if config.load_in_4bit and not plain else ():
@@ -159,15 +186,6 @@ def longest_batch(config, recipe):
         rows = config.micro_batch_size or config.micro_batch_tokens // lengths
         pair = {"input_ids": [5] * config.max_source_length, "labels": [5] * config.max_target_length}
         return rows, lambda n: text.collate_pairs([pair] * n, pad_token_id=1, decoder_start_token_id=1)
-    if recipe == "detect":
-        side = config.image_size
-        return config.micro_batch_size, lambda n: {"pixel_values": torch.zeros(n, 3, side, side)}
-    if recipe == "classify_images":
-        side = config.image_size
-        return config.micro_batch_size, lambda n: {
-            "pixel_values": torch.zeros(n, 3, side, side),
-            "labels": torch.zeros(n, dtype=torch.long),
-        }
     length = getattr(config, "max_length", None) or config.max_seq_length
     rows = config.micro_batch_size or config.micro_batch_tokens // length
     ids = np.full(length, 5)
@@ -181,6 +199,41 @@ def longest_batch(config, recipe):
     return rows, lambda n: understanding_batch(recipe, n, length)
 
 
+def picture_batch(recipe, config):
+    """Pictures of the size that the model reads, and twenty objects in each of a detector's."""
+    rows, side = config.micro_batch_size, config.image_size
+    batch = {"pixel_values": torch.zeros(rows, 3, side, side)}
+    if recipe == "classify_images":
+        return batch | {"labels": torch.zeros(rows, dtype=torch.long)}
+    if recipe == "segment":
+        return batch | {"labels": torch.zeros(rows, side, side, dtype=torch.long), "sizes": torch.zeros(rows, 2)}
+    batch |= {"boxes": torch.full((rows * 20, 4), 0.5), "class_labels": torch.zeros(rows * 20, dtype=torch.long)}
+    return batch | {"objects": torch.full((rows,), 20)}
+
+
+def sound_batch(recipe, config, model_config):
+    """Recordings of the longest kind, and the most that the model writes of one or, for speech, 200 characters of ten
+    seconds in frames of 256 samples."""
+    if recipe == "speak":
+        rows, tokens, frames = config.micro_batch_size, 200, 10 * config.sampling_rate // 256
+        batch = {"input_ids": torch.ones(rows, tokens, dtype=torch.long), "speaker_ids": torch.zeros(rows)}
+        batch |= {"mel": torch.zeros(rows, frames, model_config.num_mel_bins)}
+        durations = torch.full((rows, tokens), frames // tokens)
+        durations[:, 0] += frames - frames // tokens * tokens
+        batch |= {"durations": durations, "attention_mask": torch.ones_like(durations)}
+        return batch | {name: torch.zeros(rows, tokens) for name in ("pitch", "energy")}
+    if model_config.is_encoder_decoder:
+        rows, written = (
+            config.micro_batch_size,
+            torch.full((config.micro_batch_size, model_config.max_target_positions), 5),
+        )
+        sound = torch.zeros(rows, model_config.num_mel_bins, 2 * model_config.max_source_positions)
+        return {"input_features": sound, "labels": written, "decoder_input_ids": written}
+    rows, samples = int(config.micro_batch_seconds // config.max_seconds), int(16_000 * config.max_seconds)
+    batch = {"input_values": torch.zeros(rows, samples), "attention_mask": torch.ones(rows, samples, dtype=torch.long)}
+    return batch | {"labels": torch.full((rows, 400), 5), "lengths": torch.full((rows,), samples)}
+
+
 def understanding_batch(recipe, rows, length):
     labels = {"classify": (), "tag": (length,), "answer": (2,)}[recipe]
     batch = {"input_ids": torch.full((rows, length), 5), "labels": torch.zeros(rows, *labels, dtype=torch.long)}
@@ -190,7 +243,7 @@ def understanding_batch(recipe, rows, length):
     return batch
 
 
-def loss_of(config, recipe):
+def loss_of(config, recipe, model=None):
     if recipe == "chat":
         return causal_language_model(chunked=config.chunked_loss)
     if recipe == "preference":
@@ -198,24 +251,42 @@ def loss_of(config, recipe):
     if recipe == "translate":
         return sequence_to_sequence(config.label_smoothing_factor)
     if recipe == "detect":
-        return Loss(everything, lambda batch: len(batch["pixel_values"]))
+        return detection.SetLoss(model.config).loss()
+    if recipe == "segment":
+        return segmentation.SegmentLoss(model).loss()
+    if recipe == "transcribe":
+        return recognition(model, config.label_smoothing_factor)
+    if recipe == "speak":
+        return loss_for(model).loss()
     if recipe in ("classify", "classify_images"):
         return hftrain.labels.classification("single_label_classification")
     return {"tag": tagging, "answer": answering}[recipe].loss()
 
 
-def everything(model, batch):
-    """The sum of all that a model returns: what its set loss depends on. The loss itself needs little, and its matching
-    real numbers."""
-    return sum(part.float().sum() for part in model(**batch).to_tuple() if isinstance(part, torch.Tensor))
+def planned(recipe, config):
+    """The parts of `needs` as `hftrain plan` counts them, with what a GPU keeps for dropout and norms."""
+    model = load(config, recipe)
+    if getattr(config, "fixed_batch_norm", None) is not False and recipe in ("detect", "segment"):
+        fix_batch_norm(model)
+    if recipe == "speak":
+        mask_padding(model)
+    heard = recipe in ("speak", "transcribe")
+    batch = sound_batch(recipe, config, model.config) if heard else picture_batch(recipe, config)
+    loss, saves = loss_of(config, recipe, model), config.activation_checkpointing
+    with nullcontext() if saves else AsOnGpu():  # a layer is computed again without the mode, and must be as before
+        one = count_pass(model, batch, loss, bf16=config.bf16, checkpointing=saves)
+    need = plan_needs("one device", weigh_model(model), one, 1, bf16=config.bf16)
+    return np.array([need.weights, need.gradients, need.optimizer, need.activations]) / GIB
 
 
 def needs(recipe, config, evaluation=False, layers=2):
     """GiB of weights, gradients, the optimizer's state, and what the longest micro-batch needs beside them (or the
     longest batch of an evaluation)."""
+    if recipe in PICTURES_AND_SOUNDS:
+        return planned(recipe, config)
     shape = shape_of(config).get_text_config()
     lists = [getattr(shape, key) for key in ("encoder_layers", "num_hidden_layers") if hasattr(shape, key)]
-    more = lists[0] - layers if recipe != "detect" else 0  # a detector is counted whole
+    more = lists[0] - layers
     count, batch_of = longest_batch(config, recipe)
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:
         fake_weights(model := load(config, recipe, layers if more else None))
@@ -243,7 +314,7 @@ def needs(recipe, config, evaluation=False, layers=2):
             summed = loss_of(config, recipe).summed(model, batch)
             if not evaluation:
                 summed.backward()
-    if not evaluation and recipe != "detect":  # the backbone of RF-DETR has a layer behind the last one that is read
+    if not evaluation:
         assert not unreached, f"these train, and nothing depends on them: {sorted(unreached)}"
     trained_bytes = size(trained.values()) + more * size(p for p in repeated if p.requires_grad)
     assert config.optim == "adamw_torch"  # two moments of what trains, in fp32 as that is
@@ -275,7 +346,7 @@ def test_the_memory_is_what_the_header_states(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", READY)
+@pytest.mark.parametrize("name", [name for name in READY if not name.startswith(PICTURES_AND_SOUNDS)])
 def test_an_evaluation_fits_too(name):
     card = float(NEEDS.search((FOLDER / f"{name}.yaml").read_text())[6])
     weights, _, optimizer, evaluation = needs(*read(name), evaluation=True)
@@ -294,10 +365,13 @@ def test_two_layers_tell_what_all_of_them_need(name):
 def test_model_targets_and_positions_fit(name):
     recipe, config = read(name)
     model = load(config, recipe, plain=True)
-    published = MODELS[config.model_name_or_path][1]
-    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(published, rel=0.01)
+    if config.model_name_or_path:
+        published = MODELS[config.model_name_or_path][1]
+        assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(published, rel=0.01)
     if config.use_peft:
         check_targets(model, config.lora_target_modules)
+    if recipe in ("segment", "speak", "transcribe"):
+        return
     if recipe in ("classify_images", "detect"):
         kind = getattr(transformers, CLASSES[recipe][0])
         assert refusal(model.config, config.image_size, kind) is None
