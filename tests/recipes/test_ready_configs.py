@@ -33,7 +33,7 @@ from hftrain.models.load import DTYPES
 from hftrain.tasks import answering, detection, segmentation, tagging
 from hftrain.tasks.preference import collate_preferences, preference_loss
 from hftrain.tasks.speaking.losses import loss_for, mask_padding
-from hftrain.tasks.speech_recognition.losses import recognition
+from hftrain.tasks.speech_recognition.losses import frames_of, recognition
 from hftrain.text.causal import collate_causal
 from hftrain.train.forecast.passes import count_pass
 from hftrain.train.forecast.strategies import needs as plan_needs
@@ -370,6 +370,8 @@ def test_model_targets_and_positions_fit(name):
         assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(published, rel=0.01)
     if config.use_peft:
         check_targets(model, config.lora_target_modules)
+    if recipe == "transcribe" and config.micro_batch_seconds is not None:
+        assert config.micro_batch_tokens == 10_000 and int(frames_of(model)(torch.tensor(16_000 * 25))) == 1249
     if recipe in ("segment", "speak", "transcribe"):
         return
     if recipe in ("classify_images", "detect"):
