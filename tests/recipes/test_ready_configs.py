@@ -372,9 +372,9 @@ def test_model_targets_and_positions_fit(name):
         check_targets(model, config.lora_target_modules)
     if recipe == "transcribe" and config.micro_batch_seconds is not None:
         assert config.micro_batch_tokens == 10_000 and int(frames_of(model)(torch.tensor(16_000 * 25))) == 1249
-    if recipe in ("segment", "speak", "transcribe"):
+    if recipe in ("detect", "segment", "speak", "transcribe"):  # counting their memory runs them at their size
         return
-    if recipe in ("classify_images", "detect"):
+    if recipe == "classify_images":
         kind = getattr(transformers, CLASSES[recipe][0])
         assert refusal(model.config, config.image_size, kind) is None
         return
