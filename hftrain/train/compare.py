@@ -21,8 +21,8 @@ from hftrain.train.folds import SCORES
 
 SPLITS = ("test", "validation", "train")
 PREFIX = {"test": "test_", "validation": "eval_"}
-# Settings that name the run and do not change it.
 HEADS = {"score", "setting", "environment"}  # names of the first columns of tables, whose others are runs
+# Settings that name the run and do not change it.
 OF_THE_NAME = {"output_dir", "run_name", "hub_model_id", "resume_from_checkpoint"}
 FACTS = {
     "steps": "total_steps",
