@@ -50,11 +50,11 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
     collate = causal_collator(template.tokenizer, model, room=config.max_length if config.torch_compile else 1)
 
     plain = causal_language_model(chunked=chunked)  # without label smoothing
-    batch_size = config.eval_batch_size
 
     def evaluate(model: Any) -> dict[str, float]:
-        loss = mean_loss(accelerator, model, examples["validation"], batch_size, collate=collate, loss=plain)
-        return chat.readings(loss)
+        return chat.readings(
+            mean_loss(accelerator, model, examples["validation"], config.eval_batch_size, collate=collate, loss=plain)
+        )
 
     model, results = fit(
         accelerator,
@@ -67,9 +67,10 @@ def main(config: ChatRecipeConfig) -> dict[str, Any]:
         processor=template.tokenizer,
         held_out=examples,
     )
-    after = chat.answer(accelerator, model, template, questions, config)
-    samples = chat.samples(questions, before=before, after=after)
-    tested = loss_and_interval(accelerator, model, examples["test"], batch_size, collate=collate, loss=plain)
+    samples = chat.samples(questions, before=before, after=chat.answer(accelerator, model, template, questions, config))
+    tested = loss_and_interval(
+        accelerator, model, examples["test"], config.eval_batch_size, collate=collate, loss=plain
+    )
     report = chat.summarize(config, rows, examples, tested, samples, template.tokenizer)
     return publish(accelerator, config, results, report)
 

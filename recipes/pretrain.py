@@ -39,10 +39,10 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     collate = causal_collator(tokenizer, model, room=config.max_length if config.torch_compile else 1)
 
     plain = causal_language_model(chunked=chunked)  # without label smoothing
-    held_out, batch_size = examples["validation"], config.eval_batch_size
+    held_out = examples["validation"]
 
     def evaluate(model: Any) -> dict[str, float]:
-        loss = mean_loss(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+        loss = mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
         return pretraining.readings(loss, held_out, files["validation"])
 
     model, results = fit(
@@ -59,7 +59,7 @@ def main(config: PretrainConfig) -> dict[str, Any]:
     samples = pretraining.continuations(
         accelerator, model, tokenizer, files["validation"], config.sample_tokens, config.max_length
     )
-    tested = loss_and_interval(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+    tested = loss_and_interval(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
     report = pretraining.summarize(config, files, examples, samples, tokenizer, tested)
     return publish(accelerator, config, results, report)
 

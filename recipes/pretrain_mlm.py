@@ -37,10 +37,10 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
     chunked = config.chunked_loss and chunk_loss(model)  # the same loss without keeping all logits, if the model can
 
     plain = sequence_to_sequence(chunked=chunked)  # without label smoothing
-    held_out, batch_size = noised["validation"], config.eval_batch_size
+    held_out = noised["validation"]
 
     def evaluate(model: Any) -> dict[str, float]:
-        loss = mean_loss(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+        loss = mean_loss(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
         return pretraining.denoising_readings(loss)
 
     model, results = fit(
@@ -55,7 +55,7 @@ def main(config: PretrainMlmConfig) -> dict[str, Any]:
         processor=tokenizer,
         held_out=examples,
     )
-    tested = loss_and_interval(accelerator, model, held_out, batch_size, collate=collate, loss=plain)
+    tested = loss_and_interval(accelerator, model, held_out, config.eval_batch_size, collate=collate, loss=plain)
     report = pretraining.summarize_denoising(config, files, examples, noised, tokenizer, tested)
     return publish(accelerator, config, results, report)
 

@@ -26,6 +26,10 @@ class Confusion:
         places = truth[known] * self.classes + predicted[known]
         self.counts += np.bincount(places, minlength=self.classes**2).reshape(self.classes, self.classes)
 
+    def add_counts(self, counts: np.ndarray) -> None:
+        """Adds `counts` of other images."""
+        self.counts += counts
+
     @property
     def sums(self) -> np.ndarray:
         """(3, K) pixels that are right, that are of each class, and that are called so."""

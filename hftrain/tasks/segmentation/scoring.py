@@ -179,7 +179,7 @@ def score(result: Segments, rows: "Rows", classes: Classes, segmentation: str, *
         if segmentation == "semantic":
             own = Confusion(len(ids))
             own.add(np.array([-1, *labels])[truth], label_map(predicted, masks, truth.shape))
-            confusion.counts += own.counts
+            confusion.add_counts(own.counts)
             by_image[place] = own.numbers()["mean_iou"]
             counted.append(own.sums)
         elif segmentation == "panoptic":
