@@ -63,10 +63,6 @@ class Report:
     remarks: Sequence[str] = ()
 
 
-@explain_disk(
-    "the model is complete, but its scores, report or card were not written",
-    "Make room, or repair the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
-)
 def predict_usage(config: TrainConfig, value: str) -> str:
     """Python code that gives the prediction of the trained model for `value`: a text, or the path of a file."""
     folder = config.hub_model_id or config.output_dir
@@ -75,6 +71,10 @@ def predict_usage(config: TrainConfig, value: str) -> str:
 print(predict({folder!r}, [{value!r}]))"""
 
 
+@explain_disk(
+    "the model is complete, but its scores, report or card were not written",
+    "Make room, or repair the folder, and run again with --resume_from_checkpoint auto: it only scores and reports",
+)
 def publish(
     accelerator: Accelerator, config: TrainConfig, results: Mapping[str, Any], report: Report
 ) -> dict[str, Any]:

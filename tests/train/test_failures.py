@@ -319,6 +319,15 @@ def test_a_compiled_model_trains(tmp_path):
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
 
 
+def test_a_report_that_cannot_be_written_is_told(tmp_path):
+    config = WorkerConfig(output_dir=tmp_path, max_steps=2)
+    _, results = train(config)
+    (tmp_path / "report.html").mkdir()
+    report = Report("Title", "text-generation", usage="1", metric="loss", split="validation", data={})
+    with pytest.raises(ValueError, match=r"scores, report or card were not written: (.|\n)*it only scores and reports"):
+        publish(Accelerator(), config, results, report)
+
+
 def test_an_upload_that_fails_is_told_and_costs_nothing(tmp_path):
     """Without a token or a network, the error comes when all is written."""
     config = WorkerConfig(output_dir=tmp_path, max_steps=2, push_to_hub=True, hub_model_id="someone/something")
