@@ -1,10 +1,11 @@
 """Scores of a guess that reads no input: the baseline of a model."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from hftrain.metrics.perplexity import readings
 
 IGNORED = -100  # a label that the loss ignores
 MOST = 5_000  # maximum examples that are counted
@@ -25,7 +26,7 @@ def unigram_guess(training: Sequence[Any], held_out: Sequence[Any], vocabulary: 
     if not targets.sum():
         return {}
     loss = float(targets @ (np.log(seen.sum() + vocabulary) - np.log(seen + 1)) / targets.sum())
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+    return readings(loss)
 
 
 def _counts(examples: Sequence[Any], vocabulary: int) -> np.ndarray:

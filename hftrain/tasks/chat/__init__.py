@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
+    from hftrain.metrics.perplexity import readings
     from hftrain.tasks.chat.config import ChatConfig, ChatRecipeConfig, SupervisedConfig
     from hftrain.tasks.chat.examples import tokenize
     from hftrain.tasks.chat.messages import Message, fold_system, read_messages, read_tools
     from hftrain.tasks.chat.model import fit_model, load_chat_model
-    from hftrain.tasks.chat.report import judge, questions, readings, samples, summarize, usage
+    from hftrain.tasks.chat.report import judge, questions, samples, summarize, usage
     from hftrain.tasks.chat.rows import UNREAD_ADVICE, Chat, as_json, load_chats, to_chat
     from hftrain.tasks.chat.scoring import answer
     from hftrain.tasks.chat.template import Template, load_template

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from hftrain.losses import IGNORE
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.metrics.intervals import Interval
+from hftrain.metrics.perplexity import intervals, readings
 from hftrain.report import Report
 from hftrain.report.described import describe_split, evenly, share
 from hftrain.tasks.chat.config import ChatRecipeConfig
@@ -50,19 +50,13 @@ def samples(chats: Sequence[Chat], **answers: Sequence[str]) -> list[dict[str, s
     return table
 
 
-def readings(loss: float) -> dict[str, float]:
-    """A mean loss in nats, and the perplexity of a token."""
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
-
-
 def judge(examples: Mapping[str, Any], vocabulary: int, interval: Interval | None) -> dict[str, Any]:
     """`baseline` and `intervals` for `publish`. The baseline guesses each learnt token by its frequency in the training
     rows; `interval` is that of the test loss."""
     train, test = examples["train"], examples["test"]
-    ends = [readings(end) for end in interval or ()]
     return {
         "baseline": {f"test_{name}": value for name, value in unigram_guess(train, test, vocabulary).items()},
-        "intervals": {f"test_{name}": (ends[0][name], ends[1][name]) for name in ends[0]} if ends else {},
+        "intervals": intervals(interval, readings, "test_"),
     }
 
 

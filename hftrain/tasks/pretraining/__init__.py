@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 from hftrain.lazy import lazily
 
 if TYPE_CHECKING:
+    from hftrain.metrics.perplexity import readings as denoising_readings
     from hftrain.tasks.pretraining.config import PretrainConfig, PretrainMlmConfig
     from hftrain.tasks.pretraining.denoising import MARKS, denoising_collator, make_noise, measured
     from hftrain.tasks.pretraining.model import load_causal_model, load_denoiser
     from hftrain.tasks.pretraining.report import (
         continuations,
-        denoising_readings,
         describe,
         judge,
         readings,

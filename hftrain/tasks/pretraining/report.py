@@ -17,6 +17,7 @@ from hftrain import text
 from hftrain.data.examples import Examples
 from hftrain.data.packing import Packed
 from hftrain.data.tokens import TokenFiles
+from hftrain.metrics import perplexity
 from hftrain.metrics.guesses import unigram_guess
 from hftrain.metrics.intervals import Interval
 from hftrain.report import Report
@@ -37,16 +38,7 @@ def readings(loss: float, examples: Examples, files: TokenFiles) -> dict[str, fl
     sequences = len(examples.packs.members) if isinstance(examples, Packed) else len(examples)
     predicted = int(examples.lengths.sum()) - sequences
     size = sum(shard["bytes"] for shard in files.shards)
-    return {
-        "loss": loss,
-        "perplexity": math.exp(min(loss, 700)),
-        "bits_per_byte": loss * predicted / math.log(2) / size,
-    }
-
-
-def denoising_readings(loss: float) -> dict[str, float]:
-    """A denoising model's mean loss in nats, and the perplexity of a hidden token."""
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700))}
+    return perplexity.readings(loss) | {"bits_per_byte": loss * predicted / math.log(2) / size}
 
 
 def judge(
@@ -64,10 +56,9 @@ def judge(
         read: a loss -> the scores that follow from it.
     """
     guess = unigram_guess(training, validation, vocabulary)
-    ends = [read(end) for end in tested[1] or ()]
     return {
         "baseline": {f"eval_{name}": value for name, value in guess.items()},
-        "intervals": {f"eval_{name}": (ends[0][name], ends[1][name]) for name in ends[0]} if ends else {},
+        "intervals": perplexity.intervals(tested[1], read, "eval_"),
     }
 
 
@@ -200,5 +191,5 @@ def summarize_denoising(
         metric="perplexity",
         usage=usage(config, AUTO[config.objective].__name__, FILL_IN[config.objective]),
         data=describe(files, examples),
-        **judge(noised["train"], noised["validation"], len(tokenizer), tested, denoising_readings),
+        **judge(noised["train"], noised["validation"], len(tokenizer), tested, perplexity.readings),
     )
